@@ -1,0 +1,41 @@
+"""Numbers as users write them: epsilon as ``8/255``."""
+
+from __future__ import annotations
+
+import math
+
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.types import NORMS
+
+
+def parse_eps(value: str | float, norm: str = "Linf", option: str = "eps") -> float:
+    """The radius of a budget, in units of [0, 1] inputs, from ``"8/255"``, ``"0.3"`` or ``0.03``.
+
+    Args:
+        value: A number, or text with a number or a fraction of two.
+        norm: ``Linf`` or ``L2``. An Linf radius above 1 covers every image and is taken for a slip.
+        option: The name to use in messages (``eps``, ``alpha``, ...).
+
+    Raises:
+        UserError: not a number, NaN, infinite, below 0, or above 1 for Linf.
+    """
+    check_choice("norm", norm, NORMS)
+    number = _number(value, option)
+    if not math.isfinite(number) or number < 0:
+        raise UserError(f"{option}: {value} is not allowed; it must be a finite number, at least 0, such as 8/255")
+    if norm == "Linf" and number > 1:
+        guess = f"; did you mean {number:g}/255 = {number / 255:.4f}?" if number <= 255 else ";"
+        raise UserError(f"{option}: {value} is not allowed for Linf{guess} inputs are in [0, 1]")
+    return number
+
+
+def _number(value: str | float, option: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        numerator, *rest = (float(part) for part in str(value).split("/"))
+        if len(rest) > 1:
+            raise ValueError
+        return numerator / rest[0] if rest else numerator
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{option}: {value!r} is not a number; give one such as 8/255 or 0.03") from None
