@@ -1,0 +1,18 @@
+"""The attack axis: adapters to torchattacks and ART, their combination, and the layer-wise attack."""
+
+from toolkit_ext.attacks.crafting import attackable, craft
+from toolkit_ext.attacks.cyclic import MultiAttack
+from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
+from toolkit_ext.types import Attack
+
+ATTACKS: dict[str, type[Attack]] = {
+    "none": NoAttack,
+    "fgsm": FGSM,
+    "fast": RandomFGSM,
+    "pgd": PGD,
+    "mim": MIM,
+    "tpgd": TPGD,
+    "multi_attack": MultiAttack,
+}
+
+__all__ = ["ATTACKS", "FGSM", "MIM", "PGD", "TPGD", "MultiAttack", "NoAttack", "RandomFGSM", "attackable", "craft"]

@@ -1,0 +1,45 @@
+"""Calls torchattacks' attacks on a model whose mode the caller has set, with this package's vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+
+class _View(nn.Module):
+    """What torchattacks gets to see: the model's forward pass and a device, nothing that it could change.
+
+    torchattacks prints the whole model to find its name and switches modes by ``eval()`` and ``train()`` on all of it,
+    which would turn on a batch norm that the user froze. Held outside the module tree, the model stays as it is.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        object.__setattr__(self, "_target", model)
+        object.__setattr__(self, "_anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        yield self._anchor  # type: ignore[misc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._target(x)  # type: ignore[operator]
+        return logits
+
+    def __repr__(self) -> str:
+        return "View()"
+
+
+def craft(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    """Adversarial examples ``[N, C, H, W]`` of ``torchattacks.<name>(model, **options)``.
+
+    An example whose input gradient vanishes comes back as NaN from MIFGSM (0/0) and, at a zero perturbation, from
+    PGDL2; such an example keeps its clean pixels.
+    """
+    attack = getattr(torchattacks, name)(_View(model, x.device), **options)
+    with torch.enable_grad():
+        crafted: Tensor = attack(x, y).detach()
+    return torch.where(crafted.isfinite(), crafted, x)

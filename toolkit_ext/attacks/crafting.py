@@ -1,0 +1,47 @@
+"""Runs an attack on a model and leaves the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.types import Attack, Perturbed
+
+Mode = Literal["eval", "train"]
+
+
+@contextmanager
+def attackable(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
+    """Hold ``model`` in ``mode`` with frozen weights; restore modes, ``requires_grad``, gradients and buffers after.
+
+    In evaluation mode (the default) batch norm uses its running statistics and dropout is off: the examples are made
+    against the function that will be deployed, and crafting has no side effects. ``train`` attacks the function that
+    the weight step sees; the running statistics it would change are put back.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    weights = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if mode == "train" else []
+    try:
+        model.train(mode == "train")
+        for weight, _, _ in weights:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight, requires_grad, gradient in weights:
+            weight.requires_grad_(requires_grad)
+            weight.grad = gradient
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def craft(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, mode: Mode = "eval") -> Perturbed:
+    """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` against ``model``, see :func:`attackable`."""
+    with attackable(model, mode):
+        return attack(model, x, y)
