@@ -1,0 +1,167 @@
+"""Make any timm classifier, with normalisation inside and errors that say what to change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_arch_name
+from torch import nn
+
+from toolkit_ext.backbones._names import check_name, timm_cfg
+from toolkit_ext.backbones._register import MEAN, STD
+from toolkit_ext.backbones.normalized import Normalized
+from toolkit_ext.errors import UserError
+
+# Arguments of timm.create_model that say where weights come from: no part of the architecture.
+_WEIGHT_SOURCE = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    image_size: int | tuple[int, int] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    pretrained: bool = False,
+    small_stem: bool = False,
+    **model_args: Any,
+) -> Normalized:
+    """Make the timm classifier ``name`` with normalisation inside, so that it takes images in [0, 1].
+
+    Args:
+        name: Any name of :func:`names`; a pretrained tag (``resnet18.a1_in1k``) is allowed with ``pretrained``.
+        num_classes: Number of classes, at least 2.
+        in_chans: Channels of the images.
+        image_size: Height and width of the images, or one number for both. Handed to architectures that need it
+            (ViT, LeNet, ...); for all, a forward pass checks that the model can take this size. By default the
+            architecture's own, unchecked.
+        mean: Normalisation, one number or one per channel, in units of [0, 1] images. By default those the
+            pretrained weights were trained with, else 0.5: near the mean of natural images and independent of the
+            data set, so that a checkpoint does not depend on the sample it was trained on.
+        std: Likewise; 0.25 without pretrained weights, which gives natural images about unit variance.
+        pretrained: Start from timm's weights (fetched by timm).
+        small_stem: For timm's ResNets: 3 x 3 stem of stride 1 without max-pooling (``resnet_small_stem``).
+        **model_args: Further arguments of the architecture, plain JSON values (``width=8``, ``patch_size=4``), and
+            timm's own on the source of weights (``pretrained_cfg_overlay={"file": ...}``), which are not recorded.
+
+    Raises:
+        UserError: unknown name, an argument the architecture refuses, or images too small for it.
+    """
+    check_name(name)
+    if small_stem:
+        if pretrained:
+            raise UserError("pretrained: timm has no weights for ResNets with small_stem")
+        name, model_args = "resnet_small_stem", {"base": get_arch_name(name), **model_args}
+    _check_arguments(num_classes, in_chans, model_args)
+    size = _pair(image_size if image_size is not None else model_args.get("img_size"), name)
+    backbone = build(name, num_classes, in_chans, size, model_args, pretrained=pretrained)
+    model = Normalized(
+        backbone,
+        name=get_arch_name(name),
+        num_classes=num_classes,
+        in_chans=in_chans,
+        image_size=size,
+        mean=_per_channel("mean", mean, _default(name, "mean", in_chans, pretrained), in_chans),
+        std=_per_channel("std", std, _default(name, "std", in_chans, pretrained), in_chans),
+        model_args={key: value for key, value in model_args.items() if key not in _WEIGHT_SOURCE},
+    )
+    if image_size is not None:
+        _try_out(model)
+    return model
+
+
+def build(
+    name: str,
+    num_classes: int,
+    in_chans: int,
+    size: tuple[int, int],
+    model_args: Mapping[str, Any],
+    *,
+    pretrained: bool = False,
+) -> nn.Module:
+    """The bare timm model. Architectures whose configuration has ``fixed_input_size`` are told the image size."""
+    arguments = dict(model_args)
+    if timm_cfg(name).fixed_input_size and not arguments.get("dynamic_img_size"):
+        arguments.setdefault("img_size", size)
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **arguments
+        )
+    except UserError:
+        raise
+    except Exception as error:  # timm and its architectures raise what they like on arguments they cannot use
+        given = f"{in_chans} x {size[0]} x {size[1]} images" + (f", {dict(model_args)}" if model_args else "")
+        what = f"{name!r} with pretrained weights" if pretrained else repr(name)
+        raise UserError(f"backbone: {what} cannot be built for {given}: {_one_line(error)}") from error
+    return model
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _check_arguments(num_classes: int, in_chans: int, model_args: Mapping[str, Any]) -> None:
+    if num_classes < 2:
+        raise UserError(f"num_classes: {num_classes} is not allowed; a classifier has at least 2 classes")
+    if in_chans < 1:
+        raise UserError(f"in_chans: {in_chans} is not allowed; images have at least 1 channel")
+    for key, value in model_args.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise UserError(
+                f"{key}: {value!r} is not allowed; arguments of a backbone are plain numbers, texts and lists, "
+                "because a checkpoint's config.json records them"
+            ) from error
+
+
+def _pair(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
+    if size is None:
+        size = timm_cfg(name).input_size[1:]
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise UserError(f"image_size: {size} is not allowed; give one positive number or height and width")
+    return pair[0], pair[1]
+
+
+def _default(name: str, key: str, in_chans: int, pretrained: bool) -> Sequence[float] | float:
+    if not pretrained:
+        return {"mean": MEAN, "std": STD}[key]
+    values: Sequence[float] = getattr(timm_cfg(name), key)
+    # timm folds the weights of the first convolution to in_chans channels; there is one grey mean to go with that.
+    return values if len(values) == in_chans else sum(values) / len(values)
+
+
+def _per_channel(
+    option: str, value: float | Sequence[float] | None, default: float | Sequence[float], in_chans: int
+) -> tuple[float, ...]:
+    value = default if value is None else value
+    values = (float(value),) * in_chans if isinstance(value, int | float) else tuple(float(v) for v in value)
+    if len(values) != in_chans:
+        raise UserError(f"{option}: {len(values)} values for {in_chans} channels; give one number or one per channel")
+    tensor = torch.tensor(values)
+    if not tensor.isfinite().all() or (option == "std" and not (tensor > 0).all()):
+        allowed = "finite and above 0" if option == "std" else "finite"
+        raise UserError(f"{option}: {list(values)} is not allowed; every value must be {allowed}")
+    return values
+
+
+def _try_out(model: Normalized) -> None:
+    """One image through the model in evaluation mode: it must give ``[1, num_classes]``. Leaves the mode as it was."""
+    training = model.training
+    size = f"{model.in_chans} x {model.image_size[0]} x {model.image_size[1]}"
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = model.eval()(torch.zeros(1, model.in_chans, *model.image_size))
+    except Exception as error:
+        raise UserError(f"backbone: {model.name!r} cannot take {size} images: {_one_line(error)}") from error
+    finally:
+        model.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, model.num_classes):
+        raise UserError(f"backbone: {model.name!r} is not a classifier; it does not give {model.num_classes} logits")

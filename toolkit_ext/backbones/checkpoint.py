@@ -1,0 +1,180 @@
+"""A model on disk: a folder with ``model.safetensors`` and ``config.json`` that timm can load by itself.
+
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the backbone, in any process for timm's own
+architectures and after ``import toolkit_ext`` for this package's; the normalisation is in its ``pretrained_cfg``, as
+with every timm model. :func:`load_model` gives the backbone with its normalisation. What is not timm's (data set, class
+names, method) is under the key ``toolkit_ext``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from timm.models import is_model
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from toolkit_ext.backbones._create import build
+from toolkit_ext.backbones.normalized import Normalized
+from toolkit_ext.errors import UserError
+from toolkit_ext.io import atomic_write, make_folder
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+KEY = "toolkit_ext"
+_DIGEST = "weights_sha256"
+
+
+def baked_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict ``model`` would have without parametrisations, each replaced by the weight it gives in eval mode.
+
+    Parametrisations are those of ``torch.nn.utils.parametrize`` (spectral norm, orthogonal, ...). The live model is
+    not touched: in training mode merely reading a spectrally normalised weight moves the power iteration.
+    Tensors are contiguous copies on the CPU.
+    """
+    state = {key: value for key, value in model.state_dict().items() if "parametrizations" not in key.split(".")}
+    with torch.no_grad():
+        for path, module in model.named_modules():
+            if not parametrize.is_parametrized(module):
+                continue
+            assert isinstance(module.parametrizations, nn.ModuleDict)
+            for name, parametrization in module.parametrizations.items():
+                state[f"{path}.{name}" if path else name] = copy.deepcopy(parametrization).eval()()
+    return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+
+
+def save_model(model: Normalized, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
+    """Write ``model.safetensors`` and ``config.json`` into ``folder`` (made if needed) and return it.
+
+    Each file is written atomically. The configuration carries the SHA-256 of the weights, so that after a crash
+    between the two :func:`load_model` refuses the pair instead of mixing two models.
+
+    Args:
+        model: From :func:`toolkit_ext.backbones.create`; parametrised weights are saved as the weights they give.
+        folder: Destination.
+        extra: Plain JSON values to keep beside the model (data set, class names, method, ...).
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = make_folder(Path(folder))
+    weights = safetensors.torch.save(baked_state(model.backbone), metadata={"format": "pt"})
+    config = _config(model)
+    config[KEY] = {**(extra or {}), _DIGEST: hashlib.sha256(weights).hexdigest()}
+    text = json.dumps(config, indent=2) + "\n"
+    atomic_write(folder / WEIGHTS, weights)
+    atomic_write(folder / CONFIG, text)
+    return folder
+
+
+def _config(model: Normalized) -> dict[str, Any]:
+    """timm's own schema of ``config.json``."""
+    cfg: Mapping[str, Any] = getattr(model.backbone, "pretrained_cfg", {})
+    keep = ("interpolation", "crop_mode", "fixed_input_size", "first_conv", "classifier")
+    return {
+        "architecture": model.name,
+        "num_classes": model.num_classes,
+        "num_features": getattr(model.backbone, "num_features", None),
+        "model_args": model.model_args,
+        "pretrained_cfg": {
+            **{key: cfg[key] for key in keep if key in cfg},
+            "custom_load": False,
+            "input_size": [model.in_chans, *model.image_size],
+            "crop_pct": 1.0,
+            "pool_size": None,
+            "num_classes": model.num_classes,
+            "mean": _decimals(model.mean),
+            "std": _decimals(model.std),
+        },
+    }
+
+
+def _decimals(values: Tensor) -> list[float]:
+    # The shortest decimals that give back the same float32: 0.1307, not 0.13070000708103180.
+    return [float(str(np.float32(value))) for value in values.flatten().tolist()]
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint.
+
+    Raises:
+        UserError: no such folder or file, no JSON, or not the configuration of a model that is known here.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {folder}: no such folder")
+    text = _read(folder, CONFIG)
+    try:
+        config = json.loads(text)
+        architecture, cfg = config["architecture"], config["pretrained_cfg"]
+        complete = len(cfg["input_size"]) == 3 and {"num_classes", "mean", "std"} <= set(cfg)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {folder}: {CONFIG} is damaged or not in timm's form") from error
+    if not complete:
+        raise UserError(f"checkpoint {folder}: {CONFIG} lacks num_classes, mean or std in pretrained_cfg")
+    if not is_model(architecture):
+        raise UserError(f"checkpoint {folder}: architecture {architecture!r} is not known to timm or this package")
+    assert isinstance(config, dict)
+    return config
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Normalized:
+    """The model of a checkpoint in evaluation mode, in float32, on ``device``. Leaves torch's random state alone.
+
+    Raises:
+        UserError: a file is missing, cut short or of another save, or the weights do not fit the architecture.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    cfg = config["pretrained_cfg"]
+    in_chans, *size = cfg["input_size"]
+    state = _weights(folder, config)
+    shape = (config["architecture"], cfg["num_classes"], in_chans, (size[0], size[1]))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            backbone = build(*shape, config.get("model_args", {}))
+        backbone.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"checkpoint {folder}: {error}") from error
+    except RuntimeError as error:
+        facts = " ".join(str(error).split()[:40])
+        raise UserError(f"checkpoint {folder}: {WEIGHTS} does not fit {shape[0]!r} of {CONFIG}: {facts}") from error
+    model = Normalized(
+        backbone,
+        name=shape[0],
+        num_classes=shape[1],
+        in_chans=in_chans,
+        image_size=shape[3],
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        model_args=config.get("model_args", {}),
+    )
+    return model.eval().to(device)
+
+
+def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    data = _read(folder, WEIGHTS)
+    try:
+        state: dict[str, Tensor] = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"checkpoint {folder}: {WEIGHTS} is damaged or cut short ({error})") from error
+    digest = (config.get(KEY) or {}).get(_DIGEST)
+    if digest is not None and digest != hashlib.sha256(data).hexdigest():
+        raise UserError(f"checkpoint {folder}: {WEIGHTS} is not the file that {CONFIG} was saved with")
+    return state
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise UserError(f"checkpoint {folder}: cannot read {name} ({error.strerror})") from error
