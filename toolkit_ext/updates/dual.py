@@ -1,0 +1,221 @@
+"""The dual update: SGD along the gradient of the clean loss, Adam along that of the adversarial loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Adam, Optimizer
+
+from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.types import Closure, Losses, StepReport
+from toolkit_ext.updates._base import WrappedOptimizer, check_closure, check_inner, check_no_scaler, detached
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _gradients(loss: Tensor, parameters: list[Tensor], *, retain: bool) -> list[Tensor | None]:
+    for parameter in parameters:
+        parameter.grad = None
+    # backward() and not autograd.grad, so that hooks on accumulated gradients (DDP's, for one) run.
+    torch.autograd.backward(loss, retain_graph=retain)
+    return [parameter.grad for parameter in parameters]
+
+
+class DualOptimizer(WrappedOptimizer):
+    """Two optimisers on the same weights, each with its own loss; both gradients and both steps are taken at θ_t.
+
+    ``θ_{t+1} = θ_t − η ∇L_clean(θ_t) − γ Adam(∇L_adversarial(θ_t))`` for ``clean`` an SGD of rate η and
+    ``adversarial`` an Adam of rate γ, whose moments see the adversarial gradient only. In general, with u and v the
+    steps that the two would take from θ_t alone, θ_{t+1} = θ_t + u + v. γ = 0 is ``clean`` alone, to the bit.
+
+    Weight decay acts once, through ``clean``. ``param_groups`` lists the groups of both, the clean ones first, so a
+    torch scheduler on this object drives both rates by the same factor; give it ``clean`` or ``adversarial`` to drive
+    one. After a step, ``figures`` holds ``clean_grad_norm``, ``adversarial_grad_norm``, ``grad_cosine``,
+    ``clean_step_norm`` = ‖u‖₂ and ``adversarial_step_norm`` = ‖v‖₂, over all weights and before any clipping by hooks.
+
+    Args:
+        clean: optimiser of the clean loss.
+        adversarial: optimiser of the adversarial loss, over the same parameters, without weight decay.
+
+    Raises:
+        UserError: other parameters, weight decay in ``adversarial``, or optimisers that need a closure themselves.
+
+    Example::
+
+        optimizer = DualOptimizer(
+            clean=torch.optim.SGD(model.parameters(), lr=0.1),
+            adversarial=torch.optim.Adam(model.parameters(), lr=1e-3),
+        )
+        optimizer.step(lambda: (F.cross_entropy(model(x), y), F.cross_entropy(model(x_adv), y)))
+    """
+
+    clean: Optimizer
+    adversarial: Optimizer
+    figures: dict[str, Tensor]
+
+    def __init__(self, clean: Optimizer, adversarial: Optimizer) -> None:
+        check_inner("DualOptimizer clean", clean)
+        check_inner("DualOptimizer adversarial", adversarial)
+        ours, theirs = _parameters(clean), _parameters(adversarial)
+        if {id(p) for p in ours} != {id(p) for p in theirs} or clean is adversarial:
+            given = f"{len(theirs)} parameters, clean has {len(ours)}"
+            raise UserError(f"DualOptimizer adversarial: {given}; two optimisers of the same parameters are needed")
+        decay = [group["weight_decay"] for group in adversarial.param_groups if group.get("weight_decay")]
+        if decay:
+            raise UserError(f"DualOptimizer adversarial: weight_decay {decay[0]} is not allowed; set it in clean only")
+        super().__init__(defaults=dict(clean.defaults), clean=clean, adversarial=adversarial, figures={})
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The parameter groups of both optimisers, the clean one's first."""
+        return [*self.clean.param_groups, *self.adversarial.param_groups]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused: a group belongs to one optimiser, and both need it.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("DualOptimizer.add_param_group: not allowed; add the group to clean and to adversarial")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both optimisers, as ``clean`` and ``adversarial``."""
+        return {"clean": self.clean.state_dict(), "adversarial": self.adversarial.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.clean.load_state_dict(state_dict["clean"])
+        self.adversarial.load_state_dict(state_dict["adversarial"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Pair] | None = None) -> Pair:  # type: ignore[override]
+        """One step; ``closure`` returns (clean loss, adversarial loss) and does no ``backward()``.
+
+        The two may share parts of their graph. Returns both, detached. If anything raises, the weights are θ_t.
+
+        Raises:
+            UserError: there is no closure.
+        """
+        check_closure("DualOptimizer.step", closure)
+        assert closure is not None
+        with torch.enable_grad():
+            clean, adversarial = closure()
+        parameters = [p for p in _parameters(self.clean) if p.requires_grad]
+        grads = (_gradients(clean, parameters, retain=True), _gradients(adversarial, parameters, retain=False))
+        self.figures = _compare(*grads) | self._move(parameters, *grads)
+        return clean.detach(), adversarial.detach()
+
+    def _move(
+        self, parameters: list[Tensor], clean: list[Tensor | None], adversarial: list[Tensor | None]
+    ) -> dict[str, Tensor]:
+        start = [p.detach().clone() for p in parameters]
+        try:
+            _step(self.clean, parameters, clean)
+            moved = [p.detach().clone() for p in parameters]
+            # The second step starts from θ_t as well, so that it cannot depend on the first, whatever the optimiser.
+            torch._foreach_copy_(parameters, start)
+            _step(self.adversarial, parameters, adversarial)
+        except BaseException:
+            torch._foreach_copy_(parameters, start)
+            raise
+        second = torch._foreach_sub(parameters, start)
+        torch._foreach_copy_(parameters, moved)
+        torch._foreach_add_(parameters, second)
+        first = torch._foreach_sub(moved, start)
+        return {"clean_step_norm": get_total_norm(first), "adversarial_step_norm": get_total_norm(second)}
+
+
+def _step(optimizer: Optimizer, parameters: list[Tensor], grads: list[Tensor | None]) -> None:
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
+    optimizer.step()
+
+
+def _compare(clean: list[Tensor | None], adversarial: list[Tensor | None]) -> dict[str, Tensor]:
+    """Norms and cosine of the two gradients; nothing waits for the device. A zero gradient has cosine 0."""
+    norms = [get_total_norm([g for g in grads if g is not None]) for grads in (clean, adversarial)]
+    both = [(a, b) for a, b in zip(clean, adversarial, strict=True) if a is not None and b is not None]
+    dot = torch.stack([(a * b).sum() for a, b in both]).sum() if both else torch.zeros_like(norms[0])
+    cosine = dot / (norms[0] * norms[1]).clamp(min=torch.finfo(dot.dtype).tiny)
+    return {"clean_grad_norm": norms[0], "adversarial_grad_norm": norms[1], "grad_cosine": cosine}
+
+
+@dataclass(frozen=True)
+class Dual:
+    """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the optimiser that is bound.
+
+    The objective must give the terms ``clean`` and ``adversarial``; any other term (``penalty``) is added to the clean
+    one, so that Adam's moments see the adversarial gradient alone.
+    """
+
+    dual_gamma: float = field(
+        default=1e-3, metadata={"help": "learning rate of Adam on the adversarial loss; small beside the main rate"}
+    )
+    dual_beta1: float = field(default=0.9, metadata={"help": "decay of Adam's first moment, in [0, 1)"})
+    dual_beta2: float = field(default=0.999, metadata={"help": "decay of Adam's second moment, in [0, 1)"})
+    dual_adam_eps: float = field(default=1e-8, metadata={"help": "constant in the denominator of Adam"})
+
+    def __post_init__(self) -> None:
+        check_positive("dual_gamma", self.dual_gamma, zero=True)
+        check_positive("dual_adam_eps", self.dual_adam_eps)
+        for name in ("dual_beta1", "dual_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be at least 0 and less than 1")
+
+    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> DualUpdate:
+        """Bind with ``optimizer`` for the clean loss; a ``scaler`` (fp16) is refused with :class:`UserError`."""
+        check_no_scaler("dual", scaler)
+        groups = [{"params": list(group["params"])} for group in optimizer.param_groups]
+        betas = (self.dual_beta1, self.dual_beta2)
+        adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps)
+        return DualUpdate(DualOptimizer(optimizer, adam))
+
+
+def _split(losses: Losses) -> Pair:
+    """The weighted adversarial term, and the weighted sum of all others."""
+    if not {"clean", "adversarial"} <= losses.terms.keys():
+        terms = ", ".join(losses.terms)
+        raise UserError(f"update dual: the objective gives the terms {terms}; it needs one with clean and adversarial")
+    others = {name: term for name, term in losses.terms.items() if name != "adversarial"}
+    attacked = {"adversarial": losses.terms["adversarial"]}
+    return Losses(others, losses.weights).total, Losses(attacked, losses.weights).total
+
+
+class DualUpdate:
+    """A :class:`Dual` rule bound to its two optimisers."""
+
+    def __init__(self, optimizer: DualOptimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The clean optimiser (rate η), then Adam (rate γ)."""
+        return [self.optimizer.clean, self.optimizer.adversarial]
+
+    def step(self, closure: Closure) -> StepReport:
+        """One step; reports the terms, the norms and the cosine of both gradients and the sizes of both steps."""
+        reported: list[Losses] = []
+
+        def pair() -> Pair:
+            reported.append(closure())
+            return _split(reported[0])
+
+        self.optimizer.step(pair)
+        return StepReport(detached(reported[0]), dict(self.optimizer.figures))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both optimisers."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.optimizer.load_state_dict(state)
