@@ -1,0 +1,147 @@
+"""Learning-rate schedules: torch's own schedulers, stepped once a batch, that go on exactly where they stopped."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from toolkit_ext._periods import check_resets, cosine_rise, progress
+from toolkit_ext.errors import UserError, check_choice, check_positive
+
+LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
+
+_KEPT = ("last_epoch", "_step_count", "_last_lr")
+_ONE_CYCLE_RISE = 0.3
+
+
+class LearningRate:
+    """A torch scheduler, stepped once a batch, whose state is only its place in training.
+
+    Loading a state also writes the learning rate back to the optimiser, so it does not matter which of the two is
+    loaded first, and a training that is prolonged follows the schedule of its new length from there.
+    """
+
+    def __init__(self, scheduler: LRScheduler, last_step: int | None = None) -> None:
+        self._scheduler = scheduler
+        self._last_step = last_step
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimiser whose learning rates this drives."""
+        return self._scheduler.optimizer
+
+    def step(self) -> None:
+        """Move on by one batch; call after the optimiser's step."""
+        if self._last_step is not None and self._scheduler.last_epoch >= self._last_step:
+            return
+        with warnings.catch_warnings():
+            # A gradient scaler may have skipped the optimiser's first step: torch takes that for a wrong order.
+            warnings.filterwarnings("ignore", message=r".*`lr_scheduler\.step\(\)`", category=UserWarning)
+            self._scheduler.step()
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of every parameter group."""
+        return [float(rate) for rate in self._scheduler.get_last_lr()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers only; loads with ``weights_only=True``."""
+        state = self._scheduler.state_dict()
+        return {name: state[name] for name in _KEPT}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state, on a scheduler made with the same options."""
+        self._scheduler.load_state_dict({**self._scheduler.state_dict(), **state})
+        for group, rate in zip(self.optimizer.param_groups, state["_last_lr"], strict=True):
+            group["lr"] = rate
+
+
+def lr_scheduler(
+    optimizer: Optimizer,
+    name: str,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: float = 0.0,
+    milestones: Sequence[float] = (),
+    gamma: float = 0.1,
+    resets: Sequence[int] | None = None,
+    min_lr: float = 0.0,
+) -> LearningRate:
+    """The learning-rate schedule ``name`` for ``optimizer``, whose groups' ``lr`` is the base rate ``η``.
+
+    With ``t`` batches done, ``T = epochs · steps_per_epoch`` and ``w = warmup_epochs · steps_per_epoch``:
+
+    - ``constant``: ``η``;
+    - ``multistep``: ``η gamma^k``, ``k`` the ``milestones`` (in epochs) reached; none means 1/2 and 3/4 of training;
+    - ``cosine``: ``min_lr + ½ (1 + cos(π t/T)) (η − min_lr)``;
+    - ``periodic``: the same within each period between ``resets`` (in epochs), so that it restarts with epsilon;
+    - ``onecycle``: torch's ``OneCycleLR`` with peak ``η``, momentum left alone; ``warmup_epochs`` is the length of its
+      rise (0: torch's 30%), and ``min_lr`` is not used.
+
+    All but ``onecycle`` are multiplied by ``min(1, (t + 1) / w)`` where there is a warm-up.
+
+    Raises:
+        UserError: an unknown name, or an option outside its range.
+    """
+    check_choice("lr_schedule", name, LR_SCHEDULES)
+    _check_length(epochs, steps_per_epoch, warmup_epochs)
+    _check_rates(optimizer, gamma, min_lr)
+    if name == "onecycle":
+        return _one_cycle(optimizer, epochs * steps_per_epoch, warmup_epochs / epochs)
+    falls = _milestones(milestones, epochs) if name == "multistep" else ()
+    periods = check_resets(resets or (), epochs, "resets") if name == "periodic" else (0, epochs)
+
+    def rate(base: float, step: int) -> float:
+        warm = min(1.0, (step + 1) / (warmup_epochs * steps_per_epoch)) if warmup_epochs else 1.0
+        if name == "constant":
+            return base * warm
+        if name == "multistep":
+            return base * warm * gamma ** sum(step >= milestone * steps_per_epoch for milestone in falls)
+        fall = 1.0 - cosine_rise(progress(step / steps_per_epoch, periods))
+        return (min_lr + fall * (base - min_lr)) * warm
+
+    return _closed_form(optimizer, rate)
+
+
+def _closed_form(optimizer: Optimizer, rate: Callable[[float, int], float]) -> LearningRate:
+    def factor(base: float, step: int) -> float:
+        return rate(base, step) / base if base else 0.0
+
+    bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    return LearningRate(LambdaLR(optimizer, [partial(factor, base) for base in bases]))
+
+
+def _one_cycle(optimizer: Optimizer, total: int, rise: float) -> LearningRate:
+    peaks = [group.get("max_lr", group["lr"]) for group in optimizer.param_groups]
+    # Torch divides by the length of the rise less one step, so it has to be at least two steps long, or none at all.
+    share = max(rise or _ONE_CYCLE_RISE, 2 / total) if total > 2 else _ONE_CYCLE_RISE
+    scheduler = OneCycleLR(optimizer, peaks, total_steps=total, pct_start=share, cycle_momentum=False)
+    return LearningRate(scheduler, last_step=total - 1)
+
+
+def _milestones(milestones: Sequence[float], epochs: int) -> Sequence[float]:
+    given = ", ".join(str(milestone) for milestone in milestones)
+    if list(milestones) != sorted(set(milestones)) or any(not 0 < milestone < epochs for milestone in milestones):
+        raise UserError(f"milestones: {given} is not allowed; they must increase within the {epochs} epochs")
+    return milestones or (epochs / 2, epochs * 3 / 4)
+
+
+def _check_length(epochs: int, steps_per_epoch: int, warmup_epochs: float) -> None:
+    check_positive("epochs", epochs)
+    check_positive("steps_per_epoch", steps_per_epoch)
+    check_positive("warmup_epochs", warmup_epochs, zero=True)
+    if warmup_epochs > epochs:
+        raise UserError(f"warmup_epochs: {warmup_epochs} is longer than the training; at most {epochs} epochs")
+
+
+def _check_rates(optimizer: Optimizer, gamma: float, min_lr: float) -> None:
+    check_positive("gamma", gamma)
+    check_positive("min_lr", min_lr, zero=True)
+    lowest = min(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
+    if min_lr > lowest:
+        raise UserError(f"min_lr: {min_lr} is above the learning rate {lowest}; it must be at most that")

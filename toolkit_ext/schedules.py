@@ -1,0 +1,136 @@
+"""The schedule axis: how epsilon moves with the epochs, and the learning rate with the batches.
+
+Both are closed forms of the position in training, so going on after a stop needs that position and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from toolkit_ext._periods import check_resets, cosine_rise, equal_periods, progress
+from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.learning_rate import LR_SCHEDULES, LearningRate, lr_scheduler
+from toolkit_ext.types import Schedule
+
+SHAPES = ("cosine", "linear")
+PACES = ("epoch", "batch")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Constant:
+    """``ε(d) = ε``."""
+
+    def bind(self, epochs: int) -> Self:
+        """This schedule for a training of ``epochs`` epochs."""
+        return self
+
+    def eps(self, position: float, target: float) -> float:
+        """``target``."""
+        return target
+
+    def resets(self, epochs: int) -> tuple[int, ...]:
+        """``(0, epochs)``."""
+        return 0, epochs
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """``ε(d) = ε min(1, d / w)`` with ``w = eps_warmup_epochs``: a linear rise from 0, batch by batch.
+
+    Raises:
+        UserError: ``eps_warmup_epochs`` below 0.
+    """
+
+    eps_warmup_epochs: float = _option(5.0, "epochs over which epsilon rises linearly from 0 to its value")
+
+    def __post_init__(self) -> None:
+        check_positive("eps_warmup_epochs", self.eps_warmup_epochs, zero=True)
+
+    def bind(self, epochs: int) -> Self:
+        """This schedule for a training of ``epochs`` epochs."""
+        return self
+
+    def eps(self, position: float, target: float) -> float:
+        """Epsilon at ``position`` epochs, fractions included."""
+        return target if position >= self.eps_warmup_epochs else target * (position / self.eps_warmup_epochs)
+
+    def resets(self, epochs: int) -> tuple[int, ...]:
+        """``(0, epochs)``."""
+        return 0, epochs
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """Periodic adversarial scheduling: epsilon grows within each period and falls back at each reset.
+
+    With resets ``T_0 < ... < T_M`` and ``p = (d − T_{i−1}) / (T_i − T_{i−1})`` for ``T_{i−1} ≤ d < T_i``,
+
+        ``ε_cos(d) = ½ (1 − cos pπ)(ε_max − ε_min) + ε_min``,  ``ε_lin(d) = (ε_max − ε_min) p + ε_min``,
+
+    capped at the target epsilon, which ``ε_max`` may exceed: then each period ends on a plateau at the target.
+    ``d`` is the epoch index as in the paper (``eps_per="epoch"``: epsilon is constant within an epoch, and below
+    ``ε_max`` in the last one of a period) or counts fractions of epochs too (``"batch"``).
+
+    The resets are ``reset_epochs`` (0 and the last epoch may be left out), or else ``periods`` equal ones, which need
+    the length of the training: :meth:`bind` gives the schedule that knows it.
+
+    Liu et al.: On the loss landscape of adversarial training: identifying challenges and how to overcome them.
+    NeurIPS 2020, equation 13 of the talk.
+
+    Raises:
+        UserError: a bad option; ``eps_min`` above ``eps_max``; resets not increasing or outside the epochs.
+    """
+
+    eps_shape: Literal["cosine", "linear"] = _option("cosine", "how epsilon grows within a period: cosine or linear")
+    eps_min: float = _option(0.0, "epsilon at the start of a period")
+    eps_max: float | None = _option(
+        None, "epsilon at the end of a period, capped at the attack's, which is the default"
+    )
+    eps_per: Literal["epoch", "batch"] = _option("epoch", "epsilon changes with every epoch or every batch")
+    periods: int = _option(2, "number of equal periods, where reset_epochs is not given")
+    reset_epochs: tuple[int, ...] = _option((), "epochs at which a new period starts")
+
+    def __post_init__(self) -> None:
+        check_choice("eps_shape", self.eps_shape, SHAPES)
+        check_choice("eps_per", self.eps_per, PACES)
+        check_positive("eps_min", self.eps_min, zero=True)
+        if self.eps_max is not None:
+            check_positive("eps_max", self.eps_max, zero=True)
+            self._check_order(self.eps_max)
+        if self.periods < 1:
+            raise UserError(f"periods: {self.periods} is not allowed; at least 1")
+        if self.reset_epochs:
+            check_resets(self.reset_epochs, max(self.reset_epochs))
+
+    def bind(self, epochs: int) -> Self:
+        """This schedule for a training of ``epochs`` epochs, with all its resets written out."""
+        return replace(self, reset_epochs=self.resets(epochs))
+
+    def eps(self, position: float, target: float) -> float:
+        """Epsilon at ``position`` epochs, at most ``target``."""
+        if len(self.reset_epochs) < 2 or self.reset_epochs[0] != 0:
+            raise UserError("reset_epochs: the length of training is not known yet; call bind(epochs) first")
+        high = target if self.eps_max is None else self.eps_max
+        self._check_order(high)
+        p = progress(math.floor(position) if self.eps_per == "epoch" else position, self.reset_epochs)
+        grown = cosine_rise(p) if self.eps_shape == "cosine" else p
+        return min((high - self.eps_min) * grown + self.eps_min, target)
+
+    def resets(self, epochs: int) -> tuple[int, ...]:
+        """``T_0 = 0 < ... < T_M = epochs``."""
+        return check_resets(self.reset_epochs, epochs) if self.reset_epochs else equal_periods(self.periods, epochs)
+
+    def _check_order(self, high: float) -> None:
+        if self.eps_min > high:
+            raise UserError(f"eps_min: {self.eps_min} is above eps_max {high}; it must be at most that")
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "warmup": Warmup, "periodic": Periodic}
+
+__all__ = ["LR_SCHEDULES", "SCHEDULES", "Constant", "LearningRate", "Periodic", "Warmup", "lr_scheduler"]
