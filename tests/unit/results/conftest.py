@@ -1,0 +1,62 @@
+"""Records to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from toolkit_ext.results import SCHEMA, Record, validate
+
+Make = Callable[..., Record]
+
+
+def _bounds(value: float, n: int) -> list[float]:
+    return [float(bound) for bound in proportion_confint(round(value * n), n, method="wilson")]
+
+
+@pytest.fixture(scope="session")
+def make() -> Make:
+    """Make a valid record; ``n``, ``seed``, ``tables`` and other fields by name, ``<metric>_acc`` as metrics."""
+
+    def build(method: str = "pgd", *, seed: int = 0, eps: float = 0.1, n: int = 360, **given: Any) -> Record:
+        metrics = {name: given.pop(name) for name in list(given) if name.endswith("_acc")} or {"aa_acc": 0.5}
+        record = {
+            "schema": SCHEMA,
+            "run_id": f"{method}-{seed}",
+            "created": "2026-11-20T19:05:00Z",
+            "method": method,
+            "axes": {"attack": "pgd", "objective": "adversarial", "update": "plain", "schedule": "constant"},
+            "hyper_parameters": {"eps": 0.1, "steps": 10, "milestones": [2, 3], "seed": seed},
+            "data": {"name": "digits", "train": 1293, "validation": 144, "test": 360, "num_classes": 10},
+            "backbone": {"name": "lenet", "args": {"width": 8}, "parameters": 52_714},
+            "seed": seed,
+            "protocol": {"name": "linf_0.1", "norm": "Linf", "eps": eps, "version": "standard"},
+            "n_examples": n,
+            "metrics": metrics,
+            "intervals": {name: _bounds(value, n) for name, value in metrics.items()},
+            "details": {"apgd-ce": {"broken": 12, "seconds": 1.5}},
+            "omitted": {"apgd-t": "undefined for 2 classes"},
+            "warnings": [],
+            "alarms": [{"kind": "robust_overfitting", "epoch": 7, "message": "fell 3 epochs running"}],
+            "times": {"train_s": 12.5, "eval_s": 3.25},
+            "memory": {"host_mb": 512.0, "device_mb": None},
+            "hardware": {
+                "cpu": "A CPU",
+                "cores": 2,
+                "threads": 2,
+                "flags": ["avx2"],
+                "memory_mb": 8192,
+                "gpu": None,
+                "system": "Linux x86_64",
+            },
+            "versions": {"python": "3.11.7", "torch": "2.6.0", "toolkit_ext": None},
+            "git": {"commit": "0" * 40, "dirty": False},
+            "command": "toolkit-ext train pgd",
+            "tables": [],
+        }
+        return validate(record | given)
+
+    return build

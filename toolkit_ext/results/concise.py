@@ -1,0 +1,71 @@
+"""Numbers as tables print them."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+_LABELS = {
+    "clean_acc": "clean",
+    "fgsm_acc": "FGSM",
+    "pgd20_acc": "PGD-20",
+    "pgd100_acc": "PGD-100",
+    "mim_acc": "MIM",
+    "pgd_l2_acc": "PGD-L2",
+    "apgd_ce_acc": "APGD-CE",
+    "apgd_dlr_acc": "APGD-DLR",
+    "square_acc": "Square",
+    "aa_acc": "AutoAttack",
+    "union_acc": "union",
+    "n_examples": "examples",
+}
+METRICS = tuple(name for name in _LABELS if name.endswith("_acc"))
+
+
+def label(column: str) -> str:
+    """The heading of a column in a published table or figure; ``<metric>_95`` is the metric's 95% interval."""
+    if column.endswith("_95"):
+        return f"{label(column.removesuffix('_95'))} 95%"
+    return _LABELS.get(column, column.removesuffix("_acc").replace("_", " "))
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric is a share of examples, printed in percent (``_acc``, ``_err``)."""
+    return metric.endswith(("_acc", "_err"))
+
+
+def concise(mean: float, std: float = math.nan, decimals: int = 2) -> str:
+    """``18.62(6)`` for 18.62 ± 0.06: the deviation stands in units of the last digit printed.
+
+    Both are rounded to ``decimals`` (ties to even, as Python and NumPy round). Without a deviation (``std`` NaN, one
+    run) the mean stands alone; without a mean (NaN) the cell is empty.
+
+    >>> concise(18.6249, 1.234)
+    '18.62(123)'
+    """
+    if math.isnan(mean):
+        return ""
+    text = f"{mean:.{decimals}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text if math.isnan(std) else f"{text}({int(f'{std:.{decimals}f}'.replace('.', ''))})"
+
+
+def interval(low: float, high: float) -> str:
+    """``[44.12, 54.49]``, in percent, for two fractions; empty where there is none (NaN)."""
+    return "" if math.isnan(low) or math.isnan(high) else f"[{concise(100 * low)}, {concise(100 * high)}]"
+
+
+def number(text: str) -> float:
+    """The value of ``0.3`` or ``8/255``; NaN where ``text`` is neither."""
+    try:
+        return float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError):
+        return math.nan
+
+
+def budget(eps: float) -> str:
+    """``8/255`` for 0.031372..., the plain number where eps is not a whole number of grey levels of 255."""
+    levels = round(eps * 255)
+    grey = 0 < levels < 255 and math.isclose(eps * 255, levels, rel_tol=1e-6)
+    return f"{levels}/255" if grey else f"{eps:.12g}"

@@ -1,0 +1,172 @@
+"""Figures of runs, readable in grey and by colour-blind people, with the same bytes for the same runs.
+
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); a hatch, a marker or a dash says the same again.
+Figures are drawn without ``pyplot``, so that a user's own figures and backend are left alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.io import atomic_write
+from toolkit_ext.results.concise import budget, label
+from toolkit_ext.results.tables import aggregate
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
+# Without these each format carries the time of drawing, or random identifiers.
+_METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+def _style(index: int, *kinds: str) -> dict[str, Any]:
+    """The look of series ``index``: its colour, and its hatch, marker or linestyle, which repeat at other periods."""
+    looks: dict[str, Sequence[str]] = {"hatch": HATCHES, "marker": MARKERS, "linestyle": DASHES}
+    return {"color": COLORS[index % len(COLORS)]} | {kind: looks[kind][index % len(looks[kind])] for kind in kinds}
+
+
+def save(figure: Figure, path: Path | str) -> Path:
+    """Write ``figure`` to ``path`` (``.png``, ``.svg`` or ``.pdf``), atomically and without a date."""
+    suffix = check_choice("--output", Path(path).suffix.removeprefix(".").lower(), _METADATA)
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "toolkit-ext"}):
+        figure.savefig(buffer, format=suffix, dpi=150, metadata=_METADATA[suffix])
+    return atomic_write(Path(path), buffer.getvalue())
+
+
+def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> Path:
+    """A group of bars for each method, a bar for each of ``metrics``, in percent.
+
+    ``table`` has one row for each run (:func:`~toolkit_ext.results.frames.frame`), all of one data set and budget.
+    Whiskers are 95% intervals for a single run and ± one standard deviation for the mean over several seeds.
+    """
+    points = _points(table, metrics)
+    figure = Figure(figsize=(max(6.4, 1.1 + 1.6 * len(points)), 4.0), layout="constrained")
+    axes = figure.subplots()
+    width = 0.84 / len(metrics)
+    for index, metric in enumerate(metrics):
+        places = np.arange(len(points)) + (index - (len(metrics) - 1) / 2) * width
+        whiskers = _whiskers(points, metric)
+        axes.bar(places, 100 * points[metric], width, label=label(metric), edgecolor="black", **_style(index, "hatch"))
+        axes.errorbar(places, 100 * points[metric], whiskers, fmt="none", ecolor="black", capsize=2, lw=1)
+        for place, value, above in zip(places, 100 * points[metric], whiskers[1], strict=True):
+            axes.text(place, value + above + 1, f"{value:.0f}", fontsize=7, ha="center", va="bottom")
+    axes.set_xticks(range(len(points)), points["method"])
+    axes.set(ylabel="accuracy [%]", ylim=(0, 112), yticks=range(0, 101, 20))
+    _title(axes, table, points)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(6, len(metrics)), frameon=False)
+    return save(figure, path)
+
+
+def plot_clean_vs_robust(table: pd.DataFrame, path: Path | str, robust: str = "aa_acc") -> Path:
+    """Clean against robust accuracy in percent, a point with both whiskers for each method.
+
+    ``table`` and whiskers as for :func:`plot_bars`. Nothing lies above the grey line: robust accuracy is at most clean.
+    """
+    points = _points(table, ["clean_acc", robust])
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
+    for index in range(len(points)):
+        point = points.iloc[[index]]
+        bars: dict[str, Any] = {"xerr": _whiskers(point, "clean_acc"), "yerr": _whiskers(point, robust), "capsize": 2}
+        look = {"linestyle": "none", "markeredgecolor": "black", **_style(index, "marker")}
+        axes.errorbar(100 * point["clean_acc"], 100 * point[robust], label=point["method"].iloc[0], **bars, **look)
+    axes.set(xlabel=f"{label('clean_acc')} accuracy [%]", ylabel=f"{label(robust)} accuracy [%]")
+    _title(axes, table, points)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    return save(figure, path)
+
+
+def _points(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Means over seeds in the order in which the methods first appear; methods without the figures are left out."""
+    means = aggregate(table, None, metrics).dropna(subset=list(metrics))
+    if means.empty:
+        raise UserError(f"results: no run has all of {', '.join(metrics)}, which this figure shows")
+    order = {method: place for place, method in enumerate(dict.fromkeys(table["method"]))}
+    means = means.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    varied = [column for column in means.columns[: means.columns.get_loc("runs")] if means[column].nunique() > 1]
+    told = [column for column in varied if column != "method"]
+    names = [", ".join([row["method"], *(f"{c.split('.')[-1]} {row[c]}" for c in told)]) for _, row in means.iterrows()]
+    return means.assign(method=names)
+
+
+def _whiskers(points: pd.DataFrame, metric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Lengths below and above the mean, ``[2, rows]`` in percent; 0 where neither interval nor deviation is known."""
+    value, spread = points[metric], points[f"{metric}_std"]
+    low, high = (points.get(f"{metric}_{end}", pd.Series(np.nan, points.index)) for end in ("lo", "hi"))
+    both = [(value - low).fillna(spread).fillna(0), (high - value).fillna(spread).fillna(0)]
+    lengths: np.ndarray[Any, np.dtype[np.float64]] = np.clip(
+        100 * np.stack([side.to_numpy(dtype=np.float64) for side in both]), 0, None
+    )
+    return lengths
+
+
+def _title(axes: Axes, table: pd.DataFrame, points: pd.DataFrame) -> None:
+    facts = table.dropna(subset=["eps"]).iloc[0]
+    fewest, most, seeds = points["n_examples"].min(), points["n_examples"].max(), points["runs"].max()
+    examples = f"{most}" if fewest == most else f"{fewest} to {most}"
+    whiskers = "95% intervals" if seeds == 1 else f"means ± standard deviation, up to {seeds} seeds"
+    budget_text = f"{facts['norm']} ε = {budget(facts['eps'])}"
+    axes.set_title(f"{facts['data']}, {budget_text}, {examples} test images, {whiskers}", fontsize=10)
+
+
+def plot_training(log_csv: Path | str, path: Path | str) -> Path:
+    """The course of a training run: loss terms, accuracies, and below them eps and the learning rate, over epochs.
+
+    ``log_csv`` is the epoch log: ``epoch``, ``loss_<term>``, ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ...
+    Raises :class:`UserError` if it is missing or has no epoch in it.
+    """
+    log = _read_log(Path(log_csv))
+    panels = {
+        "loss": [c for c in log.columns if c.startswith("loss_")],
+        "accuracy [%]": [c for c in log.columns if c.endswith("_acc")],
+        "eps": [c for c in log.columns if c == "eps"],
+        "learning rate": [c for c in log.columns if re.fullmatch(r"lr\d*", c)],
+    }
+    panels = {name: columns for name, columns in panels.items() if columns}
+    figure = Figure(figsize=(6.4, 1.2 + 1.5 * len(panels)), layout="constrained")
+    heights = [1 if name in ("eps", "learning rate") else 2 for name in panels]
+    rows = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (name, columns) in zip(rows, panels.items(), strict=True):
+        _lines(axes, log, name, columns)
+    rows[-1].set_xlabel("epoch")
+    return save(figure, path)
+
+
+def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
+    scale = 100 if name.endswith("[%]") else 1
+    for index, column in enumerate(columns):
+        text = column.removeprefix("loss_").removesuffix("_acc").replace("_", " ")
+        look = {"markersize": 4, "markevery": max(1, len(log) // 10), **_style(index, "linestyle", "marker")}
+        axes.plot(log["epoch"], scale * log[column], label=text, **look)
+    axes.set_ylabel(name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color="0.9")
+    if len(columns) > 1 or scale == 100:
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _read_log(path: Path) -> pd.DataFrame:
+    try:
+        log = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"log {path}: is not an epoch log that can be read") from error
+    if "epoch" not in log.columns or not any(column.startswith("loss_") for column in log.columns) or log.empty:
+        raise UserError(f"log {path}: has no epochs; its columns must be epoch, loss_*, *_acc, eps, lr")
+    return log

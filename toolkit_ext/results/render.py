@@ -1,0 +1,124 @@
+"""A table as CSV, Markdown or LaTeX, with the same bytes every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from toolkit_ext.errors import check_choice
+from toolkit_ext.results.concise import budget, concise, interval, is_fraction, label
+from toolkit_ext.results.frames import BUDGET, missing
+from toolkit_ext.results.select import columns as select_columns
+
+DAGGER = "†"
+FORMATS = ("csv", "markdown", "latex")
+_NOTE = "† evaluated on fewer examples than the rest of the table"
+
+
+def metrics_of(table: pd.DataFrame) -> list[str]:
+    """The averaged metrics of a table from :func:`~toolkit_ext.results.tables.aggregate`."""
+    return [column for column in table.columns if f"{column}_std" in table.columns]
+
+
+def printed(table: pd.DataFrame, columns: Sequence[str] | None = None, *, fractions: bool = False) -> pd.DataFrame:
+    """The aggregated ``table`` as text: metrics in percent in the concise form ``18.62(6)``.
+
+    ``<metric>_95`` is the 95% interval of a metric, in percent, for groups of one run; by default it is shown for
+    ``aa_acc``. ``fractions`` writes an eps of 0.031372549 as 8/255. A row evaluated on fewer examples than others of
+    the same data set and budget has a dagger behind its method (where that is not shown, behind its first column).
+    Raises :class:`UserError` for an unknown column.
+    """
+    shown = pd.DataFrame(index=table.index)
+    for column in table.columns:
+        if column in metrics_of(table):
+            shown[column] = _means(table, column)
+            if f"{column}_lo" in table.columns:
+                bounds = zip(table[f"{column}_lo"], table[f"{column}_hi"], strict=True)
+                shown[f"{column}_95"] = [interval(low, high) for low, high in bounds]
+        elif not column.endswith(("_std", "_lo", "_hi")):
+            text = budget if fractions and column == "eps" else _plain
+            shown[column] = ["" if missing(value) else text(value) for value in table[column]]
+    names = [c for c in shown.columns if not c.endswith("_95") or c == "aa_acc_95"] if columns is None else columns
+    shown = select_columns(shown, names)
+    marked = "method" if "method" in shown.columns else shown.columns[0]
+    shown[marked] = shown[marked].where(~fewer_examples(table), shown[marked] + DAGGER)
+    return shown
+
+
+def _means(table: pd.DataFrame, metric: str) -> list[str]:
+    scale = 100 if is_fraction(metric) else 1
+    return [concise(scale * m, scale * s) for m, s in zip(table[metric], table[f"{metric}_std"], strict=True)]
+
+
+def _plain(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _blocks(table: pd.DataFrame) -> pd.Series[int]:
+    """A number for each data set and budget: rows of different blocks are not compared."""
+    keys = [column for column in BUDGET if column in table.columns]
+    return table.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=table.index)
+
+
+def fewer_examples(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows were evaluated, but on fewer examples than others of their block."""
+    most = table.groupby(_blocks(table))["n_examples"].transform("max")
+    return (table["n_examples"] < most) & (table["n_examples"] > 0)
+
+
+def best(table: pd.DataFrame) -> pd.DataFrame:
+    """Which mean is the best of its metric in its block, as printed (ties are all best); one boolean column a metric.
+
+    Rows on fewer examples than the rest do not compete, and a block of one row has no best.
+    """
+    found = pd.DataFrame(False, index=table.index, columns=metrics_of(table))
+    rivals = table[~fewer_examples(table)]
+    for metric in found.columns:
+        higher = metric.endswith("_acc")
+        values = (rivals[metric] * (100 if is_fraction(metric) else 1)).round(2)
+        blocks = values.dropna().groupby(_blocks(table).loc[rivals.index])
+        top = blocks.transform("max" if higher else "min")
+        found.loc[top.index, metric] = (values.loc[top.index] == top) & (blocks.transform("size") > 1)
+    return found
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """CSV with ``\\n`` line ends and floats to 12 digits."""
+    text: str = table.to_csv(index=False, lineterminator="\n", float_format="%.12g")
+    return text
+
+
+def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """A GitHub Markdown table of an aggregated ``table``, the best of each metric in bold."""
+    shown = printed(table, columns, fractions=True)
+    winners = best(table)
+    for metric in winners.columns.intersection(shown.columns):
+        shown[metric] = shown[metric].where(~winners[metric], "**" + shown[metric] + "**")
+    rows = [[label(column) for column in shown.columns], ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines + _footnote(table, "\n{}")) + "\n"
+
+
+def to_latex(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """A LaTeX ``tabular`` (booktabs) of an aggregated ``table``, the best of each metric in bold."""
+    shown = printed(table, columns, fractions=True)
+    winners = best(table).reindex(columns=shown.columns, fill_value=False)
+    bold = winners.replace({True: "textbf: --rwrap;", False: ""}).set_axis(shown.columns.map(label), axis=1)
+    shown.columns = shown.columns.map(label)
+    style = shown.style.apply(lambda _: bold, axis=None).hide(axis="index")
+    style = style.format(escape="latex").format_index(escape="latex", axis="columns")
+    text: str = style.to_latex(hrules=True, column_format="l" * len(shown.columns))
+    return "\n".join([text.rstrip("\n"), *_footnote(table, "\\par\\footnotesize {}")]) + "\n"
+
+
+def _footnote(table: pd.DataFrame, form: str) -> list[str]:
+    return [form.format(_NOTE)] if fewer_examples(table).any() else []
+
+
+def render(table: pd.DataFrame, form: str, columns: Sequence[str] | None = None) -> str:
+    """The aggregated ``table`` in one of :data:`FORMATS`."""
+    check_choice("--format", form, FORMATS)
+    if form == "csv":
+        return to_csv(printed(table, columns))
+    return (to_markdown if form == "markdown" else to_latex)(table, columns)

@@ -1,0 +1,132 @@
+"""Tables over seeds, and ``results/tables/*.csv`` rebuilt from the run records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.io import atomic_write
+from toolkit_ext.results.frames import BUDGET, frame, metric_columns
+from toolkit_ext.results.record import ALL_RUNS, check_name, read_records
+from toolkit_ext.results.render import printed, to_csv
+
+BY = ("data", "backbone", "norm", "eps", "method")
+
+
+def aggregate(
+    table: pd.DataFrame,
+    by: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    allow_mixed: bool = False,
+) -> pd.DataFrame:
+    """Mean and sample standard deviation (n-1) of ``metrics`` over the seeds of each group of runs.
+
+    Columns: ``by``, ``runs`` (how many), ``n_examples`` (the fewest that one of them was evaluated on), each metric's
+    mean, then ``<metric>_std`` (NaN for one run) and the interval ``<metric>_lo``, ``<metric>_hi`` (of a single run).
+    Of several runs with the same configuration and seed the one with most of the metrics counts, then the one on most
+    examples, then the newest.
+
+    Args:
+        table: one row for each run, from :func:`frame`.
+        by: columns that make a group; by default :data:`BY` and every hyper-parameter that differs inside such a group.
+        metrics: columns to average; by default every accuracy and error there is.
+        allow_mixed: rank runs of several data sets, norms, eps or AutoAttack versions together, and average over runs
+            that differ in more than their seed.
+
+    Raises:
+        UserError: no runs, an unknown column, or a mixture without ``allow_mixed``.
+    """
+    if table.empty:
+        raise UserError("results: there are no runs to make a table of")
+    metrics = _known("--columns", metrics or metric_columns(table), table.select_dtypes("number").columns)
+    groupable = table.columns.difference([*metrics, "n_examples"], sort=False)
+    chosen = [*BY, *differing(table, BY)] if by is None else _known("--by", by, groupable)
+    if not allow_mixed:
+        _refuse_mixed(table)
+        _refuse_pooled(table, chosen)
+    groups = _one_for_each_seed(table, chosen, metrics).groupby(chosen, dropna=False, sort=True)
+    bounds = [f"{name}_{end}" for name in metrics for end in ("lo", "hi") if f"{name}_{end}" in table.columns]
+    means = groups[[*metrics, *bounds]].mean()
+    counted = pd.DataFrame({"runs": groups.size(), "n_examples": groups["n_examples"].min()})
+    means.loc[counted["runs"] > 1, bounds] = math.nan
+    deviations = groups[metrics].std(ddof=1).add_suffix("_std")
+    return pd.concat([counted, means[metrics], deviations, means[bounds]], axis=1).reset_index()
+
+
+def _known(option: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]:
+    if not names:
+        raise UserError(f"{option}: no column is named; name at least one, such as method or aa_acc")
+    for position, name in enumerate(names):
+        check_choice(option, name, allowed)
+        if name in names[:position]:
+            raise UserError(f"{option}: {name!r} is named twice")
+    return list(names)
+
+
+def _configuration(table: pd.DataFrame) -> list[str]:
+    """Columns that say what was run, the seed left out."""
+    arguments = [c for c in table.columns if c.startswith(("backbone.", "hp.")) and not c.endswith(".seed")]
+    return ["method", "backbone", "n_train", *BUDGET, *arguments]
+
+
+def differing(table: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    """Columns of the configuration that take several values inside one group of ``by``: not only the seed differs."""
+    rest = [column for column in _configuration(table) if column not in by]
+    varied = table.groupby(list(by), dropna=False)[rest].nunique(dropna=False).max()
+    return [column for column in rest if varied[column] > 1]
+
+
+def _refuse_mixed(table: pd.DataFrame) -> None:
+    for column in BUDGET:
+        values = table[column].dropna().unique().tolist()
+        if len(values) > 1:
+            shown = ", ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in sorted(values))
+            raise UserError(
+                f"--where: the runs mix several values of {column} ({shown}) in one ranking; "
+                f"choose one with --where {column}=VALUE, or allow it with --allow-mixed"
+            )
+
+
+def _refuse_pooled(table: pd.DataFrame, by: Sequence[str]) -> None:
+    pooled = differing(table, by)
+    if pooled:
+        values = ", ".join(map(str, table[pooled[0]].unique().tolist()))
+        raise UserError(
+            f"--by {','.join(by)}: runs that differ in {', '.join(pooled)} would be averaged as if they were seeds "
+            f"({pooled[0]}: {values}); add to --by, choose with --where, or allow it with --allow-mixed"
+        )
+
+
+def _one_for_each_seed(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    same = list(dict.fromkeys([*by, *_configuration(table), "seed"]))
+    ranked = table.assign(_known=table[list(metrics)].notna().sum(axis=1))
+    ranked = ranked.sort_values(["_known", "n_examples", "created", "run_id"], kind="stable")
+    return ranked.drop_duplicates(same, keep="last").drop(columns="_known")
+
+
+def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
+    """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically, and with the same bytes for the same table."""
+    if name != ALL_RUNS:
+        check_name("table", name)
+    return atomic_write(Path(tables_dir) / f"{name}.csv", to_csv(table))
+
+
+def rebuild(results_dir: Path | str) -> list[Path]:
+    """Write every table of ``<results_dir>/tables`` anew from ``<results_dir>/runs``; return their paths.
+
+    ``all_runs.csv`` has every run with every figure (fractions). Each name in a record's ``tables`` makes one more:
+    the means over seeds of the runs that name it, in percent. Records that cannot be read are left out with a
+    :class:`~toolkit_ext.results.record.RecordWarning`.
+    """
+    results = Path(results_dir)
+    records = read_records(results / "runs")
+    written = [write_table(ALL_RUNS, frame(records), results / "tables")]
+    for name in sorted({name for record in records for name in record["tables"]}):
+        shown = aggregate(frame(r for r in records if name in r["tables"]), allow_mixed=True)
+        written.append(write_table(name, printed(shown), results / "tables"))
+    return written
