@@ -1,0 +1,23 @@
+"""Standardised evaluation: AutoAttack and further attacks, with re-checked successes and resumable batches."""
+
+from toolkit_ext.evaluation.evaluate import evaluate
+from toolkit_ext.evaluation.examples import Examples, load_examples
+from toolkit_ext.evaluation.flags import Flag
+from toolkit_ext.evaluation.protocol import COLUMNS, VERSIONS, Budget, Protocol, load_protocol, protocol_names
+from toolkit_ext.evaluation.result import Evaluation, unpack_flags, wilson
+
+__all__ = [
+    "COLUMNS",
+    "VERSIONS",
+    "Budget",
+    "Evaluation",
+    "Examples",
+    "Flag",
+    "Protocol",
+    "evaluate",
+    "load_examples",
+    "load_protocol",
+    "protocol_names",
+    "unpack_flags",
+    "wilson",
+]

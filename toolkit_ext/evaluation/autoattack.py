@@ -1,0 +1,122 @@
+"""pyautoattack's attacks, set up for any number of classes from 2 and called one batch at a time.
+
+The attacks are the library's own. What is here is the part of its ``run_standard_evaluation`` that chooses, seeds and
+calls them, with the same results (tests/parity/test_autoattack.py compares every pixel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from toolkit_ext.evaluation.flags import Collector
+from toolkit_ext.evaluation.protocol import Budget, Version
+from toolkit_ext.types import Norm
+
+ATTACKS: dict[Version, tuple[str, ...]] = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+"""The attacks of each version of AutoAttack in the order in which pyautoattack runs them."""
+
+_SMALLEST_L2_SQUARE = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The attacks of a version that exist for a model, and those left out with the reason."""
+
+    attacks: tuple[str, ...]
+    omitted: dict[str, str]
+
+
+def reason_undefined(attack: str, norm: Norm, classes: int, height: int) -> str:
+    """Why ``attack`` cannot be run on ``classes`` classes and images of ``height`` pixels; empty if it can."""
+    if attack == "apgd-dlr" and classes < 3:
+        return f"the DLR loss needs 3 classes, the model has {classes}"
+    if attack == "apgd-t" and classes < 4:
+        return f"the targeted DLR loss needs 4 classes, the model has {classes}"
+    if attack == "square" and norm == "L2" and height < _SMALLEST_L2_SQUARE:
+        return f"Square's L2 start needs images of at least {_SMALLEST_L2_SQUARE} rows, these have {height}"
+    return ""
+
+
+def plan(version: Version, norm: Norm, classes: int, height: int) -> Plan:
+    """The attacks of ``version`` for ``classes`` >= 2 classes.
+
+    The DLR loss is a ratio of differences of the logits, of the three largest, or of the four largest in its targeted
+    form, so APGD-DLR needs 3 classes and targeted APGD 4. Of 3 classes untargeted APGD-DLR stands in for targeted
+    APGD, as the strongest member of the family that is defined; of 2 classes nothing can, and FAB and Square, which
+    look at the difference of the two logits, are what guards against a saturated cross-entropy.
+    """
+    reasons = {attack: reason_undefined(attack, norm, classes, height) for attack in ATTACKS[version]}
+    attacks = [attack for attack, reason in reasons.items() if not reason]
+    if reasons.get("apgd-t") and classes == 3 and "apgd-dlr" not in attacks:
+        attacks.insert(1, "apgd-dlr")
+        reasons["apgd-t"] += "; apgd-dlr runs in its place"
+    return Plan(tuple(attacks), {attack: reason for attack, reason in reasons.items() if reason})
+
+
+def targets(classes: int) -> int:
+    """Target classes of APGD-T and FAB-T: the standard's 9, or all other classes where there are fewer."""
+    return min(9, classes - 1)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What pyautoattack's attacks are made for: the ball, the version, the seed, the device and the effort."""
+
+    norm: Norm
+    eps: float
+    version: Version
+    seed: int
+    device: torch.device
+    budget: Budget
+
+
+def build(model: nn.Module, threat: Threat, classes: int, collector: Collector) -> Any:
+    """pyautoattack's ``AutoAttack`` for ``threat``, its log going to ``collector``."""
+    adversary = AutoAttack(
+        model, norm=threat.norm, eps=threat.eps, seed=threat.seed, version=threat.version, device=threat.device
+    )
+    for part in (adversary, adversary.apgd, adversary.apgd_targeted):
+        part.logger = collector.logger
+    for part in (adversary.apgd_targeted, adversary.fab):
+        part.n_target_classes = targets(classes)
+    set_budget(adversary, threat.budget)
+    return adversary
+
+
+def set_budget(adversary: Any, budget: Budget) -> None:
+    """Give ``adversary`` another effort; the default one leaves it untouched."""
+    if budget == Budget():
+        return
+    adversary.square.n_queries = budget.n_queries
+    adversary.fab.n_iter = budget.n_iter
+    for apgd in (adversary.apgd, adversary.apgd_targeted):
+        fresh = type(apgd)(None, eps=apgd.eps, n_iter=budget.n_iter)  # computes the checkpoints of n_iter
+        for name in ("n_iter", "n_iter_orig", "n_iter_2", "n_iter_min", "size_decr"):
+            setattr(apgd, name, getattr(fresh, name))
+
+
+def perturb(adversary: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
+    """Run one attack on one batch, as ``run_standard_evaluation`` does."""
+    if attack in ("apgd-ce", "apgd-dlr"):
+        part = adversary.apgd
+        part.loss = attack.removeprefix("apgd-")
+    elif attack == "apgd-t":
+        part = adversary.apgd_targeted
+    elif attack in ("fab", "fab-t"):
+        part = adversary.fab
+        part.targeted = attack == "fab-t"
+        part.n_restarts = 1 if part.targeted else part.n_restarts
+    else:
+        part = adversary.square
+    part.seed = adversary.get_seed()
+    inputs: Tensor = part.perturb(x, y)
+    return inputs.detach()

@@ -1,0 +1,62 @@
+"""The further columns: single attacks on every example that the model gets right, each for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from toolkit_ext.attacks import FGSM, MIM, PGD
+from toolkit_ext.evaluation.autoattack import Threat, build, perturb, reason_undefined
+from toolkit_ext.evaluation.flags import Collector
+from toolkit_ext.evaluation.protocol import STEPS, Protocol
+from toolkit_ext.evaluation.runner import Job
+from toolkit_ext.types import Attack
+
+SINGLE = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "square": "square"}
+"""Columns that are one of pyautoattack's attacks with one restart."""
+
+
+def undefined(column: str, protocol: Protocol, classes: int, height: int) -> str:
+    """Why a column cannot be run; empty if it can."""
+    return reason_undefined(SINGLE[column], protocol.norm, classes, height) if column in SINGLE else ""
+
+
+def gradient_attack(column: str, protocol: Protocol) -> Attack:
+    """The attack behind ``fgsm``, ``pgd20``, ``pgd100``, ``mim`` or ``pgd_l2``; one random start for the PGDs."""
+    norm, eps = protocol.radius(column)
+    if column == "fgsm":
+        return FGSM(eps=eps, norm=norm)
+    step, steps = protocol.step_size(column), STEPS[column]
+    if column == "mim":
+        # torchattacks has MIM in Linf alone.
+        return MIM(eps=eps, norm=norm, alpha=step, steps=steps, backend="torchattacks" if norm == "Linf" else "art")
+    return PGD(eps=eps, norm=norm, alpha=step, steps=steps)
+
+
+def column_job(
+    column: str, protocol: Protocol, model: nn.Module, threat: Threat, adversary: Callable[[], object]
+) -> Job:
+    """The job of a column; ``model`` is already held in evaluation mode with frozen weights.
+
+    ``adversary`` gives the ``AutoAttack`` object of :func:`single_adversary`, for the columns in :data:`SINGLE`. The
+    seed is set before each batch, as AutoAttack's attacks do.
+    """
+    norm, eps = protocol.radius(column)
+    label = protocol.version != "rand"
+    if column in SINGLE:
+        library = adversary()
+        return Job(column, norm, eps, lambda x, y: perturb(library, SINGLE[column], x, y), threat.seed, label)
+    attack = gradient_attack(column, protocol)
+
+    def craft(x: Tensor, y: Tensor) -> Tensor:
+        return attack(model, x, y).inputs
+
+    return Job(column, norm, eps, craft, threat.seed, label)
+
+
+def single_adversary(model: nn.Module, threat: Threat, classes: int, collector: Collector) -> object:
+    """An ``AutoAttack`` whose attacks have one restart, and 20 EoT steps for ``rand``: ``plus`` counts as standard."""
+    single = replace(threat, version="standard") if threat.version == "plus" else threat
+    return build(model, single, classes, collector)

@@ -1,0 +1,173 @@
+"""Evaluate a classifier: one call, resumable after every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from toolkit_ext.attacks import attackable
+from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.evaluation.autoattack import Threat, targets
+from toolkit_ext.evaluation.battery import Battery
+from toolkit_ext.evaluation.checks import check_model, check_options, find_device
+from toolkit_ext.evaluation.examples import Examples
+from toolkit_ext.evaluation.fingerprint import hash_model, hash_tensors, precision, versions
+from toolkit_ext.evaluation.flags import Collector
+from toolkit_ext.evaluation.isolation import preserved_rng
+from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
+from toolkit_ext.evaluation.recheck import tolerance
+from toolkit_ext.evaluation.result import Evaluation, details_of, figures
+from toolkit_ext.evaluation.runner import Runner
+from toolkit_ext.evaluation.state import open_state
+from toolkit_ext.io import make_folder
+
+_STANDARD = Budget()
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    protocol: Protocol | str,
+    *,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: torch.device | str | None = None,
+    state_dir: str | Path | None = None,
+    save_examples: str | Path | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    fresh: bool = False,
+    reject_probabilities: bool = True,
+    budget: Budget = _STANDARD,
+) -> Evaluation:
+    """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
+
+    AutoAttack is pyautoattack's (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of
+    diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, example by example
+    what its ``run_standard_evaluation`` gives in float32. Every success it reports is then checked again, see
+    :func:`toolkit_ext.evaluation.recheck.recheck`. With fewer than 10 classes the targeted attacks take all other
+    classes as targets; what is undefined for 2 or 3 classes is left out and named in ``omitted``.
+
+    The model is held in evaluation mode, weights frozen, without autocast; its modes and gradients, torch's random
+    numbers and the tracers of debuggers are put back. The attacks use the float32 arithmetic that torch's flags allow
+    (TF32 in convolutions on CUDA by default), the re-check uses full float32.
+
+    Args:
+        model: Takes ``[N, C, H, W]`` float32 in [0, 1], returns logits ``[N, K]``; already on its device.
+        x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8.
+        y: Index labels ``[N]`` (or one-hot).
+        protocol: A :class:`Protocol`, or the name or path of one.
+        seed: Seed of every attack, set anew for each batch.
+        batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch.
+        device: Checked against the model's; None takes the model's.
+        state_dir: Folder for finished batches. An evaluation that was stopped, even by ``kill -9``, goes on from there
+            with the same result. One folder serves one evaluation; further ``attacks`` may be added later.
+        save_examples: Path of a safetensors file for the adversarial examples, see :class:`Examples`.
+        progress: Show a progress bar.
+        num_classes: Number of classes of the data, to be compared with the model's.
+        fresh: Drop what ``state_dir`` holds.
+        reject_probabilities: Refuse a model that returns probabilities; otherwise that is a warning in the result.
+        budget: Effort of AutoAttack; anything but the default is no standard AutoAttack.
+
+    Raises:
+        UserError: images, labels, a model or an option that cannot be evaluated; a ``state_dir`` of another evaluation
+            or in use; an output that cannot be written.
+    """
+    protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
+    check_options(seed, batch_size, budget.n_iter, budget.n_queries)
+    device = find_device(model, device)
+    if save_examples is not None:
+        make_folder(Path(save_examples).parent)
+    threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
+    with _isolated(model, device):
+        x = check_images(x).detach().cpu().contiguous()
+        classes = check_model(model, to_unit(x[:1]).to(device), num_classes)
+        y = check_labels(y, len(x), classes).cpu()
+        settings = _settings(protocol, threat, batch_size, classes)
+        key = _key(model, x, y, protocol, settings)
+        with open_state(state_dir, key, fresh=fresh) as state, _bar(protocol, progress) as bar:
+            runner = Runner(model, x, y, device, batch_size, state, bar, Collector())
+            battery = Battery(runner, protocol, threat, classes)
+            battery.run(reject_probabilities=reject_probabilities)
+    evaluation = _result(battery, settings)
+    if save_examples is not None:
+        evaluation.examples.save(save_examples)
+    return evaluation
+
+
+@contextmanager
+def _isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
+    with (
+        torch.inference_mode(False),
+        torch.autocast(device.type, enabled=False),
+        attackable(model),
+        preserved_rng(device),
+    ):
+        yield
+
+
+def _bar(protocol: Protocol, progress: bool) -> tqdm[Any]:
+    return tqdm(desc=f"evaluate {protocol.name}", unit="image", disable=not progress)
+
+
+def _settings(protocol: Protocol, threat: Threat, batch_size: int, classes: int) -> dict[str, Any]:
+    balls = {protocol.radius(name) for name in protocol.attacks}
+    return {
+        "seed": threat.seed,
+        "batch_size": batch_size,
+        "budget": asdict(threat.budget),
+        "target_classes": targets(classes),
+        "tolerance": {norm: tolerance(norm, eps) for norm, eps in sorted(balls)},
+        "device": threat.device.type,
+        "precision": precision(),
+        "versions": versions(),
+    }
+
+
+def _key(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
+    """What stored batches depend on. The list of attacks is not in it: each attack has batches of its own."""
+    rules = {key: value for key, value in protocol.to_dict().items() if key not in ("name", "attacks")}
+    facts = {key: value for key, value in settings.items() if key != "tolerance"}
+    return {"model": hash_model(model), "data": hash_tensors([("x", x), ("y", y)]), "protocol": rules, **facts}
+
+
+def _result(battery: Battery, settings: dict[str, Any]) -> Evaluation:
+    runner, protocol = battery.runner, battery.protocol
+    metrics, intervals = figures(battery.robust)
+    return Evaluation(
+        protocol=protocol,
+        n_examples=len(runner.x),
+        num_classes=battery.classes,
+        metrics=metrics,
+        intervals=intervals,
+        warnings=tuple(runner.flags),
+        omitted=battery.omitted,
+        details=details_of(runner.rows),
+        robust=battery.robust,
+        examples=_examples(runner, protocol),
+        seconds=round(runner.seconds, 3),
+        settings=settings,
+    )
+
+
+def _examples(runner: Runner, protocol: Protocol) -> Examples:
+    found = runner.found
+    indices = torch.cat(found.indices)
+    order = indices.argsort()
+    balls = {name: (protocol.norm, protocol.eps) if "/" in name else protocol.radius(name) for name in runner.rows}
+    return Examples(
+        inputs=torch.cat(found.inputs)[order],
+        indices=indices[order],
+        labels=runner.y[indices][order],
+        predictions=torch.cat(found.predictions)[order],
+        attacks=tuple(found.attacks[position] for position in order.tolist()),
+        balls={**balls, "clean": (protocol.norm, 0.0)},
+    )

@@ -1,0 +1,85 @@
+"""An evaluation leaves no trace: random numbers, trace functions and torch's precision flags are put back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from pyautoattack import checks
+from torch import Tensor
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's global generators that a computation on ``device`` draws from, by kind of device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(*_index(device))
+    return state
+
+
+def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what :func:`rng_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if device.type in state and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(state[device.type], *_index(device))
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)
+
+
+@contextmanager
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """Put the states of torch's generators back on leaving; ``torch.manual_seed`` reaches those of every GPU."""
+    state = rng_state(device)
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    every_gpu = torch.cuda.get_rng_state_all() if started else None
+    try:
+        yield
+    finally:
+        set_rng_state(state, device)
+        if every_gpu is not None:
+            torch.cuda.set_rng_state_all(every_gpu)
+        else:
+            # CUDA has not started: seeds wait in a queue, the last one counts. This is the one the caller's own
+            # manual_seed (or torch's default) had left there.
+            torch.cuda.manual_seed_all(torch.initial_seed())
+
+
+@contextmanager
+def honest_dynamic_check() -> Iterator[None]:
+    """Make pyautoattack's check for dynamic defences harmless.
+
+    The check counts calls in a module-global table that it never clears, so one dynamic model would brand all later
+    ones; and it ends with ``sys.settrace(None)``, which switches off debuggers and coverage measurement.
+    """
+    tracer = sys.gettrace()
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 in float32: no autocast, no TF32."""
+    with ExitStack() as stack:
+        matmul = torch.get_float32_matmul_precision()
+        if matmul != "highest":
+            torch.set_float32_matmul_precision("highest")
+            stack.callback(torch.set_float32_matmul_precision, matmul)
+        cudnn = torch.backends.cudnn
+        # torch 2.9 and later: one flag for each operation.
+        flags = (
+            [(cudnn.conv, "fp32_precision", "ieee"), (cudnn.rnn, "fp32_precision", "ieee")]
+            if hasattr(cudnn, "conv")
+            else [(cudnn, "allow_tf32", False)]
+        )
+        for owner, flag, strict in flags:
+            stack.callback(setattr, owner, flag, getattr(owner, flag))
+            setattr(owner, flag, strict)
+        yield

@@ -1,0 +1,128 @@
+"""What is evaluated: norm, budget, AutoAttack's version and the further columns, read from ``eval/protocols``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.types import NORMS, Norm
+from toolkit_ext.units import parse_eps
+
+Version = Literal["standard", "plus", "rand"]
+VERSIONS: tuple[Version, ...] = ("standard", "plus", "rand")
+
+STEPS = {"pgd20": 20, "pgd100": 100, "mim": 10, "pgd_l2": 20}
+"""Steps of the iterated columns. MIM: 10 steps of eps/10, decay 1, as in its paper (Dong et al., CVPR 2018)."""
+COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "square", "aa")
+"""What a protocol's ``attacks`` may name; ``clean`` always runs, ``aa`` is AutoAttack, the rest are single attacks."""
+
+# 2.5 eps / steps, Madry et al.'s rule; MIM's own for MIM.
+_ALPHA = {"pgd20": "eps/8", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
+_FOLDERS = (Path(__file__).parent / "protocols", Path(__file__).parents[2] / "eval" / "protocols")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The effort of AutoAttack: APGD and FAB iterations, Square queries. The defaults are the standard."""
+
+    n_iter: int = 100
+    n_queries: int = 5000
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An evaluation: ``norm`` and ``eps`` of the ball, AutoAttack's ``version``, and the ``attacks`` to run.
+
+    ``eps`` and ``l2_eps`` (the radius of the ``pgd_l2`` column where ``norm`` is Linf; None: left to ``eps``, so only
+    an L2 protocol may leave it out) are in units of inputs in [0, 1] and accept text such as ``8/255``. ``alpha`` maps
+    an iterated column to its step size, ``eps/<number>``, so that the steps follow a change of ``eps``.
+
+    Raises:
+        UserError: an unknown norm, version or attack; an ``eps`` that is negative or, in Linf, above 1; a step of 0.
+    """
+
+    name: str
+    norm: Norm
+    eps: float
+    version: Version = "standard"
+    attacks: tuple[str, ...] = ("clean", "aa")
+    alpha: Mapping[str, str] = field(default_factory=dict, hash=False)
+    l2_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, NORMS)
+        check_choice("version", self.version, VERSIONS)
+        object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+        object.__setattr__(self, "attacks", tuple(dict.fromkeys(self.attacks)))
+        for attack in self.attacks:
+            check_choice("attacks", attack, COLUMNS)
+        for column in self.alpha:
+            check_choice("alpha", column, STEPS)
+            self.step_size(column)
+        self._check_l2()
+
+    def _check_l2(self) -> None:
+        if self.l2_eps is not None:
+            object.__setattr__(self, "l2_eps", parse_eps(self.l2_eps, "L2", "l2_eps"))
+        elif self.norm == "Linf" and "pgd_l2" in self.attacks:
+            raise UserError("l2_eps: is missing; the pgd_l2 column of an Linf protocol needs it (its radius)")
+
+    def at(self, eps: float | str | None = None, **changes: Any) -> Self:
+        """This protocol with another ``eps`` (step sizes follow; ``l2_eps`` does not), or other fields."""
+        if eps is not None:
+            # No slash: names become parts of paths.
+            name = f"{self.name.partition('@')[0]}@{eps}".replace("/", "_")
+            changes = {"name": name, **changes, "eps": eps}
+        return dataclasses.replace(self, **changes)
+
+    def radius(self, column: str) -> tuple[Norm, float]:
+        """Norm and radius of the ball that ``column`` searches."""
+        if column != "pgd_l2":
+            return self.norm, self.eps
+        return "L2", self.eps if self.norm == "L2" or self.l2_eps is None else self.l2_eps
+
+    def step_size(self, column: str) -> float:
+        """Step size of an iterated column, in units of inputs in [0, 1]."""
+        rule = self.alpha.get(column, _ALPHA[column])
+        match = re.fullmatch(r"eps\s*/\s*(\d+(?:\.\d+)?)", str(rule))
+        if match is None:
+            raise UserError(f"alpha of {column}: {rule!r} is not allowed; write eps/<number>, such as eps/4")
+        return self.radius(column)[1] / check_positive(f"alpha of {column}: divisor", float(match[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return dataclasses.asdict(self) | {"attacks": list(self.attacks), "alpha": dict(self.alpha)}
+
+
+def protocol_names() -> list[str]:
+    """Names of the protocols that come with the package."""
+    return sorted({path.stem for folder in _FOLDERS for path in folder.glob("*.json")})
+
+
+def load_protocol(name_or_path: str | Path) -> Protocol:
+    """The protocol of that name in ``eval/protocols``, or in the JSON file at that path.
+
+    Raises:
+        UserError: no such protocol; a file that is not JSON, or has fields a :class:`Protocol` does not.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        check_choice("protocol", str(name_or_path), protocol_names())
+        path = next(file for folder in _FOLDERS if (file := folder / f"{name_or_path}.json").is_file())
+    try:
+        fields = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"protocol {path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"protocol {path}: not a readable JSON file ({error})") from error
+    try:
+        return Protocol(**fields)
+    except TypeError as error:
+        known = ", ".join(field.name for field in dataclasses.fields(Protocol))
+        raise UserError(f"protocol {path}: must be an object with name, norm and eps; known fields: {known}") from error

@@ -1,0 +1,55 @@
+"""Every success that an attack reports is checked again, apart from the attack: norm, box, and label in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.evaluation.isolation import full_float32, preserved_rng
+from toolkit_ext.types import Norm
+
+REASONS = ("norm", "box", "label")
+
+
+def tolerance(norm: Norm, eps: float) -> float:
+    """How far outside its ball an example may lie, for float32 rounding of ``x + perturbation``.
+
+    Linf: 1e-6 (pixels in [0, 1] are rounded to 6e-8). L2: 1e-6 + 1e-5 eps, as the sum over pixels that attacks
+    normalise by is rounded too.
+    """
+    return 1e-6 if norm == "Linf" else 1e-6 + 1e-5 * eps
+
+
+def distance(x: Tensor, inputs: Tensor, norm: Norm) -> Tensor:
+    """Distances ``[N]`` between images, computed in float64 on the CPU."""
+    difference = (inputs.cpu().double() - x.cpu().double()).flatten(1)
+    distances: Tensor = torch.linalg.vector_norm(difference, ord=float("inf") if norm == "Linf" else 2, dim=1)
+    return distances
+
+
+@torch.no_grad()
+def recheck(
+    model: nn.Module, x: Tensor, inputs: Tensor, y: Tensor, norm: Norm, eps: float, *, label: bool = True
+) -> tuple[Tensor, dict[str, int]]:
+    """Which of ``inputs`` ``[N, C, H, W]`` are adversarial examples of ``x`` with labels ``y``, and why others are not.
+
+    An example passes if it lies within ``eps`` plus :func:`tolerance` of its image, within [0, 1] exactly, without
+    NaN, and if ``model`` misclassifies it in a forward pass without TF32 or autocast, in a batch of these examples
+    alone. ``label=False`` leaves out the forward pass: a randomised model may answer otherwise the second time.
+
+    Returns:
+        ``[N]`` bool on the CPU, and the number of examples that failed by reason (``norm``, ``box``, ``label``).
+    """
+    if len(inputs) == 0:
+        return torch.zeros(0, dtype=torch.bool), {}
+    flat = inputs.flatten(1)
+    passed = {
+        "norm": distance(x, inputs, norm) <= eps + tolerance(norm, eps),
+        "box": ((flat >= 0) & (flat <= 1)).all(dim=1).cpu(),
+    }
+    if label:
+        with preserved_rng(inputs.device), full_float32():
+            passed["label"] = (model(inputs).max(dim=1)[1] != y).cpu()
+    return torch.stack(list(passed.values())).all(dim=0), {
+        reason: failed for reason, ok in passed.items() if (failed := int((~ok).sum()))
+    }

@@ -1,0 +1,107 @@
+"""What an evaluation found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit_ext.evaluation.examples import Examples
+from toolkit_ext.evaluation.flags import Flag
+from toolkit_ext.evaluation.protocol import Protocol
+from toolkit_ext.evaluation.runner import Row
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The Wilson score interval of the proportion ``correct / n`` at 95% confidence (Wilson 1927, JASA 22)."""
+    from statsmodels.stats.proportion import proportion_confint  # takes a second to import
+
+    low, high = proportion_confint(correct, n, alpha=0.05, method="wilson")
+    # Rounding can leave a bound a hair inside the proportion itself, or outside [0, 1].
+    return max(0.0, min(float(low), correct / n)), min(1.0, max(float(high), correct / n))
+
+
+def pack_flags(flags: Tensor) -> str:
+    """A bool tensor ``[N]`` as hexadecimal text, eight examples to a byte, the first in its highest bit."""
+    return np.packbits(flags.numpy()).tobytes().hex()
+
+
+def unpack_flags(text: str, n: int) -> Tensor:
+    """The bool tensor ``[n]`` that :func:`pack_flags` wrote."""
+    return torch.from_numpy(np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8), count=n)).bool()
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The result of :func:`toolkit_ext.evaluation.evaluate`.
+
+    Names of attacks: columns as in the protocol (``clean``, ``fgsm``, ``pgd20``, ..., ``aa`` for all of AutoAttack),
+    ``aa/apgd-ce`` and so on for AutoAttack's parts, ``union`` for everything that was run, whatever its ball.
+
+    Attributes:
+        protocol: What was evaluated.
+        n_examples: Number of images N.
+        num_classes: Number of classes of the model.
+        metrics: ``<column>_acc``, fractions in [0, 1] of the N images that the model gets right both as they are and
+            under the attack.
+        intervals: 95% Wilson interval of each metric.
+        warnings: Reasons for doubt, AutoAttack's own among them.
+        omitted: Attacks that could not be run, with the reason.
+        details: For each attack: examples ``attempted``, ``broken``, wall ``seconds`` and the ``accuracy`` after it.
+            AutoAttack's parts run one after the other, each on what the earlier ones left; a column attacks every
+            image that is classified correctly.
+        robust: For each attack, ``[N]`` bool: correct and not broken by it (for a part of AutoAttack: up to it).
+        examples: The first adversarial example found for each broken image.
+        seconds: Wall time of all attacks, each counted once (``details`` has rows that sum up or share others).
+        settings: Seed, batch size, effort, tolerances of the re-check, device, arithmetic and library versions.
+    """
+
+    protocol: Protocol
+    n_examples: int
+    num_classes: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    warnings: tuple[Flag, ...]
+    omitted: dict[str, str]
+    details: dict[str, dict[str, Any]]
+    robust: dict[str, Tensor]
+    examples: Examples
+    seconds: float
+    settings: dict[str, Any]
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields of a run record that an evaluation fills, ready for JSON.
+
+        ``details`` holds ``attacks`` (the attribute ``details``), ``flags`` (the warnings with their kinds and
+        counts), ``settings``, and ``robust``: who survived what, as :func:`pack_flags` writes it.
+        """
+        return {
+            "protocol": {key: getattr(self.protocol, key) for key in ("name", "norm", "eps", "version")},
+            "n_examples": self.n_examples,
+            "metrics": dict(self.metrics),
+            "intervals": {name: list(bounds) for name, bounds in self.intervals.items()},
+            "omitted": dict(self.omitted),
+            "warnings": [str(flag) for flag in self.warnings],
+            "details": {
+                "attacks": {name: dict(row) for name, row in self.details.items()},
+                "flags": [flag.to_dict() for flag in self.warnings],
+                "settings": self.settings,
+                "robust": {name: pack_flags(flags) for name, flags in self.robust.items()},
+            },
+        }
+
+
+def figures(robust: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Metrics and intervals of the columns in ``robust`` (parts of AutoAttack are no columns)."""
+    counts = {f"{name}_acc": (int(flags.sum()), len(flags)) for name, flags in robust.items() if "/" not in name}
+    metrics = {name: correct / n for name, (correct, n) in counts.items()}
+    return metrics, {name: wilson(correct, n) for name, (correct, n) in counts.items()}
+
+
+def details_of(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
+    """The rows as plain dictionaries."""
+    return {name: asdict(row) for name, row in rows.items()}
