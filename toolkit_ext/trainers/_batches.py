@@ -1,0 +1,119 @@
+"""Where batches come from: tensors that lie on the device, a torch ``DataLoader``, or an ART generator."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from art.data_generators import DataGenerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.errors import UserError
+
+
+class Source(Protocol):
+    """Batches of an epoch: images in [0, 1] and index labels, both on the device."""
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+
+    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, in an order that ``seed`` determines."""
+
+
+def as_images(x: Any, low: float, high: float, device: torch.device) -> Tensor:
+    """Images on ``device``: uint8 as they are, floats brought from ``[low, high]`` to [0, 1].
+
+    Raises:
+        UserError: NaN, a wrong shape, or values outside the range.
+    """
+    images = torch.as_tensor(x)
+    if images.dtype != torch.uint8:
+        images = images.float()
+        if (low, high) != (0.0, 1.0):
+            images = (images - low) / (high - low)
+    check_images(images)
+    return images.to(device)
+
+
+class TensorSource:
+    """Batches drawn by index from tensors that stay on their device, shuffled anew in every epoch."""
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int) -> None:
+        if not 1 <= batch_size <= len(x):
+            raise UserError(f"batch_size: {batch_size} is not allowed for {len(x)} training examples; 1 to {len(x)}")
+        self.x, self.y, self.batch_size = x, y, batch_size
+
+    def __len__(self) -> int:
+        # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
+        full, rest = divmod(len(self.x), self.batch_size)
+        return full + (rest > 1 or self.batch_size == 1 and rest == 1)
+
+    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
+        for index in order.split(self.batch_size)[: len(self)]:
+            yield to_unit(self.x[index]), self.y[index]
+
+
+class LoaderSource:
+    """Batches of a torch ``DataLoader``, whose order follows torch's global seed."""
+
+    def __init__(self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+        if len(loader) == 0:
+            raise UserError("generator: the DataLoader is empty")
+        self.loader, self.num_classes, self.clip, self.device = loader, num_classes, clip, device
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        torch.manual_seed(seed)
+        for x, y in self.loader:
+            images = to_unit(as_images(x, *self.clip, self.device))
+            yield images, check_labels(y, len(x), self.num_classes).to(self.device)
+
+
+class GeneratorSource:
+    """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
+
+    def __init__(self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+        self.generator, self.num_classes, self.clip, self.device = generator, num_classes, clip, device
+
+    def __len__(self) -> int:
+        return -(-int(self.generator.size) // int(self.generator.batch_size))
+
+    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        torch.manual_seed(seed)
+        for _ in range(len(self)):
+            x, y = self.generator.get_batch()
+            images = to_unit(as_images(x, *self.clip, self.device))
+            yield images, check_labels(y, len(x), self.num_classes).to(self.device)
+
+
+def seed_of(seed: int, *position: int) -> int:
+    """A seed for ``position`` of a run (its epoch, say), unrelated to those of its neighbours."""
+    return int(np.random.SeedSequence((seed, *position)).generate_state(1)[0])
+
+
+@contextmanager
+def isolated_rng(seed: int) -> Iterator[None]:
+    """Seed torch, NumPy and ``random``; on leaving, give the caller's generators back as they were.
+
+    Each epoch runs under its own seed, so a resumed run needs no generator state to repeat it.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

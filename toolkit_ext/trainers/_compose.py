@@ -1,0 +1,82 @@
+"""From a method's record and flat hyper-parameters to one object on each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, fields
+from typing import Any
+
+from toolkit_ext.attacks import ATTACKS
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.objectives import OBJECTIVES
+from toolkit_ext.schedules import SCHEDULES
+from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
+from toolkit_ext.updates import UPDATES
+
+AXES: dict[str, Mapping[str, type[Any]]] = {
+    "attack": ATTACKS,
+    "objective": OBJECTIVES,
+    "update": UPDATES,
+    "schedule": SCHEDULES,
+}
+
+
+def options(kind: type[Any]) -> dict[str, Field[Any]]:
+    """The hyper-parameters of an axis class: its documented fields."""
+    return {entry.name: entry for entry in fields(kind) if "help" in entry.metadata}
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A composed method: one object on each axis, the loop's configuration, and the names they were chosen by."""
+
+    attack: Attack
+    objective: Objective
+    update: UpdateRule
+    schedule: Schedule
+    loop: LoopConfig
+    names: Mapping[str, str]
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """All hyper-parameters by name, as they stand in the run record."""
+        parts = (self.attack, self.objective, self.update, self.schedule, self.loop)
+        found: dict[str, Any] = {}
+        for part in parts:
+            values = asdict(part)  # type: ignore[call-overload]
+            found |= {name: values[name] for name in options(type(part))}
+        return found
+
+
+def _used_by(name: str) -> list[str]:
+    return [f"{axis} {choice}" for axis, kinds in AXES.items() for choice, kind in kinds.items() if name in options(kind)]
+
+
+def _refuse_unknown(given: Mapping[str, Any], kinds: Mapping[str, type[Any]], chosen: Mapping[str, str]) -> None:
+    known = {name for kind in kinds.values() for name in options(kind)}
+    for name in given.keys() - known:
+        users = _used_by(name)
+        if not users:
+            raise UserError(f"{name}: no such hyper-parameter; allowed here: {', '.join(sorted(known))}")
+        picked = ", ".join(f"{axis} {choice}" for axis, choice in chosen.items())
+        raise UserError(f"{name}: has no effect with {picked}; it belongs to {', '.join(users)}")
+
+
+def compose(method: Method, given: Mapping[str, Any]) -> Axes:
+    """Build the axes of ``method`` with ``given`` values over its defaults.
+
+    ``given`` may also choose an axis, by name (``update="amp"``) or as a finished object (``attack=PGD(steps=3)``).
+
+    Raises:
+        UserError: an unknown choice, or a hyper-parameter that none of the chosen axes has.
+    """
+    values = dict(given)
+    ready = {axis: values.pop(axis) for axis in AXES if axis in values and not isinstance(values[axis], str)}
+    chosen = {axis: values.pop(axis, getattr(method, axis)) for axis in AXES if axis not in ready}
+    kinds: dict[str, type[Any]] = {axis: AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()}
+    kinds["loop"] = LoopConfig
+    _refuse_unknown(values, kinds, chosen)
+    merged = {**method.defaults, **values}
+    built = {axis: kind(**{n: merged[n] for n in options(kind) if n in merged}) for axis, kind in kinds.items()} | ready
+    names = chosen | {axis: type(part).__name__ for axis, part in ready.items()}
+    return Axes(**built, names={axis: names[axis] for axis in AXES})

@@ -1,0 +1,59 @@
+"""The training loop's own hyper-parameters, shared by every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolkit_ext.errors import UserError, check_choice, check_positive
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
+AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
+PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
+SPECTRAL = ("none", "reshaped", "operator")
+CRAFT_MODES = ("eval", "train")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How the loop trains, whatever the method. Every field is a constructor argument of every trainer."""
+
+    optimizer: str = _option("sgd", "optimiser of the weights: sgd, adam or adamw")
+    lr: float = _option(0.1, "learning rate at the start of the schedule (its peak for one-cycle)")
+    momentum: float = _option(0.9, "momentum of SGD, first beta of Adam")
+    weight_decay: float = _option(5e-4, "weight decay, applied once a step")
+    lr_schedule: str = _option("cosine", "learning rate: constant, multistep, cosine, onecycle or periodic")
+    warmup_epochs: float = _option(0.0, "epochs over which the learning rate rises linearly from 0")
+    milestones: tuple[int, ...] = _option((), "epochs at which multistep divides the rate by 10; none is 1/2 and 3/4")
+    label_smoothing: float = _option(0.0, "label smoothing of the cross-entropy, in [0, 1)")
+    ema_decay: float = _option(0.0, "decay of the weight average that is evaluated and kept; 0 is off")
+    clip_grad: float = _option(0.0, "largest norm of the gradient of a step; 0 is off")
+    augment: str = _option("none", "on the device: none, flip, crop (4 pixels) or crop-flip")
+    spectral: str = _option("none", "spectral normalisation of linear and convolution weights: none, reshaped or operator")
+    precision: str = _option("fp32", "arithmetic of the passes: fp32, bf16-mixed or fp16-mixed")
+    craft_mode: str = _option("eval", "mode of batch norm and dropout while examples are crafted: eval or train")
+    validation_fraction: float = _option(0.1, "share of the training data set aside to choose the best epoch")
+    validation_steps: int = _option(10, "steps of the PGD that measures validation robust accuracy")
+    validation_limit: int = _option(1000, "most validation examples attacked after an epoch")
+    measure_every: int = _option(1, "epochs between measurements of the validation split; 0 is never")
+    overfit_patience: int = _option(3, "epochs of falling validation robust accuracy before the alarm")
+    seed: int = _option(0, "seed of the weights, the batches and the attacks")
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        check_choice("augment", self.augment, AUGMENTATIONS)
+        check_choice("spectral", self.spectral, SPECTRAL)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("craft_mode", self.craft_mode, CRAFT_MODES)
+        check_positive("lr", self.lr)
+        for name in ("momentum", "weight_decay", "warmup_epochs", "clip_grad", "label_smoothing", "ema_decay"):
+            check_positive(name, getattr(self, name), zero=True)
+        for name in ("momentum", "label_smoothing", "ema_decay", "validation_fraction"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be below 1")

@@ -1,0 +1,184 @@
+"""The training loop: craft, form the loss terms, step, measure, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from toolkit_ext.attacks import craft
+from toolkit_ext.errors import UserError
+from toolkit_ext.trainers._augment import augment
+from toolkit_ext.trainers._batches import Source, isolated_rng, seed_of
+from toolkit_ext.trainers._compose import Axes
+from toolkit_ext.trainers._meter import Averages, GradientMeter, distance
+from toolkit_ext.trainers._monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers._state import Board, RunFolder
+from toolkit_ext.types import Batch, Losses, LossFn, Perturbed, Update
+
+# Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
+_BATCHES, _TRAINING, _MEASURING = 0, 1, 2
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss was not a number; the weights are those before the step, and the run's last state is on disk."""
+
+
+@dataclass
+class Run:
+    """Everything one call of ``fit`` works with. ``history`` has one row of figures for each finished epoch."""
+
+    model: nn.Module
+    axes: Axes
+    update: Update
+    scheduler: Any
+    loss_fn: LossFn
+    source: Source
+    monitor: Monitor
+    epochs: int
+    folder: RunFolder | None
+    fingerprint: dict[str, Any]
+    extra: Mapping[str, Any]
+    kept: Callable[[nn.Module], nn.Module]
+    progress: bool = True
+    history: list[dict[str, Any]] = field(default_factory=list)
+    alarms: Alarms = field(default_factory=Alarms)
+    best_score: tuple[float, float] = (-1.0, -1.0)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        loop = self.axes.loop
+        self.device = next(self.model.parameters()).device
+        self.start = [weight.detach().clone() for weight in self.model.parameters()]
+        self.meter = GradientMeter(self.update.optimizers, loop.clip_grad)
+        average = get_ema_multi_avg_fn(loop.ema_decay)
+        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
+        self.dtype = torch.float16 if loop.precision == "fp16-mixed" else torch.bfloat16
+        self.board = Board(self.folder.path / "tensorboard" if self.folder else None)
+
+    @property
+    def measured(self) -> nn.Module:
+        """The model that is measured and kept: the weight average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def train(self, stop_after: int) -> None:
+        """Train from the epoch after the last one in ``history`` up to ``stop_after``."""
+        if not self.history:
+            self._save()  # so that a stop inside the first epoch can be resumed too
+        every = self.axes.loop.measure_every
+        for epoch in range(len(self.history) + 1, stop_after + 1):
+            began = time.perf_counter()
+            with isolated_rng(seed_of(self.axes.loop.seed, epoch, _TRAINING)):
+                row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
+            if every and (epoch % every == 0 or epoch == self.epochs):
+                with isolated_rng(seed_of(self.axes.loop.seed, _MEASURING)):
+                    row |= self.monitor.measure(self.measured)
+            row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
+            self._finish(row)
+        self.board.close()
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        averages = Averages()
+        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, _BATCHES))
+        bar = tqdm(batches, f"epoch {epoch}/{self.epochs}", len(self.source), disable=not self.progress, leave=False)
+        self.model.train()
+        eps, rates = self.axes.attack.eps, {}
+        for index, (x, y) in enumerate(bar):
+            position = epoch - 1 + index / len(self.source)
+            eps = self.axes.schedule.eps(position, self.axes.attack.eps)
+            rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
+            averages.add(self._step(x, y, eps, (epoch - 1) * len(self.source) + index))
+        return averages.means() | {"eps": eps} | rates
+
+    def _step(self, x: Tensor, y: Tensor, eps: float, number: int) -> dict[str, Tensor]:
+        loop = self.axes.loop
+        x = augment(x, loop.augment)
+        perturbed = Perturbed(x)
+        if self.axes.objective.uses_attack:
+            with self._autocast():
+                perturbed = craft(self.axes.attack.at(eps=eps, step=number), self.model, x, y, loop.craft_mode)
+        batch = Batch(x, y, perturbed)
+        report = self.update.step(lambda: self._losses(batch, number))
+        self.scheduler.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        norm = {} if self.meter.norm is None else {"grad_norm": self.meter.norm}
+        losses = {f"loss_{name}": term for name, term in report.losses.items()}
+        return losses | norm | dict(report.figures)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.axes.loop.precision != "fp32")
+
+    def _losses(self, batch: Batch, number: int) -> Losses:
+        with self._autocast():
+            losses = self.axes.objective(self.model, batch, self.loss_fn)
+        if not bool(torch.isfinite(losses.total)):
+            terms = ", ".join(f"{name} {term.item():g}" for name, term in losses.terms.items())
+            facts = f"step {number} ({terms}; inputs in [{batch.x.min():g}, {batch.x.max():g}], {len(batch.y)} examples)"
+            self.alarms.add("non_finite_loss", len(self.history) + 1, facts)
+            if self.folder:  # beside "last", which stays the end of the last whole epoch
+                self.folder.save("failed", self.kept(self.measured), self.extra, self.state_dict())
+            raise NonFiniteLossError(f"non-finite loss in {facts}; lower lr or use precision fp32")
+        return losses
+
+    def _finish(self, row: dict[str, Any]) -> None:
+        self.history.append(row)
+        self.board.add(row)
+        self.monitor.sound(self.alarms, self.history)
+        score = (row.get("val_robust_acc", -1.0), row.get("val_clean_acc", -1.0))
+        # Where nothing is measured, the last epoch counts as best.
+        if score > self.best_score or self.best_score[0] < 0:
+            self.best_score = score
+            self.best_state = {name: value.clone() for name, value in self.measured.state_dict().items()}
+            if self.folder:
+                self.folder.save("best", self.kept(self.measured), self.extra)
+        if row["epoch"] in self.axes.schedule.resets(self.epochs)[1:-1] and self.folder:
+            self.folder.save(f"snapshot-{row['epoch']:03d}", self.kept(self.measured), self.extra)
+        self._save()
+
+    def _save(self) -> None:
+        if self.folder:
+            self.folder.write_log(self.history)
+            self.folder.save("last", self.kept(self.measured), self.extra, self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on with the same bits."""
+        return {
+            "fingerprint": dict(self.fingerprint),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "update": self.update.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "start": self.start,
+            "history": self.history,
+            "alarms": self.alarms.as_records(),
+            "best_score": self.best_score,
+            "best_state": self.best_state,
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            UserError: the state is of another run; the message names what differs.
+        """
+        saved, ours = state["fingerprint"], self.fingerprint
+        differing = [f"{k} ({saved.get(k)} there, {ours.get(k)} here)" for k in ours | saved if saved.get(k) != ours.get(k)]
+        if differing:
+            raise UserError(f"resume: the checkpoint is of another run: {'; '.join(differing)}")
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.update.load_state_dict(state["update"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.start = [value.to(self.device) for value in state["start"]]
+        self.history = list(state["history"])
+        self.alarms = Alarms([Alarm(**alarm) for alarm in state["alarms"]])
+        self.best_score = tuple(state["best_score"])
+        self.best_state = dict(state["best_state"])

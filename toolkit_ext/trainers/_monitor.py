@@ -1,0 +1,129 @@
+"""What is measured after every epoch, and the alarms that follow from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.attacks import FGSM, PGD, craft
+from toolkit_ext.data import to_unit
+from toolkit_ext.types import Norm
+
+log = logging.getLogger("toolkit_ext")
+_BATCH = 250
+_TRAIN_SUBSET = 256
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something a user should know about a run: ``kind``, the epoch it was seen in, and one line with the figures."""
+
+    kind: str
+    epoch: int
+    message: str
+
+
+@dataclass
+class Alarms:
+    """The alarms of a run, each kind once."""
+
+    raised: list[Alarm] = field(default_factory=list)
+
+    def add(self, kind: str, epoch: int, message: str) -> None:
+        """Keep and log an alarm unless one of its kind was raised before."""
+        if all(alarm.kind != kind for alarm in self.raised):
+            self.raised.append(Alarm(kind, epoch, message))
+            log.warning("%s in epoch %d: %s", kind.replace("_", " "), epoch, message)
+
+    def as_records(self) -> list[dict[str, Any]]:
+        """The alarms as plain dictionaries."""
+        return [asdict(alarm) for alarm in self.raised]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Examples set aside for measuring, on the device."""
+
+    x: Tensor
+    y: Tensor
+
+    def first(self, n: int) -> Held:
+        """The first ``n``."""
+        return Held(self.x[:n], self.y[:n])
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, x: Tensor) -> Tensor:
+    """Predicted classes ``[N]`` in evaluation mode; the mode is restored."""
+    training = model.training
+    model.eval()
+    try:
+        return torch.cat([model(to_unit(part)).argmax(dim=1) for part in x.split(_BATCH)])
+    finally:
+        model.train(training)
+
+
+def robust_accuracy(model: nn.Module, held: Held, attack: FGSM | PGD) -> float:
+    """Share of ``held`` classified rightly under ``attack`` (in evaluation mode)."""
+    right = 0
+    for x, y in zip(held.x.split(_BATCH), held.y.split(_BATCH), strict=True):
+        adversarial = craft(attack, model, to_unit(x), y).inputs
+        right += int((predictions(model, adversarial) == y).sum())
+    return right / len(held.y)
+
+
+class Monitor:
+    """Measures a model on a validation split, and on a training subset for catastrophic overfitting."""
+
+    def __init__(
+        self, validation: Held | None, training: Held, eps: float, norm: Norm, steps: int, limit: int, patience: int
+    ) -> None:
+        self.validation = validation
+        self.attacked = validation.first(limit) if validation else None
+        self.training = training.first(_TRAIN_SUBSET)
+        self.eps, self.norm = eps, norm
+        self.pgd, self.fgsm = PGD(eps=eps, norm=norm, steps=steps), FGSM(eps=eps, norm=norm)
+        self.patience = patience
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Accuracies in [0, 1]: ``val_clean_acc``, ``val_robust_acc``, ``train_fgsm_acc``, ``train_pgd_acc``.
+
+        ``val_top_share`` is the share of the most frequent predicted class.
+        """
+        figures: dict[str, float] = {}
+        if self.validation and self.attacked:
+            predicted = predictions(model, self.validation.x)
+            figures["val_clean_acc"] = float((predicted == self.validation.y).float().mean())
+            figures["val_robust_acc"] = robust_accuracy(model, self.attacked, self.pgd)
+        else:
+            predicted = predictions(model, self.training.x)
+        figures["val_top_share"] = float(predicted.bincount().max()) / len(predicted)
+        if self.eps > 0:
+            figures["train_fgsm_acc"] = robust_accuracy(model, self.training, self.fgsm)
+            figures["train_pgd_acc"] = robust_accuracy(model, self.training, self.pgd)
+        return figures
+
+    def sound(self, alarms: Alarms, history: Sequence[dict[str, Any]]) -> None:
+        """Raise the alarms that the newest row of ``history`` (with those before it) calls for."""
+        row = history[-1]
+        if "val_top_share" not in row:
+            return  # not measured
+        epoch = int(row["epoch"])
+        labels = (self.validation or self.training).y
+        most_common = float(labels.bincount().max()) / len(labels)
+        if row["val_top_share"] > max(0.99, most_common):
+            alarms.add("constant_classifier", epoch, f"{row['val_top_share']:.0%} of predictions are one class")
+        fgsm, pgd = row.get("train_fgsm_acc", 0.0), row.get("train_pgd_acc", 0.0)
+        if fgsm > 2 * most_common and pgd < 0.5 * fgsm:
+            message = f"training accuracy {fgsm:.1%} under FGSM but {pgd:.1%} under PGD-{self.pgd.steps}"
+            alarms.add("catastrophic_overfitting", epoch, message)
+        measured = [r["val_robust_acc"] for r in history if "val_robust_acc" in r]
+        recent = measured[-self.patience - 1 :]
+        if len(recent) > self.patience and all(a > b for a, b in zip(recent, recent[1:], strict=False)):
+            message = f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
+            alarms.add("robust_overfitting", epoch, message)

@@ -1,0 +1,29 @@
+"""Adversarial model perturbation: descend from the worst weights nearby."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="amp",
+    summary="adversarial model perturbation",
+    paper=Paper(
+        authors="Zheng, Zhang, Mao",
+        title="Regularizing neural networks via adversarial model perturbation",
+        venue="CVPR 2021",
+        url="https://arxiv.org/abs/2010.04925",
+    ),
+    attack="none",
+    objective="clean",
+    update="amp",
+)
+
+
+class AMPTrainer(MethodTrainer):
+    """Δ ← Δ + ζ ∇_θ L(θ + Δ), projected to ‖Δ‖₂ ≤ ε, N times from 0; then θ ← θ − η ∇L(θ + Δ)  (algorithm 1).
+
+    The paper's loss is the clean one; ``objective="adversarial", attack="pgd"`` makes it a partner of adversarial training.
+    """
+
+    method = METHOD

@@ -1,0 +1,27 @@
+"""One optimiser on the sum of the clean and the adversarial cross-entropy."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="clean_adv",
+    summary="clean plus adversarial cross-entropy, one optimiser",
+    paper=Paper(
+        authors="Goodfellow, Shlens, Szegedy",
+        title="Explaining and harnessing adversarial examples",
+        venue="ICLR 2015, section 6",
+        url="https://arxiv.org/abs/1412.6572",
+    ),
+    attack="pgd",
+    objective="clean_adversarial",
+    update="plain",
+    smoke={"steps": 2},
+)
+
+
+class CleanAdvTrainer(MethodTrainer):
+    """min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``."""
+
+    method = METHOD

@@ -1,0 +1,28 @@
+"""Deep adversarial training: the input and every chosen hidden layer are perturbed."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="deep",
+    summary="every layer perturbed, found by conjugate gradient over the neurons",
+    paper=Paper(
+        authors="Chinchilla",
+        title="Deep adversarial training",
+        venue="technical note, 2020",
+    ),
+    attack="deep",
+    objective="adversarial",
+    update="plain",
+    smoke={"deep_steps": 2},
+)
+
+
+class DeepTrainer(MethodTrainer):
+    """min_w E max_d c(y, h(w, x, d)) + Σ_ℓ ρ_ℓ(d_ℓ),  n_ℓ = f_ℓ(w_ℓ n_{ℓ−1}) + d_ℓ  (equations 6 and 8), the maximum found over
+    the neurons n, where the layers decouple (equation 11), by nonlinear conjugate gradient.
+    """
+
+    method = METHOD

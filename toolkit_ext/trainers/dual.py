@@ -1,0 +1,31 @@
+"""Two optimisers, one for each loss: SGD on the clean term, Adam on the adversarial term."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="dual",
+    summary="SGD on the clean loss, Adam on the adversarial loss",
+    paper=Paper(
+        authors="Lee",
+        title="Formulation",
+        venue="graduation project, Konkuk University, 2024",
+    ),
+    attack="pgd",
+    objective="clean_adversarial",
+    update="dual",
+    defaults={"norm": "L2", "eps": 0.5, "warmup_epochs": 1.0},
+    smoke={"steps": 2},
+)
+
+
+class DualOptimizerTrainer(MethodTrainer):
+    """θ_{t+1} = θ_t − η ∇L_CE(f(x), y) − γ Adam(∇L_CE(f(x'), y)),  both gradients taken at θ_t and x' from L2-PGD.
+
+    ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ and η warms up. The log shows the norms of both gradients, their
+    cosine and the sizes of both steps.
+    """
+
+    method = METHOD

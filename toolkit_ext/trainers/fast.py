@@ -1,0 +1,29 @@
+"""Single-step adversarial training from a random start."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="fast",
+    summary="adversarial training on random-start FGSM examples",
+    paper=Paper(
+        authors="Wong, Rice, Kolter",
+        title="Fast is better than free: revisiting adversarial training",
+        venue="ICLR 2020",
+        url="https://arxiv.org/abs/2001.03994",
+    ),
+    attack="fast",
+    objective="adversarial",
+    update="plain",
+    defaults={"lr_schedule": "onecycle"},
+)
+
+
+class FastTrainer(MethodTrainer):
+    """min_θ E L(f_θ(x'), y),  x' = Π(x + u + 1.25 eps sign ∇_x L(f_θ(x + u), y)),  u uniform in the Linf ball
+    (algorithm 3 of the paper).
+    """
+
+    method = METHOD

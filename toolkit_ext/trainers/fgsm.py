@@ -1,0 +1,29 @@
+"""Adversarial training on single-step examples."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="fgsm",
+    summary="adversarial training on FGSM examples",
+    paper=Paper(
+        authors="Goodfellow, Shlens, Szegedy",
+        title="Explaining and harnessing adversarial examples",
+        venue="ICLR 2015",
+        url="https://arxiv.org/abs/1412.6572",
+    ),
+    attack="fgsm",
+    objective="adversarial",
+    update="plain",
+)
+
+
+class FGSMTrainer(MethodTrainer):
+    """min_θ E L(f_θ(x'), y),  x' = clip(x + eps sign ∇_x L(f_θ(x), y)).
+
+    Without a random start the examples can collapse (catastrophic overfitting); the alarm of the same name says so.
+    """
+
+    method = METHOD

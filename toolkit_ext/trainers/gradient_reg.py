@@ -1,0 +1,27 @@
+"""Adversarial training with a penalty on the input gradient."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="gradient_reg",
+    summary="adversarial cross-entropy plus an input-gradient penalty",
+    paper=Paper(
+        authors="Ross, Doshi-Velez",
+        title="Improving the adversarial robustness and interpretability of deep neural networks by regularizing their input gradients",
+        venue="AAAI 2018",
+        url="https://arxiv.org/abs/1711.09404",
+    ),
+    attack="pgd",
+    objective="gradient_penalty",
+    update="plain",
+    smoke={"steps": 2},
+)
+
+
+class GradientRegTrainer(MethodTrainer):
+    """min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation."""
+
+    method = METHOD

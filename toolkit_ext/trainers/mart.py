@@ -1,0 +1,27 @@
+"""MART: misclassified examples weigh more in the divergence term."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="mart",
+    summary="boosted cross-entropy, divergence weighted by misclassification",
+    paper=Paper(
+        authors="Wang, Zou, Yi, Bailey, Ma, Gu",
+        title="Improving adversarial robustness requires revisiting misclassified examples",
+        venue="ICLR 2020",
+        url="https://openreview.net/forum?id=rklOg6EFwS",
+    ),
+    attack="pgd",
+    objective="mart",
+    update="plain",
+    smoke={"steps": 2},
+)
+
+
+class MARTTrainer(MethodTrainer):
+    """min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (equation 11), x' by PGD."""
+
+    method = METHOD

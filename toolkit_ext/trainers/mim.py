@@ -1,0 +1,27 @@
+"""Adversarial training on momentum iterative examples."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="mim",
+    summary="adversarial training on MIM examples",
+    paper=Paper(
+        authors="Dong, Liao, Pang, Su, Zhu, Hu, Li",
+        title="Boosting adversarial attacks with momentum",
+        venue="CVPR 2018",
+        url="https://arxiv.org/abs/1710.06081",
+    ),
+    attack="mim",
+    objective="adversarial",
+    update="plain",
+    smoke={"steps": 2},
+)
+
+
+class MIMTrainer(MethodTrainer):
+    """min_θ E L(f_θ(x'), y) with x' from MI-FGSM: g ← decay g + ∇_x L / ‖∇_x L‖₁, x' ← Π(x' + alpha sign g)."""
+
+    method = METHOD

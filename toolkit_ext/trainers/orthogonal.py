@@ -1,0 +1,27 @@
+"""Adversarial training with a penalty on the distance of the weights from orthogonality."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="orthogonal",
+    summary="adversarial cross-entropy plus an orthogonality penalty",
+    paper=Paper(
+        authors="Brock, Lim, Ritchie, Weston",
+        title="Neural photo editing with introspective adversarial networks",
+        venue="ICLR 2017",
+        url="https://arxiv.org/abs/1609.07093",
+    ),
+    attack="pgd",
+    objective="orthogonal",
+    update="plain",
+    smoke={"steps": 2},
+)
+
+
+class OrthogonalTrainer(MethodTrainer):
+    """min_θ E L(f_θ(x'), y) + λ Σ |W Wᵀ − I| over the weights of linear and convolution layers."""
+
+    method = METHOD

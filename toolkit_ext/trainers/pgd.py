@@ -1,0 +1,29 @@
+"""Adversarial training on PGD examples."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="pgd",
+    summary="adversarial training on PGD examples",
+    paper=Paper(
+        authors="Madry, Makelov, Schmidt, Tsipras, Vladu",
+        title="Towards deep learning models resistant to adversarial attacks",
+        venue="ICLR 2018",
+        url="https://arxiv.org/abs/1706.06083",
+    ),
+    attack="pgd",
+    objective="adversarial",
+    update="plain",
+    smoke={"steps": 2},
+)
+
+
+class PGDTrainer(MethodTrainer):
+    """min_θ E max_{‖δ‖ ≤ eps} L(f_θ(x + δ), y), the maximum approximated by ``steps`` of projected gradient ascent
+    (equation 2.1 of the paper).
+    """
+
+    method = METHOD

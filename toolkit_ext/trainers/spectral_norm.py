@@ -1,0 +1,30 @@
+"""Adversarial training with spectrally normalised weights."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="spectral_norm",
+    summary="every weight divided by its largest singular value",
+    paper=Paper(
+        authors="Miyato, Kataoka, Koyama, Yoshida",
+        title="Spectral normalization for generative adversarial networks",
+        venue="ICLR 2018",
+        url="https://arxiv.org/abs/1802.05957",
+    ),
+    attack="pgd",
+    objective="adversarial",
+    update="plain",
+    defaults={"spectral": "reshaped"},
+    smoke={"steps": 2},
+)
+
+
+class SpectralNormTrainer(MethodTrainer):
+    """W̄ = W / σ(W) for the weight of every linear and convolution layer; ``spectral="operator"`` divides by the norm of the
+    convolution itself instead of that of its reshaped kernel.
+    """
+
+    method = METHOD

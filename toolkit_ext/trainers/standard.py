@@ -1,0 +1,26 @@
+"""Standard training on clean inputs, the baseline of every comparison."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="standard",
+    summary="cross-entropy on clean inputs",
+    paper=Paper(
+        authors="Bottou",
+        title="Large-scale machine learning with stochastic gradient descent",
+        venue="COMPSTAT 2010",
+        url="https://doi.org/10.1007/978-3-7908-2604-3_16",
+    ),
+    attack="none",
+    objective="clean",
+    update="plain",
+)
+
+
+class StandardTrainer(MethodTrainer):
+    """min_θ E L(f_θ(x), y)."""
+
+    method = METHOD

@@ -1,0 +1,27 @@
+"""TRADES: clean cross-entropy plus the divergence between clean and adversarial predictions."""
+
+from __future__ import annotations
+
+from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.types import Method, Paper
+
+METHOD = Method(
+    name="trades",
+    summary="clean cross-entropy plus β times the adversarial divergence",
+    paper=Paper(
+        authors="Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan",
+        title="Theoretically principled trade-off between robustness and accuracy",
+        venue="ICML 2019",
+        url="https://arxiv.org/abs/1901.08573",
+    ),
+    attack="tpgd",
+    objective="trades",
+    update="plain",
+    smoke={"steps": 2},
+)
+
+
+class TRADESTrainer(MethodTrainer):
+    """min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (equation 5), x' by PGD on the divergence."""
+
+    method = METHOD
