@@ -1,0 +1,103 @@
+"""Command-line options made from the dataclasses that hold the hyper-parameters."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import Field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+
+from toolkit_ext.experiment import Place
+from toolkit_ext.trainers._compose import AXES, options
+from toolkit_ext.trainers._config import LoopConfig
+
+Command = Callable[..., Any]
+# Numbers that may be written as fractions; the dataclasses read the text.
+_FRACTIONS = {"eps", "alpha", "eps_min", "eps_max"}
+
+
+class _Words(click.ParamType):
+    """A comma-separated list."""
+
+    name = "list"
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(word.strip()) for word in value.split(",") if word.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.kind.__name__}", param, ctx)
+
+
+def _plain(hint: Any) -> Any:
+    """The type inside ``T | None``."""
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def _click_type(name: str, hint: Any) -> Any:
+    hint = _plain(hint)
+    if name in _FRACTIONS:
+        return str
+    if get_origin(hint) is Literal:
+        return str  # the dataclass checks it, with near names in its message
+    if get_origin(hint) is tuple:
+        return _Words(get_args(hint)[0])
+    return hint if hint in (int, float, bool, str) else str
+
+
+def _option(entry: Field[Any], hint: Any) -> click.Option:
+    flag = "--" + entry.name.replace("_", "-")
+    text = f"{entry.metadata['help']}  [default: {entry.default}]"
+    if _plain(hint) is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}", entry.name], default=None, help=text)
+    return click.Option([flag, entry.name], type=_click_type(entry.name, hint), default=None, help=text)
+
+
+def hyper_parameter_options() -> list[click.Option]:
+    """An option for every hyper-parameter of every axis and of the loop, each once, and one for every axis."""
+    made: dict[str, click.Option] = {}
+    for axis, kinds in AXES.items():
+        text = f"another {axis} than the method's own: {', '.join(kinds)}"
+        made[axis] = click.Option([f"--{axis}"], help=text)
+    for kind in [LoopConfig, *(kind for kinds in AXES.values() for kind in kinds.values())]:
+        hints = get_type_hints(kind)
+        for name, entry in options(kind).items():
+            if name not in made and name != "seed":
+                made[name] = _option(entry, hints[name])
+    return list(made.values())
+
+
+def place_options(command: Command) -> Command:
+    """Options that say where and on what to run."""
+    folder = click.Path(path_type=Path, file_okay=False)
+    for option in (
+        click.option("--progress/--no-progress", default=True, show_default=True, help="show progress bars"),
+        click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda or cuda:N"),
+        click.option("--download", is_flag=True, help="fetch the data set where it is missing"),
+        click.option("--data-root", type=folder, default="data", show_default=True, help="folder of the data sets"),
+        click.option("--output", type=folder, default="outputs", show_default=True, help="folder for checkpoints"),
+        click.option("--results", type=folder, default="results", show_default=True, help="folder for records"),
+    ):
+        command = option(command)
+    return command
+
+
+def take_place(values: dict[str, Any]) -> Place:
+    """Take the options of :func:`place_options` (and ``resume``) out of ``values``."""
+    names = [name for name in Place.__dataclass_fields__ if name in values]
+    return Place(**{name: values.pop(name) for name in names})
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in values.items() if value is not None}

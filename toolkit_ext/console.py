@@ -1,0 +1,55 @@
+"""What the command line and the recipes show a person: notes, and a table of results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from toolkit_ext import results
+from toolkit_ext.results import Record
+
+_notes = Console(stderr=True, soft_wrap=True, highlight=False)
+_output = Console(soft_wrap=True, highlight=False)
+
+
+def set_up_logging() -> None:
+    """Show the alarms of a training where its progress bars are shown."""
+    handler = RichHandler(console=_notes, show_time=False, show_path=False)
+    logging.getLogger("toolkit_ext").handlers = [handler]
+
+
+def say(text: str) -> None:
+    """A note on the standard error, where progress is shown too."""
+    _notes.print(text, markup=False)
+
+
+def show(text: str) -> None:
+    """A line of output."""
+    _output.print(text, markup=False)
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent, with one decimal."""
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def results_table(records: Sequence[Record]) -> Table:
+    """Accuracies in percent, a row a record, every metric that one of them has; the last with its 95% interval."""
+    metrics = [name for name in results.METRICS if any(name in record["metrics"] for record in records)]
+    table = Table(title="accuracy in %")
+    for name in ("method", *(results.label(metric) for metric in metrics), "95% interval", "images"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for record in records:
+        low, high = record["intervals"][metrics[-1]]
+        cells = [percent(record["metrics"].get(metric)) for metric in metrics]
+        table.add_row(record["method"], *cells, f"{percent(low)} to {percent(high)}", str(record["n_examples"]))
+    return table
+
+
+def show_table(table: Table) -> None:
+    """Print a table as output."""
+    _output.print(table)

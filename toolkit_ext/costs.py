@@ -1,0 +1,70 @@
+"""What a training step costs, counted while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.trainers import TRAINERS, as_classifier
+
+_CLASSES, _BATCH = 3, 8
+_QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0}
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward and backward passes of a whole batch through the model, in one training step."""
+
+    forward: float
+    backward: float
+
+
+class _Marked(torch.autograd.Function):
+    """The identity; its backward pass counts."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, counter: _Counter) -> Tensor:
+        ctx.counter = counter
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        ctx.counter.backward += len(gradient)
+        return _Marked.apply(gradient, ctx.counter), None  # type: ignore[no-untyped-call]
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.forward = self.backward = 0
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        self.forward += len(logits)
+        return _Marked.apply(logits, self)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[_Counter]:
+    """Count the examples that pass through ``model``, forwards and (also a second time) backwards."""
+    counter = _Counter()
+    handle = model.register_forward_hook(counter)
+    try:
+        yield counter
+    finally:
+        handle.remove()
+
+
+def count_passes(method: str, **hyper_parameters: Any) -> Passes:
+    """The passes of one step of ``method``, by running it on a small network and random images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, _CLASSES))
+        trainer = TRAINERS[method](as_classifier(model, (1, 8, 8), _CLASSES), **_QUIET, **hyper_parameters)
+        x, y = torch.rand(_BATCH, 1, 8, 8), torch.arange(_BATCH) % _CLASSES
+        with counted(model) as counter:
+            trainer.fit(x, y, batch_size=_BATCH, nb_epochs=1, progress=False)
+    return Passes(counter.forward / _BATCH, counter.backward / _BATCH)

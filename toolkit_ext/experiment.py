@@ -1,0 +1,232 @@
+"""One experiment from data to record: train a method, evaluate it by AutoAttack, write what was found.
+
+The command line and every recipe go through :func:`run`, so that a run record means the same wherever it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolkit_ext import backbones, data, results
+from toolkit_ext.backbones import Normalized
+from toolkit_ext.console import say
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol
+from toolkit_ext.results import Record
+from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.trainers._state import digest
+
+# Norm and data set to the protocol that people evaluate it by.
+_PROTOCOLS = {
+    ("digits", "Linf"): "linf_0.1_digits",
+    ("mnist", "Linf"): "linf_0.3_mnist",
+    ("mnist", "L2"): "l2_1.5_mnist",
+}
+_OTHERS = {"Linf": "linf_8_255", "L2": "l2_0.5"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run: everything here is part of the run's identity.
+
+    ``hyper_parameters`` are those of the method's axes and of the loop, and may choose another value on an axis.
+    ``n_train`` and ``n_test`` take the first examples of each part; ``n_test`` of them are attacked. ``protocol`` names
+    the evaluation, by default the usual one of the data set in the norm of the attack and at its ``eps``.
+    """
+
+    method: str
+    data: str = "digits"
+    backbone: str = "lenet"
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 20
+    batch_size: int = 128
+    n_train: int | None = None
+    n_test: int | None = 1000
+    protocol: str | None = None
+    attacks: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def run_id(self) -> str:
+        """A name that says what the run is, and ends in a hash of all of it."""
+        words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(asdict(self))[:8]]
+        return "-".join(word.replace(":", "_").replace("/", "_") for word in words)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and on what an experiment runs; none of it changes the result."""
+
+    results: Path = Path("results")
+    output: Path = Path("outputs")
+    data_root: Path = Path("data")
+    download: bool = False
+    device: str = "cpu"
+    resume: bool = False
+    progress: bool = True
+    tables: tuple[str, ...] = ()
+
+
+def check_device(device: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        UserError: an unknown name, or CUDA where there is none.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device: {device!r} is not known; allowed: cpu, cuda, cuda:0, ...") from None
+    check_choice("device", found.type, ("cpu", "cuda"))
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: {device!r} is not available, torch sees no CUDA device; allowed here: cpu")
+    return found
+
+
+def protocol_for(name: str, hyper_parameters: Mapping[str, Any]) -> Protocol:
+    """The usual protocol for data set ``name``, in the norm of a method's attack and at its ``eps``."""
+    norm = hyper_parameters.get("norm", "Linf")
+    protocol = load_protocol(_PROTOCOLS.get((name, norm), _OTHERS[norm]))
+    eps = hyper_parameters.get("eps", protocol.eps)
+    return protocol if eps == protocol.eps else protocol.at(eps=eps)
+
+
+def _protocol(experiment: Experiment, trainer: MethodTrainer) -> Protocol:
+    named = experiment.protocol
+    protocol = load_protocol(named) if named else protocol_for(experiment.data, trainer.axes.hyper_parameters())
+    return protocol.at(attacks=experiment.attacks) if experiment.attacks else protocol
+
+
+def _make_trainer(experiment: Experiment, dataset: data.Dataset, device: torch.device) -> tuple[Normalized, MethodTrainer]:
+    check_choice("method", experiment.method, TRAINERS)
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.seed)
+        model = backbones.create(
+            experiment.backbone,
+            num_classes=dataset.num_classes,
+            in_chans=dataset.in_chans,
+            image_size=dataset.image_size,
+            **experiment.backbone_args,
+        )
+        classifier = as_classifier(
+            model.to(device), (dataset.in_chans, *dataset.image_size), dataset.num_classes, str(device)
+        )
+        options = {"seed": experiment.seed, **experiment.hyper_parameters}
+        return model, TRAINERS[experiment.method](classifier, **options)
+
+
+def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trainer: MethodTrainer) -> dict[str, Any]:
+    """What a record and a checkpoint say of a training, before it has been run."""
+    held = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
+    length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
+    return {
+        "method": experiment.method,
+        "axes": dict(trainer.axes.names),
+        "hyper_parameters": trainer.axes.hyper_parameters() | length,
+        "data": {
+            "name": experiment.data,
+            "train": len(dataset.y_train) - held,
+            "validation": held,
+            "test": len(dataset.y_test),
+            "num_classes": dataset.num_classes,
+        },
+        "backbone": {
+            "name": experiment.backbone,
+            "args": dict(experiment.backbone_args),
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+        },
+        "seed": experiment.seed,
+    }
+
+
+def run(experiment: Experiment, place: Place) -> Record:
+    """Train, evaluate the epoch that validation chose, and write the record; skip what is recorded already.
+
+    Raises:
+        UserError: anything the caller can correct, before any training where possible.
+    """
+    written = place.results / "runs" / f"{experiment.run_id}.json"
+    if written.exists():
+        say(f"{experiment.run_id}: recorded already, see {written}")
+        return next(r for r in results.read_records(place.results / "runs") if r["run_id"] == experiment.run_id)
+    device = check_device(place.device)
+    dataset = data.load(experiment.data, root=place.data_root, download=place.download)
+    dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
+    model, trainer = _make_trainer(experiment, dataset, device)
+    protocol = _protocol(experiment, trainer)
+    about = facts(experiment, dataset, model, trainer)
+    folder = place.output / experiment.run_id
+    say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
+    results.reset_peak_memory()
+    trainer.fit(
+        dataset.x_train,
+        dataset.y_train,
+        batch_size=experiment.batch_size,
+        nb_epochs=experiment.epochs,
+        run_dir=folder,
+        resume=place.resume,
+        progress=place.progress,
+        extra=about,
+    )
+    trainer.load_best()
+    evaluation = evaluate(
+        model,
+        dataset.x_test,
+        dataset.y_test,
+        protocol,
+        seed=experiment.seed,
+        state_dir=folder / "evaluation",
+        progress=place.progress,
+    )
+    training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
+    record = record_of(about, protocol, evaluation, training, trainer.alarms, experiment.run_id, place.tables)
+    say(f"record: {results.write_record(record, place.results / 'runs')}")
+    return record
+
+
+def record_of(
+    about: Mapping[str, Any],
+    protocol: Protocol,
+    evaluation: Evaluation,
+    training: Mapping[str, Any],
+    alarms: list[dict[str, Any]],
+    run_id: str | None = None,
+    tables: tuple[str, ...] = (),
+) -> Record:
+    """The record of a training described by ``about`` and the evaluation of its model."""
+    found = evaluation.to_record()
+    trained = sum(row["seconds"] for row in training.get("history", []))
+    evaluated = sum(row["seconds"] for name, row in evaluation.details.items() if "/" not in name)
+    return results.new_record(
+        **about,
+        **(found | {"details": {**found["details"], "training": dict(training)}}),
+        alarms=alarms,
+        times={"train_s": trained or None, "eval_s": evaluated},
+        run_id=run_id,
+        tables=tables,
+    )
+
+
+def smoke(experiment: Experiment) -> Experiment:
+    """The same experiment at a size that runs in seconds: ``digits``, a narrow LeNet, an epoch, a few test images."""
+    method = TRAINERS[experiment.method].method
+    small = {"periods": 1, "lr_schedule": "constant"} if method.schedule == "periodic" else {"lr_schedule": "constant"}
+    return replace(
+        experiment,
+        data="digits",
+        backbone="lenet",
+        backbone_args={"width": 2},
+        hyper_parameters={**experiment.hyper_parameters, **method.smoke, **small},
+        epochs=1,
+        batch_size=64,
+        n_train=256,
+        n_test=8,
+        protocol="linf_0.1_digits",
+        attacks=("clean", "fgsm", "pgd20"),
+    )
