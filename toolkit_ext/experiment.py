@@ -56,7 +56,7 @@ class Experiment:
     def run_id(self) -> str:
         """A name that says what the run is, and ends in a hash of all of it."""
         words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(asdict(self))[:8]]
-        return "-".join(word.replace(":", "_").replace("/", "_") for word in words)
+        return results.slug("-".join(word.rstrip("/").rpartition("/")[2] for word in words))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def _protocol(experiment: Experiment, trainer: MethodTrainer) -> Protocol:
     return protocol.at(attacks=experiment.attacks) if experiment.attacks else protocol
 
 
-def _make_trainer(experiment: Experiment, dataset: data.Dataset, device: torch.device) -> tuple[Normalized, MethodTrainer]:
+def _make_trainer(
+    experiment: Experiment, dataset: data.Dataset, device: torch.device
+) -> tuple[Normalized, MethodTrainer]:
     check_choice("method", experiment.method, TRAINERS)
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)
@@ -180,6 +182,7 @@ def run(experiment: Experiment, place: Place) -> Record:
         dataset.x_test,
         dataset.y_test,
         protocol,
+        num_classes=dataset.num_classes,
         seed=experiment.seed,
         state_dir=folder / "evaluation",
         progress=place.progress,
@@ -202,12 +205,11 @@ def record_of(
     """The record of a training described by ``about`` and the evaluation of its model."""
     found = evaluation.to_record()
     trained = sum(row["seconds"] for row in training.get("history", []))
-    evaluated = sum(row["seconds"] for name, row in evaluation.details.items() if "/" not in name)
     return results.new_record(
         **about,
         **(found | {"details": {**found["details"], "training": dict(training)}}),
         alarms=alarms,
-        times={"train_s": trained or None, "eval_s": evaluated},
+        times={"train_s": trained or None, "eval_s": evaluation.seconds},
         run_id=run_id,
         tables=tables,
     )

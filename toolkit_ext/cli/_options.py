@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 _FRACTIONS = {"eps", "alpha", "eps_min", "eps_max"}
 
 
-class _Words(click.ParamType):
+class _Words(click.ParamType[Any]):
     """A comma-separated list."""
 
     name = "list"
@@ -57,7 +57,11 @@ def _click_type(name: str, hint: Any) -> Any:
 
 def _option(entry: Field[Any], hint: Any) -> click.Option:
     flag = "--" + entry.name.replace("_", "-")
-    text = f"{entry.metadata['help']}  [default: {entry.default}]"
+    default = ",".join(map(str, entry.default)) if isinstance(entry.default, tuple) else entry.default
+    if entry.name == "eps":
+        default = "8/255"
+    shown = "" if default in (None, "") else f"  [default: {default}, unless the method has its own]"
+    text = entry.metadata["help"] + shown
     if _plain(hint) is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", entry.name], default=None, help=text)
     return click.Option([flag, entry.name], type=_click_type(entry.name, hint), default=None, help=text)
@@ -69,7 +73,8 @@ def hyper_parameter_options() -> list[click.Option]:
     for axis, kinds in AXES.items():
         text = f"another {axis} than the method's own: {', '.join(kinds)}"
         made[axis] = click.Option([f"--{axis}"], help=text)
-    for kind in [LoopConfig, *(kind for kinds in AXES.values() for kind in kinds.values())]:
+    owners: list[type[Any]] = [LoopConfig, *(kind for kinds in AXES.values() for kind in kinds.values())]
+    for kind in owners:
         hints = get_type_hints(kind)
         for name, entry in options(kind).items():
             if name not in made and name != "seed":

@@ -20,7 +20,9 @@ from toolkit_ext.experiment import check_device, protocol_for, record_of
 @click.option("--data", "data_name", help="data set; by default the one the checkpoint was trained on")
 @click.option("--n", "n_test", type=int, default=1000, show_default=True, help="attack the first N test examples")
 @click.option("--eps", help="another radius than the protocol's; 8/255 is accepted")
-@click.option("--attacks", type=_Words(str), default=(), help="columns instead of the protocol's, such as clean,pgd20,aa")
+@click.option(
+    "--attacks", type=_Words(str), default=(), help="columns instead of the protocol's, such as clean,pgd20,aa"
+)
 @click.option("--batch-size", default=250, show_default=True, help="examples attacked at once")
 @click.option("--seed", default=0, show_default=True, help="seed of the attacks")
 @click.option("--save-examples", type=click.Path(path_type=Path), help="write adversarial examples to this file")
@@ -43,7 +45,6 @@ def evaluate_command(checkpoint: Path, **values: Any) -> None:
     protocol = load_protocol(named) if named else protocol_for(name, about.get("hyper_parameters", {}))
     changes = {key: values[key] for key in ("eps", "attacks") if values[key]}
     protocol = protocol.at(**changes) if changes else protocol
-    state = place.output / "evaluations" / f"{checkpoint.resolve().parent.name}-{checkpoint.name}-{protocol.name}"
     evaluation = evaluate(
         model,
         dataset.x_test,
@@ -51,26 +52,34 @@ def evaluate_command(checkpoint: Path, **values: Any) -> None:
         protocol,
         seed=values["seed"],
         batch_size=values["batch_size"],
-        state_dir=Path(str(state).replace("@", "_").replace("/255", "_255")),
+        num_classes=dataset.num_classes,
+        state_dir=place.output
+        / "evaluations"
+        / results.slug(f"{checkpoint.resolve().parent.name}-{checkpoint.name}-{protocol.name}"),
         save_examples=values["save_examples"],
         progress=place.progress,
     )
-    record = record_of(_about(about, model, dataset, values["seed"]), protocol, evaluation, {}, [])
+    record = record_of(_about(about, checkpoint, model, dataset), protocol, evaluation, {}, [])
     console.say(f"record: {results.write_record(record, place.results / 'runs')}")
     console.show_table(console.results_table([record]))
 
 
-def _about(about: dict[str, Any], model: backbones.Normalized, dataset: data.Dataset, seed: int) -> dict[str, Any]:
-    """What the checkpoint says of its training; what can be known of one that was trained elsewhere."""
-    if about:
-        return {key: value for key, value in about.items() if key != "weights_sha256"}
+def _about(
+    about: dict[str, Any], checkpoint: Path, model: backbones.Normalized, dataset: data.Dataset
+) -> dict[str, Any]:
+    """The record's facts: the training as the checkpoint tells it, the data as evaluated."""
+    known = {key: value for key, value in about.items() if key != "weights_sha256"}
+    sizes = known.get("data", {"train": 0, "validation": 0})
     parameters = sum(weight.numel() for weight in model.parameters())
-    sizes = {"train": 0, "validation": 0, "test": len(dataset.y_test), "num_classes": dataset.num_classes}
-    return {
+    facts = {
         "method": "unknown",
         "axes": None,
         "hyper_parameters": {},
-        "data": {"name": dataset.name, **sizes},
         "backbone": {"name": model.name, "args": dict(model.model_args), "parameters": parameters},
-        "seed": seed,
-    }
+        "seed": 0,
+    } | known
+    facts["hyper_parameters"] = {**facts["hyper_parameters"], "checkpoint": checkpoint.name}
+    if sizes.get("name", dataset.name) != dataset.name:
+        facts["hyper_parameters"]["trained_on"] = sizes["name"]
+    facts["data"] = {**sizes, "name": dataset.name, "test": len(dataset.y_test), "num_classes": dataset.num_classes}
+    return facts

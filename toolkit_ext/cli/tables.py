@@ -15,15 +15,18 @@ _folder = click.Path(path_type=Path, file_okay=False)
 
 def _aggregated(folder: Path, values: dict[str, Any]) -> Any:
     chosen = results.where(results.frame(results.read_records(folder / "runs")), values["where"])
-    by = values["by"] or None
-    table = results.aggregate(chosen, allow_mixed=values["allow_mixed"], **({"by": by} if by else {}))
+    # Grouped by data set, norm and eps, as they are by default, runs are listed but not ranked against each other.
+    mixed = values["allow_mixed"] or not (values["by"] or values["sort"])
+    table = results.aggregate(chosen, values["by"] or None, allow_mixed=mixed)
     return results.sort(table, values["sort"]) if values["sort"] else table
 
 
 @click.command("table")
 @click.option("--results", "folder", type=_folder, default="results", show_default=True, help="folder of the records")
 @click.option("--by", type=_Words(str), default=(), help="columns to group runs by; seeds are averaged over")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
+)
 @click.option("--columns", type=_Words(str), default=(), help="columns to show")
 @click.option("--sort", type=_Words(str), default=(), help="columns to sort by; -name for descending")
 @click.option("--format", "form", default="markdown", show_default=True, help="csv, markdown or latex")
@@ -40,7 +43,9 @@ def table_command(folder: Path, **values: Any) -> None:
 
 @click.command("plot")
 @click.option("--results", "folder", type=_folder, default="results", show_default=True, help="folder of the records")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
+)
 @click.option("--log", type=click.Path(path_type=Path, exists=True), help="plot the training in this log.csv instead")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="picture to write (.png, .svg or .pdf)")
 def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Path) -> None:

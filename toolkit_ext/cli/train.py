@@ -13,7 +13,6 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.experiment import Experiment, run
 
 
-
 def _backbone_args(pairs: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for pair in pairs:

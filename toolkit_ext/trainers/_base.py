@@ -26,7 +26,7 @@ from toolkit_ext.trainers._monitor import Held, Monitor
 from toolkit_ext.trainers._optim import make_loss, make_optimizer, make_scaler, make_schedulers
 from toolkit_ext.trainers._state import RunFolder, digest
 from toolkit_ext.trainers._view import clip_range, inner, view
-from toolkit_ext.types import Method
+from toolkit_ext.types import NORMS, Method
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Examples:
     names: Mapping[str, Any]
 
 
-class MethodTrainer(Trainer):
+class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     """Trains an ART ``PyTorchClassifier`` by a choice on each of the four axes.
 
     Subclasses name a method; every one takes the same arguments. Keyword arguments are hyper-parameters of the chosen
@@ -160,7 +160,7 @@ class MethodTrainer(Trainer):
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the best validation robust accuracy (then clean accuracy); the last where none was measured."""
+        """The epoch with the best validation robust accuracy, then clean accuracy; the last where none was measured."""
         rows = [(row.get("val_robust_acc", -1.0), row.get("val_clean_acc", -1.0), row["epoch"]) for row in self.history]
         best = max(rows, key=lambda row: row[:2])
         return int(best[2] if best[0] >= 0 else self.history[-1]["epoch"])
@@ -209,7 +209,7 @@ class MethodTrainer(Trainer):
         optimizer = self._optimizer or make_optimizer(self.model, loop)
         update = self.axes.update.bind(self.model, optimizer, make_scaler(loop, self.device))
         resets = self.axes.schedule.resets(epochs)
-        norm, steps, limit = getattr(attack, "norm", "Linf"), loop.validation_steps, loop.validation_limit
+        norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
             model=self.model,
             axes=axes,

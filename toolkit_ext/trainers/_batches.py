@@ -53,7 +53,7 @@ class TensorSource:
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
         full, rest = divmod(len(self.x), self.batch_size)
-        return full + (rest > 1 or self.batch_size == 1 and rest == 1)
+        return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
     def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
@@ -64,7 +64,9 @@ class TensorSource:
 class LoaderSource:
     """Batches of a torch ``DataLoader``, whose order follows torch's global seed."""
 
-    def __init__(self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device
+    ) -> None:
         if len(loader) == 0:
             raise UserError("generator: the DataLoader is empty")
         self.loader, self.num_classes, self.clip, self.device = loader, num_classes, clip, device
@@ -82,7 +84,9 @@ class LoaderSource:
 class GeneratorSource:
     """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
 
-    def __init__(self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+    def __init__(
+        self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device
+    ) -> None:
         self.generator, self.num_classes, self.clip, self.device = generator, num_classes, clip, device
 
     def __len__(self) -> int:

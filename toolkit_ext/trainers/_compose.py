@@ -43,13 +43,15 @@ class Axes:
         parts = (self.attack, self.objective, self.update, self.schedule, self.loop)
         found: dict[str, Any] = {}
         for part in parts:
-            values = asdict(part)  # type: ignore[call-overload]
+            values = asdict(part)  # type: ignore[arg-type]
             found |= {name: values[name] for name in options(type(part))}
         return found
 
 
 def _used_by(name: str) -> list[str]:
-    return [f"{axis} {choice}" for axis, kinds in AXES.items() for choice, kind in kinds.items() if name in options(kind)]
+    return [
+        f"{axis} {choice}" for axis, kinds in AXES.items() for choice, kind in kinds.items() if name in options(kind)
+    ]
 
 
 def _refuse_unknown(given: Mapping[str, Any], kinds: Mapping[str, type[Any]], chosen: Mapping[str, str]) -> None:
@@ -73,7 +75,9 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     values = dict(given)
     ready = {axis: values.pop(axis) for axis in AXES if axis in values and not isinstance(values[axis], str)}
     chosen = {axis: values.pop(axis, getattr(method, axis)) for axis in AXES if axis not in ready}
-    kinds: dict[str, type[Any]] = {axis: AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()}
+    kinds: dict[str, type[Any]] = {
+        axis: AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()
+    }
     kinds["loop"] = LoopConfig
     _refuse_unknown(values, kinds, chosen)
     merged = {**method.defaults, **values}

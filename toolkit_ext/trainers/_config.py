@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 
@@ -34,9 +34,13 @@ class LoopConfig:
     ema_decay: float = _option(0.0, "decay of the weight average that is evaluated and kept; 0 is off")
     clip_grad: float = _option(0.0, "largest norm of the gradient of a step; 0 is off")
     augment: str = _option("none", "on the device: none, flip, crop (4 pixels) or crop-flip")
-    spectral: str = _option("none", "spectral normalisation of linear and convolution weights: none, reshaped or operator")
+    spectral: Literal["none", "reshaped", "operator"] = _option(
+        "none", "spectral normalisation of linear and convolution weights: none, reshaped or operator"
+    )
     precision: str = _option("fp32", "arithmetic of the passes: fp32, bf16-mixed or fp16-mixed")
-    craft_mode: str = _option("eval", "mode of batch norm and dropout while examples are crafted: eval or train")
+    craft_mode: Literal["eval", "train"] = _option(
+        "eval", "mode of batch norm and dropout while examples are crafted: eval or train"
+    )
     validation_fraction: float = _option(0.1, "share of the training data set aside to choose the best epoch")
     validation_steps: int = _option(10, "steps of the PGD that measures validation robust accuracy")
     validation_limit: int = _option(1000, "most validation examples attacked after an epoch")

@@ -120,7 +120,9 @@ class Run:
             losses = self.axes.objective(self.model, batch, self.loss_fn)
         if not bool(torch.isfinite(losses.total)):
             terms = ", ".join(f"{name} {term.item():g}" for name, term in losses.terms.items())
-            facts = f"step {number} ({terms}; inputs in [{batch.x.min():g}, {batch.x.max():g}], {len(batch.y)} examples)"
+            facts = (
+                f"step {number} ({terms}; inputs in [{batch.x.min():g}, {batch.x.max():g}], {len(batch.y)} examples)"
+            )
             self.alarms.add("non_finite_loss", len(self.history) + 1, facts)
             if self.folder:  # beside "last", which stays the end of the last whole epoch
                 self.folder.save("failed", self.kept(self.measured), self.extra, self.state_dict())
@@ -169,7 +171,9 @@ class Run:
             UserError: the state is of another run; the message names what differs.
         """
         saved, ours = state["fingerprint"], self.fingerprint
-        differing = [f"{k} ({saved.get(k)} there, {ours.get(k)} here)" for k in ours | saved if saved.get(k) != ours.get(k)]
+        differing = [
+            f"{k} ({saved.get(k)} there, {ours.get(k)} here)" for k in ours | saved if saved.get(k) != ours.get(k)
+        ]
         if differing:
             raise UserError(f"resume: the checkpoint is of another run: {'; '.join(differing)}")
         self.model.load_state_dict(state["model"])

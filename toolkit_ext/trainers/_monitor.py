@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -124,6 +125,8 @@ class Monitor:
             alarms.add("catastrophic_overfitting", epoch, message)
         measured = [r["val_robust_acc"] for r in history if "val_robust_acc" in r]
         recent = measured[-self.patience - 1 :]
-        if len(recent) > self.patience and all(a > b for a, b in zip(recent, recent[1:], strict=False)):
-            message = f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
+        if len(recent) > self.patience and all(a > b for a, b in pairwise(recent)):
+            message = (
+                f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
+            )
             alarms.add("robust_overfitting", epoch, message)

@@ -65,9 +65,13 @@ class RunFolder:
         """Refuse to start over a run that is there already, unless it is to be resumed."""
         recover_folder(self.path / "last")
         if not resume and (self.path / "last").exists():
-            raise UserError(f"output {self.path}: holds a run already; give --resume to go on, or choose another folder")
+            raise UserError(
+                f"output {self.path}: holds a run already; give --resume to go on, or choose another folder"
+            )
 
-    def save(self, name: str, model: nn.Module, extra: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, name: str, model: nn.Module, extra: Mapping[str, Any], state: Mapping[str, Any] | None = None
+    ) -> None:
         """Write checkpoint ``name`` (``last`` or ``best``): the model, and ``state`` to train on from."""
         with atomic_folder(self.path / name) as folder:
             if isinstance(model, Normalized):

@@ -23,7 +23,8 @@ METHOD = Method(
 class AMPTrainer(MethodTrainer):
     """Δ ← Δ + ζ ∇_θ L(θ + Δ), projected to ‖Δ‖₂ ≤ ε, N times from 0; then θ ← θ − η ∇L(θ + Δ)  (algorithm 1).
 
-    The paper's loss is the clean one; ``objective="adversarial", attack="pgd"`` makes it a partner of adversarial training.
+    The paper's loss is the clean one; with ``objective="adversarial", attack="pgd"`` it is a partner of adversarial
+    training.
     """
 
     method = METHOD

@@ -22,6 +22,6 @@ METHOD = Method(
 
 
 class AWPTrainer(MethodTrainer):
-    """min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{x'} L(f_{θ+v}(x'), y)  (equation 7), v by a normalised ascent step for each layer."""
+    """min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{x'} L(f_{θ+v}(x'), y), v by a normalised ascent step for each layer (section 4)."""
 
     method = METHOD

@@ -21,8 +21,9 @@ METHOD = Method(
 
 
 class DeepTrainer(MethodTrainer):
-    """min_w E max_d c(y, h(w, x, d)) + Σ_ℓ ρ_ℓ(d_ℓ),  n_ℓ = f_ℓ(w_ℓ n_{ℓ−1}) + d_ℓ  (equations 6 and 8), the maximum found over
-    the neurons n, where the layers decouple (equation 11), by nonlinear conjugate gradient.
+    """min_w E max_d c(y, h(w, x, d)) + Σ_ℓ ρ_ℓ(d_ℓ) with n_ℓ = f_ℓ(w_ℓ n_{ℓ−1}) + d_ℓ (equations 6 and 8).
+
+    The maximum is found over the neurons n, where the layers decouple (equation 11), by nonlinear conjugate gradient.
     """
 
     method = METHOD

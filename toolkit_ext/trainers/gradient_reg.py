@@ -10,7 +10,8 @@ METHOD = Method(
     summary="adversarial cross-entropy plus an input-gradient penalty",
     paper=Paper(
         authors="Ross, Doshi-Velez",
-        title="Improving the adversarial robustness and interpretability of deep neural networks by regularizing their input gradients",
+        title="Improving the adversarial robustness and interpretability of deep neural networks "
+        "by regularizing their input gradients",
         venue="AAAI 2018",
         url="https://arxiv.org/abs/1711.09404",
     ),

@@ -22,6 +22,6 @@ METHOD = Method(
 
 
 class MARTTrainer(MethodTrainer):
-    """min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (equation 11), x' by PGD."""
+    """min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (algorithm 1), x' by PGD."""
 
     method = METHOD

@@ -23,8 +23,9 @@ METHOD = Method(
 
 
 class SpectralNormTrainer(MethodTrainer):
-    """W̄ = W / σ(W) for the weight of every linear and convolution layer; ``spectral="operator"`` divides by the norm of the
-    convolution itself instead of that of its reshaped kernel.
+    """W̄ = W / σ(W) for the weight of every linear and convolution layer, σ the largest singular value.
+
+    ``spectral="operator"`` divides by the norm of the convolution itself instead of that of its reshaped kernel.
     """
 
     method = METHOD

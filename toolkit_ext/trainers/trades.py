@@ -22,6 +22,6 @@ METHOD = Method(
 
 
 class TRADESTrainer(MethodTrainer):
-    """min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (equation 5), x' by PGD on the divergence."""
+    """min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (algorithm 1), x' by PGD on the divergence."""
 
     method = METHOD

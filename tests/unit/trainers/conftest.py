@@ -13,19 +13,23 @@ from torch import Tensor, nn
 from toolkit_ext.trainers import as_classifier
 
 Make = Callable[[], PyTorchClassifier]
-
-
-def small_net() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(256, 3)
-    )
+Net = Callable[[], nn.Module]
 
 
 @pytest.fixture
-def make() -> Make:
-    def build() -> PyTorchClassifier:
+def net() -> Net:
+    def build() -> nn.Module:
         torch.manual_seed(0)
-        return as_classifier(small_net(), (1, 8, 8), 3)
+        convolution = (nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1))
+        return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(256, 3))
+
+    return build
+
+
+@pytest.fixture
+def make(net: Net) -> Make:
+    def build() -> PyTorchClassifier:
+        return as_classifier(net(), (1, 8, 8), 3)
 
     return build
 

@@ -14,7 +14,6 @@ from art.data_generators import PyTorchDataGenerator
 from art.defences.preprocessor import GaussianAugmentation
 from art.defences.trainer import AdversarialTrainer, Trainer
 from art.estimators.classification import PyTorchClassifier
-from conftest import small_net
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -90,7 +89,7 @@ def test_uint8_images_are_scaled_on_the_way(make: Any, data: Data) -> None:
     assert same(weights(by_bytes), weights(by_floats))
 
 
-def test_clip_values_and_preprocessing_are_respected(make: Any, data: Data) -> None:
+def test_clip_values_and_preprocessing_are_respected(net: Any, data: Data) -> None:
     """A classifier on [0, 255] that standardises is trained as one on [0, 1] with the same function inside."""
 
     class Standardised(nn.Module):
@@ -106,10 +105,8 @@ def test_clip_values_and_preprocessing_are_respected(make: Any, data: Data) -> N
         loss = nn.CrossEntropyLoss()
         return PyTorchClassifier(model, loss=loss, input_shape=(1, 8, 8), nb_classes=3, device_type="cpu", **options)
 
-    torch.manual_seed(0)
-    theirs = classifier(small_net(), clip_values=(0, 255), preprocessing=(100.0, 50.0))
-    torch.manual_seed(0)
-    ours = classifier(Standardised(small_net()), clip_values=(0, 1))
+    theirs = classifier(net(), clip_values=(0, 255), preprocessing=(100.0, 50.0))
+    ours = classifier(Standardised(net()), clip_values=(0, 1))
     options: dict[str, Any] = {"eps": 8 / 255, "steps": 2, "lr": 0.05}
     PGDTrainer(theirs, **options).fit(data[0] * 255, data[1], nb_epochs=1, **QUIET)
     PGDTrainer(ours, **options).fit(data[0], data[1], nb_epochs=1, **QUIET)
@@ -117,11 +114,11 @@ def test_clip_values_and_preprocessing_are_respected(make: Any, data: Data) -> N
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_preprocessing_without_a_gradient_is_refused() -> None:
+def test_preprocessing_without_a_gradient_is_refused(net: Any) -> None:
     defence = GaussianAugmentation(augmentation=False, apply_predict=True)
     loss = nn.CrossEntropyLoss()
     classifier = PyTorchClassifier(
-        small_net(), loss=loss, input_shape=(1, 8, 8), nb_classes=3, preprocessing_defences=defence, device_type="cpu"
+        net(), loss=loss, input_shape=(1, 8, 8), nb_classes=3, preprocessing_defences=defence, device_type="cpu"
     )
     with pytest.raises(UserError, match="preprocessing: GaussianAugmentation"):
         PGDTrainer(classifier)
@@ -141,8 +138,8 @@ def test_the_classifier_works_in_art_afterwards(make: Any, data: Data) -> None:
     assert not same(before, weights(trainer))
 
 
-def test_a_classifier_made_elsewhere_keeps_its_loss_and_optimiser(data: Data) -> None:
-    model = small_net()
+def test_a_classifier_made_elsewhere_keeps_its_loss_and_optimiser(net: Any, data: Data) -> None:
+    model = net()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     classifier = PyTorchClassifier(
         model,
