@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,7 +14,8 @@ from toolkit_ext import results
 from toolkit_ext.results import Record
 
 _notes = Console(stderr=True, soft_wrap=True, highlight=False)
-_output = Console(soft_wrap=True, highlight=False)
+# Piped into a file there is no terminal to ask for its width, and 80 columns break every table.
+_output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def set_up_logging() -> None:
@@ -52,4 +54,4 @@ def results_table(records: Sequence[Record]) -> Table:
 
 def show_table(table: Table) -> None:
     """Print a table as output."""
-    _output.print(table)
+    _output.print(table, soft_wrap=False)

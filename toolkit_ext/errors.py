@@ -39,5 +39,7 @@ def check_eps(eps: float, norm: str) -> float:
     """
     check_positive("eps", eps, zero=True)
     if norm == "Linf" and eps > 1:
-        raise UserError(f"eps: {eps:g} is not allowed for inputs in [0, 1]; did you mean {eps:g}/255 = {eps / 255:.4f}?")
+        raise UserError(
+            f"eps: {eps:g} is not allowed for inputs in [0, 1]; did you mean {eps:g}/255 = {eps / 255:.4f}?"
+        )
     return eps

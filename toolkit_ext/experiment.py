@@ -17,6 +17,7 @@ from toolkit_ext.backbones import Normalized
 from toolkit_ext.console import say
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol
+from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers._state import digest
@@ -157,6 +158,7 @@ def run(experiment: Experiment, place: Place) -> Record:
     if written.exists():
         say(f"{experiment.run_id}: recorded already, see {written}")
         return next(r for r in results.read_records(place.results / "runs") if r["run_id"] == experiment.run_id)
+    started = results.environment()
     device = check_device(place.device)
     dataset = data.load(experiment.data, root=place.data_root, download=place.download)
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
@@ -165,6 +167,7 @@ def run(experiment: Experiment, place: Place) -> Record:
     about = facts(experiment, dataset, model, trainer)
     folder = place.output / experiment.run_id
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
+    make_folder(place.results / "runs")  # to fail before the training, not after it
     results.reset_peak_memory()
     trainer.fit(
         dataset.x_train,
@@ -188,7 +191,7 @@ def run(experiment: Experiment, place: Place) -> Record:
         progress=place.progress,
     )
     training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
-    record = record_of(about, protocol, evaluation, training, trainer.alarms, experiment.run_id, place.tables)
+    record = record_of(about, protocol, evaluation, training, trainer.alarms, experiment.run_id, place.tables, started)
     say(f"record: {results.write_record(record, place.results / 'runs')}")
     return record
 
@@ -201,6 +204,7 @@ def record_of(
     alarms: list[dict[str, Any]],
     run_id: str | None = None,
     tables: tuple[str, ...] = (),
+    started: results.Environment | None = None,
 ) -> Record:
     """The record of a training described by ``about`` and the evaluation of its model."""
     found = evaluation.to_record()
@@ -212,13 +216,16 @@ def record_of(
         times={"train_s": trained or None, "eval_s": evaluation.seconds},
         run_id=run_id,
         tables=tables,
+        started=started,
     )
 
 
 def smoke(experiment: Experiment) -> Experiment:
     """The same experiment at a size that runs in seconds: ``digits``, a narrow LeNet, an epoch, a few test images."""
     method = TRAINERS[experiment.method].method
-    small = {"periods": 1, "lr_schedule": "constant"} if method.schedule == "periodic" else {"lr_schedule": "constant"}
+    # One epoch has no room for several periods, nor for a warm-up.
+    small: dict[str, Any] = {"lr_schedule": "constant", "warmup_epochs": 0.0}
+    small |= {"periods": 1, "reset_epochs": ()} if experiment.hyper_parameters.get("schedule", method.schedule) == "periodic" else {}
     return replace(
         experiment,
         data="digits",

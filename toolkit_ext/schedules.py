@@ -13,6 +13,7 @@ from toolkit_ext._periods import check_resets, cosine_rise, equal_periods, progr
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.learning_rate import LR_SCHEDULES, LearningRate, lr_scheduler
 from toolkit_ext.types import Schedule
+from toolkit_ext.units import parse_eps
 
 SHAPES = ("cosine", "linear")
 PACES = ("epoch", "batch")
@@ -99,9 +100,9 @@ class Periodic:
     def __post_init__(self) -> None:
         check_choice("eps_shape", self.eps_shape, SHAPES)
         check_choice("eps_per", self.eps_per, PACES)
-        check_positive("eps_min", self.eps_min, zero=True)
+        object.__setattr__(self, "eps_min", parse_eps(self.eps_min, "L2", "eps_min"))
         if self.eps_max is not None:
-            check_positive("eps_max", self.eps_max, zero=True)
+            object.__setattr__(self, "eps_max", parse_eps(self.eps_max, "L2", "eps_max"))
             self._check_order(self.eps_max)
         if self.periods < 1:
             raise UserError(f"periods: {self.periods} is not allowed; at least 1")

@@ -3,6 +3,7 @@
 from toolkit_ext.attacks.crafting import attackable, craft
 from toolkit_ext.attacks.cyclic import MultiAttack
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
+from toolkit_ext.attacks.layerwise import Deep
 from toolkit_ext.types import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -13,6 +14,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "mim": MIM,
     "tpgd": TPGD,
     "multi_attack": MultiAttack,
+    "deep": Deep,
 }
 
-__all__ = ["ATTACKS", "FGSM", "MIM", "PGD", "TPGD", "MultiAttack", "NoAttack", "RandomFGSM", "attackable", "craft"]
+__all__ = ["ATTACKS", "FGSM", "MIM", "PGD", "TPGD", "Deep", "MultiAttack", "NoAttack", "RandomFGSM", "attackable", "craft"]

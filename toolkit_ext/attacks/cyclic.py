@@ -45,7 +45,9 @@ class MultiAttack(_Iterated):
     def members(self) -> list[_Gradient]:
         """The attacks with this budget, in order."""
         chosen = [_MEMBERS[name] for name in self.multi_attacks]
-        return [kind(**{key: getattr(self, key) for key in _SHARED if key in kind.__dataclass_fields__}) for kind in chosen]
+        return [
+            kind(**{key: getattr(self, key) for key in _SHARED if key in kind.__dataclass_fields__}) for kind in chosen
+        ]
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
         members = self.members()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from rich import box
 from rich.table import Table
 
 from toolkit_ext import console
@@ -11,19 +12,21 @@ from toolkit_ext.trainers import TRAINERS
 
 
 @click.command("methods")
-@click.option("--papers/--no-papers", default=False, help="show where each method comes from")
-def methods_command(papers: bool) -> None:
-    """List the methods with their choice on each axis and their cost.
+def methods_command() -> None:
+    """List the methods with their choice on each axis, their cost and their paper.
 
-    The cost is counted while each method takes a step on a small model: forward and backward passes of the whole
-    batch, at the method's default number of attack steps.
+    The cost is the mean number of forward and backward passes of a batch in a training step, counted while the method
+    trains a small model at its default number of attack steps.
     """
-    table = Table(title="methods", expand=False)
-    for name in ("method", "attack", "objective", "update", "schedule", "forward", "backward", "what it does"):
-        table.add_column(name, justify="right" if name in ("forward", "backward") else "left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("attack, objective, update, schedule", ratio=3)
+    table.add_column("forward", justify="right", no_wrap=True)
+    table.add_column("backward", justify="right", no_wrap=True)
+    table.add_column("what it does", ratio=3)
+    table.add_column("paper", ratio=4)
     for name, trainer in TRAINERS.items():
         method, cost = trainer.method, count_passes(name)
-        text = str(method.paper) if papers else method.summary
-        axes = (method.attack, method.objective, method.update, method.schedule)
-        table.add_row(name, *axes, f"{cost.forward:g}", f"{cost.backward:g}", text)
+        axes = ", ".join((method.attack, method.objective, method.update, method.schedule))
+        table.add_row(name, axes, f"{cost.forward:g}", f"{cost.backward:g}", method.summary, str(method.paper))
     console.show_table(table)

@@ -1,5 +1,6 @@
 """Standardised evaluation: AutoAttack and further attacks, with re-checked successes and resumable batches."""
 
+from toolkit_ext.evaluation.ensemble import Ensemble
 from toolkit_ext.evaluation.evaluate import evaluate
 from toolkit_ext.evaluation.examples import Examples, load_examples
 from toolkit_ext.evaluation.flags import Flag
@@ -10,6 +11,7 @@ __all__ = [
     "COLUMNS",
     "VERSIONS",
     "Budget",
+    "Ensemble",
     "Evaluation",
     "Examples",
     "Flag",

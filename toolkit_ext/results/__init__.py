@@ -5,7 +5,7 @@
 """
 
 from toolkit_ext.results.concise import METRICS, concise, label
-from toolkit_ext.results.environment import environment, peak_memory, peak_memory_mb, reset_peak_memory
+from toolkit_ext.results.environment import Environment, environment, peak_memory, peak_memory_mb, reset_peak_memory
 from toolkit_ext.results.figures import plot_bars, plot_clean_vs_robust, plot_training
 from toolkit_ext.results.frames import frame
 from toolkit_ext.results.record import RecordWarning, new_record, new_run_id, read_records, slug, validate, write_record
@@ -17,6 +17,7 @@ from toolkit_ext.results.tables import aggregate, rebuild, write_table
 __all__ = [
     "METRICS",
     "SCHEMA",
+    "Environment",
     "Record",
     "RecordWarning",
     "aggregate",

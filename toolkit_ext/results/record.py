@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.environment import environment, peak_memory, portable
+from toolkit_ext.results.environment import Environment, environment, peak_memory, portable
 from toolkit_ext.results.schema import SCHEMA, Axes, Backbone, Data, Memory, ProtocolFacts, Record, Times, check
 
 ALL_RUNS = "all_runs"
@@ -58,9 +58,11 @@ def new_record(
     memory: Memory | None = None,
     tables: Sequence[str] = (),
     run_id: str | None = None,
+    started: Environment | None = None,
 ) -> Record:
     """A checked :class:`Record` of what the caller measured, completed by where, when and how it ran.
 
+    ``started`` is the :func:`environment` as it was when the run began: the code on disk may have changed since.
     Tuples become lists, ``warnings`` their text, and absolute paths are shortened
     (:func:`~toolkit_ext.results.environment.portable`). Raises :class:`UserError` naming the first field
     that is not allowed.
@@ -86,7 +88,7 @@ def new_record(
         "alarms": alarms,
         "times": times,
         "memory": memory or peak_memory(),
-        **environment(),
+        **(started or environment()),
         "tables": tables,
     }
     return validate(portable(fields))

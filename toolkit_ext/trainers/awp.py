@@ -22,6 +22,6 @@ METHOD = Method(
 
 
 class AWPTrainer(MethodTrainer):
-    """min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{x'} L(f_{θ+v}(x'), y), v by a normalised ascent step for each layer (section 4)."""
+    """min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{x'} L(f_{θ+v}(x'), y), v by a normalised ascent step a layer (section 4)."""
 
     method = METHOD

@@ -1,0 +1,220 @@
+"""The command line: one line and exit code 2 for bad input, and the way from training to a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+from torch import Tensor, nn
+
+import toolkit_ext
+from toolkit_ext import backbones, cli, results
+from toolkit_ext.evaluation import evaluate
+from toolkit_ext.trainers import TRAINERS
+
+QUICK = ["--backbone-arg", "width=2", "--epochs", "1", "--n-train", "200", "--n-test", "12", "--no-progress"]
+COLUMNS = ["--attacks", "clean,fgsm,pgd20"]
+
+
+class Outcome:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["toolkit-ext", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capfd.readouterr()
+        return Outcome(code, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=8, width=1)
+    return backbones.save_model(model, tmp_path / "run" / "best")
+
+
+def test_train_evaluate_table_plot(command: Any, tmp_path: Path) -> None:
+    done = command("train", "pgd", *QUICK, *COLUMNS, "--eps", "0.1", "--steps", "2", "--lr", "0.05")
+    assert done.code == 0, done.err
+    assert "PGD-20" in done.out
+    (record,) = results.read_records("results/runs", strict=True)
+    assert record["hyper_parameters"]["eps"] == 0.1
+    assert record["data"] == {"name": "digits", "train": 180, "validation": 20, "test": 12, "num_classes": 10}
+    assert record["protocol"] is not None
+    assert record["memory"]["host_mb"] > 0
+    assert f"results/runs/{record['run_id']}.json" in done.err.replace("\n", "")
+
+    again = command("train", "pgd", *QUICK, *COLUMNS, "--eps", "0.1", "--steps", "2", "--lr", "0.05")
+    assert "recorded already" in again.err
+
+    best = Path("outputs") / record["run_id"] / "best"
+    evaluated = command("evaluate", str(best), "--n", "12", "--attacks", "clean,fgsm,pgd20", "--no-progress")
+    assert evaluated.code == 0, evaluated.err
+    other = next(r for r in results.read_records("results/runs") if r["run_id"] != record["run_id"])
+    assert other["metrics"] == record["metrics"]
+    assert other["method"] == "pgd"
+
+    table = command("table", "--where", "method=pgd", "--columns", "method,clean_acc,pgd20_acc")
+    assert table.code == 0, table.err
+    assert "pgd" in table.out
+    first = (tmp_path / "results" / "tables" / "all_runs.csv").read_bytes()
+    command("table")
+    assert (tmp_path / "results" / "tables" / "all_runs.csv").read_bytes() == first
+    assert command("plot", "--log", str(best.parent / "log.csv"), "--out", "curve.png").code == 0
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_seed_zero_twice_is_the_same_record(command: Any) -> None:
+    for folder in ("a", "b"):
+        options = ["--results", folder, "--output", f"{folder}/out"]
+        assert command("train", "fast", *QUICK, *COLUMNS, "--eps", "0.1", *options).code == 0
+    first, second = (results.read_records(f"{folder}/runs")[0] for folder in ("a", "b"))
+    assert first["metrics"] == second["metrics"]
+    assert first["run_id"] == second["run_id"]
+
+
+def test_methods_lists_every_method_with_its_cost(command: Any) -> None:
+    shown = command("methods")
+    assert shown.code == 0, shown.err
+    assert all(name in shown.out for name in TRAINERS)
+
+
+@pytest.mark.parametrize("name", ["methods", "train", "evaluate", "table", "plot"])
+def test_every_option_is_explained(name: str) -> None:
+    for option in cli.cli.commands[name].params:
+        assert isinstance(option, click.Argument) or getattr(option, "help", None), f"{name} {option.name}"
+
+
+ERRORS: dict[str, tuple[list[str], str]] = {
+    "method": (["train", "pdg"], "method: 'pdg' is not known .did you mean pgd"),
+    "backbone": (["train", "pgd", "--backbone", "lenett"], "backbone: 'lenett' is not known .did you mean lenet"),
+    "data": (["train", "pgd", "--data", "mnits"], "mnist"),
+    "missing data": (["train", "pgd", "--data", "mnist"], "--download"),
+    "norm": (["train", "pgd", "--norm", "L3"], "norm: 'L3' is not known"),
+    "device": (["train", "pgd", "--device", "gpu"], "device: 'gpu' is not known"),
+    "eps 8": (["train", "pgd", "--eps", "8"], "did you mean 8/255 = 0.0314"),
+    "eps -1": (["train", "pgd", "--eps", "-1"], "eps: -1 is not allowed"),
+    "eps text": (["train", "pgd", "--eps", "small"], "eps: 'small' is not a number"),
+    "alpha": (["train", "pgd", "--alpha", "0"], "alpha: 0"),
+    "batch size": (["train", "pgd", "--batch-size", "4000"], "batch_size: 4000 is not allowed for"),
+    "option of another axis": (["train", "pgd", "--amp-epsilon", "1"], "amp_epsilon: has no effect"),
+    "backbone argument": (["train", "pgd", "--backbone-arg", "width"], "backbone-arg: 'width'"),
+    "protocol": (["train", "pgd", "--protocol", "linf_9_255"], "protocol: 'linf_9_255' is not known"),
+    "number": (["train", "pgd", "--epochs", "many"], "'many' is not a valid integer"),
+    "no checkpoint": (["evaluate", "nothing"], "nothing"),
+    "no runs": (["table"], "results/runs is not a folder"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_input_is_one_line_and_exit_code_two(case: str, command: Any, tmp_path: Path) -> None:
+    words, message = ERRORS[case]
+    done = command(*words)
+    assert done.code == 2
+    lines = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert done.err.strip().splitlines()[-1] == lines[0]
+    assert re.search(message, lines[0]), lines[0]
+    assert "Traceback" not in done.err
+    assert not list(tmp_path.glob("results/runs/*"))
+    assert not list(tmp_path.glob("outputs/*/best"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none(command: Any) -> None:
+    done = command("train", "pgd", "--device", "cuda")
+    assert done.code == 2
+    assert "torch sees no CUDA device; allowed here: cpu" in done.err
+
+
+def test_a_checkpoint_cut_short(command: Any, checkpoint: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:500])
+    done = command("evaluate", str(checkpoint), "--data", "digits")
+    assert done.code == 2
+    assert "model.safetensors" in done.err
+
+
+def test_a_checkpoint_of_another_architecture(command: Any, checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["architecture"] = "resnet18_w"
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert command("evaluate", str(checkpoint), "--data", "digits").code == 2
+
+
+def test_classes_that_differ_between_data_and_model(command: Any, tmp_path: Path) -> None:
+    model = backbones.create("lenet", num_classes=7, in_chans=1, image_size=8, width=1)
+    backbones.save_model(model, tmp_path / "seven")
+    done = command("evaluate", "seven", "--data", "digits", "--no-progress")
+    assert done.code == 2
+    assert "7" in done.err
+    assert "10" in done.err
+
+
+def test_a_model_that_returns_probabilities() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(dim=1))
+    x, y = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
+    with pytest.raises(toolkit_ext.UserError, match="probabilit"):
+        evaluate(model, x, y, "linf_0.1_digits", progress=False)
+
+
+def test_an_output_folder_that_cannot_be_written(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    done = command("train", "pgd", *QUICK, "--output", "taken/here")
+    assert done.code == 2
+    assert "cannot be written" in done.err
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ["train", "pgd", "--epochs", "200", "--eps", "0.1", "--backbone-arg", "width=2", "--no-progress"]
+    source = str(Path(toolkit_ext.__file__).parents[1])
+    paths = os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit_ext.cli", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/*/best/model.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume goes on from there" in error
+    assert "Traceback" not in error
+    assert list(tmp_path.glob("outputs/*/last/trainer_state.pt"))
+
+
+def test_the_caller_sees_tensors_left_alone() -> None:
+    x, y = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    before: tuple[Tensor, Tensor] = (x.clone(), y.clone())
+    protocol = toolkit_ext.evaluation.load_protocol("linf_0.1_digits").at(attacks=("clean", "fgsm"))
+    evaluate(model, x, y, protocol, progress=False)
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])

@@ -1,0 +1,129 @@
+"""The alarms: each is raised by what it is named after and by nothing else, once."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.attacks import PGD
+from toolkit_ext.trainers import FGSMTrainer, PGDTrainer
+from toolkit_ext.trainers._monitor import Alarms, Held, Monitor, predictions, robust_accuracy
+from toolkit_ext.trainers._state import Board
+
+Data = tuple[Tensor, Tensor]
+FINE = {"val_top_share": 0.4, "val_robust_acc": 0.5, "train_fgsm_acc": 0.6, "train_pgd_acc": 0.55}
+
+
+def monitor(patience: int = 3) -> Monitor:
+    held = Held(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
+    return Monitor(held, held, eps=0.1, norm="Linf", steps=2, limit=100, patience=patience)
+
+
+def raised(*rows: dict[str, float]) -> list[str]:
+    alarms, watcher = Alarms(), monitor()
+    history: list[dict[str, Any]] = []
+    for epoch, row in enumerate(rows, 1):
+        history.append({"epoch": epoch, **FINE, **row})
+        watcher.sound(alarms, history)
+    return [f"{alarm.kind}@{alarm.epoch}" for alarm in alarms.raised]
+
+
+def test_a_good_run_is_silent() -> None:
+    assert raised({}, {"val_robust_acc": 0.6}, {"val_robust_acc": 0.55}, {"val_robust_acc": 0.7}) == []
+
+
+def test_constant_classifier_is_raised_once() -> None:
+    assert raised({}, {"val_top_share": 1.0}, {"val_top_share": 1.0}) == ["constant_classifier@2"]
+
+
+def test_catastrophic_overfitting() -> None:
+    assert raised({}, {"train_fgsm_acc": 0.99, "train_pgd_acc": 0.02}) == ["catastrophic_overfitting@2"]
+    assert raised({"train_fgsm_acc": 0.35, "train_pgd_acc": 0.1}) == []  # hardly better than chance at both
+
+
+def test_robust_overfitting_needs_several_falling_epochs() -> None:
+    fall = [{"val_robust_acc": value} for value in (0.5, 0.49, 0.48, 0.47)]
+    assert raised(*fall) == ["robust_overfitting@4"]
+    assert raised(*fall[:3], {"val_robust_acc": 0.485}) == []
+
+
+def test_unmeasured_epochs_count_for_nothing() -> None:
+    alarms, watcher = Alarms(), monitor()
+    watcher.sound(alarms, [{"epoch": 1}])
+    assert not alarms.raised
+
+
+def test_a_model_that_stays_constant_raises_its_alarm_in_training(make: Any, data: Data, caplog: Any) -> None:
+    classifier = make()
+    for weight in classifier.model.parameters():
+        nn.init.zeros_(weight)
+    trainer = PGDTrainer(classifier, eps=0.9, steps=2, lr=1e-6)
+    with caplog.at_level(logging.WARNING, "toolkit_ext"):
+        trainer.fit(*data, nb_epochs=1, batch_size=36, progress=False)
+    assert [alarm["kind"] for alarm in trainer.alarms] == ["constant_classifier"]
+    assert "constant classifier in epoch 1: 100% of predictions are one class" in caplog.text
+
+
+def test_measured_accuracies_are_those_of_the_model(make: Any, data: Data) -> None:
+    model = make().model
+    held = Held(*data)
+    model.eval()
+    with torch.no_grad():
+        expected = (model(data[0]).argmax(1) == data[1]).float().mean().item()
+    model.train()
+    assert (predictions(model, data[0]) == data[1]).float().mean().item() == expected
+    assert robust_accuracy(model, held, PGD(eps=0.0)) == pytest.approx(expected)
+    assert model.training
+    watcher = Monitor(held, held, eps=0.0, norm="Linf", steps=1, limit=10, patience=1)
+    assert watcher.measure(model)["val_clean_acc"] == pytest.approx(expected)
+    assert "train_fgsm_acc" not in watcher.measure(model)
+
+
+def test_the_validation_limit_bounds_what_is_attacked(make: Any, data: Data) -> None:
+    watcher = Monitor(Held(*data), Held(*data), eps=0.1, norm="Linf", steps=1, limit=10, patience=1)
+    assert watcher.attacked is not None
+    assert len(watcher.attacked.y) == 10
+    assert watcher.measure(make().model)["val_robust_acc"] in [k / 10 for k in range(11)]
+
+
+def test_validation_uses_the_norm_of_the_attack(make: Any, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = Monitor.__init__
+
+    def watching(self: Monitor, *args: Any) -> None:
+        original(self, *args)
+        seen.append((self.pgd.norm, self.pgd.eps, self.pgd.steps))
+
+    monkeypatch.setattr(Monitor, "__init__", watching)
+    trainer = FGSMTrainer(make(), eps=0.7, norm="L2", validation_steps=4)
+    trainer.fit(*data, nb_epochs=1, batch_size=36, progress=False)
+    assert seen == [("L2", 0.7, 4)]
+
+
+def test_tensorboard_is_used_where_it_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    board = Board(tmp_path / "board")
+    board.add({"epoch": 1, "loss": 0.5})
+    board.close()
+    assert list((tmp_path / "board").glob("events*"))
+
+
+def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("torch.utils.tensorboard"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    board = Board(tmp_path / "board")
+    board.add({"epoch": 1, "loss": 0.5})
+    board.close()
+    assert not (tmp_path / "board").exists()

@@ -1,0 +1,113 @@
+"""The objective of the layer-wise attack and its gradient in all layers at once, from one forward and one backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.attacks.layerwise.hooks import replaced
+from toolkit_ext.attacks.layerwise.penalty import Penalty, per_example
+
+Cost = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is attacked: ``model`` on ``x`` with labels ``y``, its chosen ``layers``, and the ``cost`` per example."""
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    x: Tensor
+    y: Tensor
+    cost: Cost
+
+
+class Objective:
+    """``c(y, s(w_L n_{L−1})) + Σ_l ρ_l(d_l)``, ``n_0 = x + d_0``, ``n_l = f_l(w_l, n_{l−1}) + d_l``, per example.
+
+    The unknowns are either the perturbations ``d_l`` (equation 9) or the neurons (``decoupled``, equation 11: free
+    neurons ``n_l`` take the place of every chosen module's output, ``d_l`` is what they differ by from the module's
+    own prediction, and only the penalties tie one layer to the next). Either way one forward and one backward pass
+    give the gradient of every layer.
+
+    They are held as one tensor ``z`` ``[N, Σ_l D_l]`` in units of each layer's budget ``r_l``: ``d_l = r_l z_l``, or
+    ``n_l = n̂_l + r_l z_l`` with ``n̂`` fixed by the first evaluation such that there ``d_l = r_l z_l`` too: the
+    neurons are fed forward with the perturbations to start from. In these units the Hessian of quadratic penalties
+    with respect to the perturbations is ``−2λ`` times the identity.
+
+    Args:
+        target: what is attacked.
+        radii: ``r_l`` of every example, ``[N]`` each, above 0; the input's first.
+        penalties: ``ρ_l`` in the same order.
+        decoupled: the unknowns are the neurons.
+    """
+
+    def __init__(
+        self, target: Target, radii: Sequence[Tensor], penalties: Sequence[Penalty], *, decoupled: bool
+    ) -> None:
+        self.target, self.penalties, self.decoupled = target, penalties, decoupled
+        self.radii = [r.view(-1, *[1] * (len(p.shape) - 1)) for r, p in zip(radii, penalties, strict=True)]
+        self.evaluations = 0
+        self._sizes = [penalty.shape[1:].numel() for penalty in penalties]
+        self._last: Tensor | None = None
+        self._base: dict[int, Tensor] = {}
+        self._predicted: dict[int, Tensor] = {}
+        self._z: list[Tensor] = []
+
+    def start(self, fraction: float) -> Tensor:
+        """Random unknowns in ``fraction`` of every layer's ball, from torch's global generator."""
+        return torch.cat([p.random(self.target.x).flatten(1) * fraction for p in self.penalties], dim=1)
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        """Views of ``z``, or of a gradient like it, in each layer's own shape; the input's first."""
+        return [part.view(p.shape) for part, p in zip(torch.split(z, self._sizes, dim=1), self.penalties, strict=True)]
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective ``[N]`` and its gradient with respect to ``z``, shaped like ``z``."""
+        self.evaluations += 1
+        leaves = [part.detach().requires_grad_() for part in self.split(z)]
+        with torch.enable_grad():
+            cost = self._forward(z, leaves)
+        values, outside = zip(*(p(part) for p, part in zip(self.penalties, self._z, strict=True)), strict=True)
+        gradient = torch.cat([part.flatten(1) for part in self._backward(cost, leaves, outside)], dim=1)
+        for part, penalty, u in zip(self.split(gradient), self.penalties, outside, strict=True):
+            part.add_(u, alpha=-2 * penalty.weight)
+        return cost.detach() + sum(values), gradient
+
+    def _backward(self, cost: Tensor, leaves: list[Tensor], outside: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Gradient of the cost, and of ``ρ_l`` through the prediction ``f_l`` in ``d_l = n_l − f_l``."""
+        outputs, seeds = [cost], [torch.ones_like(cost)]
+        for i, predicted in self._predicted.items():
+            if predicted.requires_grad:
+                outputs.append(predicted)
+                seeds.append((2 * self.penalties[i].weight / self.radii[i] * outside[i]).to(predicted.dtype))
+        self._predicted = {}
+        return torch.autograd.grad(outputs, leaves, seeds, allow_unused=True, materialize_grads=True)
+
+    def perturbations(self, z: Tensor) -> list[Tensor]:
+        """``d_l / r_l`` at ``z`` for every layer, ``d_l`` from its definition; the input's first."""
+        if z is not self._last:
+            with torch.no_grad():
+                self._forward(z, self.split(z))
+        return self._z
+
+    def _forward(self, z: Tensor, parts: list[Tensor]) -> Tensor:
+        """Cost per example, with ``d_l / r_l`` and the predictions kept."""
+        target, place = self.target, self._free if self.decoupled else self._shifted
+        self._last, self._z = z, [part.detach() for part in parts]
+        with replaced(target.model, target.layers, lambda i, output: place(i + 1, output, parts[i + 1])):
+            return target.cost(target.model(self._shifted(0, target.x, parts[0])), target.y)
+
+    def _shifted(self, layer: int, predicted: Tensor, part: Tensor) -> Tensor:
+        """``f_l + r_l z_l``; made anew, so that the network may overwrite it."""
+        return torch.addcmul(predicted, self.radii[layer].to(predicted.dtype), part.to(predicted.dtype))
+
+    def _free(self, layer: int, predicted: Tensor, part: Tensor) -> Tensor:
+        """``n̂_l + r_l z_l``, whatever was predicted, with ``d_l / r_l`` noted."""
+        base = self._base.setdefault(layer, predicted.detach().clone())
+        self._predicted[layer] = predicted
+        self._z[layer] = (base - predicted.detach()).div_(self.radii[layer]).add_(part.detach())
+        return self._shifted(layer, base, part)

@@ -1,0 +1,89 @@
+"""The penalty of one layer's perturbation, and the ball that it may stand for, both in units of the layer's budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit_ext.types import Norm
+
+
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` ``[N]``, shaped to multiply ``like`` ``[N, ...]``."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def lengths(z: Tensor) -> Tensor:
+    """Euclidean length of every example of ``z`` ``[N, ...]``, ``[N]``."""
+    length: Tensor = torch.linalg.vector_norm(z.flatten(1), dim=1)
+    return length
+
+
+@dataclass(frozen=True, eq=False)
+class Penalty:
+    """``ρ(z) = −λ ‖z − Π(z)‖²`` for every example of one layer, whose perturbation is ``d = r z``.
+
+    The unit ``r`` is the Euclidean radius of the budget ``ε``: ``ε`` in L2, ``ε √D`` (a corner of the ball) in Linf.
+    In it the ball has radius 1 in L2, ``1/√D`` in Linf, and one ``λ`` means the same in every layer and for every
+    example: loss per squared budget.
+
+    With ``ball``, ``Π`` projects on the ball, so that ``r ‖z − Π(z)‖ = ‖relu(g(d))‖`` for ``g(d) = |d| − ε``
+    elementwise (Linf) or ``‖d‖ − ε`` (L2): the relaxed indicator. Without, ``Π(z) = 0``: the quadratic penalty
+    ``−λ_l ‖d‖²`` with ``λ_l = λ / r²``.
+
+    Attributes:
+        shape: that of ``z``, ``[N, ...]`` with ``D`` numbers per example.
+        norm: norm of the ball.
+        weight: ``λ``.
+        ball: the relaxed indicator instead of the quadratic penalty.
+        box: least and greatest ``z`` that lead to pixels in [0, 1]; leaving them is penalised like leaving the ball.
+    """
+
+    shape: torch.Size
+    norm: Norm
+    weight: float
+    ball: bool
+    box: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def bound(self) -> float:
+        """Radius of the ball in its norm."""
+        return 1 / math.sqrt(self.shape[1:].numel()) if self.norm == "Linf" else 1.0
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """``ρ`` ``[N]``, and what times ``−2λ`` is its gradient: how far ``z`` is outside, ``z − Π(z)``."""
+        outside = z - self.project(z) if self.ball else z
+        total = lengths(outside) ** 2
+        if self.box is not None:
+            beyond = z - torch.clamp(z, *self.box)
+            total, outside = total + lengths(beyond) ** 2, outside + beyond
+        return -self.weight * total, outside
+
+    def project(self, z: Tensor) -> Tensor:
+        """The point of the ball nearest to ``z``; ``z`` itself if there is no ball."""
+        if not self.ball:
+            return z
+        if self.norm == "Linf":
+            return z.clamp(-self.bound, self.bound)
+        return z / per_example(lengths(z).clamp_min(1), z)
+
+    def feasible(self, z: Tensor) -> Tensor:
+        """:meth:`project`, and then into the box, which only shortens ``z``."""
+        z = self.project(z)
+        return z if self.box is None else torch.clamp(z, *self.box)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The point of the unit ball in whose direction the loss rises fastest: ``sign g / √D`` or ``g / ‖g‖``."""
+        if self.norm == "Linf":
+            return gradient.sign() * self.bound
+        return gradient / per_example(lengths(gradient).clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
+
+    def random(self, like: Tensor) -> Tensor:
+        """A random point of the ball: uniform in Linf, of uniform direction and length in L2; ``like`` gives dtype."""
+        z = like.new_empty(self.shape)
+        if self.norm == "Linf":
+            return z.uniform_(-self.bound, self.bound)
+        return self.steepest(z.normal_()) * per_example(torch.rand_like(z[:, 0].flatten(1)[:, 0]), z)
