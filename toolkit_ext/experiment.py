@@ -108,7 +108,7 @@ def _make_trainer(
     experiment: Experiment, dataset: data.Dataset, device: torch.device
 ) -> tuple[Normalized, MethodTrainer]:
     check_choice("method", experiment.method, TRAINERS)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         model = backbones.create(
             experiment.backbone,

@@ -132,7 +132,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         if validation_data is not None:
             held: Held | None = Held(*self._pair(validation_data))
         elif fraction > 0:
-            kept, aside = split_validation(images, labels, fraction, self.axes.loop.seed)
+            kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = Held(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
         else:

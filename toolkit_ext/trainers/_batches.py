@@ -112,7 +112,8 @@ def isolated_rng(seed: int) -> Iterator[None]:
     Each epoch runs under its own seed, so a resumed run needs no generator state to repeat it.
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
