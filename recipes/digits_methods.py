@@ -40,7 +40,7 @@ def experiment(method: str, seed: int) -> Experiment:
         backbone="lenet",
         backbone_args={"width": 8},
         hyper_parameters={"lr": 0.05, "measure_every": 5, **SETTINGS.get(method, LINF)},
-        epochs=40,
+        epochs=20,
         batch_size=64,
         n_test=200,
         protocol="linf_0.1_digits",

@@ -62,7 +62,9 @@ def counted(model: nn.Module) -> Iterator[_Counter]:
 def count_passes(method: str, **hyper_parameters: Any) -> Passes:
     """The passes of a step of ``method``, the mean of six, by running it on a small network and random images."""
     # A period that stays at the attack's epsilon: at epsilon 0, where it usually starts, nothing is crafted.
-    periodic = {"periods": 1, "eps_min": "8/255"} if TRAINERS[method].method.schedule == "periodic" else {}
+    periodic: dict[str, Any] = (
+        {"periods": 1, "eps_min": "8/255"} if TRAINERS[method].method.schedule == "periodic" else {}
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, _CLASSES))

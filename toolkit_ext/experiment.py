@@ -20,6 +20,8 @@ from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol
 from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.trainers._compose import AXES, options
+from toolkit_ext.trainers._config import LoopConfig
 from toolkit_ext.trainers._state import digest
 
 # Norm and data set to the protocol that people evaluate it by.
@@ -220,18 +222,27 @@ def record_of(
     )
 
 
+def _short(experiment: Experiment) -> dict[str, Any]:
+    """Hyper-parameters that make one epoch short and have it make sense, as far as the chosen axes have them."""
+    method, given = TRAINERS[experiment.method].method, experiment.hyper_parameters
+    chosen: list[type[Any]] = [
+        LoopConfig,
+        *(kinds[given.get(axis, getattr(method, axis))] for axis, kinds in AXES.items()),
+    ]
+    known = {name for kind in chosen for name in options(kind)}
+    # One epoch has no room for several periods, nor for a warm-up.
+    one_epoch = {"lr_schedule": "constant", "warmup_epochs": 0.0, "periods": 1, "reset_epochs": ()}
+    return {name: value for name, value in {**method.smoke, **one_epoch}.items() if name in known}
+
+
 def smoke(experiment: Experiment) -> Experiment:
     """The same experiment at a size that runs in seconds: ``digits``, a narrow LeNet, an epoch, a few test images."""
-    method = TRAINERS[experiment.method].method
-    # One epoch has no room for several periods, nor for a warm-up.
-    small: dict[str, Any] = {"lr_schedule": "constant", "warmup_epochs": 0.0}
-    small |= {"periods": 1, "reset_epochs": ()} if experiment.hyper_parameters.get("schedule", method.schedule) == "periodic" else {}
     return replace(
         experiment,
         data="digits",
         backbone="lenet",
         backbone_args={"width": 2},
-        hyper_parameters={**experiment.hyper_parameters, **method.smoke, **small},
+        hyper_parameters={**experiment.hyper_parameters, **_short(experiment)},
         epochs=1,
         batch_size=64,
         n_train=256,
