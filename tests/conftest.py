@@ -1,0 +1,9 @@
+"""One thread for each test process: the same bits everywhere, and no fight for cores between the processes."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
