@@ -24,11 +24,13 @@ TABLE = "digits_methods"
 EPS = 0.1
 LINF: dict[str, Any] = {"eps": EPS}
 CLEAN: dict[str, Any] = {}
-# What differs from one method to another: the budget, and what its own paper or the size of the images asks for.
+# What differs from one method to another. The gradient penalty outweighs the loss at its default weight of 1: on the
+# validation split of seed 0 it cost clean and robust accuracy, 0.1 did not.
 SETTINGS: dict[str, dict[str, Any]] = {
     "standard": CLEAN,
     "amp": CLEAN,
     "dual": {"norm": "L2", "eps": 0.5},
+    "gradient_reg": {**LINF, "penalty_lambda": 0.1},
 }
 
 
