@@ -16,6 +16,8 @@ METHOD = Method(
     attack="deep",
     objective="adversarial",
     update="plain",
+    # The technical note's own unknowns; the attack's default, the perturbations, has the same maximiser.
+    defaults={"deep_variables": "neurons"},
     smoke={"deep_steps": 2},
 )
 

@@ -22,7 +22,7 @@ RHOS = ("quadratic", "ball")
 SOLVERS = ("cg", "ga", "pgd")
 VARIABLES = ("perturbations", "neurons")
 # Loss per squared budget. The ball's is large enough that the maximiser leaves it by a few per cent of its radius.
-_LAMBDA = {"quadratic": 1.0, "ball": 100.0}
+_LAMBDA = {"quadratic": 1.0, "ball": 10.0}
 # A layer that is zero for an example (all its units off) would have no budget at all, and nothing to divide by.
 _FLOOR = 1e-6
 
@@ -70,7 +70,7 @@ class Deep:
     deep_hidden_eps: float = _option(0.02, "budget of a hidden layer, as a fraction of the size of its clean output")
     deep_norm: Norm = _option("L2", "norm of the budgets of hidden layers: Linf or L2")
     deep_rho: str = _option("quadratic", "what bounds a perturbation: quadratic (a penalty) or ball (its budget)")
-    deep_lambda: float | None = _option(None, "loss per squared budget; none is 1 for quadratic and 100 for ball")
+    deep_lambda: float | None = _option(None, "loss per squared budget; none is 1 for quadratic and 10 for ball")
     deep_solver: str = _option("cg", "maximiser: cg (conjugate gradient), ga (gradient ascent) or pgd")
     deep_variables: str = _option("perturbations", "unknowns of cg and ga: perturbations (coupled) or neurons")
     deep_steps: int = _option(5, "steps of the maximiser; each is two gradient evaluations for cg and ga, one for pgd")
@@ -117,7 +117,7 @@ class Deep:
         x, ball = target.x, self.deep_rho == "ball"
         root = math.sqrt(x[0].numel()) if self.norm == "Linf" else 1.0
         radii = [x.new_full((len(x),), max(self.eps * root, _FLOOR))]
-        radius = per_example(radii[0], x)
+        radius = per_example(radii[0], x.dim())
         box = (-x / radius, (1 - x) / radius) if ball else None
         penalties = [Penalty(x.shape, self.norm, self._weight, ball, box)]
         for shape, length in _sizes(target):
@@ -130,10 +130,7 @@ class Deep:
         start = objective.start(self.deep_start)
         if self.deep_solver == "pgd":
             return pgd.ascend(objective, start, self.deep_steps, 2.5 / self.deep_steps)
-        # 1 / 2λ is the step to the maximum of a quadratic penalty and a linear loss.
-        return cg.maximise(
-            objective, start, self.deep_steps, 1 / (2 * self._weight), conjugate=self.deep_solver == "cg"
-        )
+        return cg.maximise(objective, start, self.deep_steps, conjugate=self.deep_solver == "cg")
 
     @property
     def _weight(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ _GROW, _SHRINK, _FARTHEST, _ARMIJO = 4.0, 0.25, 1e4, 1e-4
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A point ``[N, D]`` with the objective ``[N]`` and its gradient there, reached by ``length`` ``[N]``."""
+    """A point ``[N, D]``, the objective ``[N]`` and its gradient there, and the step length ``[N]`` that led to it."""
 
     z: Tensor
     value: Tensor
@@ -24,37 +24,46 @@ class _Point:
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def maximise(evaluate: Evaluate, z: Tensor, steps: int, length: float, *, conjugate: bool = True) -> Tensor:
+def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = True) -> Tensor:
     """A local maximiser ``[N, D]`` of ``evaluate`` from ``z``, by ``steps`` steps of two evaluations each, plus one.
 
     Polak-Ribière+ with the line search of one secant step (Shewchuk, An introduction to the conjugate gradient method
     without the agonizing pain, 1994, section 14.2): with slope ``s_0`` here and ``s_h`` at the trial point
     ``z + h p``, the curvature along the direction ``p`` is ``(s_h − s_0) / h``, and ``a = h s_0 / (s_0 − s_h)``
     maximises the parabola; ``β = max(0, g'ᵀ(g' − g) / gᵀg)``. On a concave quadratic of ``D`` unknowns this ends at
-    the maximiser after at most ``D`` steps, whatever ``h``.
+    the maximiser after at most ``D`` steps, whatever ``h``; the first trial is one unit away, every other as far as
+    the step before it went.
 
-    Where the curvature is not negative, ``a`` is ``4 h`` if the trial point was better and ``h / 4`` if not. The
-    example goes to the better of the two points if that gains enough (Armijo); else it stays, starts again from the
-    gradient and looks nearer. So the objective of no example ever falls, and none looks at another.
+    Where the curvature is not negative, conjugacy means nothing: ``a`` is ``4 h`` if the trial point was better and
+    ``h / 4`` if not, and the next direction is the gradient. Every example goes to the better of its two points if
+    that gains enough (Armijo); else it stays, starts again from the gradient and looks nearer. So the objective of no
+    example ever falls, and no example looks at another.
 
     Args:
         evaluate: gives the objective ``[N]`` and its gradient ``[N, D]``.
         z: where to start, ``[N, D]``.
         steps: number of steps.
-        length: the first ``h``, as a multiple of the gradient; later ones are the lengths that were last gone.
         conjugate: false for plain gradient ascent, ``β = 0``, with the same line search.
     """
     value, gradient = evaluate(z)
-    here = _Point(z, value, gradient, torch.full_like(value, length))
-    direction = gradient
+    direction, square = gradient, _squares(gradient)
+    here = _Point(z, value, gradient, square.sqrt().reciprocal())
     for step in range(steps):
-        slope = dot(here.gradient, direction)
+        slope = square if direction is here.gradient else dot(here.gradient, direction)
         trial = _go(evaluate, here, direction, here.length)
-        landed = _go(evaluate, here, direction, _secant(here, trial, slope, direction))
+        drop = slope - dot(trial.gradient, direction)
+        landed = _go(evaluate, here, direction, _secant(here, trial, slope, drop))
         after = _better(here, trial, landed, slope)
-        if step + 1 < steps:
-            direction = _turn(here, after, direction, conjugate)
-        here = after
+        if step + 1 == steps:
+            return after.z
+        before, square = square, _squares(after.gradient)
+        if conjugate:
+            beta = (square - dot(after.gradient, here.gradient)) / before
+            turned = _turn(after.gradient, direction, torch.where(drop > 0, beta, 0))
+        else:
+            turned = after.gradient
+        here = replace(after, length=after.length * (_squares(direction) / _squares(turned)).sqrt())
+        direction = turned
     return here.z
 
 
@@ -64,18 +73,22 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
+def _squares(a: Tensor) -> Tensor:
+    """Squared length of every example, ``[N]``, above 0, so that one without a gradient divides by something."""
+    # A norm reads once; vecdot writes the products first, and takes several times as long.
+    square: Tensor = torch.linalg.vector_norm(a, dim=1).square().clamp_min(torch.finfo(a.dtype).tiny)
+    return square
+
+
 def _go(evaluate: Evaluate, here: _Point, direction: Tensor, length: Tensor) -> _Point:
     z = torch.addcmul(here.z, length[:, None], direction)
     return _Point(z, *evaluate(z), length)
 
 
-def _secant(here: _Point, trial: _Point, slope: Tensor, direction: Tensor) -> Tensor:
+def _secant(here: _Point, trial: _Point, slope: Tensor, drop: Tensor) -> Tensor:
     """The length that maximises the parabola through both slopes, or a longer or shorter one where it has no top."""
-    drop = slope - dot(trial.gradient, direction)
     blind = torch.where(trial.value > here.value, _GROW, _SHRINK)
-    # A drop below rounding is no curvature: dividing by it would send the example anywhere.
-    factor = torch.where(drop > torch.finfo(drop.dtype).eps * slope, slope / drop, blind)
-    return trial.length * factor.clamp_max(_FARTHEST)
+    return trial.length * torch.where(drop > 0, slope / drop, blind).clamp_max(_FARTHEST)
 
 
 def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Point:
@@ -101,12 +114,8 @@ def _pick(first: Tensor, a: Tensor, second: Tensor, b: Tensor, c: Tensor) -> Ten
     return torch.where(first, a, torch.where(second, b, c))
 
 
-def _turn(here: _Point, after: _Point, direction: Tensor, conjugate: bool) -> Tensor:
-    """The next direction: conjugate by Polak-Ribière+, or the gradient where that does not ascend (a restart)."""
-    if not conjugate:
-        return after.gradient
-    square = dot(here.gradient, here.gradient).clamp_min(torch.finfo(direction.dtype).tiny)
-    beta = ((dot(after.gradient, after.gradient) - dot(after.gradient, here.gradient)) / square).clamp_min(0)
-    turned = torch.addcmul(after.gradient, beta[:, None], direction)
-    ascends = dot(after.gradient, turned) > 0
-    return turned if bool(ascends.all()) else torch.where(ascends[:, None], turned, after.gradient)
+def _turn(gradient: Tensor, direction: Tensor, beta: Tensor) -> Tensor:
+    """``gradient + β⁺ direction``, or the gradient where that does not ascend (a restart)."""
+    turned = torch.addcmul(gradient, beta.clamp_min(0)[:, None], direction)
+    ascends = dot(gradient, turned) > 0
+    return turned if bool(ascends.all()) else torch.where(ascends[:, None], turned, gradient)

@@ -49,7 +49,7 @@ class Objective:
         self, target: Target, radii: Sequence[Tensor], penalties: Sequence[Penalty], *, decoupled: bool
     ) -> None:
         self.target, self.penalties, self.decoupled = target, penalties, decoupled
-        self.radii = [r.view(-1, *[1] * (len(p.shape) - 1)) for r, p in zip(radii, penalties, strict=True)]
+        self.radii = [per_example(r, len(p.shape)) for r, p in zip(radii, penalties, strict=True)]
         self.evaluations = 0
         self._sizes = [penalty.shape[1:].numel() for penalty in penalties]
         self._last: Tensor | None = None

@@ -11,9 +11,9 @@ from torch import Tensor
 from toolkit_ext.types import Norm
 
 
-def per_example(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` ``[N]``, shaped to multiply ``like`` ``[N, ...]``."""
-    return values.view(-1, *[1] * (like.dim() - 1))
+def per_example(values: Tensor, dim: int) -> Tensor:
+    """``values`` ``[N]``, shaped to multiply a tensor ``[N, ...]`` of ``dim`` dimensions."""
+    return values.view(-1, *[1] * (dim - 1))
 
 
 def lengths(z: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Penalty:
             return z
         if self.norm == "Linf":
             return z.clamp(-self.bound, self.bound)
-        return z / per_example(lengths(z).clamp_min(1), z)
+        return z / per_example(lengths(z).clamp_min(1), z.dim())
 
     def feasible(self, z: Tensor) -> Tensor:
         """:meth:`project`, and then into the box, which only shortens ``z``."""
@@ -79,11 +79,11 @@ class Penalty:
         """The point of the unit ball in whose direction the loss rises fastest: ``sign g / √D`` or ``g / ‖g‖``."""
         if self.norm == "Linf":
             return gradient.sign() * self.bound
-        return gradient / per_example(lengths(gradient).clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
+        return gradient / per_example(lengths(gradient).clamp_min(torch.finfo(gradient.dtype).tiny), gradient.dim())
 
     def random(self, like: Tensor) -> Tensor:
         """A random point of the ball: uniform in Linf, of uniform direction and length in L2; ``like`` gives dtype."""
         z = like.new_empty(self.shape)
         if self.norm == "Linf":
             return z.uniform_(-self.bound, self.bound)
-        return self.steepest(z.normal_()) * per_example(torch.rand_like(z[:, 0].flatten(1)[:, 0]), z)
+        return self.steepest(z.normal_()) * per_example(torch.rand(len(z), dtype=z.dtype, device=z.device), z.dim())

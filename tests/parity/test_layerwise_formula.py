@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from toolkit_ext.attacks.layerwise import Deep
-from toolkit_ext.attacks.layerwise.attack import Objective, Target
+from toolkit_ext.attacks.layerwise import Deep, choose
+from toolkit_ext.attacks.layerwise.neurons import Objective, Target
+from toolkit_ext.types import NORMS, Norm
 
 VARIABLES = ("perturbations", "neurons")
 
@@ -90,8 +91,6 @@ def decoupled_gradient(model: nn.Sequential, x: Tensor, y: Tensor, n: list[Tenso
 
 
 def objective_of(attack: Deep, model: nn.Module, x: Tensor, y: Tensor, cost: object = squared) -> Objective:
-    from toolkit_ext.attacks.layerwise import choose
-
     return attack.objective(Target(model, choose(model, attack.deep_layers), x, y, cost))  # type: ignore[arg-type]
 
 
@@ -100,34 +99,33 @@ def test_gradient_of_the_neurons_is_the_formula() -> None:
     x, y = torch.rand(5, 1, 1, 3).double(), torch.randn(5, 2).double()
     attack = Deep(eps=0.1, deep_layers="1,2", deep_hidden_eps=0.1, deep_variables="neurons")
     objective = objective_of(attack, model, x, y)
-    objective(objective.zero())
-    z = torch.randn_like(objective.zero())
-    radii = [p.radius.flatten() for p in objective.penalties]
-    n = [
-        (s.flatten(1) + r[:, None] * part.flatten(1))
-        for s, r, part in zip(objective.start, radii, objective.split(z), strict=True)
+    r = [radius.flatten() for radius in objective.radii]
+    # The neurons that the first evaluation feeds forward from the clean input are where later ones count from.
+    objective(torch.zeros(5, 7).double())
+    base = [x.flatten(1), model[:2](x), model[:3](x)]
+    z = torch.randn(5, 7).double()
+    n = [b + radius[:, None] * part.flatten(1) for b, radius, part in zip(base, r, objective.split(z), strict=True)]
+    expected = decoupled_gradient(model, x.flatten(1), y, n, [1 / radius**2 for radius in r])
+    found = [
+        part.flatten(1) / radius[:, None] for part, radius in zip(objective.split(objective(z)[1]), r, strict=True)
     ]
-    n[0] = n[0].flatten(1)
-    expected = decoupled_gradient(model, x.flatten(1), y, n, [1 / r**2 for r in radii])
-    found = [part.flatten(1) / r[:, None] for part, r in zip(objective.split(objective(z)[1]), radii, strict=True)]
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("variables", VARIABLES)
 @pytest.mark.parametrize("rho", ["quadratic", "ball"])
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_gradient_is_that_of_finite_differences(variables: str, rho: str, norm: str) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradient_is_that_of_finite_differences(variables: str, rho: str, norm: Norm) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
     x, y = torch.rand(2, 1, 4, 4).double(), torch.tensor([0, 2])
     attack = Deep(
         eps=0.2, norm=norm, deep_norm=norm, deep_rho=rho, deep_hidden_eps=0.2, deep_lambda=3.0, deep_variables=variables
-    )  # type: ignore[arg-type]
+    )
     cost = nn.CrossEntropyLoss(reduction="none")
     objective = objective_of(attack, model.double(), x, y, cost)
-    objective(objective.zero())
-    z = torch.randn_like(objective.zero())
+    z = torch.randn_like(objective.start(0.1))
     gradient = objective(z)[1]
     for _ in range(5):
         direction = torch.randn_like(z)
