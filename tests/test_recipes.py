@@ -1,0 +1,137 @@
+"""Every recipe: it states a claim, its pinned experiment is possible, and ``--smoke`` runs from data to record."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from toolkit_ext import backbones
+from toolkit_ext.experiment import Experiment
+from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.trainers._compose import compose
+from toolkit_ext.trainers._optim import make_schedulers
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+METHODS = sorted({file.stem for file in FOLDER.glob("*.py")} & TRAINERS.keys())
+SHAPES = {"mnist": (1, 28), "cifar10": (3, 32)}
+
+
+def names_of(recipe: str) -> dict[str, Any]:
+    return runpy.run_path(str(FOLDER / f"{recipe}.py"), run_name="recipe")
+
+
+def start(recipe: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """Run the recipe as a script, with its records in ``folder``; they are returned."""
+    places = ["--results", str(folder), "--output", str(folder / "outputs"), "--no-progress"]
+    monkeypatch.setattr(sys, "argv", [recipe, *places, *options])
+    runpy.run_path(str(FOLDER / f"{recipe}.py"), run_name="__main__")
+    return [json.loads(file.read_text()) for file in sorted((folder / "runs").glob("*.json"))]
+
+
+def test_the_methods_of_the_sources_and_their_baselines_have_recipes() -> None:
+    sources = "dual amp deep pas multi_attack gradient_reg spectral_norm orthogonal"
+    baselines = "standard fgsm pgd mim clean_adv fast trades mart awp"
+    assert {*sources.split(), *baselines.split()} <= set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pinned_experiment_is_possible(method: str) -> None:
+    found = names_of(method)
+    experiment: Experiment = found["EXPERIMENT"]
+    assert experiment.method == method
+    axes = compose(TRAINERS[method].method, experiment.hyper_parameters)
+    axes.schedule.bind(experiment.epochs)
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=axes.loop.lr)
+    make_schedulers([optimizer], axes.loop, 10, experiment.epochs, axes.schedule.resets(experiment.epochs))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_claim_is_stated_with_its_source(method: str) -> None:
+    text = names_of(method)["__doc__"]
+    assert "Claim: " in text
+    assert TRAINERS[method].method.paper.authors.split(",")[0] in text or "Kouvatseas" in text or method == "standard"
+
+
+def test_the_backbones_take_the_images() -> None:
+    experiments: list[Experiment] = [names_of(method)["EXPERIMENT"] for method in METHODS]
+    for name, args, data in {(e.backbone, tuple(e.backbone_args.items()), e.data) for e in experiments}:
+        channels, size = SHAPES[data]
+        backbones.create(name, num_classes=10, in_chans=channels, image_size=size, **dict(args))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_smoke_runs_from_data_to_record(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (record,) = start(method, monkeypatch, tmp_path, "--smoke", "--seed", "3")
+    assert record["method"] == method
+    assert record["seed"] == 3
+    assert record["data"]["name"] == "digits"
+    assert {"clean_acc", "fgsm_acc", "pgd20_acc"} <= record["metrics"].keys()
+    pinned = names_of(method)["EXPERIMENT"].hyper_parameters
+    kept = {name: pinned[name] for name in pinned.keys() & {"eps", "alpha", "lr", "weight_decay", "optimizer"}}
+    assert kept.items() <= record["hyper_parameters"].items()
+
+
+def test_quickstart_smoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    records = start("quickstart", monkeypatch, tmp_path, "--smoke")
+    assert {record["method"] for record in records} == {"standard", "pgd", "clean_adv"}
+    assert (tmp_path / "tables" / "quickstart.csv").exists()
+    assert (tmp_path / "figures" / "quickstart.png").exists()
+
+
+def test_digits_methods_makes_its_table_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = ("--smoke", "--methods", "standard,pgd", "--seeds")
+    first = start("digits_methods", monkeypatch, tmp_path, *asked, "0")
+    table = tmp_path / "tables" / "digits_methods.csv"
+    assert pd.read_csv(table)["runs"].tolist() == [1, 1]
+    both = start("digits_methods", monkeypatch, tmp_path, *asked, "0,1")
+    assert len(both) == 4
+    assert [record for record in both if record["seed"] == 0] == first  # skipped, not run again
+    assert all(record["tables"] == ["digits_methods"] for record in both)
+    assert pd.read_csv(table)["method"].tolist() == ["pgd", "standard"]
+    assert pd.read_csv(table)["runs"].tolist() == [2, 2]
+
+
+def test_digits_methods_covers_every_method_alike() -> None:
+    experiment = names_of("digits_methods")["experiment"]
+    made = {method: experiment(method, 0) for method in TRAINERS}
+    same = {(e.data, e.backbone, e.epochs, e.batch_size, e.n_test, e.protocol, e.attacks) for e in made.values()}
+    assert len(same) == 1
+    for method, each in made.items():
+        axes = compose(TRAINERS[method].method, each.hyper_parameters)
+        assert axes.attack.eps == {"standard": 0.0, "amp": 0.0, "dual": 0.5}.get(method, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        ("pgd", ("--device", "tpu"), "device: 'tpu'"),
+        ("pgd", ("--data", "minst"), "data: 'minst'"),
+        ("pgd", ("--epochs", "3"), "No such option"),
+        ("digits_methods", ("--methods", "pdg"), "methods: 'pdg' is not known (did you mean pgd"),
+    ],
+)
+def test_bad_options_end_in_one_line(
+    recipe: str,
+    options: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        start(recipe, monkeypatch, tmp_path, *options)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not any(tmp_path.rglob("*.json"))

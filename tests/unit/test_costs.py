@@ -1,0 +1,100 @@
+"""The passes that are counted, against counts by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from toolkit_ext.costs import Passes, count_passes, counted
+from toolkit_ext.trainers import TRAINERS
+
+# k steps of PGD are k forward and k backward passes; the loss terms of the step come on top.
+K = 3
+BY_HAND: dict[str, tuple[float, float]] = {
+    "standard": (1, 1),
+    "fgsm": (1 + 1, 1 + 1),
+    "fast": (1 + 1, 1 + 1),
+    "pgd": (K + 1, K + 1),
+    "mim": (K + 1, K + 1),
+    "pas": (K + 1, K + 1),
+    "orthogonal": (K + 1, K + 1),
+    "spectral_norm": (K + 1, K + 1),
+    "clean_adv": (K + 2, K + 2),
+    "dual": (K + 2, K + 2),
+    "mart": (K + 2, K + 2),
+    "trades": (K + 3, K + 2),  # the attack needs the clean prediction once more, without its gradient
+    "amp": (2, 2),
+    "awp": (K + 2, K + 2),
+    "gradient_reg": (K + 1, K + 3),  # the input gradient, its derivative there, and the way back through both
+    "multi_attack": ((1 + K + K) / 3 + 1, (1 + K + K) / 3 + 1),
+}
+
+
+@pytest.mark.parametrize("method", BY_HAND)
+def test_the_count_is_the_one_by_hand(method: str) -> None:
+    steps = {} if method in ("standard", "fgsm", "fast", "amp") else {"steps": K}
+    assert count_passes(method, **steps) == Passes(*BY_HAND[method])
+
+
+def test_the_steps_of_the_attack_are_ten_by_default() -> None:
+    assert count_passes("pgd") == Passes(11, 11)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "passes"),
+    [
+        ("amp", {"amp_inner_iter": 3}, (4, 4)),
+        ("amp", {"amp_inner_iter": 0}, (1, 1)),
+        ("amp", {"attack": "pgd", "objective": "adversarial", "steps": K}, (K + 2, K + 2)),
+        ("awp", {"awp_steps": 2, "steps": K}, (K + 3, K + 3)),
+        ("standard", {"attack": "pgd", "steps": K}, (1, 1)),  # its objective looks at no attack, so none is crafted
+        ("pgd", {"eps": 0.0, "steps": K}, (1, 1)),
+        ("multi_attack", {"multi_mode": "worst", "steps": K}, (1 + K + K + 3 + 1, 1 + K + K + 1)),
+    ],
+)
+def test_options_change_the_count(method: str, options: dict[str, Any], passes: tuple[float, float]) -> None:
+    assert count_passes(method, **options) == Passes(*passes)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_deep_costs_two_evaluations_a_step(steps: int) -> None:
+    """``2 n + 1`` gradients for ``n`` steps of conjugate gradient, and one for the weights."""
+    shallow = count_passes("deep", deep_steps=steps, deep_layers="none")
+    deep = count_passes("deep", deep_steps=steps)
+    assert shallow.backward == deep.backward == 2 * steps + 2
+    for cost in (shallow, deep):
+        assert 2 * steps + 2 <= cost.forward <= 2 * steps + 4
+
+
+def test_every_method_can_be_counted_and_the_global_generator_stays() -> None:
+    state = torch.random.get_rng_state()
+    for method in TRAINERS:
+        cost = count_passes(method)
+        assert cost.forward >= 1
+        assert cost.backward >= 1
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_what_is_counted_are_examples() -> None:
+    model = nn.Linear(4, 2)
+    x = torch.randn(5, 4)
+    with counted(model) as counter:
+        model(x[:3]).sum().backward()
+        with torch.no_grad():
+            model(x)
+    assert (counter.forward, counter.backward) == (3 + 5, 3)
+    model(x).sum().backward()
+    assert (counter.forward, counter.backward) == (8, 3)
+
+
+def test_a_second_derivative_counts_again() -> None:
+    """The gradient itself; then back through that gradient, and through the logits that it was taken at."""
+    model, x = nn.Sequential(nn.Linear(4, 2), nn.Tanh()), torch.randn(5, 4, requires_grad=True)
+    with counted(model) as counter:
+        (gradient,) = torch.autograd.grad(model(x).exp().sum(), x, create_graph=True)
+        assert counter.backward == 5
+        gradient.square().sum().backward()
+    assert (counter.forward, counter.backward) == (5, 15)

@@ -1,0 +1,55 @@
+"""The page of methods is the one that its generator makes."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.trainers._compose import AXES, options
+from toolkit_ext.trainers._config import LoopConfig
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def build() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "build_methods.py"))
+
+
+def test_the_page_is_up_to_date(build: dict[str, Any]) -> None:
+    assert (DOCS / "methods.md").read_text() == build["text"](), "run: python docs/build_methods.py"
+
+
+def test_the_page_has_every_method_and_every_hyper_parameter() -> None:
+    page = (DOCS / "methods.md").read_text()
+    for method, kind in TRAINERS.items():
+        assert f"\n## {method}\n" in page
+        assert f"`toolkit_ext.trainers.{kind.__name__}`" in page
+    kinds: list[type[Any]] = [LoopConfig, *(kind for kinds in AXES.values() for kind in kinds.values())]
+    for name in {name for kind in kinds for name in options(kind)}:
+        assert f"\n| `{name}` | " in page
+
+
+@pytest.mark.parametrize("page", ["methods.md", "method_space.md"])
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    text = (DOCS / page).read_text()
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert targets
+    assert [target for target in targets if not (DOCS / target).exists()] == []
+
+
+def test_names_in_the_method_space_exist() -> None:
+    """Every choice of every axis is on the page, in the row of its axis, and nothing else is."""
+    rows = re.findall(r"^\| \[(\w+)\]\S* \|.*\| (.+) \|$", (DOCS / "method_space.md").read_text(), flags=re.MULTILINE)
+    assert {axis: set(re.findall(r"`(\w+)`", choices)) for axis, choices in rows} == {
+        axis: set(kinds) for axis, kinds in AXES.items()
+    }
+
+
+def test_formulas_keep_their_underscores(build: dict[str, Any]) -> None:
+    assert build["markdown"]("``a_b`` and ∇_x L*") == r"`a_b` and ∇\_x L\*"
