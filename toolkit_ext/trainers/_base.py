@@ -20,6 +20,7 @@ from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
 from toolkit_ext.normalise_weights import spectral_normalise
 from toolkit_ext.trainers._batches import GeneratorSource, LoaderSource, Source, TensorSource, as_images
+from toolkit_ext.trainers._checks import check_outputs
 from toolkit_ext.trainers._compose import compose
 from toolkit_ext.trainers._loop import Run
 from toolkit_ext.trainers._monitor import Held, Monitor
@@ -179,6 +180,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         if epochs < 1:
             raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
+        check_outputs(self.model, examples.training.x, self._classifier.nb_classes)
         run = self._prepare(examples, epochs, options)
         if run.folder is None:
             self._run(run, options)

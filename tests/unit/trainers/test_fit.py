@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers import TRAINERS, FastTrainer, NonFiniteLossError, PGDTrainer, StandardTrainer
+from toolkit_ext.trainers import TRAINERS, FastTrainer, NonFiniteLossError, PGDTrainer, StandardTrainer, as_classifier
 from toolkit_ext.trainers._augment import augment
 from toolkit_ext.trainers._batches import seed_of
 
@@ -328,6 +328,20 @@ FIT_ERRORS: dict[str, tuple[Any, str]] = {
     "option": (lambda d: _with(d, verbose=True), "fit: no such argument verbose"),
     "warmup": (lambda d: _with(d, nb_epochs=2), "warmup_epochs: 2"),
 }
+
+
+def test_a_model_that_returns_probabilities_is_refused(net: Any, data: Data) -> None:
+    model = nn.Sequential(net(), nn.Softmax(dim=1)).train()
+    trainer = PGDTrainer(as_classifier(model, (1, 8, 8), 3), eps=0.1)
+    with pytest.raises(UserError, match="classifier: the model returns probabilities"):
+        trainer.fit(*data, nb_epochs=1, **QUIET)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_model_with_other_classes_than_the_data_is_refused(net: Any, data: Data) -> None:
+    trainer = PGDTrainer(as_classifier(net(), (1, 8, 8), 4), eps=0.1)
+    with pytest.raises(UserError, match=r"returns shape \[8, 3\]; nb_classes is 4"):
+        trainer.fit(*data, nb_epochs=1, **QUIET)
 
 
 @pytest.mark.parametrize("case", FIT_ERRORS)
