@@ -133,7 +133,7 @@ def test_figures_and_returned_loss(kind: str) -> None:
     loss = optimizer.step(problem.closure(parameters))
     rise = problem.loss([t + d for t, d in zip(theta, delta, strict=True)]) - problem.loss(theta)
     assert loss.item() == pytest.approx(problem.loss(theta))
-    assert optimizer.figures["loss_rise"].item() == pytest.approx(rise)
+    assert optimizer.figures["rise_under_perturbation"].item() == pytest.approx(rise)
     assert optimizer.figures["perturbation_norm"].item() == pytest.approx(norm(delta))
 
 

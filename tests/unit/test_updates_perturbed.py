@@ -63,7 +63,7 @@ def test_an_empty_ball_is_the_base_optimiser_to_the_bit(make: Make, options: dic
             optimizer.step(closure(model, optimizer))
     assert same(ours, theirs)
     assert wrapped.figures["perturbation_norm"] == 0
-    assert wrapped.figures["loss_rise"] == 0
+    assert wrapped.figures["rise_under_perturbation"] == 0
 
 
 @BOTH
@@ -235,7 +235,7 @@ def test_autocast_around_the_step_sees_the_perturbed_weights(make: Make) -> None
 
     with torch.autocast("cpu", torch.bfloat16):
         optimizer.step(evaluate)
-    assert optimizer.figures["loss_rise"].abs() > 0.1
+    assert optimizer.figures["rise_under_perturbation"].abs() > 0.1
 
 
 @BOTH

@@ -22,8 +22,8 @@ Y = torch.arange(8) % 3
 FIGURES = {
     "plain": set(),
     "dual": {"clean_grad_norm", "adversarial_grad_norm", "grad_cosine", "clean_step_norm", "adversarial_step_norm"},
-    "amp": {"perturbation_norm", "loss_rise"},
-    "awp": {"perturbation_norm", "loss_rise"},
+    "amp": {"perturbation_norm", "rise_under_perturbation"},
+    "awp": {"perturbation_norm", "rise_under_perturbation"},
 }
 
 

@@ -19,7 +19,14 @@ from torch.utils.data import DataLoader
 from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
 from toolkit_ext.normalise_weights import spectral_normalise
-from toolkit_ext.trainers._batches import GeneratorSource, LoaderSource, Source, TensorSource, as_images
+from toolkit_ext.trainers._batches import (
+    GeneratorSource,
+    LoaderSource,
+    Source,
+    TensorSource,
+    as_images,
+    isolated_rng,
+)
 from toolkit_ext.trainers._checks import check_outputs
 from toolkit_ext.trainers._compose import compose
 from toolkit_ext.trainers._loop import Run
@@ -93,7 +100,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         if self.axes.loop.spectral != "none":
-            spectral_normalise(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
+            with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
+                spectral_normalise(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
         self._scheduler = scheduler
         self._optimizer = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
         self.history: list[dict[str, Any]] = []

@@ -50,7 +50,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
 
     Parameter groups and state are the base optimiser's own, so torch's learning-rate schedulers drive either, and
     ``state_dict`` is the base optimiser's: Δ starts from zero in every step and leaves nothing behind. After a step,
-    ``figures`` holds ``perturbation_norm`` = ‖Δ‖₂ over all weights and ``loss_rise`` = L(θ + Δ) − L(θ).
+    ``figures`` holds ``perturbation_norm`` = ‖Δ‖₂ over all weights and ``rise_under_perturbation`` = L(θ + Δ) − L(θ).
     """
 
     base: Optimizer
@@ -116,7 +116,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         assert closure is not None
         loss = self._evaluate(closure, 0)
         figures = self._perturb(closure) if self.rounds else {"perturbation_norm": loss.new_zeros(()), "loss": loss}
-        self.figures = {"perturbation_norm": figures["perturbation_norm"], "loss_rise": figures["loss"] - loss.detach()}
+        self.figures = {"perturbation_norm": figures["perturbation_norm"], "rise_under_perturbation": figures["loss"] - loss.detach()}
         self.base.step()
         return loss
 
@@ -154,7 +154,7 @@ class PerturbedUpdate:
         return [self.optimizer.base]
 
     def step(self, closure: Closure) -> StepReport:
-        """One step; reports the terms at θ, ``perturbation_norm`` and ``loss_rise``."""
+        """One step; reports the terms at θ, ``perturbation_norm`` and ``rise_under_perturbation``."""
         passes = []
 
         def backward() -> Tensor:
