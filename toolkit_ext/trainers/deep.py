@@ -7,7 +7,7 @@ from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="deep",
-    summary="every layer perturbed, found by conjugate gradient over the neurons",
+    summary="every layer perturbed, found by conjugate gradient",
     paper=Paper(
         authors="Chinchilla",
         title="Deep adversarial training",
@@ -16,8 +16,6 @@ METHOD = Method(
     attack="deep",
     objective="adversarial",
     update="plain",
-    # The technical note's own unknowns; the attack's default, the perturbations, has the same maximiser.
-    defaults={"deep_variables": "neurons"},
     smoke={"deep_steps": 2},
 )
 
@@ -25,7 +23,9 @@ METHOD = Method(
 class DeepTrainer(MethodTrainer):
     """min_w E max_d c(y, h(w, x, d)) + Σ_ℓ ρ_ℓ(d_ℓ) with n_ℓ = f_ℓ(w_ℓ n_{ℓ−1}) + d_ℓ (equations 6 and 8).
 
-    The maximum is found over the neurons n, where the layers decouple (equation 11), by nonlinear conjugate gradient.
+    The maximum is found by nonlinear conjugate gradient, with one forward and one backward pass for the gradient of all
+    unknowns: over the perturbations d, or, with ``deep_variables="neurons"``, over the neurons n, where the layers
+    decouple (equation 11). Both have the same maximiser; in a few steps the first comes much nearer to it, see ``Deep``.
     """
 
     method = METHOD

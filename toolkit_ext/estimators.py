@@ -1,0 +1,101 @@
+"""ART's classifiers as torch modules on [0, 1] inputs, and the other way round.
+
+Training and evaluation both look at an ART ``PyTorchClassifier`` through :func:`view`, so that ``eps`` means the same
+in both, whatever range and preprocessing the classifier has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from art.estimators.classification import PyTorchClassifier
+from art.preprocessing.preprocessing import Preprocessor
+from torch import Tensor, nn
+
+from toolkit_ext.errors import UserError
+
+
+class ClassifierView(nn.Module):
+    """Logits of an ART classifier for inputs in [0, 1]: the clip range, then its preprocessing, then its model.
+
+    ``low`` and ``high`` are the classifier's ``clip_values``; ART's own users pass inputs in that range.
+    """
+
+    def __init__(self, model: nn.Module, operations: list[Any], low: float, high: float) -> None:
+        super().__init__()
+        self.model = model
+        self._operations = operations
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * (self.high - self.low) + self.low
+        for operation in self._operations:
+            x, _ = operation.forward(x, None)
+        logits: Tensor = self.model(x)
+        return logits
+
+    def extra_repr(self) -> str:
+        """What ``print`` adds, and what tells two views of one model apart."""
+        names = ", ".join(_describe(operation) for operation in self._operations)
+        return f"low={self.low:g}, high={self.high:g}" + (f", preprocessing={names}" if names else "")
+
+
+def _describe(operation: Preprocessor) -> str:
+    values = {name: np.asarray(getattr(operation, name, None)).tolist() for name in operation.params}
+    return f"{type(operation).__name__}({values})"
+
+
+def clip_range(classifier: PyTorchClassifier) -> tuple[float, float]:
+    """The classifier's ``clip_values`` as two numbers; (0, 1) where it has none.
+
+    Raises:
+        UserError: a range for each feature, or an empty one.
+    """
+    if classifier.clip_values is None:
+        return 0.0, 1.0
+    low, high = (np.unique(np.asarray(bound)) for bound in classifier.clip_values)
+    if len(low) != 1 or len(high) != 1 or low[0] >= high[0]:
+        raise UserError(f"clip_values: {classifier.clip_values} is not supported; give one low and one high number")
+    return float(low[0]), float(high[0])
+
+
+def _is_identity(operation: Preprocessor) -> bool:
+    # ART adds a standardisation with mean 0 and deviation 1 to every classifier that was given none.
+    return bool(np.all(getattr(operation, "mean", 1) == 0) and np.all(getattr(operation, "std", 0) == 1))
+
+
+def view(classifier: PyTorchClassifier) -> nn.Module:
+    """The module to attack and to train: the classifier's own model where it already takes [0, 1] as it is.
+
+    Raises:
+        UserError: preprocessing that is not differentiable in torch, which the attacks could not see through.
+    """
+    low, high = clip_range(classifier)
+    operations = [op for op in classifier.preprocessing_operations if op.apply_predict and not _is_identity(op)]
+    if operations and not classifier.all_framework_preprocessing:
+        names = ", ".join(type(operation).__name__ for operation in operations)
+        raise UserError(f"preprocessing: {names} is not a PyTorch preprocessor; the attacks need its gradient")
+    if (low, high) == (0.0, 1.0) and not operations:
+        model: nn.Module = classifier.model
+        return model
+    return ClassifierView(classifier.model, operations, low, high)
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """The classifier's model inside what :func:`view` returned: the one that checkpoints keep."""
+    return model.model if isinstance(model, ClassifierView) else model
+
+
+def as_classifier(
+    model: nn.Module, image_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
+) -> PyTorchClassifier:
+    """An ART ``PyTorchClassifier`` on [0, 1] inputs around ``model``; ``image_shape`` is ``(C, H, W)``."""
+    return PyTorchClassifier(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=image_shape,
+        nb_classes=num_classes,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if device.startswith("cuda") else "cpu",
+    )
