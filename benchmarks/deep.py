@@ -51,7 +51,7 @@ def load(root: Path | None) -> tuple[str, Tensor, Tensor]:
 
 
 def trained(name: str, x: Tensor, y: Tensor) -> nn.Module:
-    """A classifier that ``TRAINING_STEPS`` steps on clean images have brought above 95 % or so: its gradients mean something."""
+    """A classifier trained for ``TRAINING_STEPS`` steps on clean images, so that its gradients mean something."""
     torch.manual_seed(0)
     model = backbones.create(name, num_classes=10, in_chans=1, image_size=SIZE)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -70,7 +70,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, losses: Calla
 
 
 def reached(attack: Deep, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Mean loss, and mean objective, at the perturbations that ``attack`` returns; the loss alone where a ball holds."""
+    """Mean loss, and mean objective, at what ``attack`` returns; the loss alone where a ball holds."""
     torch.manual_seed(0)
     found = attack(model, x, y)
     objective = attack.objective(Target(model, choose(model, attack.deep_layers), x, y, cross_entropy))
@@ -113,7 +113,7 @@ def costs(name: str, model: nn.Module, x: Tensor, y: Tensor, rounds: int) -> Ite
 
 
 def timed(attacks: list[Attack], model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Seconds to craft with every attack, and with the weight step that follows (of learning rate 0: nothing drifts)."""
+    """Seconds to craft with every attack, and with the weight step after it (learning rate 0: nothing drifts)."""
     found = {}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     for i, attack in enumerate(attacks):

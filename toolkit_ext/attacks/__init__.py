@@ -17,4 +17,16 @@ ATTACKS: dict[str, type[Attack]] = {
     "deep": Deep,
 }
 
-__all__ = ["ATTACKS", "FGSM", "MIM", "PGD", "TPGD", "Deep", "MultiAttack", "NoAttack", "RandomFGSM", "attackable", "craft"]
+__all__ = [
+    "ATTACKS",
+    "FGSM",
+    "MIM",
+    "PGD",
+    "TPGD",
+    "Deep",
+    "MultiAttack",
+    "NoAttack",
+    "RandomFGSM",
+    "attackable",
+    "craft",
+]

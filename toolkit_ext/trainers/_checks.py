@@ -27,6 +27,8 @@ def check_outputs(model: nn.Module, x: Tensor, num_classes: int) -> None:
             module.training = mode
     if outputs.ndim != 2 or outputs.shape[1] != num_classes:
         shape = list(outputs.shape)
-        raise UserError(f"classifier: the model returns shape {shape}; nb_classes is {num_classes}, so [N, {num_classes}]")
+        raise UserError(
+            f"classifier: the model returns shape {shape}; nb_classes is {num_classes}, so [N, {num_classes}]"
+        )
     if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(dim=1), torch.ones_like(outputs[:, 0]), atol=1e-4):
         raise UserError("classifier: the model returns probabilities; it must return logits, so leave out its softmax")

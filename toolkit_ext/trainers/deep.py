@@ -25,7 +25,7 @@ class DeepTrainer(MethodTrainer):
 
     The maximum is found by nonlinear conjugate gradient, with one forward and one backward pass for the gradient of all
     unknowns: over the perturbations d, or, with ``deep_variables="neurons"``, over the neurons n, where the layers
-    decouple (equation 11). Both have the same maximiser; in a few steps the first comes much nearer to it, see ``Deep``.
+    decouple (equation 11). Both have the same maximiser; ``Deep`` says how they differ.
     """
 
     method = METHOD

@@ -116,7 +116,10 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         assert closure is not None
         loss = self._evaluate(closure, 0)
         figures = self._perturb(closure) if self.rounds else {"perturbation_norm": loss.new_zeros(()), "loss": loss}
-        self.figures = {"perturbation_norm": figures["perturbation_norm"], "rise_under_perturbation": figures["loss"] - loss.detach()}
+        self.figures = {
+            "perturbation_norm": figures["perturbation_norm"],
+            "rise_under_perturbation": figures["loss"] - loss.detach(),
+        }
         self.base.step()
         return loss
 
