@@ -6,6 +6,7 @@ python docs/build_methods.py
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import Field
@@ -49,7 +50,7 @@ def overview() -> Iterator[str]:
     for name, kind in TRAINERS.items():
         method, cost = kind.method, count_passes(name)
         axes = " | ".join((method.attack, method.objective, method.update, method.schedule))
-        yield f"| [`{name}`](#{name}) | {axes} | {cost.forward:.3g} | {cost.backward:.3g} |"
+        yield f"| [`{name}`](#{name}) | {axes} | {math.ceil(cost.forward)} | {math.ceil(cost.backward)} |"
 
 
 def section(name: str, kind: type[MethodTrainer]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 from rich import box
 from rich.table import Table
@@ -15,7 +17,8 @@ from toolkit_ext.trainers import TRAINERS
 def methods_command() -> None:
     """List the methods with their choice on each axis, their cost and their paper.
 
-    The cost is the mean number of forward and backward passes of a batch in a training step, counted while the method
+    The cost is the mean number of forward and backward passes of a batch in a training step, rounded
+    up, counted while the method
     trains a small model at its default number of attack steps.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
@@ -28,5 +31,7 @@ def methods_command() -> None:
     for name, trainer in TRAINERS.items():
         method, cost = trainer.method, count_passes(name)
         axes = ", ".join((method.attack, method.objective, method.update, method.schedule))
-        table.add_row(name, axes, f"{cost.forward:g}", f"{cost.backward:g}", method.summary, str(method.paper))
+        table.add_row(
+            name, axes, f"{math.ceil(cost.forward)}", f"{math.ceil(cost.backward)}", method.summary, str(method.paper)
+        )
     console.show_table(table)
