@@ -15,6 +15,7 @@ from toolkit_ext.evaluation.checks import check_defence
 from toolkit_ext.evaluation.columns import column_job, single_adversary, undefined
 from toolkit_ext.evaluation.flags import read_flags
 from toolkit_ext.evaluation.protocol import Protocol
+from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.runner import Job, Row, Runner
 
 _NO_RADIUS = "eps is 0, so that only the clean images are in the ball"
@@ -22,10 +23,16 @@ _SAME_RUN = "aa/apgd-ce"
 
 
 class Battery:
-    """Runs ``protocol``; gathers in ``robust`` who survived what, and in ``omitted`` what was left out and why."""
+    """Runs ``protocol``; gathers in ``robust`` who survived what, and in ``omitted`` what was left out and why.
 
-    def __init__(self, runner: Runner, protocol: Protocol, threat: Threat, classes: int) -> None:
+    With ``carry``, an evaluation at a smaller radius, each attack starts from what it left there.
+    """
+
+    def __init__(
+        self, runner: Runner, protocol: Protocol, threat: Threat, classes: int, carry: Evaluation | None = None
+    ) -> None:
         self.runner, self.protocol, self.threat, self.classes = runner, protocol, threat, classes
+        self.carry = carry
         self.robust: dict[str, Tensor] = {}
         self.omitted: dict[str, str] = {}
         self.plan = self._plan()
@@ -54,10 +61,16 @@ class Battery:
         a randomised model gives the same results there after ``torch.manual_seed(seed)``.
         """
         torch.manual_seed(self.threat.seed)
-        self._check(reject_probabilities)
-        everything = torch.ones(len(self.runner.x), dtype=torch.bool)
-        clean = Job("clean", self.protocol.norm, 0.0, lambda x, y: x, clean=True)
-        self.robust["clean"] = self.runner.run(clean, everything)
+        if self.carry is None:
+            self._check(reject_probabilities)
+            everything = torch.ones(len(self.runner.x), dtype=torch.bool)
+            clean = Job("clean", self.protocol.norm, 0.0, lambda x, y: x, clean=True)
+            self.robust["clean"] = self.runner.run(clean, everything)
+        else:
+            # Neither the checks nor the clean images depend on the radius.
+            self.runner.flags += [flag for flag in self.carry.warnings if not flag.attack]
+            self.runner.take_over(self.carry.examples)
+            self._take_over("clean", self.carry)
         if "aa" in self.protocol.attacks:
             self._autoattack()
         for column in self.columns:
@@ -66,6 +79,17 @@ class Battery:
             if self.omitted.get(name) == _NO_RADIUS:
                 self.robust[name] = self.robust["clean"]
         self.robust["union"] = torch.stack(list(self.robust.values())).all(dim=0)
+
+    def _take_over(self, column: str, carry: Evaluation) -> None:
+        """Let the result of ``carry`` stand: nothing is attacked."""
+        self.robust[column] = carry.robust[column]
+        self.runner.rows[column] = Row(0, 0, 0.0, _share(carry.robust[column]))
+        self.runner.bar.update(len(self.runner.x))
+
+    def _start(self, column: str) -> Tensor:
+        """``[N]`` bool: what ``column`` is to attack, the correct images that it did not break at a smaller radius."""
+        clean = self.robust["clean"]
+        return clean if self.carry is None else clean & self.carry.robust.get(column, clean)
 
     def _check(self, reject_probabilities: bool) -> None:
         first = slice(self.runner.batch_size)
@@ -78,7 +102,7 @@ class Battery:
 
     def _autoattack(self) -> None:
         adversary = build(self.runner.model, self.threat, self.classes, self.runner.collector)
-        robust = self.robust["clean"]
+        robust = self._start("aa")
         after = {"clean": _share(robust)}
         for attack in self.plan.attacks:
             job = Job(
@@ -99,18 +123,40 @@ class Battery:
         self._sum_rows()
 
     def _sum_rows(self) -> None:
-        clean, robust = self.robust["clean"], self.robust["aa"]
+        start, robust = self._start("aa"), self.robust["aa"]
         seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
-        self.runner.rows["aa"] = Row(int(clean.sum()), int((clean & ~robust).sum()), round(seconds, 3), _share(robust))
+        self.runner.rows["aa"] = Row(int(start.sum()), int((start & ~robust).sum()), round(seconds, 3), _share(robust))
 
     def _column(self, column: str) -> None:
         if column == "apgd_ce" and _SAME_RUN in self.robust and self.protocol.version != "plus":
-            # AutoAttack's first attack, with one restart on all correct examples: this column, already run.
-            self.robust[column], self.runner.rows[column] = self.robust[_SAME_RUN], self.runner.rows[_SAME_RUN]
-            self.runner.bar.update(len(self.runner.x))
+            self._share_apgd()
+        elif self.carry and self.carry.protocol.radius(column) == self.protocol.radius(column):
+            self._take_over(column, self.carry)  # an L2 column of a Linf protocol, whose ball has not grown
+        else:
+            self.robust[column] = self.runner.run(self._job(column), self._start(column))
+
+    def _job(self, column: str) -> Job:
+        return column_job(column, self.protocol, self.runner.model, self.threat, lambda: self._single)
+
+    def _share_apgd(self) -> None:
+        """The APGD-CE column from AutoAttack's first attack, which is the same with its one restart.
+
+        With ``carry``, AutoAttack did not attack what its other parts broke at a smaller radius; the column does.
+        """
+        shared, rest = self.runner.rows[_SAME_RUN], self._start("apgd_ce") & ~self._start("aa")
+        self.robust["apgd_ce"], self.runner.rows["apgd_ce"] = self.robust[_SAME_RUN], shared
+        if not rest.any():
+            self.runner.bar.update(len(rest))
             return
-        job = column_job(column, self.protocol, self.runner.model, self.threat, lambda: self._single)
-        self.robust[column] = self.runner.run(job, self.robust["clean"])
+        robust = self.robust[_SAME_RUN] | self.runner.run(self._job("apgd_ce"), rest)
+        own = self.runner.rows["apgd_ce"]
+        self.robust["apgd_ce"] = robust
+        self.runner.rows["apgd_ce"] = Row(
+            own.attempted + shared.attempted,
+            own.broken + shared.broken,
+            round(own.seconds + shared.seconds, 3),
+            _share(robust),
+        )
 
     @cached_property
     def _single(self) -> object:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import attackable
 from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.evaluation._art import Classifier, as_module
 from toolkit_ext.evaluation.autoattack import Threat, targets
 from toolkit_ext.evaluation.battery import Battery
+from toolkit_ext.evaluation.carry import carried_key, check_carry, count_carried
 from toolkit_ext.evaluation.checks import check_model, check_options, find_device
 from toolkit_ext.evaluation.examples import Examples
 from toolkit_ext.evaluation.fingerprint import hash_model, hash_tensors, precision, versions
 from toolkit_ext.evaluation.flags import Collector
-from toolkit_ext.evaluation.isolation import preserved_rng
+from toolkit_ext.evaluation.isolation import isolated
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.recheck import tolerance
 from toolkit_ext.evaluation.result import Evaluation, details_of, figures
@@ -32,7 +31,7 @@ _STANDARD = Budget()
 
 
 def evaluate(
-    model: nn.Module,
+    model: Classifier,
     x: Tensor,
     y: Tensor,
     protocol: Protocol | str,
@@ -47,6 +46,7 @@ def evaluate(
     fresh: bool = False,
     reject_probabilities: bool = True,
     budget: Budget = _STANDARD,
+    carry: Evaluation | None = None,
 ) -> Evaluation:
     """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
 
@@ -61,7 +61,8 @@ def evaluate(
     (TF32 in convolutions on CUDA by default), the re-check uses full float32.
 
     Args:
-        model: Takes ``[N, C, H, W]`` float32 in [0, 1], returns logits ``[N, K]``; already on its device.
+        model: Takes ``[N, C, H, W]`` float32 in [0, 1], returns logits ``[N, K]``; already on its device. Or an ART
+            ``PyTorchClassifier``: images stay in [0, 1], its ``clip_values`` and preprocessing are applied to them.
         x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8.
         y: Index labels ``[N]`` (or one-hot).
         protocol: A :class:`Protocol`, or the name or path of one.
@@ -76,42 +77,39 @@ def evaluate(
         fresh: Drop what ``state_dir`` holds.
         reject_probabilities: Refuse a model that returns probabilities; otherwise that is a warning in the result.
         budget: Effort of AutoAttack; anything but the default is no standard AutoAttack.
+        carry: The evaluation of the same model and images at a smaller ``eps``, all else equal. What an attack broke
+            there counts as broken by it here and is not attacked again; the stored examples are carried over.
+            :func:`evaluate_budgets` does this for a list of radii.
 
     Raises:
         UserError: images, labels, a model or an option that cannot be evaluated; a ``state_dir`` of another evaluation
             or in use; an output that cannot be written.
     """
     protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
+    model = as_module(model)
     check_options(seed, batch_size, budget.n_iter, budget.n_queries)
     device = find_device(model, device)
     if save_examples is not None:
         make_folder(Path(save_examples).parent)
     threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
-    with _isolated(model, device):
+    with isolated(model, device):
         x = check_images(x).detach().cpu().contiguous()
         classes = check_model(model, to_unit(x[:1]).to(device), num_classes)
         y = check_labels(y, len(x), classes).cpu()
         settings = _settings(protocol, threat, batch_size, classes)
         key = _key(model, x, y, protocol, settings)
+        settings |= {"model_sha256": key["model"], "data_sha256": key["data"]}
+        if carry is not None:
+            check_carry(carry, protocol, settings)
+            key |= carried_key(carry)
         with open_state(state_dir, key, fresh=fresh) as state, _bar(protocol, progress) as bar:
             runner = Runner(model, x, y, device, batch_size, state, bar, Collector())
-            battery = Battery(runner, protocol, threat, classes)
+            battery = Battery(runner, protocol, threat, classes, carry)
             battery.run(reject_probabilities=reject_probabilities)
     evaluation = _result(battery, settings)
     if save_examples is not None:
         evaluation.examples.save(save_examples)
     return evaluation
-
-
-@contextmanager
-def _isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
-    with (
-        torch.inference_mode(False),
-        torch.autocast(device.type, enabled=False),
-        attackable(model),
-        preserved_rng(device),
-    ):
-        yield
 
 
 def _bar(protocol: Protocol, progress: bool) -> tqdm[Any]:
@@ -152,6 +150,7 @@ def _result(battery: Battery, settings: dict[str, Any]) -> Evaluation:
         omitted=battery.omitted,
         details=details_of(runner.rows),
         robust=battery.robust,
+        carried=count_carried(battery.carry),
         examples=_examples(runner, protocol),
         seconds=round(runner.seconds, 3),
         settings=settings,

@@ -8,7 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from pyautoattack import checks
-from torch import Tensor
+from torch import Tensor, nn
+
+from toolkit_ext.attacks import attackable
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -46,6 +48,18 @@ def preserved_rng(device: torch.device) -> Iterator[None]:
             # CUDA has not started: seeds wait in a queue, the last one counts. This is the one the caller's own
             # manual_seed (or torch's default) had left there.
             torch.cuda.manual_seed_all(torch.initial_seed())
+
+
+@contextmanager
+def isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Hold ``model`` in evaluation mode with frozen weights, without autocast; put it and the random numbers back."""
+    with (
+        torch.inference_mode(False),
+        torch.autocast(device.type, enabled=False),
+        attackable(model),
+        preserved_rng(device),
+    ):
+        yield
 
 
 @contextmanager

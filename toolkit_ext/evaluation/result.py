@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,9 @@ class Evaluation:
         robust: For each attack, ``[N]`` bool: correct and not broken by it (for a part of AutoAttack: up to it).
         examples: The first adversarial example found for each broken image.
         seconds: Wall time of all attacks, each counted once (``details`` has rows that sum up or share others).
-        settings: Seed, batch size, effort, tolerances of the re-check, device, arithmetic and library versions.
+        settings: Seed, batch size, effort, tolerances of the re-check, device, arithmetic and library versions, and
+            the SHA-256 of the model and of the images with their labels.
+        carried: For each column, images counted as broken because they were at a smaller radius; empty without one.
     """
 
     protocol: Protocol
@@ -72,12 +74,14 @@ class Evaluation:
     examples: Examples
     seconds: float
     settings: dict[str, Any]
+    carried: dict[str, int] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, Any]:
         """The fields of a run record that an evaluation fills, ready for JSON.
 
         ``details`` holds ``attacks`` (the attribute ``details``), ``flags`` (the warnings with their kinds and
-        counts), ``settings``, and ``robust``: who survived what, as :func:`pack_flags` writes it.
+        counts), ``settings``, ``robust``: who survived what, as :func:`pack_flags` writes it, and ``carried`` where
+        the evaluation went on from a smaller radius.
         """
         return {
             "protocol": {key: getattr(self.protocol, key) for key in ("name", "norm", "eps", "version")},
@@ -91,6 +95,7 @@ class Evaluation:
                 "flags": [flag.to_dict() for flag in self.warnings],
                 "settings": self.settings,
                 "robust": {name: pack_flags(flags) for name, flags in self.robust.items()},
+                **({"carried": dict(self.carried)} if self.carried else {}),
             },
         }
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.examples import Examples
 from toolkit_ext.evaluation.flags import Collector, Flag, read_flags, rejected_flag
 from toolkit_ext.evaluation.isolation import rng_state, set_rng_state
 from toolkit_ext.evaluation.recheck import recheck
@@ -77,6 +78,14 @@ class Runner:
     def __post_init__(self) -> None:
         self.seconds = 0.0
         self._broken = torch.zeros(len(self.x), dtype=torch.bool)
+
+    def take_over(self, examples: Examples) -> None:
+        """Count what ``examples`` hold as broken already, with these adversarial examples."""
+        self._broken[examples.indices] = True
+        self.found.attacks += examples.attacks
+        self.found.indices.append(examples.indices)
+        self.found.inputs.append(examples.inputs)
+        self.found.predictions.append(examples.predictions)
 
     def once(self, name: str, check: Callable[[], None]) -> None:
         """Run ``check`` for the warnings it logs, or take up those it logged before the evaluation was killed."""

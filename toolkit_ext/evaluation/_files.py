@@ -1,0 +1,118 @@
+"""Files that hold a program or weights, read with one line for what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from toolkit_ext.errors import UserError
+
+
+class FromFile(nn.Module):
+    """A program from a file, TorchScript or torch.export. ``digest`` tells two of them apart, whose code is not shown.
+
+    The file's modes are left alone: an exported program has none.
+    """
+
+    def __init__(self, program: nn.Module, digest: str, device: torch.device) -> None:
+        super().__init__()
+        self.program, self.digest = program, digest
+        for module in program.modules():
+            if not hasattr(module, "training"):  # frozen TorchScript has no modes, and whoever asks would fail
+                module.training = False
+        self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)  # to show the device
+
+    def train(self, mode: bool = True) -> FromFile:
+        """Set this module's mode alone."""
+        self.training = mode
+        if isinstance(self.program, torch.jit.ScriptModule):
+            self.program.train(mode)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the program answers."""
+        try:
+            logits: Tensor = self.program(x)
+        except AssertionError as error:  # a guard of an exported program
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"model: was exported for other inputs than {list(x.shape)} ({reason}); export with a dynamic batch"
+            ) from error
+        return logits
+
+    def extra_repr(self) -> str:
+        """What ``print`` adds."""
+        return f"sha256={self.digest}"
+
+
+def read_state(weights: Path) -> dict[str, Tensor]:
+    """The state dict in a safetensors or torch file (``weights_only``), as timm finds it inside training checkpoints.
+
+    Raises:
+        UserError: no such file, one that holds more than tensors, or none.
+    """
+    if not weights.is_file():
+        raise UserError(f"weights {weights}: no such file")
+    try:
+        state = load_state_dict(str(weights), weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors each have their own
+        raise UserError(f"weights {weights}: cannot be read as tensors alone ({_line(error)})") from error
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights {weights}: are no state dict; it must map names to tensors")
+    return dict(state)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the deprecation of TorchScript, and without the log of a whole traceback for a damaged file."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.jit")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"`torch\.jit")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def read_script(path: Path, device: torch.device) -> FromFile:
+    """A TorchScript program; :class:`UserError` if the file is not one."""
+    try:
+        with _quiet():
+            program: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        hint = "a file of weights alone needs timm:NAME"
+        raise UserError(f"checkpoint {path}: is damaged or not TorchScript; {hint} ({_line(error)})") from error
+    return _wrap(program, path, device)
+
+
+def read_export(path: Path, device: torch.device) -> FromFile:
+    """A program of ``torch.export``; :class:`UserError` if the file is not one."""
+    try:
+        with _quiet():
+            program = torch.export.load(str(path))
+            if device.type != "cpu":
+                from torch.export.passes import move_to_device_pass
+
+                program = move_to_device_pass(program, device)
+            module: nn.Module = program.module()
+    except Exception as error:
+        raise UserError(f"checkpoint {path}: is damaged or not written by torch.export ({_line(error)})") from error
+    return _wrap(module, path, device)
+
+
+def _wrap(program: nn.Module, path: Path, device: torch.device) -> FromFile:
+    return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)

@@ -1,0 +1,10 @@
+"""Does an evaluation measure robustness, or an attack that fails? The signs that two papers name, as figures.
+
+Carlini et al.: On evaluating adversarial robustness. arXiv:1902.06705, 2019. Athalye, Carlini, Wagner: Obfuscated
+gradients give a false sense of security. ICML 2018, section 3.1.
+"""
+
+from toolkit_ext.evaluation.audit.check import STATUSES, Audit, Check
+from toolkit_ext.evaluation.audit.run import audit
+
+__all__ = ["STATUSES", "Audit", "Check", "audit"]

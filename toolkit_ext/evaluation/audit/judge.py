@@ -1,0 +1,126 @@
+"""From figures to verdicts: each function here makes one :class:`Check`, without running anything.
+
+Two attacks are compared image by image: by how many images each broke that the other did not, and whether that could be
+chance (one-sided sign test).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from torch import Tensor
+
+from toolkit_ext.evaluation.audit.check import Check, Status
+
+CHANCE = (0.20, 0.05)
+"""Levels of the sign test: below the first a warning, below the second a failure."""
+REACHES_ZERO = (0.01, 0.05)
+"""Accuracy without a bound: up to the first a pass, up to the second a warning."""
+ZERO_GRADIENTS = (0.01, 0.10)
+"""Share of images whose gradient is zero or not finite: likewise."""
+TINY_GRADIENTS = 0.10
+"""Share of images with a tiny gradient above which there is a warning."""
+RISES = (0.95, 0.80)
+"""Share of images whose loss the attack raises: from the first on a pass, from the second on a warning."""
+DIPS = 0.05
+"""Relative fall of the mean loss between two moments of the attack that is a warning."""
+CONVERGED = 0.05
+"""Accuracy that more steps may still cost: more is a warning that the shorter attack had not converged."""
+DETERMINISTIC = 1e-4
+"""Relative change of the logits, from one forward pass to the next, that rounding explains."""
+
+
+def _chance(wins: int, losses: int) -> float:
+    from scipy.stats import binomtest  # takes a while to import
+
+    return float(binomtest(wins, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0
+
+
+def _grade(value: float, bounds: tuple[float, float]) -> Status:
+    return "pass" if value <= bounds[0] else "warning" if value <= bounds[1] else "failure"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def compare(name: str, strong: tuple[str, Tensor], weak: tuple[str, Tensor], doubt: str) -> Check:
+    """Whether ``strong`` breaks at least as much as ``weak``; each is a name and ``[N]`` bool, robust against it.
+
+    The figure is the accuracy under ``strong`` minus that under ``weak``: above 0 the attacks are in the wrong order,
+    which counts where the sign test says that this is hardly chance. ``doubt`` says what that would mean.
+    """
+    only_weak, only_strong = int((strong[1] & ~weak[1]).sum()), int((weak[1] & ~strong[1]).sum())
+    n, chance = len(strong[1]), _chance(only_weak, only_strong)
+    accuracies = [int(robust.sum()) / n for _, robust in (strong, weak)]
+    status: Status = "pass" if chance >= CHANCE[0] else "warning" if chance >= CHANCE[1] else "failure"
+    text = f"accuracy {_percent(accuracies[0])} under {strong[0]}, {_percent(accuracies[1])} under {weak[0]}"
+    if status != "pass":
+        text += f", which alone breaks {only_weak} images against {only_strong}: {doubt}"
+    values = {"strong": accuracies[0], "weak": accuracies[1], "only_strong": only_strong, "only_weak": only_weak}
+    return Check(name, status, accuracies[0] - accuracies[1], text, {**values, "chance": chance})
+
+
+def more_steps(long: tuple[str, Tensor], short: tuple[str, Tensor]) -> Check:
+    """:func:`compare`, and a warning where the longer attack is so much stronger that the shorter one is no measure."""
+    found = compare("more_steps", long, short, "more steps should not break fewer images")
+    if found.status == "pass" and found.figure < -CONVERGED:
+        text = f"{found.explanation}: {short[0]} had not converged, so use more steps"
+        return Check(found.name, "warning", found.figure, text, found.values)
+    return found
+
+
+def eps_to_zero(accuracies: Mapping[float, float]) -> Check:
+    """Whether the accuracy falls to 0 as the radius (the keys, growing) reaches that of the whole box."""
+    eps, left = list(accuracies.items())[-1]
+    status = _grade(left, REACHES_ZERO)
+    text = f"accuracy {_percent(left)} under PGD-20 at eps {eps:g}, where every image can be reached"
+    if status != "pass":
+        text += ": an attack without a bound must succeed, so this one fails for another reason than robustness"
+    curve = {f"{radius:g}": accuracy for radius, accuracy in accuracies.items()}
+    return Check("eps_to_zero", status, left, text, {"accuracy": curve})
+
+
+def loss_rises(losses: Mapping[int, Tensor]) -> Check:
+    """Whether the loss rises along PGD; ``losses`` maps a number of steps (growing, from 0) to losses ``[N]``."""
+    steps, path = list(losses), list(losses.values())
+    figure = float((path[-1] > path[0]).double().mean())
+    means = [float(loss.mean()) for loss in path]
+    dips = any(after < (1 - DIPS) * before for before, after in pairwise(means[1:]))
+    status = _grade(1 - figure, (1 - RISES[0], 1 - RISES[1]))
+    status = "warning" if dips and status == "pass" else status
+    text = f"{steps[-1]} steps raise the loss of {_percent(figure)} of the images"
+    if dips:
+        text += ", but its mean falls on the way: the steps may be too large"
+    elif status != "pass":
+        text += ": the gradient does not point uphill, so the attack does not optimise"
+    values = {"mean_loss": {str(step): mean for step, mean in zip(steps, means, strict=True)}}
+    return Check("loss_rises", status, figure, text, values)
+
+
+def gradients(norms: Tensor, tiny: float) -> Check:
+    """Whether the input gradients (L2 norms ``[N]``, NaN where not finite) are zero, not finite, or below ``tiny``."""
+    dead = float(((norms == 0) | ~norms.isfinite()).double().mean())
+    small = float((norms < tiny).double().mean())
+    status = _grade(dead, ZERO_GRADIENTS)
+    status = "warning" if status == "pass" and small > TINY_GRADIENTS else status
+    text = f"{_percent(dead)} of the images have an input gradient that is zero or not finite, "
+    text += f"{_percent(small)} one below {tiny:g}"
+    if status != "pass":
+        text += ": gradient attacks cannot see these images (saturated loss, or a layer without gradient)"
+    finite = norms[norms.isfinite()]
+    median = float(finite.median()) if len(finite) else None
+    return Check("gradients", status, dead, text, {"zero": dead, "tiny": small, "median": median})
+
+
+def randomness(change: float, version: str) -> Check:
+    """Whether the model is random: the largest relative ``change`` of its logits between forward passes."""
+    random = change > DETERMINISTIC
+    status: Status = "pass"
+    text = f"logits change by {change:.2g}, relatively, from one forward pass to the next"
+    if random and version != "rand":
+        status, text = "failure", f"{text}: the model is random, so evaluate it by the version rand"
+    elif version == "rand" and not random:
+        status, text = "warning", f"{text}: the model is not random, so the version standard is the stronger attack"
+    return Check("randomness", status, change, text)

@@ -1,0 +1,173 @@
+"""Run the audit of a model: eight checks that a sound evaluation passes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation._art import Classifier, as_module
+from toolkit_ext.evaluation.audit import judge
+from toolkit_ext.evaluation.audit.check import Audit, Check
+from toolkit_ext.evaluation.audit.probe import Probe
+from toolkit_ext.evaluation.budgets import evaluate_budgets
+from toolkit_ext.evaluation.checks import check_model, find_device
+from toolkit_ext.evaluation.columns import gradient_attack
+from toolkit_ext.evaluation.evaluate import evaluate
+from toolkit_ext.evaluation.fingerprint import hash_model
+from toolkit_ext.evaluation.isolation import isolated
+from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
+from toolkit_ext.evaluation.result import Evaluation
+
+COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
+TINY = 1e-10
+"""Gradient norm that torchattacks' normalisation in L2 takes for zero."""
+_QUERIES = Budget(n_queries=1000)
+_HIDDEN = "gradients of the model are masked"
+
+
+def audit(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    protocol: Protocol | str,
+    *,
+    transfer: Classifier | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    state_dir: str | Path | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    fresh: bool = False,
+    budget: Budget = _QUERIES,
+) -> Audit:
+    """Check whether gradient attacks work on ``model``; if they do not, its robust accuracy means little.
+
+    The checks, on the norm, radius and step sizes of ``protocol`` (docs/evaluation.md says where each comes from):
+
+    ``eps_to_zero``: PGD-20 brings the accuracy to 0 as eps doubles up to the whole box (1 in Linf, its diagonal in L2).
+    ``iterated_beats_single_step``: PGD-20 breaks what FGSM breaks.
+    ``white_box_beats_black_box``: PGD breaks what Square breaks, which uses no gradient.
+    ``more_steps``: PGD-100 breaks what PGD-20 breaks, and not much more.
+    ``loss_rises``: the loss rises along PGD-20.
+    ``gradients``: input gradients are neither zero nor tiny nor NaN.
+    ``randomness``: the model gives the same logits twice.
+    ``transfer``: PGD on the model breaks what PGD on another model, ``transfer``, breaks.
+
+    Args:
+        model: As for :func:`toolkit_ext.evaluation.evaluate`, like the images ``x`` and labels ``y``: some hundred
+            are enough, as the audit asks which attack is stronger, not for an accuracy.
+        x: Images.
+        y: Labels.
+        protocol: Norm, radius, step sizes; its attacks play no part.
+        transfer: Another model of the same data, such as an undefended one; without it that check is left out.
+        seed: Seed of every attack.
+        batch_size: Images attacked at once.
+        state_dir: Folder for finished batches of the attacks, as for :func:`toolkit_ext.evaluation.evaluate`.
+        progress: Show progress bars.
+        num_classes: Number of classes of the data, to be compared with the model's.
+        fresh: Drop what ``state_dir`` holds.
+        budget: Effort of Square.
+
+    Raises:
+        UserError: whatever an evaluation refuses; an ``eps`` of 0; a model that gets none of the images right; a
+            ``transfer`` that is the model itself, or of other images or classes.
+    """
+    protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
+    if protocol.eps == 0:
+        raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
+    model, substitute = as_module(model), None if transfer is None else as_module(transfer)
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}
+    options |= {"fresh": fresh, "budget": budget}
+    x = check_images(x).detach().cpu()
+    _check_substitute(model, substitute, x)
+    found, accuracies = _attacks(model, x, y, protocol, options, state_dir)
+    probe = _probe(model, x, y, found, seed, batch_size)
+    checks = [*_comparisons(found, accuracies), *_probes(probe, protocol)]
+    omitted = {} if substitute else {"transfer": "no other model was given"}
+    if substitute is not None:
+        checks.append(_transfer(probe, substitute, found))
+    return Audit(tuple(checks), omitted | found.omitted, protocol.norm, protocol.eps, len(x))
+
+
+def _check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> None:
+    if substitute is None:
+        return
+    device = find_device(model, None)
+    try:
+        find_device(substitute, device)
+        classes = []
+        for one in (model, substitute):
+            with isolated(one, device):
+                classes.append(check_model(one, to_unit(x[:1]).to(device), None))
+    except UserError as error:
+        raise UserError(f"transfer: {error}") from error
+    if classes[0] != classes[1]:
+        raise UserError(f"transfer: has {classes[1]} classes, the model has {classes[0]}; they must be the same")
+    if hash_model(model) == hash_model(substitute):
+        raise UserError("transfer: is the model itself; give another checkpoint, such as an undefended one")
+
+
+def _radii(protocol: Protocol, x: Tensor) -> list[float]:
+    """The protocol's radius, doubled until the ball around any image holds the whole box."""
+    whole = 1.0 if protocol.norm == "Linf" else math.sqrt(x[0].numel())
+    doublings = math.ceil(math.log2(whole / protocol.eps)) if protocol.eps < whole else 0
+    return [protocol.eps * 2**k for k in range(doublings)] + [max(whole, protocol.eps)]
+
+
+def _attacks(
+    model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol, options: dict[str, Any], state_dir: str | Path | None
+) -> tuple[Evaluation, dict[float, float]]:
+    version = "rand" if protocol.version == "rand" else "standard"
+    plain = protocol.at(version=version, attacks=COLUMNS, name="audit")
+    folder = None if state_dir is None else Path(state_dir)
+    found = evaluate(model, x, y, plain, state_dir=folder and folder / "columns", **options)
+    if found.metrics["clean_acc"] == 0:
+        raise UserError(f"audit: the model gets none of the {len(x)} images right, so there is nothing to attack")
+    growing = plain.at(attacks=("clean", "pgd20"))
+    curve = evaluate_budgets(model, x, y, growing, _radii(protocol, x), state_dir=folder and folder / "eps", **options)
+    return found, {one.protocol.eps: one.metrics["pgd20_acc"] for one in curve}
+
+
+def _probe(model: nn.Module, x: Tensor, y: Tensor, found: Evaluation, seed: int, batch_size: int) -> Probe:
+    """On the images that the model gets right: the others need no attack."""
+    right = found.robust["clean"]
+    labels = check_labels(y, len(x), found.num_classes).cpu()[right]
+    attack: Any = gradient_attack("pgd20", found.protocol)
+    return Probe(model, x[right], labels, attack, find_device(model, None), batch_size, seed)
+
+
+def _white_box(found: Evaluation) -> tuple[str, Tensor]:
+    return "PGD", found.robust["pgd20"] & found.robust["pgd100"]
+
+
+def _comparisons(found: Evaluation, accuracies: dict[float, float]) -> list[Check]:
+    fgsm, pgd20, pgd100 = (found.robust[name] for name in ("fgsm", "pgd20", "pgd100"))
+    checks = [
+        judge.eps_to_zero(accuracies),
+        judge.compare("iterated_beats_single_step", ("PGD-20", pgd20), ("FGSM", fgsm), _HIDDEN),
+        judge.more_steps(("PGD-100", pgd100), ("PGD-20", pgd20)),
+    ]
+    if "square" in found.robust:
+        square = ("Square", found.robust["square"])
+        checks.insert(2, judge.compare("white_box_beats_black_box", _white_box(found), square, _HIDDEN))
+    return checks
+
+
+def _probes(probe: Probe, protocol: Protocol) -> list[Check]:
+    return [
+        judge.loss_rises(probe.losses()),
+        judge.gradients(probe.gradients(), TINY),
+        judge.randomness(probe.change(), protocol.version),
+    ]
+
+
+def _transfer(probe: Probe, substitute: nn.Module, found: Evaluation) -> Check:
+    name, robust = _white_box(found)
+    transferred = probe.transfer(substitute)
+    white_box = (name, robust[found.robust["clean"]])
+    return judge.compare("transfer", white_box, ("PGD-20 on the other model", transferred), _HIDDEN)

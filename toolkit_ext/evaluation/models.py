@@ -1,0 +1,162 @@
+"""Classifiers from files: checkpoint folders, timm architectures with local weights, TorchScript and torch.export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from toolkit_ext import backbones
+from toolkit_ext.backbones import Normalized
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation._files import read_export, read_script, read_state
+from toolkit_ext.evaluation.ensemble import Ensemble
+
+TIMM = "timm:"
+_SCRIPT, _EXPORT = (".pt", ".ts", ".torchscript"), ".pt2"
+_KINDS = f"a checkpoint folder, {TIMM}NAME with weights, a TorchScript file ({', '.join(_SCRIPT)}) or an export (.pt2)"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The data that a model is loaded for; timm architectures are built to it."""
+
+    num_classes: int
+    in_chans: int
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A ``model`` in evaluation mode, a short ``name`` for it, its ``backbone`` for the record, what it ``tells``."""
+
+    model: nn.Module
+    name: str
+    backbone: dict[str, Any]
+    tells: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(source: str | Path) -> dict[str, Any]:
+    """What a checkpoint folder tells about its training; empty for the other kinds.
+
+    Raises:
+        UserError: nothing there, or a damaged configuration.
+    """
+    kind = _kind(source)
+    return dict(backbones.read_config(source).get("toolkit_ext", {})) if kind == "folder" else {}
+
+
+def _kind(source: str | Path) -> str:
+    if str(source).startswith(TIMM):
+        return "timm"
+    path = Path(source)
+    if path.is_dir():
+        return "folder"
+    if not path.is_file():
+        raise UserError(f"checkpoint {source}: no such folder or file; give {_KINDS}")
+    if path.suffix == _EXPORT:
+        return "export"
+    if path.suffix in _SCRIPT:
+        return "script"
+    raise UserError(f"checkpoint {source}: this kind of file is not known; give {_KINDS}")
+
+
+def load(
+    source: str | Path,
+    shape: Shape | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    weights: str | Path | None = None,
+    backbone_args: Mapping[str, Any] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> Loaded:
+    """Load one classifier that takes ``[N, C, H, W]`` in [0, 1] and returns logits.
+
+    Args:
+        source: A checkpoint folder of this package; ``timm:NAME``; a TorchScript file; a ``torch.export`` file, whose
+            batch dimension must be dynamic. The last two are programs: load those of people you trust.
+        shape: What ``timm:NAME`` is built for.
+        device: Where to load it.
+        weights: For ``timm:NAME``, its state dict in a safetensors or torch file (read with ``weights_only``).
+        backbone_args: For ``timm:NAME``, further arguments of the architecture.
+        mean: For ``timm:NAME``, the normalisation the weights were trained with; by default timm's for the name.
+        std: Likewise.
+
+    Raises:
+        UserError: one line naming the file and what is wrong with it, or an option that the kind does not take.
+    """
+    kind, device = _kind(source), torch.device(device)
+    if kind != "timm":
+        given = {"weights": weights, "backbone-arg": backbone_args, "mean": mean, "std": std}
+        if extra := [name for name, value in given.items() if value]:
+            raise UserError(f"{extra[0]}: has no effect on {source}; it is for {TIMM}NAME alone")
+    if kind == "timm":
+        if weights is None or shape is None:
+            raise UserError(f"weights: is missing; {source} needs a local file of weights (.safetensors, .pth)")
+        return _timm(str(source).removeprefix(TIMM), shape, Path(weights), device, backbone_args or {}, mean, std)
+    if kind == "folder":
+        model = backbones.load_model(source, device=device)
+        return Loaded(model, Path(source).name, _facts(model, model.name, model.model_args), describe(source))
+    program = (read_export if kind == "export" else read_script)(Path(source), device).eval()
+    return Loaded(program, Path(source).name, _facts(program, Path(source).stem, {}))
+
+
+def ensemble(members: Sequence[Loaded]) -> Loaded:
+    """Several loaded models as one :class:`Ensemble`; a single one stays as it is."""
+    if len(members) == 1:
+        return members[0]
+    model = Ensemble([member.model for member in members]).eval()
+    names = [member.backbone["name"] for member in members]
+    methods = [str(member.tells.get("method", "unknown")) for member in members]
+    facts = _facts(model, "+".join(dict.fromkeys(names)), {})
+    return Loaded(model, "+".join(member.name for member in members), facts, {"method": f"ensemble of {_and(methods)}"})
+
+
+def _and(methods: Sequence[str]) -> str:
+    counted = [f"{methods.count(name)} {name}" if methods.count(name) > 1 else name for name in dict.fromkeys(methods)]
+    return " and ".join([", ".join(counted[:-1]), counted[-1]] if len(counted) > 1 else counted)
+
+
+def _facts(model: nn.Module, name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "args": dict(args), "parameters": sum(weight.numel() for weight in model.parameters())}
+
+
+def _timm(
+    name: str,
+    shape: Shape,
+    weights: Path,
+    device: torch.device,
+    args: Mapping[str, Any],
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+) -> Loaded:
+    backbones.check_name(name)
+    with torch.random.fork_rng(devices=[]):
+        model: Normalized = backbones.create(
+            name,
+            num_classes=shape.num_classes,
+            in_chans=shape.in_chans,
+            image_size=shape.image_size,
+            mean=_normalisation(name, "mean", shape.in_chans) if mean is None else mean,
+            std=_normalisation(name, "std", shape.in_chans) if std is None else std,
+            **args,
+        )
+    state = read_state(weights)
+    try:
+        model.backbone.load_state_dict(state)
+    except RuntimeError as error:
+        facts = " ".join(str(error).split()[:40])
+        raise UserError(f"weights {weights}: do not fit {name!r} of {shape.num_classes} classes: {facts}") from error
+    return Loaded(model.eval().to(device), weights.name, _facts(model, model.name, model.model_args))
+
+
+def _normalisation(name: str, key: str, in_chans: int) -> Sequence[float] | float | None:
+    """What timm's configuration of ``name`` says that its weights were trained with."""
+    values: Sequence[float] | None = getattr(get_pretrained_cfg(name), key, None)
+    return values if values is None or len(values) == in_chans else sum(values) / len(values)
