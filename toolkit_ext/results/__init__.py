@@ -4,34 +4,50 @@
 ``results/figures`` is made from the records.
 """
 
+from toolkit_ext.results.breakdown import plot_breakdown, plot_matrix
 from toolkit_ext.results.concise import METRICS, concise, label
 from toolkit_ext.results.environment import Environment, environment, peak_memory, peak_memory_mb, reset_peak_memory
-from toolkit_ext.results.figures import plot_bars, plot_clean_vs_robust, plot_training
+from toolkit_ext.results.figures import plot_bars, plot_clean_vs_robust, plot_training, training_log
 from toolkit_ext.results.frames import frame
+from toolkit_ext.results.pictures import Pair, pairs, plot_pairs
 from toolkit_ext.results.record import RecordWarning, new_record, new_run_id, read_records, slug, validate, write_record
 from toolkit_ext.results.render import printed, render, to_csv, to_latex, to_markdown
+from toolkit_ext.results.robustbench import model_info, write_model_info
+from toolkit_ext.results.robustness import Curve, curves, plot_robustness
 from toolkit_ext.results.schema import SCHEMA, Record
 from toolkit_ext.results.select import columns, sort, where
-from toolkit_ext.results.tables import aggregate, rebuild, write_table
+from toolkit_ext.results.significance import per_example, vs_best
+from toolkit_ext.results.tables import aggregate, members, rebuild, write_table
 
 __all__ = [
     "METRICS",
     "SCHEMA",
+    "Curve",
     "Environment",
+    "Pair",
     "Record",
     "RecordWarning",
     "aggregate",
     "columns",
     "concise",
+    "curves",
     "environment",
     "frame",
     "label",
+    "members",
+    "model_info",
     "new_record",
     "new_run_id",
+    "pairs",
     "peak_memory",
     "peak_memory_mb",
+    "per_example",
     "plot_bars",
+    "plot_breakdown",
     "plot_clean_vs_robust",
+    "plot_matrix",
+    "plot_pairs",
+    "plot_robustness",
     "plot_training",
     "printed",
     "read_records",
@@ -43,8 +59,11 @@ __all__ = [
     "to_csv",
     "to_latex",
     "to_markdown",
+    "training_log",
     "validate",
+    "vs_best",
     "where",
+    "write_model_info",
     "write_record",
     "write_table",
 ]

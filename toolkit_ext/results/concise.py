@@ -65,7 +65,7 @@ def number(text: str) -> float:
 
 
 def budget(eps: float) -> str:
-    """``8/255`` for 0.031372..., the plain number where eps is not a whole number of grey levels of 255."""
+    """``8/255`` for 0.031372..., the plain number where eps is not a whole number of grey levels of 255, or is 0.2."""
     levels = round(eps * 255)
-    grey = 0 < levels < 255 and math.isclose(eps * 255, levels, rel_tol=1e-6)
+    grey = 0 < levels < 255 and levels % 51 != 0 and math.isclose(eps * 255, levels, rel_tol=1e-6)
     return f"{levels}/255" if grey else f"{eps:.12g}"

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.concise import budget, label
+from toolkit_ext.results.schema import Record
 from toolkit_ext.results.tables import aggregate
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -32,7 +33,7 @@ DASHES = ("-", "--", ":", "-.")
 _METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
-def _style(index: int, *kinds: str) -> dict[str, Any]:
+def look(index: int, *kinds: str) -> dict[str, Any]:
     """The look of series ``index``: its colour, and its hatch, marker or linestyle, which repeat at other periods."""
     looks: dict[str, Sequence[str]] = {"hatch": HATCHES, "marker": MARKERS, "linestyle": DASHES}
     return {"color": COLORS[index % len(COLORS)]} | {kind: looks[kind][index % len(looks[kind])] for kind in kinds}
@@ -41,10 +42,15 @@ def _style(index: int, *kinds: str) -> dict[str, Any]:
 def save(figure: Figure, path: Path | str) -> Path:
     """Write ``figure`` to ``path`` (``.png``, ``.svg`` or ``.pdf``), atomically and without a date."""
     suffix = check_choice("--output", Path(path).suffix.removeprefix(".").lower(), _METADATA)
+    return atomic_write(Path(path), encode(figure, suffix))
+
+
+def encode(figure: Figure, suffix: str = "png") -> bytes:
+    """The bytes of ``figure`` as a ``png``, ``svg`` or ``pdf``, the same every time."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "toolkit-ext"}):
         figure.savefig(buffer, format=suffix, dpi=150, metadata=_METADATA[suffix])
-    return atomic_write(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> Path:
@@ -60,7 +66,7 @@ def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> 
     for index, metric in enumerate(metrics):
         places = np.arange(len(points)) + (index - (len(metrics) - 1) / 2) * width
         whiskers = _whiskers(points, metric)
-        axes.bar(places, 100 * points[metric], width, label=label(metric), edgecolor="black", **_style(index, "hatch"))
+        axes.bar(places, 100 * points[metric], width, label=label(metric), edgecolor="black", **look(index, "hatch"))
         axes.errorbar(places, 100 * points[metric], whiskers, fmt="none", ecolor="black", capsize=2, lw=1)
         for place, value, above in zip(places, 100 * points[metric], whiskers[1], strict=True):
             axes.text(place, value + above + 1, f"{value:.0f}", fontsize=7, ha="center", va="bottom")
@@ -84,8 +90,8 @@ def plot_clean_vs_robust(table: pd.DataFrame, path: Path | str, robust: str = "a
     for index in range(len(points)):
         point = points.iloc[[index]]
         bars: dict[str, Any] = {"xerr": _whiskers(point, "clean_acc"), "yerr": _whiskers(point, robust), "capsize": 2}
-        look = {"linestyle": "none", "markeredgecolor": "black", **_style(index, "marker")}
-        axes.errorbar(100 * point["clean_acc"], 100 * point[robust], label=point["method"].iloc[0], **bars, **look)
+        shape = {"linestyle": "none", "markeredgecolor": "black", **look(index, "marker")}
+        axes.errorbar(100 * point["clean_acc"], 100 * point[robust], label=point["method"].iloc[0], **bars, **shape)
     axes.set(xlabel=f"{label('clean_acc')} accuracy [%]", ylabel=f"{label(robust)} accuracy [%]")
     _title(axes, table, points)
     axes.spines[["top", "right"]].set_visible(False)
@@ -126,20 +132,14 @@ def _title(axes: Axes, table: pd.DataFrame, points: pd.DataFrame) -> None:
     axes.set_title(f"{facts['data']}, {budget_text}, {examples} test images, {whiskers}", fontsize=10)
 
 
-def plot_training(log_csv: Path | str, path: Path | str) -> Path:
+def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
     """The course of a training run: loss terms, accuracies, and below them eps and the learning rate, over epochs.
 
     ``log_csv`` is the epoch log: ``epoch``, ``loss_<term>``, ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ...
-    Raises :class:`UserError` if it is missing or has no epoch in it.
+    (a file, or the frame of :func:`training_log`). Raises :class:`UserError` if it is missing or has no epoch in it.
     """
-    log = _read_log(Path(log_csv))
-    panels = {
-        "loss": [c for c in log.columns if c.startswith("loss_")],
-        "accuracy [%]": [c for c in log.columns if c.endswith("_acc")],
-        "eps": [c for c in log.columns if c == "eps"],
-        "learning rate": [c for c in log.columns if re.fullmatch(r"lr\d*", c)],
-    }
-    panels = {name: columns for name, columns in panels.items() if columns}
+    log = log_csv if isinstance(log_csv, pd.DataFrame) else _read_log(Path(log_csv))
+    panels = training_panels(log)
     figure = Figure(figsize=(6.4, 1.2 + 1.5 * len(panels)), layout="constrained")
     heights = [1 if name in ("eps", "learning rate") else 2 for name in panels]
     rows = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
@@ -149,12 +149,34 @@ def plot_training(log_csv: Path | str, path: Path | str) -> Path:
     return save(figure, path)
 
 
+def training_panels(log: pd.DataFrame) -> dict[str, list[str]]:
+    """The panels of a training figure from top to bottom, each with its columns of the log; empty ones are left out."""
+    panels = {
+        "loss": [c for c in log.columns if c.startswith("loss_")],
+        "accuracy [%]": [c for c in log.columns if c.endswith("_acc")],
+        "eps": [c for c in log.columns if c == "eps"],
+        "learning rate": [c for c in log.columns if re.fullmatch(r"lr\d*", c)],
+    }
+    return {name: columns for name, columns in panels.items() if columns}
+
+
+def training_log(record: Record) -> pd.DataFrame:
+    """The epoch log that a record keeps in ``details.training.history``; :class:`UserError` where there is none."""
+    training = record["details"].get("training")
+    history = training.get("history") if isinstance(training, dict) else None
+    log = pd.DataFrame(history or [])
+    if "epoch" not in log.columns:
+        raise UserError(f"run {record['run_id']}: has no training history; it was evaluated only")
+    return log
+
+
 def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
     scale = 100 if name.endswith("[%]") else 1
     for index, column in enumerate(columns):
         text = column.removeprefix("loss_").removesuffix("_acc").replace("_", " ")
-        look = {"markersize": 4, "markevery": max(1, len(log) // 10), **_style(index, "linestyle", "marker")}
-        axes.plot(log["epoch"], scale * log[column], label=text, **look)
+        known = log[["epoch", column]].dropna()  # some figures are measured every few epochs only
+        shape = {"markersize": 4, "markevery": max(1, len(known) // 10), **look(index, "linestyle", "marker")}
+        axes.plot(known["epoch"], scale * known[column], label=text, **shape)
     axes.set_ylabel(name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="0.9")

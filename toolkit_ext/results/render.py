@@ -13,7 +13,13 @@ from toolkit_ext.results.select import columns as select_columns
 
 DAGGER = "†"
 FORMATS = ("csv", "markdown", "latex")
+MARKS = {"tied": "≈", "untested": "?"}
 _NOTE = "† evaluated on fewer examples than the rest of the table"
+_TESTED = (
+    "≈ not significantly worse than the best, as means without a mark are (paired bootstrap over test images and "
+    "seeds, Holm's correction, 5%)"
+)
+_UNTESTED = "? not tested against the best: there are no results for each image to compare"
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:
@@ -55,7 +61,7 @@ def _plain(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _blocks(table: pd.DataFrame) -> pd.Series[int]:
+def blocks(table: pd.DataFrame) -> pd.Series[int]:
     """A number for each data set and budget: rows of different blocks are not compared."""
     keys = [column for column in BUDGET if column in table.columns]
     return table.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=table.index)
@@ -63,7 +69,7 @@ def _blocks(table: pd.DataFrame) -> pd.Series[int]:
 
 def fewer_examples(table: pd.DataFrame) -> pd.Series[bool]:
     """Which rows were evaluated, but on fewer examples than others of their block."""
-    most = table.groupby(_blocks(table))["n_examples"].transform("max")
+    most = table.groupby(blocks(table))["n_examples"].transform("max")
     return (table["n_examples"] < most) & (table["n_examples"] > 0)
 
 
@@ -77,9 +83,9 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
     for metric in found.columns:
         higher = metric.endswith("_acc")
         values = (rivals[metric] * (100 if is_fraction(metric) else 1)).round(2)
-        blocks = values.dropna().groupby(_blocks(table).loc[rivals.index])
-        top = blocks.transform("max" if higher else "min")
-        found.loc[top.index, metric] = (values.loc[top.index] == top) & (blocks.transform("size") > 1)
+        grouped = values.dropna().groupby(blocks(table).loc[rivals.index])
+        top = grouped.transform("max" if higher else "min")
+        found.loc[top.index, metric] = (values.loc[top.index] == top) & (grouped.transform("size") > 1)
     return found
 
 
@@ -89,36 +95,59 @@ def to_csv(table: pd.DataFrame) -> str:
     return text
 
 
-def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
-    """A GitHub Markdown table of an aggregated ``table``, the best of each metric in bold."""
-    shown = printed(table, columns, fractions=True)
+def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
+    """``shown`` with the mark of each verdict behind its figure."""
+    if verdicts is None:
+        return shown
+    return shown.assign(**{m: shown[m] + verdicts[m].map(MARKS).fillna("") for m in verdicts.columns if m in shown})
+
+
+def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
+    """A GitHub Markdown table of an aggregated ``table``, the best of each metric in bold.
+
+    ``verdicts`` (:func:`~toolkit_ext.results.significance.vs_best`) adds :data:`MARKS` and what they mean.
+    """
+    shown = _marked(printed(table, columns, fractions=True), verdicts)
     winners = best(table)
     for metric in winners.columns.intersection(shown.columns):
         shown[metric] = shown[metric].where(~winners[metric], "**" + shown[metric] + "**")
     rows = [[label(column) for column in shown.columns], ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines + _footnote(table, "\n{}")) + "\n"
+    return "\n".join(lines + _footnotes(table, shown, verdicts, "\n{}")) + "\n"
 
 
-def to_latex(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
-    """A LaTeX ``tabular`` (booktabs) of an aggregated ``table``, the best of each metric in bold."""
-    shown = printed(table, columns, fractions=True)
+def to_latex(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
+    """A LaTeX ``tabular`` (booktabs) of an aggregated ``table``, as :func:`to_markdown` marks it."""
+    shown = _marked(printed(table, columns, fractions=True), verdicts)
+    notes = _footnotes(table, shown, verdicts, "\\par\\footnotesize {}")
     winners = best(table).reindex(columns=shown.columns, fill_value=False)
     bold = winners.replace({True: "textbf: --rwrap;", False: ""}).set_axis(shown.columns.map(label), axis=1)
     shown.columns = shown.columns.map(label)
     style = shown.style.apply(lambda _: bold, axis=None).hide(axis="index")
     style = style.format(escape="latex").format_index(escape="latex", axis="columns")
     text: str = style.to_latex(hrules=True, column_format="l" * len(shown.columns))
-    return "\n".join([text.rstrip("\n"), *_footnote(table, "\\par\\footnotesize {}")]) + "\n"
+    notes = [note.replace("%", "\\%") for note in notes]
+    return ("\n".join([text.rstrip("\n"), *notes]) + "\n").replace("≈", r"$\approx$")
 
 
-def _footnote(table: pd.DataFrame, form: str) -> list[str]:
-    return [form.format(_NOTE)] if fewer_examples(table).any() else []
+def _footnotes(table: pd.DataFrame, shown: pd.DataFrame, verdicts: pd.DataFrame | None, form: str) -> list[str]:
+    found = set() if verdicts is None else set(verdicts[verdicts.columns.intersection(shown.columns)].stack())
+    notes = {_NOTE: fewer_examples(table).any(), _TESTED: found & {"worse", "tied"}, _UNTESTED: "untested" in found}
+    return [form.format(note) for note, wanted in notes.items() if wanted]
 
 
-def render(table: pd.DataFrame, form: str, columns: Sequence[str] | None = None) -> str:
-    """The aggregated ``table`` in one of :data:`FORMATS`."""
+def render(
+    table: pd.DataFrame, form: str, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None
+) -> str:
+    """The aggregated ``table`` in one of :data:`FORMATS`.
+
+    With ``verdicts``, Markdown and LaTeX mark the figures; CSV has a column ``<metric>_vs_best`` for each figure shown.
+    """
     check_choice("--format", form, FORMATS)
     if form == "csv":
-        return to_csv(printed(table, columns))
-    return (to_markdown if form == "markdown" else to_latex)(table, columns)
+        shown = printed(table, columns)
+        if verdicts is not None:
+            told = verdicts.columns.intersection(shown.columns)
+            shown = pd.concat([shown, verdicts[told].add_suffix("_vs_best")], axis=1)
+        return to_csv(shown)
+    return (to_markdown if form == "markdown" else to_latex)(table, columns, verdicts)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.frames import BUDGET, frame, metric_columns
+from toolkit_ext.results.frames import BUDGET, frame, metric_columns, missing
 from toolkit_ext.results.record import ALL_RUNS, check_name, read_records
 from toolkit_ext.results.render import printed, to_csv
 
@@ -107,6 +107,21 @@ def _one_for_each_seed(table: pd.DataFrame, by: Sequence[str], metrics: Sequence
     ranked = table.assign(_known=table[list(metrics)].notna().sum(axis=1))
     ranked = ranked.sort_values(["_known", "n_examples", "created", "run_id"], kind="stable")
     return ranked.drop_duplicates(same, keep="last").drop(columns="_known")
+
+
+def members(table: pd.DataFrame, means: pd.DataFrame) -> list[list[str]]:
+    """The ``run_id`` of the runs behind each row of ``means``, which :func:`aggregate` made of ``table``."""
+    by = list(means.columns[: means.columns.get_loc("runs")])
+    metrics = [column for column in means.columns if f"{column}_std" in means.columns]
+    kept = _one_for_each_seed(table, by, metrics)
+    named: dict[tuple[str, ...], list[str]] = {}
+    for key, run_id in zip(_keys(kept[by]), kept["run_id"], strict=True):
+        named.setdefault(key, []).append(run_id)
+    return [sorted(named.get(key, [])) for key in _keys(means[by])]
+
+
+def _keys(columns: pd.DataFrame) -> list[tuple[str, ...]]:
+    return [tuple("" if missing(v) else repr(v) for v in row) for row in columns.itertuples(index=False, name=None)]
 
 
 def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
@@ -60,3 +61,54 @@ def make() -> Make:
         return validate(record | given)
 
     return build
+
+
+_BITS = np.packbits([True] * 5 + [False] * 5).tobytes().hex()
+_ROBUST = {"clean": np.packbits([True] * 9 + [False]).tobytes().hex(), "aa/apgd-ce": _BITS, "aa": _BITS}
+
+
+def _record(method: str = "pgd", seed: int = 0, eps: float = 0.1, **given: Any) -> Record:
+    """A valid record of ten images with a history of two epochs and results for each image."""
+    history = [{"epoch": e, "loss_adversarial": 2 / e, "eps": 0.1, "lr": 0.1, "val_robust_acc": 0.4} for e in (1, 2)]
+    attacks = {"aa/apgd-ce": {"attempted": 9, "broken": 4, "accuracy": 0.5, "seconds": 1.5}}
+    made: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run_id": f"{method}-{seed}-{eps:g}",
+        "created": "2026-11-20T19:05:00Z",
+        "method": method,
+        "axes": {"attack": method, "objective": "adversarial", "update": "plain", "schedule": "constant"},
+        "hyper_parameters": {"eps": 0.1, "steps": 10, "seed": seed},
+        "data": {"name": "digits", "train": 1293, "validation": 144, "test": 360, "num_classes": 10},
+        "backbone": {"name": "lenet", "args": {"width": 8}, "parameters": 52_714},
+        "seed": seed,
+        "protocol": {"name": "linf_0.1_digits", "norm": "Linf", "eps": eps, "version": "standard"},
+        "n_examples": 10,
+        "metrics": {"clean_acc": 0.9, "aa_acc": 0.5},
+        "intervals": {"aa_acc": [0.24, 0.76]},
+        "details": {"attacks": attacks, "robust": _ROBUST, "training": {"best_epoch": 2, "history": history}},
+        "omitted": {"square": "not asked for"},
+        "warnings": ["zero_gradients (aa/apgd-ce): at 3 attack starts"],
+        "alarms": [{"kind": "robust_overfitting", "epoch": 7, "message": "fell 3 epochs running"}],
+        "times": {"train_s": 12.5, "eval_s": 3.25},
+        "memory": {"host_mb": 512.0, "device_mb": None},
+        "hardware": {
+            "cpu": "A CPU",
+            "cores": 2,
+            "threads": 2,
+            "flags": [],
+            "memory_mb": 8192,
+            "gpu": None,
+            "system": "Linux x86_64",
+        },
+        "versions": {"python": "3.11.7", "torch": "2.6.0"},
+        "git": {"commit": "0" * 40, "dirty": False},
+        "command": f"toolkit-ext train {method} --seed {seed}",
+        "tables": [],
+    }
+    return validate(made | given)
+
+
+@pytest.fixture(scope="session")
+def record() -> Make:
+    """Make a record as a training and its evaluation leave it: a history, and results for each of ten images."""
+    return _record

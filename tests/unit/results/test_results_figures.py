@@ -93,7 +93,7 @@ def test_points_are_told_apart_without_colour(table: pd.DataFrame, tmp_path: Pat
     places = [(float(np.asarray(line.get_xdata())[0]), float(np.asarray(line.get_ydata())[0])) for line in lines]
     assert np.asarray(places) == pytest.approx(np.asarray([[98, 0], [91, 52], [95, 60]]))
     assert len({line.get_marker() for line in lines}) == 3
-    assert len({module._style(index, "marker")["marker"] + module._style(index)["color"] for index in range(56)}) == 56
+    assert len({module.look(index, "marker")["marker"] + module.look(index)["color"] for index in range(56)}) == 56
 
 
 def test_training_shows_what_the_log_has(log: Path, tmp_path: Path, drawn: list[Figure]) -> None:

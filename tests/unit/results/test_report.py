@@ -1,0 +1,213 @@
+"""The report page: complete, self-contained, escaped, and the same text for the same records."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gzip
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit_ext import data
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation import Audit, Check, Examples
+from toolkit_ext.report import load_pairs, page, pictures, write_page
+from toolkit_ext.report.rows import columns, filters, rows, shared
+from toolkit_ext.results import Record
+
+pytest.importorskip("itables", reason="the extra report is not installed")
+pytest.importorskip("plotly", reason="the extra report is not installed")
+
+Make = Callable[..., Record]
+
+
+class Parts(HTMLParser):
+    """Elements with their attributes in order, and whether every one that was opened was closed."""
+
+    VOID = frozenset({"meta", "img", "br", "input", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def all(self, tag: str, **having: str) -> list[dict[str, str | None]]:
+        """The attributes of every element ``tag`` that has those given."""
+        return [a for name, a in self.elements if name == tag and having.items() <= a.items()]
+
+
+@pytest.fixture(scope="module")
+def text(record: Make) -> str:
+    """The page of three runs, two of them of one model at two radii."""
+    return page([record(), record(eps=0.2), record("amp", seed=1)])
+
+
+def test_a_row_and_a_template_for_each_run(text: str) -> None:
+    parts = Parts(text)
+    assert parts.open == []
+    names = ["pgd-0-0.1", "pgd-0-0.2", "amp-1-0.1"]
+    assert [a["data-run"] for a in parts.all("tr") if "data-run" in a] == names
+    assert [a["data-run"] for a in parts.all("template")] == names
+    assert [a["aria-expanded"] for a in parts.all("button", **{"class": "open"})] == ["false"] * 3
+    assert [a["data-column"] for a in parts.all("select")] == ["method", "attack", "eps", "seed"]
+    assert "Of all runs: objective adversarial, update plain" in text
+    assert "These runs are of several values of eps: choose one" in text
+
+
+def test_every_row_opens_to_its_curves_audit_parameters_and_command(text: str) -> None:
+    first = text.split("<template")[1].split("</template>")[0]
+    charts = [json.loads(found) for found in re.findall(r'application/json">(.*?)</script>', first)]
+    assert [chart["layout"]["title"]["text"].split(" ")[0] for chart in charts] == ["Training", "What", "AutoAttack"]
+    assert charts[2]["data"][0]["y"] == [90.0, 50.0, 50.0]
+    assert "at the end loss adversarial 1, val robust 40" in charts[0]["text"]
+    for said in (
+        "toolkit-ext train pgd --seed 0",
+        "zero_gradients (aa/apgd-ce): at 3 attack starts",
+        "epoch 7: robust_overfitting: fell 3 epochs running",
+        "not asked for",
+        '<th scope="row">steps</th><td>10</td>',
+        "<td>AutoAttack: apgd-ce</td><td>9</td><td>4</td><td>50.00</td><td>1.5</td>",
+    ):
+        assert said in first, said
+
+
+def test_nothing_is_fetched_from_anywhere(text: str) -> None:
+    parts = Parts(text)
+    (policy,) = parts.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert (policy["content"] or "").startswith("default-src 'none'; script-src 'unsafe-inline' blob:;")
+    assert parts.all("link") == []
+    assert [a for _, a in parts.elements if "src" in a] == []
+    assert [a["href"] for a in parts.all("a")] == ["#runs"]
+    style = text.split("<style>")[1].split("</style>")[0]
+    assert [u for u in re.findall(r"url\(\s*[\"']?(.{5})", style) if u != "data:"] == []
+
+
+def test_the_libraries_are_on_the_page_with_their_licences(text: str) -> None:
+    packed = dict(re.findall(r'<script type="text/plain" id="([\w-]+)">([A-Za-z0-9+/=]+)</script>', text))
+    unpacked = {name: gzip.decompress(base64.b64decode(value)).decode() for name, value in packed.items()}
+    assert "DataTables" in unpacked["table-script"]
+    assert "plotly.js" in unpacked["chart-script"][:500]
+    assert len(re.findall("Permission is hereby granted", text)) >= 2
+
+
+def test_the_same_records_give_the_same_text(record: Make, text: str) -> None:
+    assert page([record(), record(eps=0.2), record("amp", seed=1)]) == text
+
+
+HOSTILE = "</script></template><script>alert(1)</script>\"'&<!--"
+
+
+def test_text_of_records_stays_text(record: Make) -> None:
+    axes = {"attack": HOSTILE, "objective": "o", "update": "u", "schedule": "s"}
+    details = {
+        "training": {"history": [{"epoch": 1, f"loss_{HOSTILE}": 1.0}]},
+        "audit": [{"name": HOSTILE, "explanation": HOSTILE}],
+    }
+    hostile = record(
+        command=HOSTILE, axes=axes, details=details, warnings=[HOSTILE], hyper_parameters={HOSTILE: HOSTILE}
+    )
+    made = page([hostile, record("amp")], title=HOSTILE)
+    assert "<script>alert" not in made
+    assert Parts(made).open == []
+    assert len(Parts(made).all("template")) == 2
+
+
+def test_the_sanity_battery_is_shown(record: Make) -> None:
+    check = Check("more_steps", "warning", 0.25, "more steps gain nothing", {"pgd20": 0.5})
+    audited = Audit((check,), {"transfer": "no other model"}, "Linf", 0.1, 10).to_dict()
+    (row,) = rows([record(details={"audit": audited.pop("checks"), "audit_settings": audited}, warnings=[])], {}, {})
+    assert row.audit[0] == ["more_steps", "warning", "more steps gain nothing (figure 0.25, pgd20 0.5)"]
+    assert row.audit[-1] == ["transfer", "left out", "no other model"]
+
+
+def test_columns_filters_and_what_all_share(record: Make) -> None:
+    records = [
+        record(),
+        record("amp", eps=8 / 255),
+        record("mim", protocol=None, metrics={}, intervals={}, n_examples=0),
+    ]
+    assert columns(records) == ["method", "attack", "eps", "clean_acc", "aa_acc", "n_examples", "warnings"]
+    assert filters(records)["eps"] == ["8/255", "0.1"]
+    assert ("norm", "Linf") in shared(records)
+    cells = [dict(zip(columns(records), row.cells, strict=True)) for row in rows(records, {}, {})]
+    assert [row["aa_acc"].text for row in cells] == ["50.00", "50.00", ""]
+    assert [row["eps"].order for row in cells] == [0.1, 8 / 255, -1.0]
+    assert cells[0]["aa_acc"].hint == "AutoAttack, 95% interval [24.00, 76.00]"
+
+
+def test_fewer_examples_are_marked(record: Make) -> None:
+    found = rows([record(), record("amp", n_examples=8)], {}, {})
+    assert [row.cells[-2].text for row in found] == ["10", "8†"]
+
+
+def test_records_without_a_training_or_images_have_no_such_charts(record: Make) -> None:
+    (row,) = rows([record(details={}, axes=None)], {}, {})
+    assert row.charts == []
+    assert Parts(page([record(details={}, axes=None)])).open == []
+
+
+def test_pictures_are_on_the_page(record: Make, tmp_path: Path) -> None:
+    digits = data.load("digits")
+    chosen = torch.tensor([3, 5])
+    clean = digits.x_test[chosen]
+    examples = Examples(
+        inputs=(clean + 0.1).clamp(0, 1),
+        indices=chosen,
+        labels=digits.y_test[chosen],
+        predictions=(digits.y_test[chosen] + 1) % 10,
+        attacks=("clean", "pgd20"),
+        balls={"clean": ("Linf", 0.0), "pgd20": ("Linf", 0.1)},
+    )
+    file = examples.save(tmp_path / "pgd-0-0.1.safetensors")
+    (pair,) = load_pairs(record(), file)
+    assert pair.label == str(int(digits.y_test[5]))
+    assert pair.attack == "pgd20"
+    assert np.array_equal(pair.clean, digits.x_test[5].numpy())
+    shown = pictures([record(), record("amp")], tmp_path)
+    assert list(shown) == ["pgd-0-0.1"]
+    (image,) = Parts(page([record(), record("amp")], shown)).all("img")
+    assert (image["src"] or "").startswith("data:image/png;base64,iVBOR")
+    assert (image["alt"] or "").startswith("Clean images, adversarial examples")
+    for wrong in (
+        {"indices": torch.tensor([3, 5000])},
+        {"inputs": torch.zeros(2, 3, 8, 8)},
+        {"labels": (digits.y_test[chosen] + 1) % 10},
+    ):
+        changed = copy.copy(examples)
+        for name, value in wrong.items():
+            object.__setattr__(changed, name, value)
+        with pytest.raises(UserError, match=r"^examples .*wrong.safetensors: are not of digits"):
+            load_pairs(record(), changed.save(tmp_path / "wrong.safetensors"))
+
+
+def test_errors(record: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^results: there are no runs to report on$"):
+        page([])
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_page([record()], tmp_path / "taken" / "report.html")
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "itables" else found(name, *a))
+    from toolkit_ext.report import assets
+
+    for cached in (assets.table_script, assets.table_style, assets.licences):
+        cached.cache_clear()
+    with pytest.raises(UserError, match=r"^report: itables is not installed; install the extra: pip install"):
+        page([record()])

@@ -1,0 +1,137 @@
+"""The report page in a real browser, from disk: sort, filter, open a row, by pointer and by keyboard."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit_ext.report import write_page
+from toolkit_ext.results import Record
+
+Make = Callable[..., Record]
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("itables", reason="the extra report is not installed")
+pytest.importorskip("plotly", reason="the extra report is not installed")
+webdriver = pytest.importorskip("selenium.webdriver", reason="the extra browser (selenium) is not installed")
+
+_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_DRIVER = shutil.which("chromedriver")
+METHODS = ("pgd", "amp", "trades", "mart")
+
+
+@pytest.fixture(scope="module")
+def driver(record: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium without a network, at the page of 200 runs."""
+    if _BROWSER is None or _DRIVER is None:
+        pytest.skip("no Chromium with its driver; on Debian: apt-get install chromium chromium-driver")
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    records = [
+        record(METHODS[i % 4], seed=i, metrics={"clean_acc": 0.9, "aa_acc": (i * 37 % 200) / 400}, intervals={})
+        for i in range(200)
+    ]
+    path = write_page(records, tmp_path_factory.mktemp("report") / "report.html")
+    options = webdriver.ChromeOptions()
+    options.binary_location = _BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(_DRIVER))
+    try:
+        browser.set_network_conditions(offline=True, latency=0, throughput=0)
+        browser.get(path.as_uri())
+        WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+        yield browser
+    finally:
+        browser.quit()
+
+
+def _find(driver: Any, css: str) -> list[Any]:
+    return list(driver.find_elements("css selector", css))
+
+
+def _column(driver: Any, name: str) -> list[str]:
+    """The text of a column in the rows that are shown."""
+    script = """
+        const headings = [...document.querySelectorAll('#runs thead th')];
+        const place = headings.findIndex((heading) => heading.dataset.name === arguments[0]);
+        return [...document.querySelectorAll('#runs tbody tr[data-run]')].map((row) => row.cells[place].textContent);
+    """
+    return list(driver.execute_script(script, name))
+
+
+def _heading(driver: Any, name: str) -> Any:
+    return _find(driver, f'#runs thead th[data-name="{name}"]')[0]
+
+
+def test_the_page_has_no_error_and_says_its_order(driver: Any) -> None:
+    assert [line for line in driver.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
+    assert _heading(driver, "aa_acc").get_attribute("aria-sort") == "descending"
+    values = [float(text) for text in _column(driver, "aa_acc")]
+    assert len(values) == 50
+    assert values == sorted(values, reverse=True)
+    assert values[0] == 49.75
+
+
+def test_sorting_by_pointer_and_by_keyboard(driver: Any) -> None:
+    _heading(driver, "seed").click()
+    assert _column(driver, "seed")[:3] == ["0", "1", "2"]
+    assert _heading(driver, "seed").get_attribute("aria-sort") == "ascending"
+    place = _find(driver, '#runs thead th[data-name="seed"] [role="button"]')[0]
+    assert place.get_attribute("tabindex") == "0"
+    assert "seed" in (place.get_attribute("aria-label") or "")
+    place.send_keys("\ue007")  # Enter
+    assert _heading(driver, "seed").get_attribute("aria-sort") == "descending"
+    assert _column(driver, "seed")[:3] == ["199", "198", "197"]
+
+
+def test_filtering_by_an_axis_and_showing_all_again(driver: Any) -> None:
+    select = _find(driver, '#filters select[data-column="attack"]')[0]
+    assert select.accessible_name == "attack"
+    select.send_keys("trades")
+    assert set(_column(driver, "method")) == {"trades"}
+    assert "50 entries" in _find(driver, ".dt-info")[0].text
+    assert _find(driver, ".dt-info")[0].get_attribute("aria-live") == "polite"
+    _find(driver, "#filters button[type=reset]")[0].click()
+    assert set(_column(driver, "method")) == set(METHODS)
+    search = _find(driver, ".dt-search input")[0]
+    assert search.accessible_name == "Search in all columns"
+    search.send_keys("mart")
+    assert set(_column(driver, "method")) == {"mart"}
+    _find(driver, "#filters button[type=reset]")[0].click()
+
+
+def test_a_row_opens_to_its_charts_and_closes(driver: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    button = _find(driver, "#runs button.open")[0]
+    run = button.find_element("xpath", "./ancestor::tr").get_attribute("data-run")
+    assert button.accessible_name == f"Details of {run}"
+    assert not driver.execute_script("return 'Plotly' in window")
+    button.send_keys("\ue007")
+    assert button.get_attribute("aria-expanded") == "true"
+    (section,) = _find(driver, "section.run")
+    assert driver.switch_to.active_element.text == run
+    WebDriverWait(driver, 60).until(lambda _: len(_find(driver, "section.run .chart svg.main-svg")) >= 2)
+    assert {chart.get_attribute("role") for chart in _find(driver, "section.run .chart")} == {"img"}
+    for text in ("toolkit-ext train", "zero_gradients", "steps", "AutoAttack: apgd-ce"):
+        assert text in section.text
+    button.click()
+    assert button.get_attribute("aria-expanded") == "false"
+    assert _find(driver, "section.run") == []
+
+
+def test_nothing_was_fetched(driver: Any) -> None:
+    names = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in names if not name.startswith(("blob:", "data:"))] == []
+
+
+def test_the_page_of_200_runs_is_small(driver: Any) -> None:
+    path = Path(driver.current_url.removeprefix("file://"))
+    assert path.stat().st_size < 6 * 2**20

@@ -1,0 +1,112 @@
+"""``table``, ``plot`` and ``report`` from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit_ext import cli
+from toolkit_ext.results import Record, write_record
+
+Make = Callable[..., Record]
+
+
+@pytest.fixture
+def command(record: Make, monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path) -> Any:
+    """Run ``toolkit-ext`` in a folder with three runs; returns exit code, output and notes."""
+    monkeypatch.chdir(tmp_path)
+    for made in (record(), record(eps=0.2), record("amp")):
+        write_record(made, tmp_path / "results" / "runs")
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["toolkit-ext", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def test_table_marks_and_can_leave_the_marks_out(command: Any) -> None:
+    words = ["table", "--where", "eps=0.1", "--columns", "method,aa_acc"]
+    code, out, _ = command(*words)
+    assert code == 0
+    assert "**50.00**" in out
+    _, out, _ = command("table", "--where", "eps=0.1", "--format", "csv", "--columns", "method,aa_acc")
+    assert out.splitlines()[0] == "method,aa_acc,aa_acc_vs_best"
+    _, out, _ = command(*words, "--format", "csv", "--no-significance")
+    assert out.splitlines()[0] == "method,aa_acc"
+
+
+def test_broken_and_foreign_records_are_named_once(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "results" / "runs" / "broken.json").write_text('{"schema": 1')
+    (tmp_path / "results" / "runs" / "newer.json").write_text('{"schema": 2}')
+    for words in (["table"], ["plot", "--kind", "attacks", "--out", "a.png"]):
+        code, _, err = command(*words)
+        assert code == 0
+        assert err.count("warning: broken.json in") == 1
+        assert err.count("warning: newer.json in") == 1
+        assert "schema: 2 is not allowed; this version reads 1" in err
+
+
+def test_no_run_matches(command: Any) -> None:
+    for words in (["table"], ["plot", "--out", "a.png"], ["report"]):
+        code, _, err = command(*words, "--where", "method=trades")
+        assert code == 2
+        assert err.splitlines()[-1] == "error: --where method=trades: no run matches; method has: amp, pgd"
+
+
+def test_robustbench_export(command: Any, tmp_path: Path) -> None:
+    code, _, err = command("table", "--robustbench", "pgd-0-0.1", "--out", "info.json")
+    assert code == 0, err
+    assert "note: RobustBench has leaderboards for cifar10, cifar100, imagenet, not for digits" in err
+    info = json.loads((tmp_path / "info.json").read_text())
+    assert (info["autoattack_acc"], info["link"].startswith("http")) == ("50.00", True)
+    for words, message in (
+        (["--robustbench", "pgd-0-0.1"], "error: --out: is missing"),
+        (["--robustbench", "pgd-0-0.3", "--out", "a.json"], "error: --robustbench: 'pgd-0-0.3' is not known"),
+    ):
+        code, _, err = command("table", *words)
+        assert code == 2
+        assert message in err
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "curve", "attacks", "matrix", "training"])
+def test_every_kind_of_figure(command: Any, tmp_path: Path, kind: str) -> None:
+    where = [] if kind == "curve" else ["--where", "eps=0.1"]
+    run = ["--run", "amp-0-0.1"] if kind in ("matrix", "training") else []
+    code, _, err = command("plot", "--kind", kind, "--out", "a.png", *where, *run)
+    assert code == 0, err
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_figures_of_one_run_need_its_name(command: Any) -> None:
+    for words, message in (
+        (["--kind", "matrix"], "error: --run: is missing; this figure shows one run of: amp-0-0.1, pgd-0-0.1"),
+        (["--kind", "training", "--run", "amp-0"], "error: --run: 'amp-0' is not known (did you mean amp-0-0.1"),
+        (["--kind", "examples"], "error: --examples: is missing"),
+        (["--kind", "curves"], "error: --kind: 'curves' is not known (did you mean curve"),
+    ):
+        code, _, err = command("plot", "--out", "a.png", *words)
+        assert code == 2
+        assert message in err
+
+
+def test_report(command: Any, tmp_path: Path) -> None:
+    pytest.importorskip("itables", reason="the extra report is not installed")
+    pytest.importorskip("plotly", reason="the extra report is not installed")
+    code, _, err = command("report", "--where", "method=pgd", "--title", "My runs", "--out", "page/report.html")
+    assert code == 0, err
+    assert "report: page/report.html (2 runs, 0 with pictures)" in err
+    text = (tmp_path / "page" / "report.html").read_text()
+    assert "<h1>My runs</h1>" in text
+    assert "amp-0-0.1" not in text

@@ -1,0 +1,10 @@
+"""``toolkit-ext report``: every run on one page, in one HTML file that needs no network.
+
+The table is DataTables (from ``itables``), the charts are Plotly's (from ``plotly``); both are taken from the installed
+packages, licences included, when the page is written: ``pip install toolkit-ext[report]``.
+"""
+
+from toolkit_ext.report.page import page, write_page
+from toolkit_ext.report.pictures import load_pairs, picture, pictures
+
+__all__ = ["load_pairs", "page", "picture", "pictures", "write_page"]

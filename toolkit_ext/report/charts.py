@@ -1,0 +1,118 @@
+"""Charts as Plotly's JSON: what the page draws when a row is opened.
+
+Colours are those of Okabe and Ito, as in :mod:`toolkit_ext.results.figures`; a marker and a dash, or a pattern, say
+the same again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.results import Curve, Record, label, training_log
+from toolkit_ext.results.breakdown import first_broken
+from toolkit_ext.results.concise import budget
+from toolkit_ext.results.figures import COLORS, training_panels
+
+Chart = dict[str, Any]
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_PATTERNS = ("", "/", ".", "x", "\\", "+", "-")
+_HEIGHTS = {"loss": 2, "accuracy [%]": 2, "eps": 1, "learning rate": 1}
+
+
+def _layout(title: str, height: int, **more: Any) -> Chart:
+    margins = {"l": 60, "r": 10, "t": 34, "b": 40}
+    return {"title": {"text": title, "font": {"size": 14}}, "height": height, "margin": margins, **more}
+
+
+def _line(index: int) -> Chart:
+    return {
+        "mode": "lines+markers",
+        "line": {"color": COLORS[index % len(COLORS)], "dash": _DASHES[index % len(_DASHES)]},
+        "marker": {"symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 6},
+    }
+
+
+def _chart(text: str, data: list[Chart], layout: Chart) -> Chart:
+    """``text`` is what a screen reader says of the chart."""
+    return {"text": text, "data": data, "layout": layout}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def training(record: Record) -> Chart | None:
+    """Loss, accuracies, and below them eps and learning rate over epochs; None for a run that was evaluated only."""
+    try:
+        log = training_log(record)
+    except UserError:
+        return None
+    panels = training_panels(log)
+    unit = 1 / (sum(_HEIGHTS[name] for name in panels) or 1)
+    top, data, last = 1.0, [], []
+    layout = _layout("Training", 120 + 70 * sum(_HEIGHTS[name] for name in panels))
+    layout["xaxis"] = {"title": {"text": "epoch"}, "anchor": "y" if len(panels) < 2 else f"y{len(panels)}"}
+    for place, (name, columns) in enumerate(panels.items(), start=1):
+        axis = "" if place == 1 else str(place)
+        bottom = top - unit * _HEIGHTS[name]
+        layout[f"yaxis{axis}"] = {"title": {"text": name}, "domain": [max(0, bottom + 0.03), top]}
+        top = bottom
+        for index, column in enumerate(columns):
+            trace, final = _series(log, column, 100 if name.endswith("[%]") else 1)
+            data.append({**trace, **_line(index), "yaxis": f"y{axis}"})
+            last.append(f"{trace['name']} {final:g}")
+    return _chart(f"Training over {len(log)} epochs; at the end {', '.join(last)}", data, layout)
+
+
+def _series(log: pd.DataFrame, column: str, scale: float) -> tuple[Chart, float]:
+    known = log[["epoch", column]].dropna()
+    values = [_short(scale * value) for value in known[column]]
+    name = column.replace("loss_", "loss ").removesuffix("_acc").replace("_", " ")
+    return {"name": name, "x": known["epoch"].tolist(), "y": values}, values[-1] if values else math.nan
+
+
+def breakdown(record: Record) -> Chart | None:
+    """One stacked bar: what share of the images fell to which attack; None without results for each image."""
+    counts = first_broken(record)
+    if not counts:
+        return None
+    shares = {name: _short(100 * count / record["n_examples"]) for name, count in counts.items()}
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "x": [share],
+            "y": [""],
+            "marker": {
+                "color": "#FFFFFF" if name == "robust" else COLORS[index % len(COLORS)],
+                "line": {"color": "black", "width": 1},
+                "pattern": {"shape": "" if name == "robust" else _PATTERNS[index % len(_PATTERNS)]},
+            },
+        }
+        for index, (name, share) in enumerate(shares.items())
+    ]
+    layout = _layout("What broke the images first [%]", 260, barmode="stack", xaxis={"range": [0, 100]})
+    layout["legend"] = {"orientation": "h", "traceorder": "normal", "y": -0.35}
+    return _chart("What broke the images first: " + ", ".join(f"{n} {s:g}%" for n, s in shares.items()), data, layout)
+
+
+def robustness(curve: Curve | None) -> Chart | None:
+    """Robust accuracy against eps with its whiskers; None where the model was evaluated at one radius only."""
+    if curve is None:
+        return None
+    percent = {name: [_short(100 * value) for value in getattr(curve, name)] for name in ("mean", "low", "high")}
+    above = [_short(high - mean) for high, mean in zip(percent["high"], percent["mean"], strict=True)]
+    below = [_short(mean - low) for mean, low in zip(percent["mean"], percent["low"], strict=True)]
+    ticks = [budget(eps) for eps in curve.eps]
+    trace = {"name": curve.name, "x": list(curve.eps), "y": percent["mean"], **_line(0)}
+    trace["error_y"] = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+    layout = _layout(f"{label('aa_acc')} accuracy against eps ({curve.norm})", 320, yaxis={"range": [0, 102]})
+    layout["xaxis"] = {"tickvals": list(curve.eps), "ticktext": ticks, "title": {"text": "eps"}}
+    said = ", ".join(f"{value:g}% at {eps}" for value, eps in zip(percent["mean"], ticks, strict=True))
+    return _chart(f"Accuracy against eps: {said}", [trace], layout)

@@ -1,0 +1,82 @@
+"""The page itself: one HTML file with the table, the charts' data and the libraries that draw them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.io import atomic_write
+from toolkit_ext.report import assets
+from toolkit_ext.report.rows import columns, filters, rows, shared
+from toolkit_ext.results import Curve, Record, curves, label
+from toolkit_ext.results.frames import BUDGET
+from toolkit_ext.results.robustness import model_key
+
+
+def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, title: str = "Robustness report") -> str:
+    """The HTML of the report; the same records give the same text.
+
+    Args:
+        records: The runs to list.
+        pictures: For some runs, by ``run_id``, the address of their picture (:func:`toolkit_ext.report.pictures`).
+        title: Heading and title of the page.
+
+    Raises:
+        UserError: there are no records, or the extra ``report`` is not installed.
+    """
+    if not records:
+        raise UserError("results: there are no runs to report on")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            columns=columns(records),
+            filters=filters(records),
+            shared=shared(records),
+            mixed=[name for name in filters(records) if name in BUDGET],
+            rows=rows(records, _curves(records), pictures or {}),
+            sort_by="aa_acc" if any("aa_acc" in record["metrics"] for record in records) else "method",
+            style=assets.table_style() + assets.template("report.css"),
+            script=assets.template("report.js"),
+            table_script=assets.table_script(),
+            chart_script=assets.chart_script(),
+            licences=assets.licences(),
+        )
+    )
+
+
+def _environment() -> Environment:
+    made = Environment(loader=FunctionLoader(assets.template), autoescape=True, undefined=StrictUndefined)
+    made.filters["label"] = label
+    # In a script element only its end, and the start of a comment, have a meaning.
+    made.filters["json"] = lambda value: json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    return made
+
+
+def _curves(records: Sequence[Record]) -> dict[str, Curve]:
+    """The robustness curve of each run's own model, by ``run_id``."""
+    models: dict[str, list[Record]] = {}
+    for record in records:
+        protocol = record["protocol"]
+        if protocol:
+            models.setdefault(f"{model_key(record)} {protocol['norm']} {protocol['version']}", []).append(record)
+    found: dict[str, Curve] = {}
+    for evaluations in models.values():
+        for curve in curves(evaluations):
+            found |= {record["run_id"]: curve for record in evaluations}
+    return found
+
+
+def write_page(
+    records: Sequence[Record],
+    path: Path | str,
+    pictures: Mapping[str, str] | None = None,
+    title: str = "Robustness report",
+) -> Path:
+    """Write :func:`page` to ``path``, whole or not at all."""
+    return atomic_write(Path(path), page(records, pictures, title))

@@ -1,0 +1,177 @@
+"""The rows of the leaderboard and what opens under each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit_ext.report import charts
+from toolkit_ext.results import Curve, Record, frame, label
+from toolkit_ext.results.breakdown import attack_label
+from toolkit_ext.results.concise import budget, concise, interval
+from toolkit_ext.results.frames import missing
+from toolkit_ext.results.render import DAGGER, fewer_examples
+
+FACTS = ("method", "attack", "objective", "update", "schedule", "data", "backbone", "norm", "eps", "version", "seed")
+Table = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, what it is sorted by, and what a pointer resting on it is told."""
+
+    text: str
+    order: float | str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run: the cells of its line, and the parts of what opens under it.
+
+    ``charts`` are Plotly's JSON with a ``text``; ``audit`` has lines of kind, verdict and message; ``attacks`` lines
+    of figures; ``facts`` are pairs of a name and its value.
+    """
+
+    run_id: str
+    cells: tuple[Cell, ...]
+    command: str
+    picture: str
+    charts: Sequence[charts.Chart]
+    attacks: Table
+    audit: Table
+    parameters: Table
+    facts: Table
+
+
+def columns(records: Sequence[Record]) -> list[str]:
+    """The columns of the leaderboard: the method, the facts that differ, then every metric that some run has."""
+    table, facts = frame(records), filters(records)
+    metrics = [c for c in table.columns if c.endswith(("_acc", "_err")) and "." not in c and table[c].notna().any()]
+    return ["method", *(name for name in facts if name != "method"), *metrics, "n_examples", "warnings"]
+
+
+def shared(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """The facts that are the same for all runs, which the page tells once."""
+    table, several = frame(records), filters(records)
+    alone = [name for name in FACTS if name not in several and name != "method" and table[name].notna().any()]
+    return [(name, _text(name, table[name].dropna().iloc[0])) for name in alone]
+
+
+def filters(records: Sequence[Record]) -> dict[str, list[str]]:
+    """The values of each column of :data:`FACTS` that has several, in their own order."""
+    table = frame(records)
+    found = {}
+    for column in FACTS:
+        values = sorted({value for value in table[column] if not missing(value)})
+        if len(values) > 1:
+            found[column] = [_text(column, value) for value in values]
+    return found
+
+
+def _text(column: str, value: Any) -> str:
+    if missing(value):
+        return ""
+    return budget(value) if column == "eps" else str(value)
+
+
+def rows(records: Sequence[Record], curves: Mapping[str, Curve], pictures: Mapping[str, str]) -> list[Row]:
+    """A row for each record; ``curves`` and ``pictures`` by ``run_id``, where there are any."""
+    table, names = frame(records), columns(records)
+    fewer = fewer_examples(table).tolist()
+    return [
+        Row(
+            run_id=record["run_id"],
+            cells=tuple(_cell(record, name, values[name], short) for name in names),
+            command=record["command"],
+            picture=pictures.get(record["run_id"], ""),
+            charts=_charts(record, curves.get(record["run_id"])),
+            attacks=_attacks(record),
+            audit=_audit(record),
+            parameters=_flat(record["hyper_parameters"]),
+            facts=_facts(record),
+        )
+        for record, values, short in zip(records, table.to_dict("records"), fewer, strict=True)
+    ]
+
+
+def _cell(record: Record, name: str, value: Any, fewer: bool) -> Cell:
+    if name == "warnings":
+        doubts = len(record["warnings"]) + len(record["alarms"])
+        return Cell(str(doubts) if doubts else "", doubts)
+    if missing(value):
+        return Cell("", -1.0)
+    if name in record["metrics"]:
+        low, high = record["intervals"].get(name, (float("nan"), float("nan")))
+        bounds = interval(low, high)
+        return Cell(concise(100 * value), float(value), f"{label(name)}, 95% interval {bounds}" if bounds else "")
+    if name == "n_examples":
+        hint = "evaluated on fewer examples than other runs" if fewer else ""
+        return Cell(f"{value}{DAGGER if fewer else ''}", float(value), hint)
+    return Cell(_text(name, value), float(value) if name in ("eps", "seed") else str(value))
+
+
+def _charts(record: Record, curve: Curve | None) -> list[charts.Chart]:
+    found = (charts.training(record), charts.breakdown(record), charts.robustness(curve))
+    return [chart for chart in found if chart]
+
+
+def _attacks(record: Record) -> Table:
+    """Name, attempted, broken, accuracy in percent and seconds of each attack."""
+    lines = []
+    for name, row in record["details"].get("attacks", {}).items():
+        figures = [row.get(key) for key in ("attempted", "broken", "accuracy", "seconds")]
+        texts = ["" if figure is None else f"{figure:g}" for figure in figures]
+        texts[2] = "" if figures[2] is None else concise(100 * figures[2])
+        lines.append([attack_label(name), *texts])
+    return lines
+
+
+def _audit(record: Record) -> Table:
+    """Kind, verdict and message: the battery, warnings of the evaluation, alarms of the training, what is omitted."""
+    details = record["details"]
+    lines = [_check(check) for check in details.get("audit", [])]
+    lines += [["evaluation", "warning", text] for text in record["warnings"]]
+    lines += [["training", "warning", f"epoch {a['epoch']}: {a['kind']}: {a['message']}"] for a in record["alarms"]]
+    left_out = {attack_label(name): reason for name, reason in record["omitted"].items()}
+    left_out |= details.get("audit_settings", {}).get("omitted", {})
+    return lines + [[name, "left out", reason] for name, reason in sorted(left_out.items())]
+
+
+def _check(check: Mapping[str, Any]) -> list[str]:
+    """Name, status, and the line of a check of the battery with its figure and the values behind it."""
+    behind = [f"{name} {_value(value)}" for name, value in check.get("values", {}).items()]
+    figures = ", ".join([f"figure {_value(check.get('figure'))}", *behind])
+    return [str(check.get("name", "")), str(check.get("status", "")), f"{check.get('explanation', '')} ({figures})"]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _flat(values: Mapping[str, Any]) -> Table:
+    return [[name, _value(value)] for name, value in sorted(values.items())]
+
+
+def _facts(record: Record) -> Table:
+    data, times, hardware, git = record["data"], record["times"], record["hardware"], record["git"]
+    named = {"training": times["train_s"], "evaluation": times["eval_s"]}
+    seconds = [f"{name} {value:.1f} s" for name, value in named.items() if value]
+    found = {
+        "run": record["run_id"],
+        "made": record["created"],
+        "data": f"{data['name']}: {data['train']} training, {data['validation']} validation, {data['test']} test",
+        "backbone": f"{record['backbone']['name']} {_value(record['backbone']['args'])}",
+        "weights": f"{record['backbone']['parameters']:,}",
+        "protocol": _value(record["protocol"]["name"]) if record["protocol"] else "",
+        "time": ", ".join(seconds),
+        "memory": f"{record['memory']['host_mb']:g} MB",
+        "machine": f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} threads",
+        "commit": git["commit"][:12] + (" with changes" if git["dirty"] else "") if git else "",
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version),
+    }
+    return [[name, value] for name, value in found.items() if value]

@@ -1,0 +1,157 @@
+"""Where a table may say that one row beats another: a paired bootstrap over test images and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toolkit_ext.results.render import best, blocks, fewer_examples, metrics_of
+from toolkit_ext.results.schema import Record
+from toolkit_ext.results.tables import members
+
+LEVEL = 0.05
+DRAWS = 4000
+_CHUNK = 500
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def per_example(record: Record, attack: str) -> Floats | None:
+    """Who survived ``attack`` (``clean``, ``aa``, ``pgd20``, ...), ``[n_examples]`` of 0 and 1; None if not recorded.
+
+    ``details.robust`` holds eight images to a byte in hexadecimal, the first in the highest bit.
+    """
+    text = record["details"].get("robust", {}).get(attack)
+    try:
+        packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+    except (TypeError, ValueError):
+        return None
+    n = record["n_examples"]
+    return np.unpackbits(packed, count=n).astype(np.float32) if len(packed) == (n + 7) // 8 else None
+
+
+def vs_best(
+    table: pd.DataFrame, runs: pd.DataFrame, records: Iterable[Record], *, draws: int = DRAWS, seed: int = 0
+) -> pd.DataFrame:
+    """How each mean of ``table`` stands to the best of its metric among rows of the same data set and budget.
+
+    One column for each metric: ``best``, ``worse`` (significantly, at the level of 5% for all rows of a metric
+    together), ``tied`` (not significantly worse), ``untested`` (results for each image are missing, or are not of the
+    same images), or empty (no figure, fewer examples than the rest, or nothing to compare with).
+
+    Each of ``draws`` resamples takes n of the n test images with replacement, the same for every row, because the
+    images are shared; and of each row as many of its runs with replacement as it has, because the seeds are not. With
+    D* the resampled difference of the means, a row is worse if twice the share of D* <= 0 (counted with one more on
+    both sides: Davison & Hinkley 1997, eq. 4.11) is at most 5% after Holm's correction. With two or three seeds the
+    bootstrap understates the spread between seeds, and with one it knows of none: the claim is then about these trained
+    models, not about the method.
+
+    Args:
+        table: from :func:`~toolkit_ext.results.tables.aggregate`, in any order.
+        runs: the frame that ``table`` was made of.
+        records: the records of ``runs``, more do no harm.
+        draws: resamples.
+        seed: of the resamples; the same seed gives the same marks.
+    """
+    known = {record["run_id"]: record for record in records}
+    of_row = [[known[name] for name in names if name in known] for names in members(runs, table)]
+    found = pd.DataFrame("", index=table.index, columns=metrics_of(table))
+    fewer, tops = fewer_examples(table).to_numpy(), best(table)
+    for _, rows in table.groupby(blocks(table)).indices.items():
+        rivals = [row for row in rows if not fewer[row]]
+        if len(rivals) > 1:
+            resampled = _resample({row: of_row[row] for row in rivals}, list(found.columns), draws, seed)
+            for column, metric in enumerate(found.columns):
+                verdicts = _compare(table[metric].iloc[rivals], tops[metric].iloc[rivals], resampled[metric])
+                found.iloc[rivals, column] = verdicts
+    return found
+
+
+def _attack(metric: str) -> str:
+    return metric.removesuffix("_acc").removesuffix("_err")
+
+
+def _resample(
+    of_row: Mapping[int, Sequence[Record]], metrics: Sequence[str], draws: int, seed: int
+) -> dict[str, list[Floats | None]]:
+    """For each metric and row the mean accuracy over its runs in each resample, ``[draws]``; None where unknown."""
+    generator = np.random.default_rng(seed)
+    runs = [record for records in of_row.values() for record in records]
+    n = max((record["n_examples"] for record in runs), default=0)
+    digests = {_images(record) for record in runs} - {None}
+    same = len({record["n_examples"] for record in runs}) == 1 and len(digests) <= 1
+    bits = {(r["run_id"], m): per_example(r, _attack(m)) for r in runs for m in metrics} if same else {}
+    kept = {key: value for key, value in bits.items() if value is not None}
+    accuracies = dict(zip(kept, _accuracies(list(kept.values()), n, draws, generator), strict=True))
+    found: dict[str, list[Floats | None]] = {metric: [] for metric in metrics}
+    for group in of_row.values():
+        picks = generator.integers(max(1, len(group)), size=(draws, len(group)))
+        for metric in metrics:
+            found[metric].append(_mean_of_picks([accuracies.get((r["run_id"], metric)) for r in group], picks))
+    return found
+
+
+def _mean_of_picks(accuracies: Sequence[Floats | None], picks: np.ndarray[Any, Any]) -> Floats | None:
+    whole = [column for column in accuracies if column is not None]
+    if not whole or len(whole) < len(accuracies):
+        return None
+    mean: Floats = np.take_along_axis(np.stack(whole, axis=1), picks, axis=1).mean(axis=1)
+    return mean
+
+
+def _images(record: Record) -> str | None:
+    """The digest of the evaluated images, where the record has one."""
+    settings = record["details"].get("settings", {})
+    digest = settings.get("data_sha256") if isinstance(settings, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _accuracies(bits: Sequence[Floats], n: int, draws: int, generator: np.random.Generator) -> list[Floats]:
+    """The accuracy of each of ``bits`` in each resample of the images: ``[draws]`` for each."""
+    if not bits:
+        return []
+    stacked = np.stack(bits, axis=1)
+    parts = []
+    for start in range(0, draws, _CHUNK):
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=min(_CHUNK, draws - start))
+        parts.append(counts.astype(np.float32) @ stacked / n)
+    return list(np.concatenate(parts).T)
+
+
+def _compare(means: pd.Series[float], tops: pd.Series[bool], resampled: Sequence[Floats | None]) -> list[str]:
+    """A verdict for each of the rows of one block and metric."""
+    verdicts = ["best" if top else "" if np.isnan(mean) else "untested" for mean, top in zip(means, tops, strict=True)]
+    leaders = [place for place, verdict in enumerate(verdicts) if verdict == "best"]
+    leader = resampled[leaders[0]] if leaders else None
+    if leader is None:
+        return verdicts
+    values = {
+        place: _p_value(leader - rival)
+        for place, rival in enumerate(resampled)
+        if verdicts[place] == "untested" and rival is not None
+    }
+    for place, worse in zip(values, holm(list(values.values())), strict=True):
+        verdicts[place] = "worse" if worse else "tied"
+    return verdicts
+
+
+def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
+    """Which of m hypotheses are rejected: of p_(1) <= ... <= p_(m), all before the first p_(k) > level / (m - k + 1).
+
+    Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6.
+    ``multipletests`` of statsmodels does the same, but takes a second to import and collects garbage in every call.
+    """
+    order = np.argsort(p_values, kind="stable")
+    passed = np.asarray(p_values)[order] <= level / np.arange(len(order), 0, -1)
+    rejected = np.zeros(len(order), dtype=bool)
+    rejected[order] = np.logical_and.accumulate(passed)
+    return [bool(value) for value in rejected]
+
+
+def _p_value(differences: Floats) -> float:
+    # Sums of the same terms in another order differ in their last bits; a tie must count as one.
+    low = int((differences <= 1e-6).sum())
+    return min(1.0, 2 * (1 + low) / (1 + len(differences)))
