@@ -7,7 +7,9 @@ import sys
 import click
 
 from toolkit_ext.cli.evaluate import evaluate_command
+from toolkit_ext.cli.landscape import landscape_command
 from toolkit_ext.cli.methods import methods_command
+from toolkit_ext.cli.report import report_command
 from toolkit_ext.cli.tables import plot_command, table_command
 from toolkit_ext.cli.train import train_command
 from toolkit_ext.console import say, set_up_logging
@@ -21,7 +23,15 @@ def cli() -> None:
     """Adversarial training of timm models, evaluated by AutoAttack."""
 
 
-for command in (methods_command, train_command, evaluate_command, table_command, plot_command):
+for command in (
+    methods_command,
+    train_command,
+    evaluate_command,
+    landscape_command,
+    table_command,
+    plot_command,
+    report_command,
+):
     cli.add_command(command)
 
 

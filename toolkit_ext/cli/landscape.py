@@ -1,0 +1,173 @@
+"""``toolkit-ext landscape CHECKPOINT``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from toolkit_ext import backbones, console, data, results
+from toolkit_ext.attacks import PGD
+from toolkit_ext.cli._options import _Words, place_options, take_place
+from toolkit_ext.errors import UserError
+from toolkit_ext.experiment import Place, check_device
+from toolkit_ext.landscape import figures, training_diagnostics
+from toolkit_ext.landscape.directions import check_same_architecture
+from toolkit_ext.landscape.study import STUDIES
+from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
+
+Command = Callable[..., Any]
+
+
+def _study_options(command: Command) -> Command:
+    """An option for every field of :class:`Options`."""
+    for entry in reversed(fields(Options)):
+        default: Any = entry.default
+        kind: Any = type(default)
+        if isinstance(default, tuple):
+            kind, default = _Words(type(default[0])), ",".join(map(str, default))
+        flag = "--" + entry.name.replace("_", "-")
+        command = click.option(flag, type=kind, default=default, show_default=True, help=entry.metadata["help"])(
+            command
+        )
+    return command
+
+
+@click.command("landscape")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
+@click.option(
+    "--what",
+    type=click.Choice([*STUDIES, "training"]),
+    default="hessian",
+    show_default=True,
+    help="hessian: spectrum; similarity: of perturbations at θ ± av; surface: of the loss, around one checkpoint or "
+    "through three; dead: layers; connectivity: of two checkpoints; training: the logs of several runs together",
+)
+@click.option("--data", "data_name", help="data set; by default the one the checkpoint was trained on")
+@click.option("--n", type=int, default=2000, show_default=True, help="use the first N training examples")
+@click.option("--n-test", type=int, default=1000, show_default=True, help="use the first N test examples")
+@click.option("--eps", help="radius of the budget; by default that of the training; 8/255 is accepted, 0 is clean")
+@click.option("--norm", help="norm of the budget, Linf or L2; by default that of the training")
+@click.option("--alpha", help="step size of the attack; by default 2.5 eps / steps")
+@click.option("--steps", default=10, show_default=True, help="steps of the PGD attack")
+@click.option("--batch-size", default=250, show_default=True, help="examples in memory at once")
+@click.option("--name", help="name of the CSV and the figure; by default made of the analysis and the checkpoint")
+@click.option("--seed", default=0, show_default=True, help="seed of attacks, directions and start vectors")
+@_study_options
+@place_options
+def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -> None:
+    """Measure the adversarial loss landscape at the model in the folder CHECKPOINT.
+
+    Writes a record, a CSV and a figure into the results folder. A surface that was stopped goes on with the point it
+    was at. See docs/landscape.md.
+    """
+    place = take_place(values)
+    name = values["name"] or results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}")
+    if what == "training":
+        table = training_diagnostics({_title(path): path for path in checkpoints})
+        _write(Study(table, picture=lambda path: figures.plot_diagnostics(table, path)), place, name)
+        return
+    options = Options(**{entry.name: values[entry.name] for entry in fields(Options)})
+    started, began = results.environment(), time.perf_counter()
+    subject, about = _subject(checkpoints, values, place, name)
+    study = STUDIES[what](subject, options)
+    seconds = time.perf_counter() - began
+    for fact, value in study.facts.items():
+        console.show(f"{fact}: {value}")
+    console.show(study.table.to_string(index=False, float_format="{:.5g}".format, max_rows=40))
+    _write(study, place, name)
+    if study.picture is None:
+        console.say("points of other ranks are missing; the record and the figure are made when all are there")
+        return
+    record = _record(about, subject, used_options(what, options), study, seconds, started, what)
+    console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+
+
+def _title(path: Path) -> str:
+    """A short name: the run's folder, and the checkpoint's unless it is the usual one."""
+    path = path.resolve()
+    if path.is_file():
+        return path.parent.name
+    return path.parent.name if path.name in ("best", "last") else path.name
+
+
+def _subject(
+    checkpoints: tuple[Path, ...], values: dict[str, Any], place: Place, name: str
+) -> tuple[Subject, dict[str, Any]]:
+    """Models, data and attack, and the facts of the record."""
+    device = check_device(place.device)
+    told = dict(backbones.read_config(checkpoints[0]).get("toolkit_ext", {}))
+    data_name = values["data_name"] or told.get("data", {}).get("name")
+    if data_name is None:
+        raise UserError("data: the checkpoint does not say what it was trained on; give --data")
+    models = [backbones.load_model(path, device=device) for path in checkpoints]
+    check_same_architecture(*models)
+    dataset = data.load(data_name, root=place.data_root, download=place.download)
+    about = _about(told, checkpoints[0], models[0], dataset)
+    dataset = dataset.subset(min(values["n"], len(dataset.y_train)), min(values["n_test"], len(dataset.y_test)))
+    attack = _attack(told.get("hyper_parameters", {}), values)
+    subject = Subject(
+        models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,
+        place.output / "landscape" / name, values["batch_size"], values["seed"], place.progress,
+    )  # fmt: skip
+    return subject, about
+
+
+def _about(
+    told: dict[str, Any], checkpoint: Path, model: backbones.Normalized, dataset: data.Dataset
+) -> dict[str, Any]:
+    """The record's facts: the training as the checkpoint tells it, the data as it is used here."""
+    known: dict[str, Any] = {
+        key: told[key] for key in ("method", "axes", "hyper_parameters", "backbone", "seed") if key in told
+    }
+    parameters = sum(weight.numel() for weight in model.parameters())
+    backbone = {"name": model.name, "args": dict(model.model_args), "parameters": parameters}
+    facts: dict[str, Any] = {"method": "unknown", "axes": None, "backbone": backbone, "seed": 0, **known}
+    facts["hyper_parameters"] = {**known.get("hyper_parameters", {}), "checkpoint": _title(checkpoint)}
+    sizes = told.get("data", {"train": len(dataset.y_train), "validation": 0})
+    if sizes.get("name", dataset.name) != dataset.name:
+        facts["hyper_parameters"]["trained_on"] = sizes["name"]
+    facts["data"] = {**sizes, "name": dataset.name, "test": len(dataset.y_test), "num_classes": dataset.num_classes}
+    return facts
+
+
+def _attack(trained: dict[str, Any], values: dict[str, Any]) -> PGD:
+    """PGD at the budget that was given, else at that of the training."""
+    eps = trained.get("eps", 8 / 255) if values["eps"] is None else values["eps"]
+    norm = values["norm"] or trained.get("norm", "Linf")
+    return PGD(eps=eps, alpha=values["alpha"], steps=values["steps"], norm=norm)
+
+
+def _write(study: Study, place: Place, name: str) -> None:
+    for suffix, table in (("", study.table), *((f"_{key}", table) for key, table in study.further.items())):
+        console.say(f"table: {results.write_table(name + suffix, table, place.results / 'tables')}")
+    if study.picture is not None:
+        console.say(f"figure: {study.picture(place.results / 'figures' / f'{name}.png')}")
+
+
+def _record(
+    about: dict[str, Any],
+    subject: Subject,
+    options: dict[str, Any],
+    study: Study,
+    seconds: float,
+    started: results.Environment,
+    what: str,
+) -> results.Record:
+    attack = subject.attack
+    settings = {"what": what, "attack": {name: getattr(attack, name) for name in ("eps", "norm", "alpha", "steps")}}
+    sizes = {"examples": len(subject.y), "test_examples": len(subject.y_test), "batch_size": subject.batch_size}
+    # JSON has no NaN: the cosine of perturbations that are all zero is null.
+    table = study.table.astype(object).where(study.table.notna(), None).to_dict(orient="list")
+    found = {**settings, **sizes, "seed": subject.seed, "torch_threads": torch.get_num_threads(), **options}
+    return results.new_record(
+        **{**about, "hyper_parameters": {**about["hyper_parameters"], "landscape": what}},
+        details={"landscape": {"settings": found, "facts": dict(study.facts), "table": table}},
+        times={"train_s": None, "eval_s": seconds},
+        started=started,
+    )

@@ -1,0 +1,200 @@
+r"""Mode connectivity: a Bezier curve between two checkpoints along which the adversarial loss stays low.
+
+.. math:: \theta(t) = \sum_{i=0}^{d} \binom{d}{i} t^i (1 - t)^{d - i} P_i, \qquad P_0 = \theta_A,\ P_d = \theta_B,
+
+whose inner points minimise :math:`E_{t \sim U(0, 1)} L_\epsilon(\theta(t))` by SGD; by the chain rule the gradient by
+:math:`P_i` is :math:`\binom{d}{i} t^i (1 - t)^{d - i} \nabla L_\epsilon(\theta(t))`.
+
+Garipov, Izmailov, Podoprikhin, Vetrov, Wilson: Loss surfaces, mode connectivity, and fast ensembling of DNNs. NeurIPS
+2018; under the adversarial loss: Liu et al., NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+from tqdm import tqdm
+
+from toolkit_ext.attacks import craft
+from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.landscape._examples import (
+    BATCH_SIZE,
+    adversarial_examples,
+    batches,
+    check_batch_size,
+    checked,
+    loss_and_error,
+)
+from toolkit_ext.landscape._model import device_of, flat, move_to, restored, seeded
+from toolkit_ext.landscape.directions import check_same_architecture
+from toolkit_ext.types import Attack
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A Bezier curve of weights with control points ``[d + 1, n]``; degree 1 is the straight line."""
+
+    points: Tensor
+
+    @property
+    def degree(self) -> int:
+        """The degree d."""
+        return len(self.points) - 1
+
+    def coefficients(self, t: float) -> Tensor:
+        """Bernstein polynomials ``[d + 1]`` at ``t`` in [0, 1]; they sum to 1."""
+        d = self.degree
+        return torch.tensor([comb(d, i) * t**i * (1 - t) ** (d - i) for i in range(d + 1)], dtype=torch.float64)
+
+    def at(self, t: float) -> Tensor:
+        """The weights ``[n]`` at ``t``."""
+        return self.coefficients(t).to(self.points) @ self.points
+
+    @property
+    def straight(self) -> Curve:
+        """The straight line between the ends."""
+        return Curve(self.points[[0, -1]])
+
+
+def line(first: nn.Module, second: nn.Module, degree: int = 1) -> Curve:
+    """The straight line between two checkpoints of one architecture, with ``degree + 1`` points evenly on it.
+
+    Raises:
+        UserError: different architectures, or a degree below 1.
+    """
+    check_same_architecture(first, second)
+    if degree < 1:
+        raise UserError(f"degree: {degree} is not allowed; at least 1 (2 for a curve)")
+    shares = torch.linspace(0, 1, degree + 1).tolist()
+    ends = flat(first), flat(second).to(flat(first))
+    return Curve(torch.stack([ends[0]] + [torch.lerp(*ends, share) for share in shares[1:-1]] + [ends[1]]))
+
+
+def train_curve(
+    first: nn.Module,
+    second: nn.Module,
+    attack: Attack,
+    x: Any,
+    y: Any,
+    *,
+    degree: int = 2,
+    epochs: int = 10,
+    batch_size: int = 128,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    seed: int = 0,
+    progress: bool = False,
+) -> Curve:
+    """Train the inner points of a Bezier curve between two checkpoints under the adversarial loss.
+
+    Every batch draws one t, is attacked at θ(t), and moves the inner points by SGD whose learning rate falls along a
+    cosine. Batch norm uses the batch's statistics, in the attack too. The given models are not changed.
+
+    Args:
+        first: One end.
+        second: The other, of the same architecture.
+        attack: Makes the examples.
+        x: Training images ``[N, C, H, W]`` in [0, 1] or uint8.
+        y: Labels.
+        degree: Degree of the curve, at least 2.
+        epochs: Passes over ``x``.
+        batch_size: Examples in a batch.
+        lr: Learning rate at the start.
+        momentum: Of SGD.
+        seed: Seed of batches, t and random starts.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: different architectures, a degree below 2, a learning rate at which the loss is not finite.
+    """
+    if degree < 2:
+        raise UserError(f"degree: {degree} is not allowed; at least 2, a curve with an inner point")
+    check_positive("lr", lr)
+    if epochs < 1:
+        raise UserError(f"epochs: {epochs} is not allowed; at least 1")
+    x, y = checked(first, x, y)
+    model = copy.deepcopy(first).train()
+    curve = line(first, second, degree)
+    steps = epochs * -(-len(y) // check_batch_size(batch_size))
+    inner = [point.clone().requires_grad_() for point in curve.points[1:-1]]
+    optimizer = torch.optim.SGD(inner, lr=lr, momentum=momentum)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    bar = tqdm(total=steps, desc="curve", disable=not progress, leave=False)
+    with seeded(seed, device_of(model)), bar:
+        for _ in range(epochs):
+            order = torch.randperm(len(y))
+            for images, labels in batches(model, x[order], y[order], batch_size):
+                _step(model, attack, images, labels, curve, inner)
+                optimizer.step()
+                scheduler.step()
+                with torch.no_grad():
+                    curve.points[1:-1].copy_(torch.stack(inner))
+                bar.update()
+    return curve
+
+
+def _step(
+    model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, curve: Curve, inner: Sequence[Tensor]
+) -> None:
+    """Set the gradients of the inner points, at a t drawn from torch's generator."""
+    coefficients = curve.coefficients(t := float(torch.rand(())))
+    move_to(model, curve.at(t))
+    made = craft(attack, model, images, labels, "train" if _has_statistics(model) else "eval").inputs
+    loss = cross_entropy(model(made), labels)
+    if not bool(torch.isfinite(loss)):
+        raise UserError("lr: the loss on the curve is not finite; give a smaller one")
+    gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+    gradient = torch.cat([part.flatten() for part in gradients])
+    for point, coefficient in zip(inner, coefficients[1:-1].tolist(), strict=True):
+        point.grad = coefficient * gradient
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules())
+
+
+def scan(
+    model: nn.Module,
+    curve: Curve,
+    attack: Attack,
+    x: Any,
+    y: Any,
+    *,
+    x_statistics: Any,
+    points: int = 21,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Loss and accuracy along ``curve``, on clean examples and on those made at each point.
+
+    Where the model has batch norm, its statistics are computed anew at every point from the training images
+    ``x_statistics`` (clean, in training mode): those of the ends mean nothing in between. The model is left as it was.
+
+    Returns:
+        A row for each of ``points`` values of ``t``: ``t``, ``clean_loss``, ``clean_acc``, ``adv_loss``, ``adv_acc``.
+    """
+    x, y = checked(model, x, y)
+    if points < 2:
+        raise UserError(f"points: {points} is not allowed; at least 2, the two ends")
+    rows = []
+    with restored(model), seeded(seed, device_of(model)):
+        for t in torch.linspace(0, 1, points, dtype=torch.float64).tolist():
+            move_to(model, curve.at(t))
+            if _has_statistics(model):
+                labels = torch.zeros(len(x_statistics), dtype=torch.int64)
+                update_bn((part for part, _ in batches(model, x_statistics, labels, batch_size)), model)
+            made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=seed)
+            clean, attacked = (loss_and_error(model, images, y, batch_size) for images in (x, made))
+            row = {"t": t, "clean_loss": clean[0], "clean_acc": 1 - clean[1]}
+            rows.append(row | {"adv_loss": attacked[0], "adv_acc": 1 - attacked[1]})
+    return pd.DataFrame(rows)

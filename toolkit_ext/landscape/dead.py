@@ -1,0 +1,130 @@
+"""Dead layers: ReLU units that no input switches on, and the constant classifier behind a layer of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from toolkit_ext.data import check_images, to_unit
+from toolkit_ext.errors import UserError
+from toolkit_ext.landscape._examples import BATCH_SIZE, check_batch_size
+from toolkit_ext.landscape._model import device_of, dtype_of, evaluating
+
+_RELUS = {"relu", "relu_", "relu6", "hardtanh", "threshold"}
+
+
+@dataclass(frozen=True)
+class DeadLayers:
+    """What :func:`dead_layers` found.
+
+    ``layers`` has a row for each ReLU: ``layer`` (the module it is called in), ``units``, ``dead`` (number of units
+    whose pre-activation is not above 0 on any input) and ``share``. ``constant_class`` is the one class that the model
+    gives to all inputs with the same logits, if it does.
+    """
+
+    layers: pd.DataFrame
+    n_examples: int
+    constant_class: int | None
+
+    @property
+    def wholly_dead(self) -> list[str]:
+        """Names of the layers of which every unit is dead, in the order of the forward pass."""
+        return list(self.layers.loc[self.layers["dead"] == self.layers["units"], "layer"])
+
+    @property
+    def alarm(self) -> str | None:
+        """One line on dead layers and the constant classifier, for a log; nothing if there are none."""
+        parts = []
+        if self.wholly_dead:
+            parts.append(f"every unit of {', '.join(self.wholly_dead)} is off on all {self.n_examples} inputs")
+        if self.constant_class is not None:
+            parts.append(f"the model is the constant classifier of class {self.constant_class}")
+        return "; ".join(parts) or None
+
+
+@dataclass
+class _Recorder(TorchFunctionMode):
+    """Sees every call of a ReLU, as a module or as a function, with its input and the module it is in."""
+
+    path: list[str] = field(default_factory=list)
+    highest: dict[str, Tensor] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _RELUS and args and isinstance(args[0], Tensor):
+            self._see(args[0].detach().amax(dim=0))
+            with torch._C.DisableTorchFunction():
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _see(self, highest: Tensor) -> None:
+        module = self.path[-1] if self.path else ""
+        call = self.calls[module] = self.calls.get(module, 0) + 1
+        name = f"{module or 'model'}#{call}" if call > 1 else module or "model"
+        known = self.highest.get(name)
+        self.highest[name] = highest if known is None else torch.maximum(known, highest)
+
+
+@contextmanager
+def _named(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Tell the recorder which submodule is being called."""
+
+    def leave(*_: Any) -> None:
+        recorder.path.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: recorder.path.append(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def dead_layers(model: nn.Module, x: Any, *, batch_size: int = BATCH_SIZE) -> DeadLayers:
+    """Find ReLU units that are off on all of ``x`` ``[N, C, H, W]`` (clean or adversarial), in evaluation mode.
+
+    A unit is one number of a layer's output for one example (a channel at a place), and it is dead if its
+    pre-activation is at most 0 on every input, so that neither it nor what is only connected through it learns. Where
+    a whole layer is dead, the layers before it get no gradient, and without a way around it (a residual connection)
+    what follows does not depend on the input: the constant classifier, which is looked for in the logits themselves.
+    ReLU and ReLU6 are seen as modules and as functions; a second call in one module is named ``module#2``.
+
+    Raises:
+        UserError: images that do not fit, or a model without ReLU (GELU and the like are never wholly off).
+    """
+    x = check_images(x)
+    recorder = _Recorder()
+    logits = []
+    with evaluating(model), _named(model, recorder):
+        for part in x.split(check_batch_size(batch_size)):
+            recorder.calls.clear()
+            images = to_unit(part).to(device_of(model), dtype_of(model))
+            with recorder:
+                logits.append(model(images).double().cpu())
+    if not recorder.highest:
+        raise UserError("model: it calls no ReLU; other activations have no units that are off on every input")
+    counts = [(name, highest.numel(), int((highest <= 0).sum())) for name, highest in recorder.highest.items()]
+    layers = pd.DataFrame(counts, columns=["layer", "units", "dead"])
+    layers["share"] = layers["dead"] / layers["units"]
+    return DeadLayers(layers, len(x), _constant(torch.cat(logits)))
+
+
+def _constant(logits: Tensor) -> int | None:
+    """The class, if the logits ``[N, K]`` are the same for all of several inputs up to rounding."""
+    spread = float((logits.amax(0) - logits.amin(0)).max())
+    same = len(logits) > 1 and spread <= 1e-6 * max(1.0, float(logits.abs().max()))
+    return int(logits[0].argmax()) if same else None

@@ -1,0 +1,112 @@
+"""Directions in the space of weights: random, filter-normalised, eigenvectors, through checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.landscape._model import device_of, dtype_of, flat, size_of
+
+
+def check_direction(model: nn.Module, direction: Tensor) -> Tensor:
+    """``direction`` ``[n]`` at length 1, where the model is and in the type of its weights.
+
+    Raises:
+        UserError: another number of entries than the model has weights, or a length that is not above 0.
+    """
+    if direction.shape != (size_of(model),):
+        raise UserError(
+            f"direction: shape {list(direction.shape)} is not allowed; the model has {size_of(model)} weights"
+        )
+    length = float(direction.double().norm())
+    if not 0 < length < float("inf"):
+        raise UserError(f"direction: a length of {length} is not allowed; it must be finite and above 0")
+    return (direction.double() / length).to(device_of(model), dtype_of(model))
+
+
+def random_direction(model: nn.Module, *, seed: int = 0) -> Tensor:
+    """A direction ``[n]`` uniform on the unit sphere."""
+    generator = torch.Generator().manual_seed(seed)
+    return check_direction(model, torch.randn(size_of(model), generator=generator, dtype=torch.float64))
+
+
+def filter_normalised(model: nn.Module, *, seed: int = 0) -> Tensor:
+    """A random direction ``[n]`` with every filter as long as the model's own, and nothing for biases and norms.
+
+    A filter is a slice of a weight of two or more dimensions along the first. Networks of ReLU and batch norm can be
+    rescaled without changing what they compute; this makes surfaces of rescaled networks the same.
+
+    Li, Xu, Taylor, Studer, Goldstein: Visualizing the loss landscape of neural nets. NeurIPS 2018, section 4.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.cat([_like(weight.detach(), generator).flatten() for weight in model.parameters()])
+
+
+def _like(weight: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight)
+    if weight.ndim < 2:
+        return torch.zeros_like(weight)
+    lengths, own = (tensor.flatten(1).norm(dim=1) for tensor in (drawn, weight))
+    scaled: Tensor = drawn * (own / lengths.clamp_min(1e-12)).view(-1, *[1] * (weight.ndim - 1))
+    return scaled
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A line or a plane of weights: ``centre + a first (+ b second)``, all ``[n]``.
+
+    ``marks`` are named points of it (checkpoints), by their coordinates.
+    """
+
+    centre: Tensor
+    first: Tensor
+    second: Tensor | None = None
+    marks: tuple[tuple[str, float, float], ...] = ()
+
+    def at(self, a: float, b: float = 0.0) -> Tensor:
+        """The weights ``[n]`` at coordinates ``(a, b)``."""
+        line = self.centre + a * self.first
+        return line if self.second is None else line + b * self.second
+
+
+def check_same_architecture(*models: nn.Module) -> None:
+    """Raise :class:`UserError` that names the first weight in which ``models`` differ in name or shape."""
+    shapes = [[(name, tuple(weight.shape)) for name, weight in model.named_parameters()] for model in models]
+    for number, other in enumerate(shapes[1:], start=2):
+        for mine, theirs in zip(shapes[0], other, strict=False):
+            if mine != theirs:
+                raise UserError(
+                    f"checkpoints: the first and number {number} are of different architectures: "
+                    f"{mine[0]} {list(mine[1])} there, {theirs[0]} {list(theirs[1])} here"
+                )
+        if len(shapes[0]) != len(other):
+            raise UserError(
+                f"checkpoints: the first and number {number} are of different architectures: "
+                f"{len(shapes[0])} and {len(other)} weight tensors"
+            )
+
+
+def through(first: nn.Module, second: nn.Module, third: nn.Module) -> Plane:
+    """The plane through three checkpoints of one architecture; its unit is the distance from the first to the second.
+
+    With ``u = θ_2 − θ_1`` and ``w = θ_3 − θ_1`` minus its projection on u (scaled to the length of u), the first is at
+    (0, 0) and the second at (1, 0): Garipov et al., NeurIPS 2018, appendix A.
+
+    Raises:
+        UserError: different architectures, or three points on one line.
+    """
+    check_same_architecture(first, second, third)
+    centre, across, up = flat(first), flat(second) - flat(first), flat(third) - flat(first)
+    length = float(across.double().norm())
+    if length == 0:
+        raise UserError("checkpoints: the first and the second have the same weights; a plane needs three")
+    along = float(up.double() @ across.double()) / length**2
+    up = up - along * across
+    height = float(up.double().norm())
+    if height <= 1e-6 * length:
+        raise UserError("checkpoints: the three lie on one line; a plane needs three that do not")
+    marks = (("1", 0.0, 0.0), ("2", 1.0, 0.0), ("3", along, height / length))
+    return Plane(centre, across, up * (length / height), marks)

@@ -1,0 +1,193 @@
+"""Pictures of the landscape, in the style of :mod:`toolkit_ext.results.figures`: same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from toolkit_ext.landscape.linear import logistic
+from toolkit_ext.results.figures import COLORS, DASHES, MARKERS, save
+
+
+def _look(index: int, *, marker: bool = True) -> dict[str, Any]:
+    look = {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index % len(DASHES)]}
+    return look | ({"marker": MARKERS[index % len(MARKERS)], "markersize": 4} if marker else {})
+
+
+def _bare(*rows: Axes) -> None:
+    for axes in rows:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+
+
+def plot_spectrum(pairs: pd.DataFrame, density: pd.DataFrame | None, path: Path | str, title: str = "") -> Path:
+    """Top eigenvalues by rank (``value``, ``residual`` as whisker) and, below, the spectral density (log scale).
+
+    ``pairs`` has a column ``model`` where several are drawn together; ``density`` has ``eigenvalue`` and ``density``.
+    """
+    figure = Figure(figsize=(6.4, 3.2 if density is None else 5.6), layout="constrained")
+    rows = figure.subplots(1 if density is None else 2, squeeze=False)[:, 0]
+    groups = list(pairs.groupby("model", sort=False)) if "model" in pairs else [("", pairs)]
+    for index, (name, part) in enumerate(groups):
+        ranks = range(1, len(part) + 1)
+        rows[0].errorbar(ranks, part["value"], part["residual"], label=name, capsize=2, **_look(index))
+    rows[0].set(xlabel="rank", ylabel="eigenvalue", title=title)
+    rows[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(groups) > 1:
+        rows[0].legend(frameon=False)
+    if density is not None:
+        rows[1].plot(density["eigenvalue"], density["density"].clip(lower=1e-7), **_look(0, marker=False))
+        rows[1].set(xlabel="eigenvalue", ylabel="density", yscale="log", ylim=(1e-6, None))
+    _bare(*rows)
+    return save(figure, path)
+
+
+def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> Path:
+    """Mean cosine and robust error against a, a line for each ``direction`` (and ``model``, if there is one)."""
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    rows = figure.subplots(2, sharex=True)
+    keys = ["model", "direction"] if "model" in table else ["direction"]
+    for index, (names, part) in enumerate(table.groupby(keys, sort=False)):
+        rows[0].plot(part["a"], part["cosine"], label=", ".join(map(str, names)), **_look(index))
+        rows[1].plot(part["a"], 100 * part["robust_error"], **_look(index))
+    rows[0].set(ylabel="mean cosine of the perturbations", ylim=(min(-0.05, table["cosine"].min()), 1.05), title=title)
+    rows[1].set(xlabel="a", ylabel="robust error [%]", ylim=(0, None))
+    rows[0].legend(frameon=False)
+    _bare(*rows)
+    return save(figure, path)
+
+
+def plot_linear_spaces(table: pd.DataFrame, path: Path | str, marks: Mapping[str, float]) -> Path:
+    """Shares of directions against eps (column ``eps``), a line for each other column; ``marks`` are vertical lines."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for index, column in enumerate(table.columns.drop("eps")):
+        axes.plot(table["eps"], 100 * table[column], label=column, **_look(index, marker=False))
+    for index, (name, eps) in enumerate(marks.items()):
+        axes.axvline(eps, color="0.4", linestyle=DASHES[2 + index % 2], linewidth=1)
+        side = "left" if eps < 0.6 * table["eps"].max() else "right"
+        axes.text(eps, 50 - 14 * index, f" {name} \n = {eps:.3g} ", fontsize=8, va="center", ha=side, color="0.2")
+    axes.set(xlabel="ε (Linf)", ylabel="share of random directions [%]", ylim=(-2, 102), xlim=(0, table["eps"].max()))
+    axes.set_title("linear classifier on digits, 10 classes", fontsize=10)
+    _bare(axes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return save(figure, path)
+
+
+def plot_linear_1d(epsilons: Sequence[float], path: Path | str, x: float = 1.0) -> Path:
+    """``g(x, θ) = log(1 + exp(θx))`` and its worst case over ``|x' − x| ≤ ε``, a panel for each eps."""
+    theta = torch.linspace(-4, 4, 401, dtype=torch.float64)
+    figure = Figure(figsize=(3.6 * len(epsilons), 3.2), layout="constrained")
+    for axes, eps in zip(figure.subplots(1, len(epsilons), sharey=True, squeeze=False)[0], epsilons, strict=True):
+        axes.plot(theta, logistic(theta, x), label="clean", **_look(0, marker=False))
+        axes.plot(theta, logistic(theta, x, eps), label="adversarial", **_look(1, marker=False))
+        worst = logistic(theta, x, eps)
+        at = int(worst.argmin())
+        if 0 < at < len(theta) - 1:
+            axes.plot(theta[at], worst[at], "ko", markersize=5, label="minimum")
+        axes.set(xlabel="θ", title=f"x = {x:g}, ε = {eps:g}")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        _bare(axes)
+    figure.axes[0].set_ylabel("loss")
+    return save(figure, path)
+
+
+def plot_surface(table: pd.DataFrame, path: Path | str, marks: Sequence[tuple[str, float, float]] = ()) -> Path:
+    """A :func:`~toolkit_ext.landscape.loss_surface`: curves over a line; contours and a 3-D picture over a plane.
+
+    ``marks`` are named points of the plane. Points that are not computed yet are left out.
+    """
+    if table["b"].nunique() < 2:
+        return _plot_line(table, path)
+    height = table.pivot(index="b", columns="a", values="adv_loss")
+    a, b = np.meshgrid(height.columns.to_numpy(dtype=float), height.index.to_numpy(dtype=float))
+    values = height.to_numpy(dtype=float)
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    flat = figure.add_subplot(1, 2, 1)
+    lines = flat.contour(a, b, values, levels=12, colors="black", linewidths=0.6)
+    flat.clabel(lines, fontsize=7)
+    filled = flat.contourf(a, b, values, levels=12, cmap="viridis")
+    figure.colorbar(filled, ax=flat, label="adversarial loss")
+    for index, (name, across, up) in enumerate(marks):
+        flat.plot(across, up, linestyle="none", color="white", markeredgecolor="black", marker=MARKERS[index % 7])
+        flat.annotate(name, (across, up), textcoords="offset points", xytext=(5, 5), color="white", fontsize=9)
+    raised: Any = figure.add_subplot(1, 2, 2, projection="3d")
+    raised.plot_surface(a, b, values, cmap="viridis", linewidth=0.2, edgecolor="0.3")
+    flat.set(xlabel="a", ylabel="b")
+    raised.set(xlabel="a", ylabel="b", zlabel="adversarial loss")
+    raised.xaxis.set_major_locator(MaxNLocator(4))
+    raised.yaxis.set_major_locator(MaxNLocator(4))
+    return save(figure, path)
+
+
+def _plot_line(table: pd.DataFrame, path: Path | str) -> Path:
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    rows = figure.subplots(2, sharex=True)
+    for index, kind in enumerate(("clean", "adv")):
+        label = {"clean": "clean", "adv": "adversarial"}[kind]
+        rows[0].plot(table["a"], table[f"{kind}_loss"], label=label, **_look(index))
+        rows[1].plot(table["a"], 100 * table[f"{kind}_error"], **_look(index))
+    rows[0].set(ylabel="loss")
+    rows[1].set(xlabel="a", ylabel="error [%]", ylim=(0, None))
+    rows[0].legend(frameon=False)
+    _bare(*rows)
+    return save(figure, path)
+
+
+def plot_connectivity(table: pd.DataFrame, path: Path | str) -> Path:
+    """Loss and accuracy over t, for each ``path`` (curve, straight line), clean and adversarial."""
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    rows = figure.subplots(2, sharex=True)
+    index = 0
+    for name, part in table.groupby("path", sort=False):
+        for kind, label in (("clean", "clean"), ("adv", "adversarial")):
+            rows[0].plot(part["t"], part[f"{kind}_loss"], label=f"{name}, {label}", **_look(index))
+            rows[1].plot(part["t"], 100 * part[f"{kind}_acc"], **_look(index))
+            index += 1
+    rows[0].set(ylabel="loss")
+    rows[1].set(xlabel="t", ylabel="accuracy [%]")
+    _bare(*rows)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return save(figure, path)
+
+
+def plot_dead(table: pd.DataFrame, path: Path | str) -> Path:
+    """Share of dead units of each layer, in the order of the forward pass."""
+    figure = Figure(figsize=(6.4, 1.2 + 0.28 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(table["layer"], 100 * table["share"], color=COLORS[0], edgecolor="black")
+    axes.invert_yaxis()
+    axes.set(xlabel="units that are off on all inputs [%]", xlim=(0, 100))
+    axes.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
+
+
+def plot_diagnostics(table: pd.DataFrame, path: Path | str) -> Path:
+    """:func:`~toolkit_ext.landscape.training_diagnostics`: a panel for each figure, a line for each run."""
+    labels = {
+        "grad_norm": "‖∇L‖ of a batch",
+        "distance": "‖θ − θ₀‖",
+        "robust_train_error": "robust training\nerror [%]",
+    }
+    panels = {column: text for column, text in labels.items() if table[column].notna().any()}
+    figure = Figure(figsize=(6.4, 1.0 + 1.9 * len(panels)), layout="constrained")
+    rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axes, (column, text) in zip(rows, panels.items(), strict=True):
+        for index, (name, part) in enumerate(table.dropna(subset=[column]).groupby("run", sort=False)):
+            scale = 100 if "%" in text else 1
+            axes.plot(part["epoch"], scale * part[column], label=str(name), **_look(index))
+        axes.set(ylabel=text, ylim=(0, None))
+    rows[-1].set_xlabel("epoch")
+    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    _bare(*rows)
+    figure.legend(*rows[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return save(figure, path)

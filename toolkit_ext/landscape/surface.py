@@ -1,0 +1,145 @@
+"""The adversarial loss over a line or a plane of weights, attacked anew at every point; a grid that can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.fingerprint import hash_model, hash_tensors
+from toolkit_ext.io import atomic_write, make_folder
+from toolkit_ext.landscape._examples import BATCH_SIZE, adversarial_examples, checked, loss_and_error
+from toolkit_ext.landscape._model import move_to, restored
+from toolkit_ext.landscape.directions import Plane
+from toolkit_ext.types import Attack
+
+
+@dataclass
+class _Shard:
+    """Finished points on disk: one file for each rank, which only that rank writes; all read all."""
+
+    folder: Path | None
+    fingerprint: str
+    rank: int
+
+    def __post_init__(self) -> None:
+        self.own: dict[int, dict[str, float]] = {}
+        if self.folder is not None:
+            make_folder(self.folder)
+            self.own = self._read(self._path(self.rank))
+
+    def _path(self, rank: int | str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"points-{rank}.json"
+
+    def _read(self, path: Path) -> dict[int, dict[str, float]]:
+        if not path.exists():
+            return {}
+        try:
+            saved = json.loads(path.read_text())
+            same, points = saved["fingerprint"] == self.fingerprint, saved["points"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"output {path}: is damaged; remove it to compute its points again") from error
+        if not same:
+            raise UserError(f"output {self.folder}: holds the points of another surface; choose another folder")
+        return {int(index): row for index, row in points.items()}
+
+    def add(self, index: int, row: dict[str, float]) -> None:
+        self.own[index] = row
+        if self.folder is not None:
+            content = {"fingerprint": self.fingerprint, "points": self.own}
+            atomic_write(self._path(self.rank), json.dumps(content))
+
+    def all(self) -> dict[int, dict[str, float]]:
+        """The finished points of every rank."""
+        if self.folder is None:
+            return self.own
+        found: dict[int, dict[str, float]] = {}
+        for path in sorted(self.folder.glob("points-*.json")):
+            found |= self._read(path)
+        return found
+
+
+def loss_surface(
+    model: nn.Module,
+    attack: Attack,
+    x: Any,
+    y: Any,
+    plane: Plane,
+    first: Sequence[float],
+    second: Sequence[float] = (0.0,),
+    *,
+    folder: Path | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Clean and adversarial loss and error at ``plane.at(a, b)`` for all a of ``first`` and b of ``second``.
+
+    Every point is attacked anew, from the same random starts, in evaluation mode; batch norm keeps the running
+    statistics of the given model. The weights are put back bit for bit.
+
+    Args:
+        model: The model whose weights are moved.
+        attack: Makes the examples of each point.
+        x: Images.
+        y: Labels.
+        plane: The line or plane of weights.
+        first: Coordinates a.
+        second: Coordinates b; one 0 for a line.
+        folder: Where finished points are kept, one by one: the same call goes on after a stop.
+        rank: Which of ``ranks`` processes this is; each computes every ``ranks``-th missing point, and sees all
+            finished points in a shared ``folder``.
+        ranks: Number of processes.
+        batch_size: Examples attacked at once.
+        seed: Seed of the random starts.
+        progress: Show a progress bar.
+
+    Returns:
+        A row for each finished point: ``a``, ``b``, ``clean_loss``, ``clean_error``, ``adv_loss``, ``adv_error``.
+        Without other ranks, all points.
+
+    Raises:
+        UserError: no coordinates, a rank outside 0 to ranks - 1, a folder with the points of another surface.
+    """
+    x, y = checked(model, x, y)
+    if not first or not second:
+        raise UserError("points: a surface needs at least one coordinate in each direction")
+    if not 0 <= rank < ranks:
+        raise UserError(f"rank: {rank} is not allowed; with {ranks} ranks it must be 0 to {ranks - 1}")
+    grid = [(float(a), float(b)) for a in first for b in second]
+    shard = _Shard(folder, fingerprint(model, attack, x, y, plane, grid, seed), rank)
+    done = shard.all()
+    mine = [index for index in range(len(grid)) if index % ranks == rank and index not in done]
+    with restored(model):
+        for index in tqdm(mine, "points", disable=not progress, leave=False):
+            move_to(model, plane.at(*grid[index]))
+            shard.add(index, _measure(model, attack, x, y, batch_size, seed))
+    rows = [{"a": grid[i][0], "b": grid[i][1], **row} for i, row in sorted(shard.all().items())]
+    return pd.DataFrame(rows)
+
+
+def _measure(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, batch_size: int, seed: int) -> dict[str, float]:
+    clean = loss_and_error(model, x, y, batch_size)
+    made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=seed)
+    attacked = loss_and_error(model, made, y, batch_size)
+    names = ("clean_loss", "clean_error", "adv_loss", "adv_error")
+    return dict(zip(names, (*clean, *attacked), strict=True))
+
+
+def fingerprint(
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, plane: Plane, grid: Sequence[tuple[float, float]], seed: int
+) -> str:
+    """A hash of everything that decides the surface, to tell whether points on disk are of the same one."""
+    tensors = {"x": x, "y": y, "centre": plane.centre, "first": plane.first, "second": plane.second}
+    given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    return hash_tensors(given, repr((attack, grid, seed, hash_model(model))))
