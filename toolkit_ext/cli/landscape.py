@@ -16,7 +16,7 @@ from toolkit_ext.attacks import PGD
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiment import Place, check_device
-from toolkit_ext.landscape import figures, training_diagnostics
+from toolkit_ext.landscape import batch_gradients, figures_training, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.landscape.study import STUDIES
 from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
@@ -69,8 +69,7 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
     place = take_place(values)
     name = values["name"] or results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}")
     if what == "training":
-        table = training_diagnostics({_title(path): path for path in checkpoints})
-        _write(Study(table, picture=lambda path: figures.plot_diagnostics(table, path)), place, name)
+        _compare_trainings({_title(path): path for path in checkpoints}, place, name)
         return
     options = Options(**{entry.name: values[entry.name] for entry in fields(Options)})
     started, began = results.environment(), time.perf_counter()
@@ -86,6 +85,14 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
         return
     record = _record(about, subject, used_options(what, options), study, seconds, started, what)
     console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+
+
+def _compare_trainings(runs: dict[str, Path], place: Place, name: str) -> None:
+    table, gradients = training_diagnostics(runs), batch_gradients(runs)
+    _write(Study(table, picture=lambda path: figures_training.plot_diagnostics(table, path)), place, name)
+    if len(gradients):
+        study = Study(gradients, picture=lambda path: figures_training.plot_gradients(gradients, path))
+        _write(study, place, f"{name}_gradients")
 
 
 def _title(path: Path) -> str:
