@@ -32,6 +32,7 @@ from toolkit_ext.evaluation import load as load_model
 from toolkit_ext.evaluation.budgets import budgets
 from toolkit_ext.evaluation.models import TIMM, describe, ensemble
 from toolkit_ext.experiment import Place, check_device, protocol_for, record_of
+from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
 
 
@@ -63,7 +64,11 @@ from toolkit_ext.results import Record
 @click.option("--std", type=_Words(float), default=(), help="normalisation of timm:NAME, likewise")
 @click.option("--batch-size", default=250, show_default=True, help="examples attacked at once")
 @click.option("--seed", default=0, show_default=True, help="seed of the attacks")
-@click.option("--save-examples", type=click.Path(path_type=Path), help="write adversarial examples to this file")
+@click.option(
+    "--save-examples",
+    type=click.Path(path_type=Path),
+    help="write adversarial examples to this .safetensors file, or into this folder under the name of the run",
+)
 @click.option("--fresh", is_flag=True, help="attack anew what an earlier evaluation has finished")
 @place_options
 def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
@@ -147,8 +152,11 @@ class _Job:
         audited = self._audit(folder / "audit", middle) if self.values["audited"] else None
         found = self._evaluate(folder)
         records = [self._record(one, audited, digest, found) for one in found]
-        for record in records:
+        for one, record in zip(found, records, strict=True):
             console.say(f"record: {results.write_record(record, self.place.results / 'runs')}")
+            if (kept := self.values["save_examples"]) and not kept.suffix:
+                name = f"{record['run_id']}.safetensors"
+                console.say(f"examples: {one.examples.save(make_folder(kept) / name)}")
             for warning in record["warnings"]:
                 console.say(f"warning: {warning}")
         self._show(records, audited)
@@ -168,7 +176,9 @@ class _Job:
         return {**values, "num_classes": self.dataset.num_classes, "progress": self.place.progress}
 
     def _evaluate(self, folder: Path) -> Sequence[Evaluation]:
-        options = {**self._options(), "save_examples": self.values["save_examples"]}
+        kept = self.values["save_examples"]
+        # In a folder they are named after the records, which are not there yet.
+        options = {**self._options(), "save_examples": kept if kept and kept.suffix else None}
         given = (self.loaded.model, self.dataset.x_test, self.dataset.y_test, self.protocol)
         if len(self.values["eps"]) > 1:
             return evaluate_budgets(*given, self.values["eps"], state_dir=folder, **options)

@@ -83,7 +83,7 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
     if study.picture is None:
         console.say("points of other ranks are missing; the record and the figure are made when all are there")
         return
-    record = _record(about, subject, used_options(what, options), study, seconds, started, what)
+    record = _record(about, subject, {"name": name, **used_options(what, options)}, study, seconds, started, what)
     console.say(f"record: {results.write_record(record, place.results / 'runs')}")
 
 
