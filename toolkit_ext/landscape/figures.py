@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
 from toolkit_ext.landscape.linear import logistic
 from toolkit_ext.results.figures import COLORS, DASHES, MARKERS, save
@@ -47,8 +47,8 @@ def plot_spectrum(pairs: pd.DataFrame, density: pd.DataFrame | None, path: Path 
     if len(groups) > 1:
         rows[0].legend(frameon=False)
     if density is not None:
-        rows[1].plot(density["eigenvalue"], density["density"].clip(lower=1e-7), **look(0, marker=False))
-        rows[1].set(xlabel="eigenvalue", ylabel="density", yscale="log", ylim=(1e-6, None))
+        rows[1].plot(density["eigenvalue"], density["density"].clip(lower=1e-10), **look(0, marker=False))
+        rows[1].set(xlabel="eigenvalue", ylabel="density", yscale="log", ylim=(1e-9, None))
     bare(*rows)
     return save(figure, path)
 
@@ -63,6 +63,12 @@ def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> P
         rows[1].plot(part["a"], 100 * part["robust_error"], **look(index))
     rows[0].set(ylabel="mean cosine of the perturbations", ylim=(min(-0.05, table["cosine"].min()), 1.05), title=title)
     rows[1].set(xlabel="a", ylabel="robust error [%]", ylim=(0, None))
+    away = table["a"][table["a"] > 0]
+    if len(away) and away.max() > 30 * away.min():
+        rows[1].set_xscale("symlog", linthresh=away.min())
+        rows[1].xaxis.set_major_locator(FixedLocator(sorted(set(table["a"]))))
+        rows[1].xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        rows[1].xaxis.set_minor_locator(NullLocator())
     rows[0].legend(frameon=False)
     bare(*rows)
     return save(figure, path)
