@@ -61,11 +61,12 @@ def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> P
     for index, (names, part) in enumerate(table.groupby(keys, sort=False)):
         rows[0].plot(part["a"], part["cosine"], label=", ".join(map(str, names)), **look(index))
         rows[1].plot(part["a"], 100 * part["robust_error"], **look(index))
-    rows[0].set(ylabel="mean cosine of the perturbations", ylim=(min(-0.05, table["cosine"].min()), 1.05), title=title)
+    rows[0].set(ylabel="mean cosine\nof the perturbations", ylim=(min(-0.05, table["cosine"].min()), 1.05), title=title)
     rows[1].set(xlabel="a", ylabel="robust error [%]", ylim=(0, None))
     away = table["a"][table["a"] > 0]
     if len(away) and away.max() > 30 * away.min():
-        rows[1].set_xscale("symlog", linthresh=away.min())
+        rows[1].set_xscale("symlog", linthresh=away.min(), linscale=0.3)
+        rows[1].set_xlim(-away.min() / 4, 1.4 * away.max())
         rows[1].xaxis.set_major_locator(FixedLocator(sorted(set(table["a"]))))
         rows[1].xaxis.set_major_formatter(FormatStrFormatter("%g"))
         rows[1].xaxis.set_minor_locator(NullLocator())
