@@ -12,7 +12,7 @@ from typing import Any
 import click
 import torch
 
-from toolkit_ext import backbones, console, data, results
+from toolkit_ext import console, data, results
 from toolkit_ext.cli._evaluation import audit_table, details_table, facts_of, figures_table
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.cli.train import _backbone_args
@@ -215,12 +215,3 @@ class _Job:
             console.show_table(details_table(record, errors=self.values["errors"]))
         if audited:
             console.show_table(audit_table(audited.to_dict()))
-
-
-def _about(
-    about: dict[str, Any], checkpoint: Path, model: backbones.Normalized, dataset: data.Dataset
-) -> dict[str, Any]:
-    """The facts of a checkpoint folder for a record."""
-    parameters = sum(weight.numel() for weight in model.parameters())
-    backbone = {"name": model.name, "args": dict(model.model_args), "parameters": parameters}
-    return facts_of(about, checkpoint.name, backbone, dataset)

@@ -13,6 +13,7 @@ import torch
 
 from toolkit_ext import backbones, console, data, results
 from toolkit_ext.attacks import PGD
+from toolkit_ext.cli._evaluation import facts_of
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiment import Place, check_device
@@ -128,19 +129,9 @@ def _subject(
 def _about(
     told: dict[str, Any], checkpoint: Path, model: backbones.Normalized, dataset: data.Dataset
 ) -> dict[str, Any]:
-    """The record's facts: the training as the checkpoint tells it, the data as it is used here."""
-    known: dict[str, Any] = {
-        key: told[key] for key in ("method", "axes", "hyper_parameters", "backbone", "seed") if key in told
-    }
     parameters = sum(weight.numel() for weight in model.parameters())
     backbone = {"name": model.name, "args": dict(model.model_args), "parameters": parameters}
-    facts: dict[str, Any] = {"method": "unknown", "axes": None, "backbone": backbone, "seed": 0, **known}
-    facts["hyper_parameters"] = {**known.get("hyper_parameters", {}), "checkpoint": _title(checkpoint)}
-    sizes = told.get("data", {"train": len(dataset.y_train), "validation": 0})
-    if sizes.get("name", dataset.name) != dataset.name:
-        facts["hyper_parameters"]["trained_on"] = sizes["name"]
-    facts["data"] = {**sizes, "name": dataset.name, "test": len(dataset.y_test), "num_classes": dataset.num_classes}
-    return facts
+    return facts_of(told, _title(checkpoint), backbone, dataset)
 
 
 def _attack(trained: dict[str, Any], values: dict[str, Any]) -> PGD:
