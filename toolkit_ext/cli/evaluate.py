@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ class _Job:
         found = self._evaluate(folder)
         records = [self._record(one, audited, digest, found) for one in found]
         for record in records:
-            path = self.ranks.first(lambda record=record: results.write_record(record, self.place.results / "runs"))
-            console.say(f"record: {path}")
+            console.say(
+                f"record: {self.ranks.first(partial(results.write_record, record, self.place.results / 'runs'))}"
+            )
             for warning in record["warnings"]:
                 console.say(f"warning: {warning}")
         self._show(records, audited)

@@ -116,8 +116,7 @@ def like(value: Tensor, pattern: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(pattern, DTensor)
-    # Every rank has the whole value already; src_data_rank=None saves the broadcast.
-    return distribute_tensor(placed, pattern.device_mesh, pattern.placements, src_data_rank=None)
+    return distribute_tensor(placed, pattern.device_mesh, pattern.placements)
 
 
 def load_whole(model: nn.Module, update: Update, state: Mapping[str, Any]) -> None:
