@@ -18,6 +18,7 @@ AXES = {"attacks", "objectives", "updates", "schedules"}
 PARTS: dict[str, set[str]] = {
     "errors": set(),
     "io": {"errors"},
+    "ranks": {"errors"},
     "types": {"errors"},
     "units": {"errors", "types"},
     "_periods": {"errors"},
@@ -31,11 +32,11 @@ PARTS: dict[str, set[str]] = {
     "backbones": BASE,
     "data": BASE,
     "results": BASE,
-    "console": BASE | {"results"},
-    "evaluation": BASE | {"attacks", "backbones", "data", "estimators"},
+    "console": BASE | {"ranks", "results"},
+    "evaluation": BASE | {"attacks", "backbones", "data", "estimators", "ranks"},
     "landscape": BASE | {"attacks", "backbones", "data", "evaluation", "results"},
     "report": BASE | {"data", "evaluation", "results"},
-    "trainers": BASE | AXES | {"backbones", "data", "estimators", "landscape", "normalise_weights"},
+    "trainers": BASE | AXES | {"backbones", "data", "estimators", "landscape", "normalise_weights", "ranks"},
 }
 # Above the trainers: these put the parts together, and none of the parts may import them.
 ABOVE = {"costs", "experiment", "cli", "recipe"}
@@ -52,6 +53,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
     ),
     "torchattacks": ("attacks/_torchattacks.py",),
     "pyautoattack": ("evaluation/",),
+    "accelerate": ("ranks/_start.py",),
 }
 
 

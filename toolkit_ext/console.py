@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from toolkit_ext import results
+from toolkit_ext.ranks import silent, told_elsewhere
 from toolkit_ext.results import Record
 
 _notes = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -21,17 +22,28 @@ _output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isat
 def set_up_logging() -> None:
     """Show the alarms of a training where its progress bars are shown."""
     handler = RichHandler(console=_notes, show_time=False, show_path=False)
-    logging.getLogger("toolkit_ext").handlers = [handler]
+    logger = logging.getLogger("toolkit_ext")
+    logger.handlers = [handler]
+    if silent():
+        logger.setLevel(logging.ERROR)
 
 
 def say(text: str) -> None:
-    """A note on the standard error, where progress is shown too."""
-    _notes.print(text, markup=False)
+    """A note on the standard error, where progress is shown too; of several processes the first one's."""
+    if not silent():
+        _notes.print(text, markup=False)
+
+
+def say_error(text: str) -> None:
+    """What ends this process, on the standard error; of several processes with the same error the first one's."""
+    if not told_elsewhere(text):
+        _notes.print(f"error: {text}", markup=False)
 
 
 def show(text: str) -> None:
-    """A line of output."""
-    _output.print(text, markup=False)
+    """A line of output; of several processes the first one's."""
+    if not silent():
+        _output.print(text, markup=False)
 
 
 def percent(value: float | None) -> str:
@@ -57,5 +69,6 @@ def results_table(records: Sequence[Record]) -> Table:
 
 
 def show_table(table: Table) -> None:
-    """Print a table as output."""
-    _output.print(table, soft_wrap=False)
+    """Print a table as output; of several processes the first one's."""
+    if not silent():
+        _output.print(table, soft_wrap=False)

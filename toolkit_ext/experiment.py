@@ -18,6 +18,7 @@ from toolkit_ext.console import say
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol
 from toolkit_ext.io import make_folder
+from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers._compose import AXES, options
@@ -153,23 +154,24 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
 def run(experiment: Experiment, place: Place) -> Record:
     """Train, evaluate the epoch that validation chose, and write the record; skip what is recorded already.
 
+    Started by torchrun, the processes share the training and the evaluation; rank 0 writes, and all return the record.
+
     Raises:
         UserError: anything the caller can correct, before any training where possible.
     """
-    written = place.results / "runs" / f"{experiment.run_id}.json"
-    if written.exists():
-        say(f"{experiment.run_id}: recorded already, see {written}")
-        return next(r for r in results.read_records(place.results / "runs") if r["run_id"] == experiment.run_id)
+    ranks, device = start(check_device(place.device))
+    if recorded := ranks.first(lambda: _recorded(experiment, place)):
+        return recorded
     started = results.environment()
-    device = check_device(place.device)
-    dataset = data.load(experiment.data, root=place.data_root, download=place.download)
+    with ranks.one_by_one(local_rank()):
+        dataset = data.load(experiment.data, root=place.data_root, download=place.download)
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     model, trainer = _make_trainer(experiment, dataset, device)
     protocol = _protocol(experiment, trainer)
     about = facts(experiment, dataset, model, trainer)
     folder = place.output / experiment.run_id
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
-    make_folder(place.results / "runs")  # to fail before the training, not after it
+    ranks.first(lambda: make_folder(place.results / "runs"))  # to fail before the training, not after it
     results.reset_peak_memory()
     trainer.fit(
         dataset.x_train,
@@ -193,7 +195,20 @@ def run(experiment: Experiment, place: Place) -> Record:
         progress=place.progress,
     )
     training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
+    training |= {} if ranks.alone else {"processes": ranks.size}
     record = record_of(about, protocol, evaluation, training, trainer.alarms, experiment.run_id, place.tables, started)
+    return ranks.first(lambda: _written(record, place))
+
+
+def _recorded(experiment: Experiment, place: Place) -> Record | None:
+    written = place.results / "runs" / f"{experiment.run_id}.json"
+    if not written.exists():
+        return None
+    say(f"{experiment.run_id}: recorded already, see {written}")
+    return next(r for r in results.read_records(place.results / "runs") if r["run_id"] == experiment.run_id)
+
+
+def _written(record: Record, place: Place) -> Record:
     say(f"record: {results.write_record(record, place.results / 'runs')}")
     return record
 

@@ -100,6 +100,14 @@ class StepReport:
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+Exchange = Callable[[Sequence[Tensor]], None]
+"""Turns, in place, the gradients of this process's part of a batch into those of the whole batch."""
+
+
+def no_exchange(gradients: Sequence[Tensor]) -> None:
+    """The :data:`Exchange` of a single process: its part is the whole batch."""
+
+
 class Update(Protocol):
     """Moves the weights. Bound to its optimisers; made by the :class:`UpdateRule` of the same axis choice."""
 
@@ -115,6 +123,17 @@ class Update(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """An :class:`Update` that can work on several processes, each with a part of the batch."""
+
+    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+        """Call ``exchange`` once in every step, on all gradients that move the weights, before anything uses them.
+
+        ``ascent`` is called on gradients that only perturb the weights inside the step.
+        """
 
 
 class UpdateRule(Protocol):

@@ -12,8 +12,9 @@ from toolkit_ext.cli.methods import methods_command
 from toolkit_ext.cli.report import report_command
 from toolkit_ext.cli.tables import plot_command, table_command
 from toolkit_ext.cli.train import train_command
-from toolkit_ext.console import say, set_up_logging
+from toolkit_ext.console import say, say_error, set_up_logging
 from toolkit_ext.errors import UserError
+from toolkit_ext.ranks import RankError
 from toolkit_ext.trainers import NonFiniteLossError
 
 
@@ -40,12 +41,14 @@ def guarded(command: click.Command) -> None:
     set_up_logging()
     try:
         command.main(standalone_mode=False)
-    except (UserError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        say(f"error: {message}")
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}")
         sys.exit(2)
-    except NonFiniteLossError as error:
-        say(f"error: {error}")
+    except UserError as error:
+        say_error(str(error))
+        sys.exit(2)
+    except (NonFiniteLossError, RankError) as error:
+        say_error(str(error))
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted: all finished epochs and batches are saved; the same command with --resume goes on from there")

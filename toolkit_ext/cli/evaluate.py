@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from toolkit_ext.evaluation.budgets import budgets
 from toolkit_ext.evaluation.models import TIMM, describe, ensemble
 from toolkit_ext.experiment import Place, check_device, protocol_for, record_of
 from toolkit_ext.io import make_folder
+from toolkit_ext.ranks import Ranks, start
 from toolkit_ext.results import Record
 
 
@@ -78,14 +80,14 @@ def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
     (.pt2); several are evaluated as one ensemble. An evaluation that was stopped goes on with the batch it was at.
     """
     place = take_place(values)
-    device = check_device(place.device)
+    ranks, device = start(check_device(place.device))
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
     told = [describe(source) for source in checkpoints]
     dataset = _dataset(told, values, place)
     loaded = _load([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
-    job = _Job(ensemble(loaded), other, dataset, _protocol(told, dataset, values), values, place)
+    job = _Job(ensemble(loaded), other, dataset, _protocol(told, dataset, values), values, place, ranks)
     job.run(checkpoints)
 
 
@@ -139,6 +141,7 @@ class _Job:
     protocol: Protocol
     values: dict[str, Any]
     place: Place
+    ranks: Ranks
 
     def run(self, checkpoints: Sequence[str]) -> None:
         """Evaluate at every radius, write the records, print the tables."""
@@ -153,10 +156,12 @@ class _Job:
         found = self._evaluate(folder)
         records = [self._record(one, audited, digest, found) for one in found]
         for one, record in zip(found, records, strict=True):
-            console.say(f"record: {results.write_record(record, self.place.results / 'runs')}")
+            console.say(
+                f"record: {self.ranks.first(partial(results.write_record, record, self.place.results / 'runs'))}"
+            )
             if (kept := self.values["save_examples"]) and not kept.suffix:
-                name = f"{record['run_id']}.safetensors"
-                console.say(f"examples: {one.examples.save(make_folder(kept) / name)}")
+                path = make_folder(kept) / f"{record['run_id']}.safetensors"
+                console.say(f"examples: {self.ranks.first(partial(one.examples.save, path))}")
             for warning in record["warnings"]:
                 console.say(f"warning: {warning}")
         self._show(records, audited)

@@ -24,8 +24,9 @@ from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.recheck import tolerance
 from toolkit_ext.evaluation.result import Evaluation, details_of, figures
 from toolkit_ext.evaluation.runner import Runner
-from toolkit_ext.evaluation.state import open_state
+from toolkit_ext.evaluation.sharding import make_runner, shared_state
 from toolkit_ext.io import make_folder
+from toolkit_ext.ranks import current
 
 _STANDARD = Budget()
 
@@ -55,6 +56,9 @@ def evaluate(
     what its ``run_standard_evaluation`` gives in float32. Every success it reports is then checked again, see
     :func:`toolkit_ext.evaluation.recheck.recheck`. With fewer than 10 classes the targeted attacks take all other
     classes as targets; what is undefined for 2 or 3 classes is left out and named in ``omitted``.
+
+    In a job of several processes (torchrun) each attacks every n-th batch, and all return the same result, image by
+    image that of one process, see :mod:`toolkit_ext.evaluation.sharding`.
 
     The model is held in evaluation mode, weights frozen, without autocast; its modes and gradients, torch's random
     numbers and the tracers of debuggers are put back. The attacks use the float32 arithmetic that torch's flags allow
@@ -89,6 +93,8 @@ def evaluate(
     model = as_module(model)
     check_options(seed, batch_size, budget.n_iter, budget.n_queries)
     device = find_device(model, device)
+    ranks = current(device)
+    progress = progress and ranks.is_first
     if save_examples is not None:
         make_folder(Path(save_examples).parent)
     threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
@@ -102,12 +108,12 @@ def evaluate(
         if carry is not None:
             check_carry(carry, protocol, settings)
             key |= carried_key(carry)
-        with open_state(state_dir, key, fresh=fresh) as state, _bar(protocol, progress) as bar:
-            runner = Runner(model, x, y, device, batch_size, state, bar, Collector())
+        with shared_state(state_dir, key, ranks, fresh=fresh) as state, _bar(protocol, progress) as bar:
+            runner = make_runner(ranks, model, x, y, device, batch_size, state, bar, Collector())
             battery = Battery(runner, protocol, threat, classes, carry)
             battery.run(reject_probabilities=reject_probabilities)
     evaluation = _result(battery, settings)
-    if save_examples is not None:
+    if save_examples is not None and ranks.is_first:
         evaluation.examples.save(save_examples)
     return evaluation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,9 @@ from toolkit_ext.evaluation.isolation import rng_state, set_rng_state
 from toolkit_ext.evaluation.recheck import recheck
 from toolkit_ext.evaluation.state import State
 from toolkit_ext.types import Norm
+
+Stored = tuple[dict[str, Tensor], dict[str, Any]]
+"""What one attack did to one batch: tensors, and facts for JSON."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ class Runner:
         rejected: dict[str, int] = {}
         seconds, after = 0.0, robust.clone()
         # split gives one empty batch where nothing is left.
-        for number, indices in enumerate(torch.split(candidates, self.batch_size) if len(candidates) else ()):
-            tensors, info = self._batch(job, number, indices)
+        parts = list(torch.split(candidates, self.batch_size)) if len(candidates) else []
+        for indices, (tensors, info) in zip(parts, self.batches(job, parts), strict=True):
+            self._keep(job, indices, tensors)
             after[indices[tensors["broken"]]] = False
             messages += info["messages"]
             seconds += info["seconds"]
@@ -122,7 +126,13 @@ class Runner:
         )
         return after
 
-    def _batch(self, job: Job, number: int, indices: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
+        """The results of the batches that hold the examples ``parts``, in order."""
+        for number, indices in enumerate(parts):
+            yield self.stored(job, number, indices)
+
+    def stored(self, job: Job, number: int, indices: Tensor) -> Stored:
+        """The result of batch ``number``: the one that was saved, or that of an attack, which is saved."""
         name = f"{job.name}-{number:05d}"
         stored = self.state.load(name)
         if stored is None or not self._fits(stored[0], indices):
@@ -130,7 +140,6 @@ class Runner:
             self.state.save(name, *stored)
         else:
             self._set_rng(stored[0])
-        self._keep(job, indices, stored[0])
         return stored
 
     def _fits(self, tensors: dict[str, Tensor], indices: Tensor) -> bool:
@@ -139,7 +148,7 @@ class Runner:
             return False
         return not bool((tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any())
 
-    def _attack(self, job: Job, indices: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _attack(self, job: Job, indices: Tensor) -> Stored:
         start = time.perf_counter()
         x, y = to_unit(self.x[indices]).to(self.device), self.y[indices].to(self.device)
         if job.seed is not None:

@@ -80,6 +80,21 @@ def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = 
         yield State(path)
 
 
+def join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
+    """The :class:`State` that another process of the same job has opened, and locked.
+
+    On a machine that does not see that process's disk it is a new folder of the same name.
+
+    Raises:
+        UserError: the folder belongs to another evaluation, or cannot be written.
+    """
+    if folder is None:
+        return State(None)
+    path = make_folder(Path(folder))
+    _claim(path, {"format": FORMAT, **key}, fresh=False)
+    return State(path)
+
+
 def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
     batches = list(folder.glob(_BATCHES))
     if fresh:

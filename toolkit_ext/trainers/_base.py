@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +13,14 @@ import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
 from toolkit_ext.normalise_weights import spectral_normalise
+from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
 from toolkit_ext.trainers._batches import (
     GeneratorSource,
     LoaderSource,
@@ -32,9 +34,13 @@ from toolkit_ext.trainers._compose import compose
 from toolkit_ext.trainers._loop import Run
 from toolkit_ext.trainers._monitor import Held, Monitor
 from toolkit_ext.trainers._optim import make_loss, make_optimizer, make_scaler, make_schedulers
-from toolkit_ext.trainers._state import RunFolder, digest
+from toolkit_ext.trainers._ranks import Team, check_batch, run_folder, synchronise_batch_norm
+from toolkit_ext.trainers._sharded import bare_copy, check_sharding, shard
+from toolkit_ext.trainers._state import digest
 from toolkit_ext.trainers._view import clip_range, inner, view
 from toolkit_ext.types import NORMS, Method
+
+_COMPARED = 64
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Examples:
     validation: Held | None
     training: Held
     names: Mapping[str, Any]
+    batch_size: int
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
@@ -146,7 +153,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             images, labels = images[kept], labels[kept]
         else:
             held = None
-        examples = Examples(TensorSource(images, labels, batch_size), held, Held(images, labels), names)
+        source = TensorSource(images, labels, batch_size)
+        examples = Examples(source, held, Held(images, labels), names, batch_size)
         self._train(examples, nb_epochs, FitOptions.of(kwargs))
 
     def fit_generator(
@@ -165,7 +173,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
         held = Held(*self._pair(validation_data)) if validation_data is not None else None
         first = next(iter(source.epoch(self.axes.loop.seed)))
-        self._train(Examples(source, held, Held(*first), {"data": "generator"}), nb_epochs, FitOptions.of(kwargs))
+        examples = Examples(source, held, Held(*first), {"data": "generator"}, len(first[0]))
+        self._train(examples, nb_epochs, FitOptions.of(kwargs))
 
     @property
     def best_epoch(self) -> int:
@@ -189,20 +198,24 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
         check_outputs(self.model, examples.training.x, self._classifier.nb_classes)
-        run = self._prepare(examples, epochs, options)
-        if run.folder is None:
-            self._run(run, options)
-        else:
-            with run.folder.held():
-                run.folder.check_fresh(options.resume)
-                if options.resume and (state := run.folder.load()):
+        ranks = current(self.device)
+        ranks.agree(self._facts(examples, epochs, options))
+        check_batch(ranks, examples.batch_size)
+        with ExitStack() as stack:
+            run = self._prepare(examples, epochs, options, ranks, stack)
+            if run.folder is not None:
+                stack.enter_context(run.folder.held())
+                resume = options.resume or restarted()
+                run.folder.check_fresh(resume)
+                if resume and (state := run.folder.load()):
                     run.resume(state)
-                self._run(run, options)
+            self._run(run, options)
         self.session_seconds = time.perf_counter() - began
 
     def _run(self, run: Run, options: FitOptions) -> None:
         try:
-            run.train(min(run.epochs, options.stop_after or run.epochs))
+            with told_plainly("in training", run.device):
+                run.train(min(run.epochs, options.stop_after or run.epochs))
         finally:
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state
             self.model.eval()
@@ -213,15 +226,43 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             found["nb_epochs"] = epochs  # what the schedules do depends on it
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
-    def _prepare(self, examples: Examples, epochs: int, options: FitOptions) -> Run:
+    def _facts(self, examples: Examples, epochs: int, options: FitOptions) -> dict[str, Any]:
+        """What has to be the same on all ranks."""
+        held = examples.validation
+        return self._fingerprint(examples.names, epochs) | {
+            "first examples": digest(examples.training.x[:_COMPARED], examples.training.y[:_COMPARED]),
+            "validation data": digest(held.x, held.y) if held else None,
+            "model": digest({name: list(value.shape) for name, value in self.model.state_dict().items()}),
+            "nb_epochs": epochs,
+            "batches": len(examples.source),
+            "stop_after": options.stop_after,
+            "torch": torch.__version__,
+        }
+
+    def _team(self, ranks: Ranks, stack: ExitStack) -> tuple[Team, Callable[[nn.Module], nn.Module]]:
+        """The model that is trained, in its team, and a function from it to the module that checkpoints keep."""
+        loop = self.axes.loop
+        ranks.align(list(self.model.state_dict().values()))
+        if loop.sync_batch_norm:
+            synchronise_batch_norm(self.model, ranks)
+        if loop.sharding == "none":
+            return Team(ranks, self.model, loop.seed), inner
+        check_sharding(self.axes, self._optimizer, ranks)
+        team = Team(ranks, shard(self.model), loop.seed, sharded=True)
+        filled = stack.enter_context(bare_copy(self.model, team.model))
+        return team, lambda model: inner(filled(model))
+
+    def _prepare(self, examples: Examples, epochs: int, options: FitOptions, ranks: Ranks, stack: ExitStack) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
-        optimizer = self._optimizer or make_optimizer(self.model, loop)
-        update = self.axes.update.bind(self.model, optimizer, make_scaler(loop, self.device))
+        team, kept = self._team(ranks, stack)
+        optimizer = self._optimizer or make_optimizer(team.model, loop)
+        update = self.axes.update.bind(team.model, optimizer, make_scaler(loop, team.device))
+        team.share(update, loop, self.axes.names["update"])
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
-            model=self.model,
+            model=team.model,
             axes=axes,
             update=update,
             scheduler=self._scheduler(optimizer)
@@ -230,12 +271,21 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             loss_fn=make_loss(self._classifier, loop),
             source=source,
             monitor=Monitor(
-                examples.validation, examples.training, attack.eps, norm, steps, limit, loop.overfit_patience
+                examples.validation,
+                examples.training,
+                attack.eps,
+                norm,
+                steps,
+                limit,
+                loop.overfit_patience,
+                # Sharded weights need all ranks in every pass, so there each measures everything.
+                ALONE if team.sharded else ranks,
             ),
             epochs=epochs,
-            folder=RunFolder(Path(options.run_dir)) if options.run_dir else None,
+            folder=run_folder(Path(options.run_dir), ranks) if options.run_dir else None,
             fingerprint=self._fingerprint(examples.names, epochs),
             extra=options.extra,
-            kept=inner,
-            progress=options.progress,
+            kept=kept,
+            team=team,
+            progress=options.progress and ranks.is_first,
         )

@@ -13,6 +13,8 @@ AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
 PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
 SPECTRAL = ("none", "reshaped", "operator")
 CRAFT_MODES = ("eval", "train")
+SHARDINGS = ("none", "fsdp")
+ASCENTS = ("rank", "batch")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -46,6 +48,17 @@ class LoopConfig:
     validation_limit: int = _option(1000, "most validation examples attacked after an epoch")
     measure_every: int = _option(1, "epochs between measurements of the validation split; 0 is never")
     overfit_patience: int = _option(3, "epochs of falling validation robust accuracy before the alarm")
+    sharding: Literal["none", "fsdp"] = _option(
+        "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
+    )
+    sync_batch_norm: bool = _option(
+        False, "on several GPUs, batch norm over the whole batch instead of each GPU's part"
+    )
+    ascent_on: Literal["rank", "batch"] = _option(
+        "rank",
+        "on several processes, AMP and AWP perturb the weights by the gradient of each one's part (rank) "
+        "or of the whole batch (batch: as one process, for one more exchange)",
+    )
     seed: int = _option(0, "seed of the weights, the batches and the attacks")
 
     def __post_init__(self) -> None:
@@ -55,6 +68,8 @@ class LoopConfig:
         check_choice("spectral", self.spectral, SPECTRAL)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("craft_mode", self.craft_mode, CRAFT_MODES)
+        check_choice("sharding", self.sharding, SHARDINGS)
+        check_choice("ascent_on", self.ascent_on, ASCENTS)
         check_positive("lr", self.lr)
         for name in ("momentum", "weight_decay", "warmup_epochs", "clip_grad", "label_smoothing", "ema_decay"):
             check_positive(name, getattr(self, name), zero=True)

@@ -19,6 +19,8 @@ from toolkit_ext.trainers._batches import Source, isolated_rng, seed_of
 from toolkit_ext.trainers._compose import Axes
 from toolkit_ext.trainers._meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers._monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers._ranks import Team
+from toolkit_ext.trainers._sharded import like, load_whole, put_together
 from toolkit_ext.trainers._state import Board, RunFolder
 from toolkit_ext.types import Batch, Losses, LossFn, Perturbed, Update
 
@@ -46,6 +48,7 @@ class Run:
     fingerprint: dict[str, Any]
     extra: Mapping[str, Any]
     kept: Callable[[nn.Module], nn.Module]
+    team: Team
     progress: bool = True
     history: list[dict[str, Any]] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
@@ -61,7 +64,7 @@ class Run:
         average = get_ema_multi_avg_fn(loop.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
         self.dtype = torch.float16 if loop.precision == "fp16-mixed" else torch.bfloat16
-        self.board = Board(self.folder.path / "tensorboard" if self.folder else None)
+        self.board = Board(self.folder.path / "tensorboard" if self.folder and self.team.ranks.is_first else None)
 
     @property
     def measured(self) -> nn.Module:
@@ -81,7 +84,8 @@ class Run:
                 with isolated_rng(seed_of(self.axes.loop.seed, _MEASURING)):
                     row |= self.monitor.measure(self.measured)
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
-            self._finish(row)
+            # The ranks decide alike: by the figures of the first.
+            self._finish(self.team.ranks.first(lambda row=row: row))  # type: ignore[misc]
         self.board.close()
 
     def _epoch(self, epoch: int) -> dict[str, float]:
@@ -94,18 +98,19 @@ class Run:
             position = epoch - 1 + index / len(self.source)
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
-            averages.add(self._step(x, y, eps, (epoch - 1) * len(self.source) + index))
-        return averages.means() | {"eps": eps} | rates
+            averages.add(self.team.weighted(self._step(x, y, eps, (epoch - 1) * len(self.source) + index)))
+        return self.team.total(averages.means()) | {"eps": eps} | rates
 
     def _step(self, x: Tensor, y: Tensor, eps: float, number: int) -> dict[str, Tensor]:
         loop = self.axes.loop
-        x = augment(x, loop.augment)
+        x, y = self.team.take(augment(x, loop.augment), y)
         perturbed = Perturbed(x)
         if self.axes.objective.uses_attack:
-            with self._autocast():
+            with self.team.drawing(), self._autocast():
                 perturbed = craft(self.axes.attack.at(eps=eps, step=number), self.model, x, y, loop.craft_mode)
         batch = Batch(x, y, perturbed)
-        report = self.update.step(lambda: self._losses(batch, number))
+        with self.team.own_draws(number):
+            report = self.update.step(lambda: self._losses(batch, number))
         self.scheduler.step()
         if self.average:
             self.average.update_parameters(self.model)
@@ -127,10 +132,10 @@ class Run:
                 f"step {number} ({terms}; inputs in [{batch.x.min():g}, {batch.x.max():g}], {len(batch.y)} examples)"
             )
             self.alarms.add("non_finite_loss", len(self.history) + 1, facts)
-            if self.folder:  # beside "last", which stays the end of the last whole epoch
+            if self.folder and not self.team.sharded:  # beside "last", which stays the end of the last whole epoch
                 self.folder.save("failed", self.kept(self.measured), self.extra, self.state_dict())
             raise NonFiniteLossError(f"non-finite loss in {facts}; lower lr or use precision fp32")
-        return losses
+        return self.team.scaled(losses)
 
     def _finish(self, row: dict[str, Any]) -> None:
         self.history.append(row)
@@ -140,7 +145,7 @@ class Run:
         # Where nothing is measured, the last epoch counts as best.
         if score > self.best_score or self.best_score[0] < 0:
             self.best_score = score
-            self.best_state = {name: value.clone() for name, value in self.measured.state_dict().items()}
+            self.best_state = put_together(self.measured.state_dict(), copy=True)
             if self.folder:
                 self.folder.save("best", self.kept(self.measured), self.extra)
         if row["epoch"] in self.axes.schedule.resets(self.epochs)[1:-1] and self.folder:
@@ -155,19 +160,21 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on with the same bits."""
-        return {
-            "fingerprint": dict(self.fingerprint),
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "update": self.update.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "start": self.start,
-            "history": self.history,
-            "trace": self.trace.state_dict(),
-            "alarms": self.alarms.as_records(),
-            "best_score": self.best_score,
-            "best_state": self.best_state,
-        }
+        return put_together(
+            {
+                "fingerprint": dict(self.fingerprint),
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
+                "update": self.update.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "start": self.start,
+                "history": self.history,
+                "trace": self.trace.state_dict(),
+                "alarms": self.alarms.as_records(),
+                "best_score": self.best_score,
+                "best_state": self.best_state,
+            }
+        )
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -181,12 +188,11 @@ class Run:
         ]
         if differing:
             raise UserError(f"resume: the checkpoint is of another run: {'; '.join(differing)}")
-        self.model.load_state_dict(state["model"])
+        load_whole(self.model, self.update, state)
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.update.load_state_dict(state["update"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.start = [value.to(self.device) for value in state["start"]]
+        self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
         self.history = list(state["history"])
         self.trace.load_state_dict(state["trace"])
         self.alarms = Alarms([Alarm(**alarm) for alarm in state["alarms"]])

@@ -12,6 +12,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor whose parts lie on several processes, put together; any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 class Averages:
     """Running means of named scalars."""
 
@@ -45,7 +50,7 @@ class GradientMeter:
 
     def _clip(self, optimizer: Optimizer) -> Tensor:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        return clip_grad_norm_(weights, self.clip or float("inf"))
+        return whole(clip_grad_norm_(weights, self.clip or float("inf")))
 
     def _main(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.norm = self._clip(optimizer)
@@ -102,5 +107,5 @@ class GradientTrace:
 def distance(model: nn.Module, start: Iterable[Tensor]) -> float:
     """``‖θ − θ_0‖₂`` over all weights."""
     with torch.no_grad():
-        squares = [(now - then).square().sum() for now, then in zip(model.parameters(), start, strict=True)]
+        squares = [whole(now - then).square().sum() for now, then in zip(model.parameters(), start, strict=True)]
         return float(torch.stack(squares).sum().sqrt())

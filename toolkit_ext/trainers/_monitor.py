@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from toolkit_ext.attacks import FGSM, PGD, craft
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.types import Norm
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ class Held:
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    """Predicted classes ``[N]`` in evaluation mode; the mode is restored."""
+def _predict(model: nn.Module, x: Tensor) -> Tensor:
     training = model.training
     model.eval()
     try:
-        return torch.cat([model(to_unit(part)).argmax(dim=1) for part in x.split(_BATCH)])
+        found: Tensor = model(x).argmax(dim=1)
+        return found
     finally:
         model.train(training)
 
@@ -83,27 +84,52 @@ def find_dead(model: nn.Module, held: Held) -> DeadLayers | None:
         return None
 
 
-def robust_accuracy(model: nn.Module, held: Held, attack: FGSM | PGD) -> float:
-    """Share of ``held`` classified rightly under ``attack`` (in evaluation mode)."""
-    right = 0
+def predictions(model: nn.Module, x: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """Predicted classes ``[N]`` in evaluation mode (the mode is restored), each rank predicting its part."""
+    found = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    for batch, out in zip(x.split(_BATCH), found.split(_BATCH), strict=True):
+        part = ranks.part(len(batch))
+        predicted = _predict(model, to_unit(batch[part]))
+        if ranks.weight(len(batch)):
+            out[part] = predicted
+    ranks.sum([found])
+    return found
+
+
+def robust_accuracy(model: nn.Module, held: Held, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
+    """Share of ``held`` classified rightly under ``attack`` (in evaluation mode), each rank attacking its part."""
+    right = torch.zeros((), dtype=torch.int64, device=held.y.device)
     for x, y in zip(held.x.split(_BATCH), held.y.split(_BATCH), strict=True):
-        adversarial = craft(attack, model, to_unit(x), y).inputs
-        right += int((predictions(model, adversarial) == y).sum())
-    return right / len(held.y)
+        part = ranks.part(len(x))
+        with ranks.drawing(len(x)):
+            adversarial = craft(attack, model, to_unit(x[part]), y[part]).inputs
+        predicted = _predict(model, adversarial)
+        if ranks.weight(len(x)):
+            right += (predicted == y[part]).sum()
+    ranks.sum([right])
+    return int(right) / len(held.y)
 
 
 class Monitor:
     """Measures a model on a validation split, and on a training subset for catastrophic overfitting."""
 
     def __init__(
-        self, validation: Held | None, training: Held, eps: float, norm: Norm, steps: int, limit: int, patience: int
+        self,
+        validation: Held | None,
+        training: Held,
+        eps: float,
+        norm: Norm,
+        steps: int,
+        limit: int,
+        patience: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.validation = validation
         self.attacked = validation.first(limit) if validation else None
         self.training = training.first(_TRAIN_SUBSET)
         self.eps, self.norm = eps, norm
         self.pgd, self.fgsm = PGD(eps=eps, norm=norm, steps=steps), FGSM(eps=eps, norm=norm)
-        self.patience = patience
+        self.patience, self.ranks = patience, ranks
         self.dead: DeadLayers | None = None
 
     def measure(self, model: nn.Module) -> dict[str, float]:
@@ -114,18 +140,18 @@ class Monitor:
         """
         figures: dict[str, float] = {}
         if self.validation and self.attacked:
-            predicted = predictions(model, self.validation.x)
+            predicted = predictions(model, self.validation.x, self.ranks)
             figures["val_clean_acc"] = float((predicted == self.validation.y).float().mean())
-            figures["val_robust_acc"] = robust_accuracy(model, self.attacked, self.pgd)
+            figures["val_robust_acc"] = robust_accuracy(model, self.attacked, self.pgd, self.ranks)
         else:
-            predicted = predictions(model, self.training.x)
+            predicted = predictions(model, self.training.x, self.ranks)
         figures["val_top_share"] = float(predicted.bincount().max()) / len(predicted)
         self.dead = find_dead(model, self.training)
         if self.dead:
             figures["dead_share"] = float(self.dead.layers["share"].max())
         if self.eps > 0:
-            figures["train_fgsm_acc"] = robust_accuracy(model, self.training, self.fgsm)
-            figures["train_pgd_acc"] = robust_accuracy(model, self.training, self.pgd)
+            figures["train_fgsm_acc"] = robust_accuracy(model, self.training, self.fgsm, self.ranks)
+            figures["train_pgd_acc"] = robust_accuracy(model, self.training, self.pgd, self.ranks)
         return figures
 
     def sound(self, alarms: Alarms, history: Sequence[dict[str, Any]]) -> None:

@@ -57,6 +57,11 @@ def check_no_scaler(update: str, scaler: torch.amp.GradScaler | None) -> None:
         raise UserError(f"precision: fp16-mixed is not allowed with the update {update}; use bf16-mixed or fp32")
 
 
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients that ``optimizer`` is about to apply."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
 def detached(losses: Losses) -> Mapping[str, Tensor]:
     """The loss terms without their graphs."""
     return {name: term.detach() for name, term in losses.terms.items()}

@@ -17,8 +17,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.types import Closure, StepReport
-from toolkit_ext.updates._base import WrappedOptimizer, check_closure, check_inner, detached
+from toolkit_ext.types import Closure, Exchange, StepReport, no_exchange
+from toolkit_ext.updates._base import WrappedOptimizer, check_closure, check_inner, detached, gradients
 from toolkit_ext.updates.batch_norm import (
     BatchNormPasses,
     check_batch_norm,
@@ -56,6 +56,8 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
     base: Optimizer
     batch_norm: BatchNormPasses
     model: nn.Module | None
+    exchange: Exchange
+    ascent: Exchange
     figures: dict[str, Tensor]
 
     def __init__(self, base: Optimizer, batch_norm: BatchNormPasses, model: nn.Module | None, **options: Any) -> None:
@@ -63,7 +65,8 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         check_inner(f"{name} base", base)
         check_batch_norm(f"{name} batch_norm", batch_norm)
         shared = {"base": base, "batch_norm": batch_norm, "model": model}
-        super().__init__(defaults=dict(base.defaults), figures={}, **shared, **options)
+        alone = {"exchange": no_exchange, "ascent": no_exchange}
+        super().__init__(defaults=dict(base.defaults), figures={}, **alone, **shared, **options)
         if not self._weights():
             raise UserError(f"{name} base: none of the optimiser's parameters can be perturbed; it needs at least one")
 
@@ -120,6 +123,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
             "perturbation_norm": figures["perturbation_norm"],
             "rise_under_perturbation": figures["loss"] - loss.detach(),
         }
+        self.exchange(gradients(self.base))
         self.base.step()
         return loss
 
@@ -130,6 +134,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         with _restored(weights) as origin:
             for index in range(1, self.rounds + 1):
                 grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+                self.ascent(grads)
                 self._ascend(delta, grads, origin)
                 _place(weights, origin, delta)
                 loss = self._evaluate(closure, index)
@@ -155,6 +160,10 @@ class PerturbedUpdate:
     def optimizers(self) -> Sequence[Optimizer]:
         """The base optimiser: at its step the gradients are those at θ + Δ and the weights are θ."""
         return [self.optimizer.base]
+
+    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+        """Work on a part of each batch: ``exchange`` for the gradient at θ + Δ, ``ascent`` for those that make Δ."""
+        self.optimizer.exchange, self.optimizer.ascent = exchange, ascent
 
     def step(self, closure: Closure) -> StepReport:
         """One step; reports the terms at θ, ``perturbation_norm`` and ``rise_under_perturbation``."""

@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from toolkit_ext.errors import UserError, check_positive
-from toolkit_ext.types import Closure, Losses, StepReport
+from toolkit_ext.types import Closure, Exchange, Losses, StepReport, no_exchange
 from toolkit_ext.updates._base import WrappedOptimizer, check_closure, check_inner, check_no_scaler, detached
 
 Pair = tuple[Tensor, Tensor]
@@ -60,6 +60,7 @@ class DualOptimizer(WrappedOptimizer):
 
     clean: Optimizer
     adversarial: Optimizer
+    exchange: Exchange
     figures: dict[str, Tensor]
 
     def __init__(self, clean: Optimizer, adversarial: Optimizer) -> None:
@@ -72,7 +73,8 @@ class DualOptimizer(WrappedOptimizer):
         decay = [group["weight_decay"] for group in adversarial.param_groups if group.get("weight_decay")]
         if decay:
             raise UserError(f"DualOptimizer adversarial: weight_decay {decay[0]} is not allowed; set it in clean only")
-        super().__init__(defaults=dict(clean.defaults), clean=clean, adversarial=adversarial, figures={})
+        inner = {"clean": clean, "adversarial": adversarial}
+        super().__init__(defaults=dict(clean.defaults), exchange=no_exchange, figures={}, **inner)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -111,6 +113,7 @@ class DualOptimizer(WrappedOptimizer):
             clean, adversarial = closure()
         parameters = [p for p in _parameters(self.clean) if p.requires_grad]
         grads = (_gradients(clean, parameters, retain=True), _gradients(adversarial, parameters, retain=False))
+        self.exchange([grad for each in grads for grad in each if grad is not None])
         self.figures = _compare(*grads) | self._move(parameters, *grads)
         return clean.detach(), adversarial.detach()
 
@@ -200,6 +203,10 @@ class DualUpdate:
     def optimizers(self) -> Sequence[Optimizer]:
         """The clean optimiser (rate η), then Adam (rate γ)."""
         return [self.optimizer.clean, self.optimizer.adversarial]
+
+    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+        """Work on a part of each batch: both gradients go in one exchange; there is no ascent."""
+        self.optimizer.exchange = exchange
 
     def step(self, closure: Closure) -> StepReport:
         """One step; reports the terms, the norms and the cosine of both gradients and the sizes of both steps."""

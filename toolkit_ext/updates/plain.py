@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from toolkit_ext.types import Closure, StepReport
-from toolkit_ext.updates._base import detached
+from toolkit_ext.types import Closure, Exchange, StepReport, no_exchange
+from toolkit_ext.updates._base import detached, gradients
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class PlainUpdate:
 
     def __init__(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
         self.optimizer = optimizer
+        self.exchange: Exchange = no_exchange
         # A disabled scaler passes everything through, so that there is one path through step().
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
 
@@ -36,11 +37,17 @@ class PlainUpdate:
         """The one optimiser."""
         return [self.optimizer]
 
+    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+        """Work on a part of each batch, see :class:`~toolkit_ext.types.Shareable`; there is no ascent."""
+        self.exchange = exchange
+
     def step(self, closure: Closure) -> StepReport:
         """One backward pass and one step; the scaler leaves the step out when fp16 gradients overflowed."""
         self.optimizer.zero_grad()
         losses = closure()
         torch.autograd.backward(self.scaler.scale(losses.total))
+        # Still scaled: an overflow on one process is then seen by the scalers of all.
+        self.exchange(gradients(self.optimizer))
         # Before the optimiser's step, whose hooks are to see (and clip) the gradient itself, not the scaled one.
         self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)

@@ -1,0 +1,49 @@
+"""Training of which rank 1 kills itself in the second epoch of the first attempt; torchrun starts it again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import LINF, fitted, weights_of  # type: ignore[import-not-found]
+
+from toolkit_ext.cli import guarded
+from toolkit_ext.ranks import local_rank, restarted
+from toolkit_ext.trainers import _loop
+
+FOLDER = Path(sys.argv[1])
+calls = 0
+craft = vars(_loop)["craft"]
+
+
+def dying(*args: Any, **kwargs: Any) -> Any:
+    """The attack; its fifth call is the last of this process."""
+    global calls
+    calls += 1
+    if calls == 5 and local_rank() == 1 and not restarted():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return craft(*args, **kwargs)
+
+
+def main(standalone_mode: bool = False) -> None:
+    """Train for three epochs."""
+    trainer = fitted("pgd", LINF, nb_epochs=3, run_dir=FOLDER / "run")
+    if local_rank() == 0:
+        torch.save({"weights": weights_of(trainer), "attacks": calls}, FOLDER / "found.pt")
+
+
+class Command:
+    """What the command line runs, for its way with errors."""
+
+    main = staticmethod(main)
+
+
+vars(_loop)["craft"] = dying
+guarded(Command())  # type: ignore[arg-type]

@@ -1,0 +1,173 @@
+"""Training on several processes: each takes its part of the same batches, and the gradients are summed once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.ranks import ALONE, Ranks
+from toolkit_ext.trainers._batches import seed_of
+from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers._state import RunFolder
+from toolkit_ext.types import Losses, Shareable, Update, no_exchange
+
+
+class Team:
+    """One process's share of every step of a run.
+
+    With ``n_r`` of the ``n`` examples of a batch on rank ``r``, the gradient of the batch is
+    ``∇L = Σ_r (n_r / n) ∇L_r`` for the mean loss ``L_r`` of each part, whatever ``n`` is: one sum over the ranks. The
+    running statistics of batch norm, each rank's those of its own part, are averaged in the same exchange.
+
+    ``sharded`` weights (FSDP) bring their gradients together in the backward pass itself, as a plain mean.
+    """
+
+    def __init__(self, ranks: Ranks, model: nn.Module, seed: int = 0, *, sharded: bool = False) -> None:
+        self.ranks, self.model, self.seed, self.sharded = ranks, model, seed, sharded
+        self.device = next(model.parameters()).device
+        self._n = 1
+
+    @property
+    def weight(self) -> float:
+        """This rank's share of the current batch."""
+        return self.ranks.weight(self._n)
+
+    def take(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's part of a batch, which becomes the current one."""
+        self._n = len(x)
+        part = self.ranks.part(self._n)
+        return (x, y) if self.ranks.alone else (x[part], y[part])
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Open while the current batch is attacked: its noise is that of the whole batch, see ``Ranks.drawing``."""
+        return self.ranks.drawing(self._n)
+
+    @contextmanager
+    def own_draws(self, number: int) -> Iterator[None]:
+        """Open while losses are computed: dropout differs between ranks, and the common generator stays as it was."""
+        if self.ranks.alone:
+            yield
+            return
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.seed, number, self.ranks.rank))
+            yield
+
+    def scaled(self, losses: Losses) -> Losses:
+        """``losses`` such that the mean over ranks, which FSDP takes of the gradients, is the gradient of the batch."""
+        if not self.sharded:
+            return losses
+        factor = self.ranks.size * self.weight
+        return Losses(losses.terms, {name: factor * losses.weights.get(name, 1.0) for name in losses.terms})
+
+    def weighted(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The figures of a step, such that their sum over ranks is that of the batch."""
+        return dict(figures) if self.ranks.alone else {name: self.weight * f for name, f in figures.items()}
+
+    def total(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The sum over ranks of the means of an epoch."""
+        if self.ranks.alone:
+            return dict(figures)
+        values = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.device)
+        self.ranks.sum([values])
+        return dict(zip(figures, values.tolist(), strict=True))
+
+    def exchange(self, gradients: Sequence[Tensor]) -> None:
+        """The gradients of the parts become that of the batch; batch-norm statistics go along."""
+        own = [] if self.sharded else [*gradients]
+        tensors = [*own, *_running_statistics(self.model)]
+        for tensor in tensors:
+            tensor.detach().mul_(self.weight)
+        self.ranks.sum(tensors)
+
+    def _exchange_ascent(self, gradients: Sequence[Tensor]) -> None:
+        torch._foreach_mul_(list(gradients), self.weight)
+        self.ranks.sum(gradients)
+
+    def share(self, update: Update, loop: LoopConfig, name: str) -> None:
+        """Make ``update`` work on parts of batches.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.ranks.alone:
+            return
+        if not isinstance(update, Shareable):
+            raise UserError(f"update: {name} is not allowed on several processes; it has no share(exchange, ascent)")
+        update.share(self.exchange, self._exchange_ascent if loop.ascent_on == "batch" else no_exchange)
+
+
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    found = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
+    return [buffer for buffer in found if buffer is not None]
+
+
+def check_batch(ranks: Ranks, n: int) -> None:
+    """Raise :class:`UserError` if a batch of ``n`` has no example for some rank."""
+    if n < ranks.size:
+        raise UserError(
+            f"batch_size: {n} is not allowed on {ranks.size} processes; at least {ranks.size}, one for each"
+        )
+
+
+def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
+    """Let batch norm in training mode see the whole batch.
+
+    Raises:
+        UserError: on the CPU, where torch has none.
+    """
+    if ranks.alone:
+        return
+    if next(model.parameters()).device.type == "cpu":
+        raise UserError("sync_batch_norm: True is not allowed on the CPU, where torch has none; leave it out")
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+class RankFolder(RunFolder):
+    """A run's folder that rank 0 writes and reads for all; what it refuses, all refuse."""
+
+    def __init__(self, path: Path, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.path = path
+        ranks.first(lambda: super(RankFolder, self).__init__(path))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder's lock, by rank 0."""
+        lock = super().held()
+        with ExitStack() as stack:
+            self.ranks.first(lambda: stack.enter_context(lock))
+            yield
+
+    def check_fresh(self, resume: bool) -> None:
+        """As of one process."""
+        self.ranks.first(lambda: super(RankFolder, self).check_fresh(resume))
+
+    def save(
+        self, name: str, model: nn.Module, extra: Mapping[str, Any], state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write by rank 0; a ``failed`` state by the rank that failed, which the others may not know of."""
+        if self.ranks.is_first:
+            super().save(name, model, extra, state)
+        elif name == "failed":
+            super().save(f"failed-rank{self.ranks.rank}", model, extra, state)
+
+    def load(self, name: str = "last") -> dict[str, Any] | None:
+        """The state, read by rank 0: other machines need not see its disk."""
+        return self.ranks.first(lambda: super(RankFolder, self).load(name))
+
+    def write_log(self, rows: Sequence[Mapping[str, Any]], name: str = "log.csv") -> Path:
+        """Write by rank 0."""
+        return super().write_log(rows, name) if self.ranks.is_first else self.path / name
+
+
+def run_folder(path: Path, ranks: Ranks) -> RunFolder:
+    """The folder of a run of one process or of several."""
+    return RunFolder(path) if ranks is ALONE else RankFolder(path, ranks)
