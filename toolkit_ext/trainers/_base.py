@@ -216,7 +216,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     def _prepare(self, examples: Examples, epochs: int, options: FitOptions) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
-        optimizer = self._optimizer or make_optimizer(self.model, loop)
+        optimizer = self._optimizer or make_optimizer(self.model, loop, self.device)
         update = self.axes.update.bind(self.model, optimizer, make_scaler(loop, self.device))
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
