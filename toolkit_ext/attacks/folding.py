@@ -2,12 +2,13 @@
 
 In evaluation mode batch norm is a fixed affine map of every channel, ``γ (h − μ) / √(σ² + ε) + β``, so a convolution
 followed by it is one convolution with the weight ``s W`` and the bias ``s (b − μ) + β``, where ``s = γ / √(σ² + ε)``.
-Which pairs belong together is read off a forward pass and then proved by a second one with random statistics: a
-model whose code does something else with the output of the convolution fails the proof.
+Which pairs belong together is read off the graph of a forward pass, and then proved by comparing two passes with
+random statistics, so that a model that does something unforeseen is left unfolded.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -43,32 +44,45 @@ def _is_convolution(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and not parametrize.is_parametrized(module)
 
 
-@torch.no_grad()
 def find_pairs(model: nn.Module, x: Tensor) -> list[Pair]:
-    """Names of the convolutions, each with the batch norm that takes its output as it is, seen in one pass of ``x``."""
+    """Names of the convolutions, each with the batch norm that alone takes its output, seen in one pass of ``x``."""
     made: dict[int, tuple[str, Tensor]] = {}
-    taken: list[Pair] = []
-    calls: list[str] = []
+    taken: list[tuple[Pair, Any]] = []
+    calls: Counter[str] = Counter()
 
     def watch(name: str, module: nn.Module) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            calls.append(name)
+            calls[name] += 1
             if _is_convolution(module):
                 made[id(output)] = (name, output)  # the output is held, so that no other tensor gets its id
             elif inputs and id(inputs[0]) in made:
-                taken.append((made[id(inputs[0])][0], name))
+                conv, before = made[id(inputs[0])]
+                taken.append(((conv, name), before.grad_fn))
 
         return hook
 
     layers = [(name, m) for name, m in model.named_modules() if _is_convolution(m) or _is_norm(m)]
     handles = [module.register_forward_hook(watch(name, module)) for name, module in layers]
     try:
-        model(x)
+        with torch.enable_grad():
+            users = _users(model(x.detach().requires_grad_()).grad_fn)
     finally:
         for handle in handles:
             handle.remove()
-    users = [conv for conv, _ in taken]
-    return [pair for pair in taken if users.count(pair[0]) == 1 and all(calls.count(name) == 1 for name in pair)]
+    return [pair for pair, node in taken if users[node] == 1 and all(calls[name] == 1 for name in pair)]
+
+
+def _users(last: Any) -> Counter[Any]:
+    """How many operations take the output of each operation, in the graph that ends in ``last``."""
+    found: Counter[Any] = Counter()
+    seen, waiting = {last}, [last]
+    while waiting:
+        for node in (node for node, _ in waiting.pop().next_functions if node is not None):
+            found[node] += 1
+            if node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return found
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
