@@ -61,7 +61,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 def test_folding_is_exact(name: str, memory_format: Any, dtype: torch.dtype, tolerance: float) -> None:
     arguments, pairs = NETWORKS[name]
-    model = trained(name, **arguments).to(dtype=dtype, memory_format=memory_format)
+    model = trained(name, **arguments).to(dtype).to(memory_format=memory_format)  # type: ignore[call-overload]
     before, x = bits(model), X.to(dtype)
     replica = Replica(model, x[:2], folds=True)
     assert len(replica.pairs) == pairs
