@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -19,33 +19,42 @@ _QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_
 
 @dataclass(frozen=True)
 class Passes:
-    """Forward and backward passes of a whole batch through the model, in one training step."""
+    """Forward and backward passes of a whole batch through the model, in one training step.
+
+    ``weight_forward`` and ``weight_backward`` say how many of them have gradients of the weights; the others are made
+    while crafting, on frozen weights.
+    """
 
     forward: float
     backward: float
+    weight_forward: float = field(default=0.0, compare=False)
+    weight_backward: float = field(default=0.0, compare=False)
 
 
 class _Marked(torch.autograd.Function):
     """The identity; its backward pass counts."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, counter: _Counter) -> Tensor:
-        ctx.counter = counter
+    def forward(ctx: Any, logits: Tensor, counter: _Counter, weights: bool) -> Tensor:
+        ctx.counter, ctx.weights = counter, weights
         return logits.view_as(logits)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         ctx.counter.backward += len(gradient)
-        return _Marked.apply(gradient, ctx.counter), None  # type: ignore[no-untyped-call]
+        ctx.counter.weight_backward += ctx.weights * len(gradient)
+        return _Marked.apply(gradient, ctx.counter, ctx.weights), None, None  # type: ignore[no-untyped-call]
 
 
 class _Counter:
     def __init__(self) -> None:
-        self.forward = self.backward = 0
+        self.forward = self.backward = self.weight_forward = self.weight_backward = 0
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        weights = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
         self.forward += len(logits)
-        return _Marked.apply(logits, self)  # type: ignore[no-any-return, no-untyped-call]
+        self.weight_forward += weights * len(logits)
+        return _Marked.apply(logits, self, weights)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @contextmanager
@@ -78,4 +87,5 @@ def count_passes(method: str, **hyper_parameters: Any) -> Passes:
     # What the second epoch adds: without the passes that are made once, before training.
     one, two = (_count(method, epochs, {**options, **hyper_parameters}) for epochs in (1, 2))
     examples = _BATCH * _STEPS
-    return Passes((two.forward - one.forward) / examples, (two.backward - one.backward) / examples)
+    names = [entry.name for entry in fields(Passes)]
+    return Passes(**{name: (getattr(two, name) - getattr(one, name)) / examples for name in names})

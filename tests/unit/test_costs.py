@@ -39,6 +39,23 @@ def test_the_count_is_the_one_by_hand(method: str) -> None:
     assert count_passes(method, **steps) == Passes(*BY_HAND[method])
 
 
+# Passes with gradients of the weights, forward and backward: what is left of a step without its attack.
+OF_WEIGHTS = {
+    "standard": (1, 1),
+    "pgd": (1, 1),
+    "trades": (2, 2),
+    "dual": (2, 2),
+    "awp": (2, 2),
+    "gradient_reg": (1, 3),
+}
+
+
+@pytest.mark.parametrize("method", OF_WEIGHTS)
+def test_passes_with_weight_gradients_are_told_apart(method: str) -> None:
+    passes = count_passes(method)
+    assert (passes.weight_forward, passes.weight_backward) == OF_WEIGHTS[method]
+
+
 def test_the_steps_of_the_attack_are_ten_by_default() -> None:
     assert count_passes("pgd") == Passes(11, 11)
 

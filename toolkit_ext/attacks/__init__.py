@@ -3,7 +3,9 @@
 from toolkit_ext.attacks.crafting import attackable, craft
 from toolkit_ext.attacks.cyclic import MultiAttack
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
+from toolkit_ext.attacks.half import half_passes, half_ratio, is_native
 from toolkit_ext.attacks.layerwise import Deep
+from toolkit_ext.attacks.replica import Replica
 from toolkit_ext.types import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -27,6 +29,10 @@ __all__ = [
     "MultiAttack",
     "NoAttack",
     "RandomFGSM",
+    "Replica",
     "attackable",
     "craft",
+    "half_passes",
+    "half_ratio",
+    "is_native",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from toolkit_ext.types import Attack, Perturbed
 
@@ -43,5 +44,7 @@ def attackable(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
 
 def craft(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, mode: Mode = "eval") -> Perturbed:
     """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` against ``model``, see :func:`attackable`."""
-    with attackable(model, mode):
+    # A parametrised weight (spectral norm) of a frozen model in evaluation mode is a constant: made once for all.
+    once = parametrize.cached() if mode == "eval" else nullcontext()
+    with attackable(model, mode), once:
         return attack(model, x, y)

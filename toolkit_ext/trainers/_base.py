@@ -256,7 +256,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
         team, kept = self._team(ranks, stack)
-        optimizer = self._optimizer or make_optimizer(team.model, loop)
+        optimizer = self._optimizer or make_optimizer(team.model, loop, team.device)
         update = self.axes.update.bind(team.model, optimizer, make_scaler(loop, team.device))
         team.share(update, loop, self.axes.names["update"])
         resets = self.axes.schedule.resets(epochs)

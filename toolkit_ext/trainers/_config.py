@@ -15,6 +15,9 @@ SPECTRAL = ("none", "reshaped", "operator")
 CRAFT_MODES = ("eval", "train")
 SHARDINGS = ("none", "fsdp")
 ASCENTS = ("rank", "batch")
+MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+SWITCH = ("auto", "on", "off")
+COMPILERS = ("none", "default", "reduce-overhead", "max-autotune")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -43,6 +46,17 @@ class LoopConfig:
     craft_mode: Literal["eval", "train"] = _option(
         "eval", "mode of batch norm and dropout while examples are crafted: eval or train"
     )
+    craft_precision: str = _option(
+        "same", "arithmetic while crafting: same (as precision), fp32, bf16-mixed, fp16-mixed"
+    )
+    memory_format: str = _option("auto", "layout of images and convolutions: auto, contiguous or channels_last")
+    fold_batch_norm: str = _option(
+        "auto", "fold batch norm into convolutions while crafting in evaluation mode: auto (where possible), on or off"
+    )
+    fused_optimizer: str = _option("auto", "optimiser step in one kernel: auto (on GPUs), on or off")
+    compile_mode: str = _option(
+        "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
+    )
     validation_fraction: float = _option(0.1, "share of the training data set aside to choose the best epoch")
     validation_steps: int = _option(10, "steps of the PGD that measures validation robust accuracy")
     validation_limit: int = _option(1000, "most validation examples attacked after an epoch")
@@ -70,6 +84,13 @@ class LoopConfig:
         check_choice("craft_mode", self.craft_mode, CRAFT_MODES)
         check_choice("sharding", self.sharding, SHARDINGS)
         check_choice("ascent_on", self.ascent_on, ASCENTS)
+        check_choice("craft_precision", self.craft_precision, ("same", *PRECISIONS))
+        check_choice("memory_format", self.memory_format, MEMORY_FORMATS)
+        check_choice("fold_batch_norm", self.fold_batch_norm, SWITCH)
+        check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
+        check_choice("compile_mode", self.compile_mode, COMPILERS)
+        if self.fold_batch_norm == "on" and self.craft_mode == "train":
+            raise UserError("fold_batch_norm: 'on' is not allowed with craft_mode train; use auto, or craft_mode eval")
         check_positive("lr", self.lr)
         for name in ("momentum", "weight_decay", "warmup_epochs", "clip_grad", "label_smoothing", "ema_decay"):
             check_positive(name, getattr(self, name), zero=True)

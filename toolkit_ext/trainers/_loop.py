@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import craft
+from toolkit_ext.attacks import half_passes
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers._augment import augment
 from toolkit_ext.trainers._batches import Source, isolated_rng, seed_of
 from toolkit_ext.trainers._compose import Axes
+from toolkit_ext.trainers._craft import DTYPES, Crafter, laid_out, layout
+from toolkit_ext.trainers._guard import Guard
 from toolkit_ext.trainers._meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers._monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers._optim import keep_layouts, match_layouts
 from toolkit_ext.trainers._ranks import Team
 from toolkit_ext.trainers._sharded import like, load_whole, put_together
 from toolkit_ext.trainers._state import Board, RunFolder
@@ -59,11 +62,16 @@ class Run:
         loop = self.axes.loop
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
+        keep_layouts(self.update.optimizers)
         self.meter = GradientMeter(self.update.optimizers, loop.clip_grad)
         self.trace = GradientTrace()
         average = get_ema_multi_avg_fn(loop.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
-        self.dtype = torch.float16 if loop.precision == "fp16-mixed" else torch.bfloat16
+        self.layout = torch.contiguous_format if self.team.sharded else layout(loop, self.model, self.device)
+        self.crafter = Crafter(self.model, loop, self.axes.attack, copies=not self.team.sharded)
+        # Several ranks have to stop together, which the flag of one cannot bring about.
+        on_gpu = self.device.type == "cuda" and loop.precision != "fp16-mixed" and self.team.ranks.alone
+        self.guard = Guard(self.update.optimizers, deferred=on_gpu)
         self.board = Board(self.folder.path / "tensorboard" if self.folder and self.team.ranks.is_first else None)
 
     @property
@@ -73,6 +81,14 @@ class Run:
 
     def train(self, stop_after: int) -> None:
         """Train from the epoch after the last one in ``history`` up to ``stop_after``."""
+        try:
+            with laid_out(self.model, self.layout):
+                self._epochs(stop_after)
+        finally:
+            match_layouts(self.update.optimizers)  # as the weights are again now
+        self.board.close()
+
+    def _epochs(self, stop_after: int) -> None:
         if not self.history:
             self._save()  # so that a stop inside the first epoch can be resumed too
         every = self.axes.loop.measure_every
@@ -86,7 +102,6 @@ class Run:
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
             # The ranks decide alike: by the figures of the first.
             self._finish(self.team.ranks.first(lambda row=row: row))  # type: ignore[misc]
-        self.board.close()
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         averages = Averages()
@@ -99,15 +114,18 @@ class Run:
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
             averages.add(self.team.weighted(self._step(x, y, eps, (epoch - 1) * len(self.source) + index)))
+        self._refuse(self.guard.seen())
         return self.team.total(averages.means()) | {"eps": eps} | rates
 
     def _step(self, x: Tensor, y: Tensor, eps: float, number: int) -> dict[str, Tensor]:
         loop = self.axes.loop
         x, y = self.team.take(augment(x, loop.augment), y)
+        x = x.contiguous(memory_format=self.layout)
+        self.crafter.prepare(x)
         perturbed = Perturbed(x)
         if self.axes.objective.uses_attack:
-            with self.team.drawing(), self._autocast():
-                perturbed = craft(self.axes.attack.at(eps=eps, step=number), self.model, x, y, loop.craft_mode)
+            with self.team.drawing():
+                perturbed = self.crafter(self.axes.attack.at(eps=eps, step=number), x, y)
         batch = Batch(x, y, perturbed)
         with self.team.own_draws(number):
             report = self.update.step(lambda: self._losses(batch, number))
@@ -120,22 +138,19 @@ class Run:
         losses = {f"loss_{name}": term for name, term in report.losses.items()}
         return losses | norm | dict(report.figures)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.axes.loop.precision != "fp32")
-
     def _losses(self, batch: Batch, number: int) -> Losses:
-        with self._autocast():
+        with half_passes(self.device, DTYPES[self.axes.loop.precision]):
             losses = self.axes.objective(self.model, batch, self.loss_fn)
-        if not bool(torch.isfinite(losses.total)):
-            terms = ", ".join(f"{name} {term.item():g}" for name, term in losses.terms.items())
-            facts = (
-                f"step {number} ({terms}; inputs in [{batch.x.min():g}, {batch.x.max():g}], {len(batch.y)} examples)"
-            )
-            self.alarms.add("non_finite_loss", len(self.history) + 1, facts)
-            if self.folder and not self.team.sharded:  # beside "last", which stays the end of the last whole epoch
-                self.folder.save("failed", self.kept(self.measured), self.extra, self.state_dict())
-            raise NonFiniteLossError(f"non-finite loss in {facts}; lower lr or use precision fp32")
+        self._refuse(self.guard.look(losses, batch, number))
         return self.team.scaled(losses)
+
+    def _refuse(self, facts: str) -> None:
+        if not facts:
+            return
+        self.alarms.add("non_finite_loss", len(self.history) + 1, facts)
+        if self.folder and not self.team.sharded:  # beside "last", which stays the end of the last whole epoch
+            self.folder.save("failed", self.kept(self.measured), self.extra, self.state_dict())
+        raise NonFiniteLossError(f"non-finite loss in {facts}; lower lr or use precision fp32")
 
     def _finish(self, row: dict[str, Any]) -> None:
         self.history.append(row)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 
@@ -27,7 +27,8 @@ class Averages:
     def add(self, figures: Mapping[str, Tensor]) -> None:
         """Add one batch's figures."""
         for name, value in figures.items():
-            self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach().float()
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
@@ -50,7 +51,9 @@ class GradientMeter:
 
     def _clip(self, optimizer: Optimizer) -> Tensor:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        return whole(clip_grad_norm_(weights, self.clip or float("inf")))
+        if not self.clip:  # clipping to infinity would read and write every gradient once more
+            return whole(get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
+        return whole(clip_grad_norm_(weights, self.clip))
 
     def _main(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.norm = self._clip(optimizer)

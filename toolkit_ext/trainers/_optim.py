@@ -17,13 +17,44 @@ from toolkit_ext.trainers._config import LoopConfig
 from toolkit_ext.types import LossFn
 
 
-def make_optimizer(model: nn.Module, loop: LoopConfig) -> Optimizer:
-    """The optimiser of all trainable weights."""
+def make_optimizer(model: nn.Module, loop: LoopConfig, device: torch.device) -> Optimizer:
+    """The optimiser of all trainable weights; one fused kernel where ``fused_optimizer`` says so.
+
+    Raises:
+        UserError: ``fused_optimizer="on"`` where torch has no such kernel.
+    """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if loop.optimizer == "sgd":
-        return SGD(weights, lr=loop.lr, momentum=loop.momentum, weight_decay=loop.weight_decay)
-    kind = Adam if loop.optimizer == "adam" else AdamW
-    return kind(weights, lr=loop.lr, betas=(loop.momentum, 0.999), weight_decay=loop.weight_decay)
+    fused = True if loop.fused_optimizer == "on" or (loop.fused_optimizer == "auto" and device.type == "cuda") else None
+    try:
+        if loop.optimizer == "sgd":
+            return SGD(weights, lr=loop.lr, momentum=loop.momentum, weight_decay=loop.weight_decay, fused=fused)
+        kind = Adam if loop.optimizer == "adam" else AdamW
+        betas = (loop.momentum, 0.999)
+        return kind(weights, lr=loop.lr, betas=betas, weight_decay=loop.weight_decay, fused=fused)
+    except RuntimeError as error:
+        raise UserError(f"fused_optimizer: 'on' is not possible on {device.type}: {error}; use auto") from error
+
+
+def match_layouts(optimizers: Sequence[Optimizer]) -> None:
+    """Give gradients and momenta the memory layout of their weights, where they have another one.
+
+    torch's fused kernels walk through all of them in the order of the memory, and on CPUs do not notice a difference.
+    """
+    for optimizer in optimizers:
+        for weight in (w for group in optimizer.param_groups for w in group["params"]):
+            state = optimizer.state.get(weight, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+            if weight.grad is not None and weight.grad.stride() != weight.stride():
+                weight.grad = torch.empty_like(weight).copy_(weight.grad)
+
+
+def keep_layouts(optimizers: Sequence[Optimizer]) -> None:
+    """Have fused optimisers call :func:`match_layouts` before every step."""
+    for optimizer in optimizers:
+        if any(group.get("fused") for group in optimizer.param_groups):
+            optimizer.register_step_pre_hook(lambda stepping, args, kwargs: match_layouts([stepping]))
 
 
 def make_scaler(loop: LoopConfig, device: torch.device) -> torch.amp.GradScaler | None:

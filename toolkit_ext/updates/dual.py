@@ -179,7 +179,9 @@ class Dual:
         check_no_scaler("dual", scaler)
         groups = [{"params": list(group["params"])} for group in optimizer.param_groups]
         betas = (self.dual_beta1, self.dual_beta2)
-        adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps)
+        # Fused like the optimiser beside it: a guard that holds both still then need not wait for the device.
+        fused = all(group.get("fused") for group in optimizer.param_groups) or None
+        adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps, fused=fused)
         return DualUpdate(DualOptimizer(optimizer, adam))
 
 

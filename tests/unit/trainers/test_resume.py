@@ -87,7 +87,7 @@ SCRIPT = """
     from test_resume import trainer_of
     from toolkit_ext import io
     from toolkit_ext.attacks import crafting
-    from toolkit_ext.trainers import _loop, _state
+    from toolkit_ext.trainers import _craft, _state
 
     calls = 0
 
@@ -102,7 +102,7 @@ SCRIPT = """
 
     where, at = {where!r}, {at!r}
     if where == "step":
-        _loop.craft = dying(_loop.craft, at)
+        _craft.craft = dying(_craft.craft, at)
     elif where == "save":
         torch.save = dying(torch.save, at)
     elif where == "rename":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,9 @@ class Deep:
 
     Chinchilla: Deep adversarial training. 2020, equations 6 to 11 and algorithm 1.
     """
+
+    # The copy it is shown has to have the outputs of all layers: no batch norm folded away.
+    looks_inside: ClassVar[bool] = True
 
     eps: float = _option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = _option("Linf", "norm of the budget: Linf or L2")

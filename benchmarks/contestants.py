@@ -1,0 +1,155 @@
+"""Training steps to be timed side by side: ours, the bare passes, a torchattacks loop, and ART's two trainers.
+
+Each contestant is built on its own copy of one model and gives a function that trains on a few batches and returns the
+seconds of one step. All make 10 steps of PGD and one step of SGD with momentum, at a rate at which nothing drifts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchattacks
+from art.attacks.evasion import ProjectedGradientDescent
+from art.defences.trainer import AdversarialTrainer, AdversarialTrainerMadryPGD
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from toolkit_ext.trainers import TRAINERS, as_classifier
+
+STEPS, EPS, ALPHA, LR = 10, 0.1, 0.025, 1e-6
+QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0, "lr_schedule": "constant"}
+Timed = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on: ``steps`` batches of ``batch`` images ``[N, C, H, W]`` in [0, 1] with labels ``[N]``."""
+
+    x: Tensor
+    y: Tensor
+    batch: int
+
+    @property
+    def steps(self) -> int:
+        """Number of batches."""
+        return len(self.x) // self.batch
+
+
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    """The optimiser of every contestant."""
+    return torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
+
+
+def over_batches(step: Callable[[Tensor, Tensor], None], work: Work) -> Timed:
+    """Seconds of one ``step``, the mean over the batches of ``work``."""
+
+    def timed() -> float:
+        began = time.perf_counter()
+        for x, y in zip(work.x.split(work.batch), work.y.split(work.batch), strict=True):
+            step(x, y)
+        return (time.perf_counter() - began) / work.steps
+
+    return timed
+
+
+def limit(model: nn.Module, work: Work, memory_format: torch.memory_format) -> Timed:
+    """The passes that no loop can leave out: 10 to the input on frozen weights, one to the weights, and the step."""
+    model = copy.deepcopy(model).to(memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = sgd(model)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        x = x.contiguous(memory_format=memory_format)
+        model.eval().requires_grad_(False)
+        for _ in range(STEPS):
+            leaf = x.detach().requires_grad_()
+            torch.autograd.grad(cross_entropy(model(leaf), y), leaf)
+        model.train().requires_grad_(True)
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return over_batches(step, work)
+
+
+def torchattacks_loop(model: nn.Module, work: Work) -> Timed:
+    """The loop of torchattacks' own documentation: one attack object, one step of the optimiser."""
+    model = copy.deepcopy(model).train()
+    optimizer, attack = sgd(model), torchattacks.PGD(model, eps=EPS, alpha=ALPHA, steps=STEPS)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        adversarial = attack(x, y)
+        optimizer.zero_grad()
+        cross_entropy(model(adversarial), y).backward()
+        optimizer.step()
+
+    return over_batches(step, work)
+
+
+def _art_classifier(model: nn.Module, work: Work) -> PyTorchClassifier:
+    model = copy.deepcopy(model)
+    return PyTorchClassifier(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        optimizer=sgd(model),
+        input_shape=tuple(work.x.shape[1:]),
+        nb_classes=10,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if work.x.is_cuda else "cpu",
+    )
+
+
+def art(model: nn.Module, work: Work, *, madry: bool) -> Timed:
+    """ART's ``AdversarialTrainerMadryPGD``, or its ``AdversarialTrainer`` with PGD on every example."""
+    classifier = _art_classifier(model, work)
+    budget = {"eps": EPS, "eps_step": ALPHA, "max_iter": STEPS}
+    if madry:
+        trainer: Any = AdversarialTrainerMadryPGD(classifier, nb_epochs=1, batch_size=work.batch, **budget)
+    else:
+        attack = ProjectedGradientDescent(classifier, batch_size=work.batch, verbose=False, **budget)
+        trainer = AdversarialTrainer(classifier, attack, ratio=1.0)
+    x, y = work.x.cpu().numpy(), nn.functional.one_hot(work.y.cpu(), 10).float().numpy()
+
+    def timed() -> float:
+        began = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            trainer.fit(x, y, batch_size=work.batch, nb_epochs=1)
+        return (time.perf_counter() - began) / work.steps
+
+    return timed
+
+
+def ours(model: nn.Module, work: Work, method: str = "pgd", **options: Any) -> Timed:
+    """One epoch of our trainer: its own clock, so with the copy it crafts on, the order of the batches, the figures."""
+    model = copy.deepcopy(model)
+    classifier = as_classifier(model, tuple(work.x.shape[1:]), 10, str(work.x.device))
+    trainer = TRAINERS[method](classifier, lr=LR, **QUIET, **options)
+
+    def timed() -> float:
+        trainer.fit(work.x, work.y, batch_size=work.batch, nb_epochs=1, progress=False)
+        return float(trainer.history[-1]["seconds"]) / work.steps
+
+    return timed
+
+
+def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:
+    """Every contestant by name, built on copies of ``model``."""
+    pgd: dict[str, Any] = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
+    return {
+        "limit": limit(model, work, torch.contiguous_format),
+        "limit, channels_last": limit(model, work, torch.channels_last),
+        "ours fp32": ours(model, work, **pgd),
+        "ours fp32, unfolded": ours(model, work, fold_batch_norm="off", **pgd),
+        "ours fp32, crafting in bf16": ours(model, work, craft_precision="bf16-mixed", **pgd),
+        "ours bf16-mixed": ours(model, work, precision="bf16-mixed", **pgd),
+        "torchattacks loop": torchattacks_loop(model, work),
+        "ART AdversarialTrainer": art(model, work, madry=False),
+        "ART AdversarialTrainerMadryPGD": art(model, work, madry=True),
+    }

@@ -1,0 +1,228 @@
+"""The copy that is crafted on: the same function as the model, whatever is folded and cast, and the model untouched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from toolkit_ext import backbones
+from toolkit_ext.attacks import PGD, Deep, Replica, craft, half_passes, half_ratio
+from toolkit_ext.attacks.folding import find_pairs, foldable_pairs
+from toolkit_ext.attacks.replica import plain_copy
+from toolkit_ext.errors import UserError
+from toolkit_ext.normalise_weights import spectral_normalise
+
+X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+
+
+def trained(name: str, **arguments: Any) -> nn.Module:
+    """A model whose batch norms have statistics of their own, in training mode."""
+    torch.manual_seed(0)
+    model = backbones.create(name, num_classes=10, in_chans=3, image_size=16, **arguments)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.get_buffer("running_mean"), -0.5, 0.5)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model.train()
+
+
+def logits_and_gradient(model: nn.Module, x: Tensor = X) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    return logits.detach(), torch.autograd.grad(cross_entropy(logits, Y), x)[0]
+
+
+def bits(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def unchanged(model: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# The backbone, and how many of its batch norms follow a convolution.
+NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
+    "resnet18_w": ({"width": 2}, 20),
+    "resnet18": ({"small_stem": True}, 20),
+    "preact_resnet18": ({}, 8),  # in each block, the one after the first convolution
+    "mobilenetv3_small_050": ({}, 34),  # with the activation inside
+    "lenet": ({"width": 2}, 0),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+def test_folding_is_exact(name: str, memory_format: Any, dtype: torch.dtype, tolerance: float) -> None:
+    arguments, pairs = NETWORKS[name]
+    model = trained(name, **arguments).to(dtype).to(memory_format=memory_format)  # type: ignore[call-overload]
+    before, x = bits(model), X.to(dtype)
+    replica = Replica(model, x[:2], folds=True)
+    assert len(replica.pairs) == pairs
+    found = logits_and_gradient(replica.refresh(), x)
+    assert model.training
+    assert unchanged(model, before)
+    checked = zip(found, logits_and_gradient(model.eval(), x), strict=True)
+    # In fp32 a rounding puts one ReLU or other on the other side of 0, which the gradient shows.
+    for ours, expected in list(checked)[: 1 if dtype == torch.float32 else 2]:
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+def test_it_follows_the_model() -> None:
+    model, x = trained("resnet18_w", width=2).double(), X.double()  # in fp32 a ReLU may be on the other side of 0
+    replica = Replica(model, x[:2], folds=True)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+        model(x)  # moves the statistics too
+    found = logits_and_gradient(replica.refresh(), x)
+    for ours, expected in zip(found, logits_and_gradient(model.eval(), x), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+
+
+class Skips(nn.Module):
+    """Batch norm follows the convolution, and yet the convolution's own output is needed as well."""
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.twice = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        out: Tensor = self.norm(h) + (self.norm(h.flip(3)) if self.twice else h)
+        return out.mean((2, 3))
+
+
+class Rescales(nn.Module):
+    """Looks like a convolution and its batch norm, and reads the weight of the convolution once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.norm(self.conv(x)) * self.conv.weight.norm()
+        return scaled.mean((2, 3))
+
+
+def test_a_pair_that_only_looks_like_one_fails_the_proof() -> None:
+    model = Rescales().eval()
+    assert find_pairs(model, X) == [("conv", "norm")]
+    assert foldable_pairs(lambda: plain_copy(model), X) == []
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_cannot_be_folded_is_not(twice: bool) -> None:
+    model = Skips(twice).eval()
+    assert find_pairs(model, X) == []
+    assert foldable_pairs(lambda: plain_copy(model), X) == []
+    replica = Replica(model, X, folds=True)
+    assert torch.equal(replica.refresh()(X), model(X))
+
+
+def test_training_mode_is_not_folded() -> None:
+    replica = Replica(trained("resnet18_w", width=2), X[:2], folds=True, mode="train")
+    assert replica.pairs == []
+    assert replica.copy.training
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18_w", "vit_tiny_patch16_224"])
+def test_half_precision_gives_what_autocast_gives(name: str) -> None:
+    arguments = {"patch_size": 4, "depth": 2} if name.startswith("vit") else {"width": 2}
+    model = trained(name, **arguments)
+    before = bits(model)
+    found = logits_and_gradient(Replica(model, X[:2], dtype=torch.bfloat16).refresh())
+    assert unchanged(model, before)
+    assert all(weight.dtype == torch.float32 and weight.requires_grad for weight in model.parameters())
+
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with half_passes(x.device, torch.bfloat16):
+                logits: Tensor = model(x)
+            return logits.float()
+
+    model.eval()
+    for ours, expected in zip(found, logits_and_gradient(Half()), strict=True):
+        assert ours.dtype == torch.float32
+        if name.startswith("vit"):  # its attention is computed in another order
+            assert nn.functional.cosine_similarity(ours.flatten(), expected.flatten(), dim=0) > 0.999
+        else:
+            assert torch.equal(ours, expected)
+
+
+def test_half_precision_is_near_full_precision() -> None:
+    model = trained("resnet18_w", width=2)
+    logits, gradient = logits_and_gradient(Replica(model, X[:2], dtype=torch.bfloat16, folds=True).refresh())
+    model.eval()
+    expected, slope = logits_and_gradient(model)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0.03 * float(expected.abs().max()))
+    assert nn.functional.cosine_similarity(gradient.flatten(), slope.flatten(), dim=0) > 0.97
+
+
+def test_spectral_normalisation_is_baked_into_the_copy_alone() -> None:
+    model = spectral_normalise(trained("resnet18_w", width=2))
+    before = bits(model)
+    found = logits_and_gradient(Replica(model, X[:2]).refresh())
+    assert unchanged(model, before)
+    model.eval()
+    for ours, expected in zip(found, logits_and_gradient(model), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_shared_weights_stay_shared_and_uncast_where_something_else_uses_them() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(3, 3 * 16 * 16)
+            self.fc = nn.Linear(3 * 16 * 16, 3, bias=False)
+            self.fc.weight = self.table.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(x.flatten(1))
+            return logits + self.table.weight.sum(1)
+
+    copy: Any = Replica(Tied(), X, dtype=torch.bfloat16).copy
+    assert copy.fc.weight is copy.table.weight
+    assert copy.fc.weight.dtype == torch.float32
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    model.held = iter(())  # type: ignore[assignment]
+    model.held = (i for i in range(2))  # type: ignore[assignment]
+    with pytest.raises(UserError, match="model: Sequential cannot be copied"):
+        Replica(model, X)
+
+
+def test_a_wrapped_forward_is_used() -> None:
+    calls = []
+
+    def compiler(forward: Any) -> Any:
+        def run(x: Tensor) -> Any:
+            calls.append(len(x))
+            return forward(x)
+
+        return run
+
+    replica = Replica(trained("lenet", width=2), X[:2], compiler=compiler)
+    calls.clear()
+    craft(PGD(eps=0.1, steps=3), replica.refresh(), X, Y)
+    assert calls == [4, 4, 4]
+
+
+def test_the_deep_attack_finds_its_layers_in_the_copy() -> None:
+    model = trained("lenet", width=2)
+    perturbed = craft(Deep(eps=0.1, deep_steps=1), Replica(model, X[:2], dtype=torch.bfloat16).refresh(), X, Y)
+    assert torch.isfinite(perturbed.logits(model)).all()
+
+
+def test_the_ratio_is_one_time_over_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 9.0, 0.0, 3.0, 0.0, 4.0, 0.0, 9.0, 0.0, 2.0, 0.0, 1.5])
+    monkeypatch.setattr("toolkit_ext.attacks.half.time.perf_counter", lambda: next(clock))
+    assert half_ratio(nn.Flatten(), nn.Flatten(), X) == 2.0  # 3 by 1.5: the better of two, after one to warm up

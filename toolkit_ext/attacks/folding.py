@@ -1,0 +1,136 @@
+"""Batch norm folded into the convolution before it, for passes in evaluation mode.
+
+In evaluation mode batch norm is a fixed affine map of every channel, ``γ (h − μ) / √(σ² + ε) + β``, so a convolution
+followed by it is one convolution with the weight ``s W`` and the bias ``s (b − μ) + β``, where ``s = γ / √(σ² + ε)``.
+Which pairs belong together is read off the graph of a forward pass, and then proved by comparing two passes with
+random statistics, so that a model that does something unforeseen is left unfolded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights, parametrize
+
+_TOLERANCE = 1e-4  # of the proof; a wrong pair is off by about 1
+Pair = tuple[str, str]
+
+
+class _Rest(nn.Module):
+    """What is left of a batch norm that also holds dropout and activation, as timm's ``BatchNormAct2d`` does."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.drop, self.act = norm.drop, norm.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``act(drop(x))``."""
+        after: Tensor = self.act(self.drop(x))
+        return after
+
+
+def _is_norm(module: nn.Module) -> bool:
+    known = type(module) is nn.BatchNorm2d or (
+        isinstance(module, nn.BatchNorm2d) and {"drop", "act"} <= module._modules.keys()
+    )
+    return known and module.running_mean is not None and module.running_var is not None
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return type(module) is nn.Conv2d and not parametrize.is_parametrized(module)
+
+
+def find_pairs(model: nn.Module, x: Tensor) -> list[Pair]:
+    """Names of the convolutions, each with the batch norm that alone takes its output, seen in one pass of ``x``."""
+    made: dict[int, tuple[str, Tensor]] = {}
+    taken: list[tuple[Pair, Any]] = []
+    calls: Counter[str] = Counter()
+
+    def watch(name: str, module: nn.Module) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            calls[name] += 1
+            if _is_convolution(module):
+                made[id(output)] = (name, output)  # the output is held, so that no other tensor gets its id
+            elif inputs and id(inputs[0]) in made:
+                conv, before = made[id(inputs[0])]
+                taken.append(((conv, name), before.grad_fn))
+
+        return hook
+
+    layers = [(name, m) for name, m in model.named_modules() if _is_convolution(m) or _is_norm(m)]
+    handles = [module.register_forward_hook(watch(name, module)) for name, module in layers]
+    try:
+        with torch.enable_grad():
+            users = _users(model(x.detach().requires_grad_()).grad_fn)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [pair for pair, node in taken if users[node] == 1 and all(calls[name] == 1 for name in pair)]
+
+
+def _users(last: Any) -> Counter[Any]:
+    """How many operations take the output of each operation, in the graph that ends in ``last``."""
+    found: Counter[Any] = Counter()
+    seen, waiting = {last}, [last]
+    while waiting:
+        for node in (node for node, _ in waiting.pop().next_functions if node is not None):
+            found[node] += 1
+            if node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return found
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    return (
+        torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight,
+        torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias,
+    )
+
+
+def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that does what ``conv`` and then ``norm`` do in evaluation mode."""
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, *_affine(norm)
+    )
+    return weight, bias
+
+
+@torch.no_grad()
+def fold(model: nn.Module, pairs: list[Pair]) -> None:
+    """Fold ``pairs`` of ``model`` in place; its batch norms become identities (or the activation they hold)."""
+    modules = dict(model.named_modules())
+    for conv_name, norm_name in pairs:
+        conv: Any = modules[conv_name]
+        norm: Any = modules[norm_name]
+        weight, bias = folded(conv, norm)
+        conv.weight = nn.Parameter(weight.detach().clone(memory_format=torch.preserve_format), requires_grad=False)
+        conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        parent, _, last = norm_name.rpartition(".")
+        model.get_submodule(parent)._modules[last] = _Rest(norm) if hasattr(norm, "act") else nn.Identity()
+
+
+@torch.no_grad()
+def foldable_pairs(copy: Callable[[], nn.Module], x: Tensor) -> list[Pair]:
+    """The pairs of a model that may be folded; empty where folding would change what it computes.
+
+    ``copy`` makes a copy of the model in evaluation mode, which is spoiled here; ``x`` ``[N, C, H, W]`` are a few
+    inputs.
+    """
+    model = copy()
+    pairs = find_pairs(model, x)
+    modules = dict(model.named_modules())
+    generator = torch.Generator().manual_seed(0)  # its own: the run's random numbers are not to depend on this
+    for _, norm_name in pairs:
+        norm: Any = modules[norm_name]
+        for value, low in ((norm.running_mean, -0.5), (norm.running_var, 0.5), *((v, 0.5) for v in _affine(norm))):
+            value.copy_(torch.rand(value.shape, generator=generator) + low)
+    before = model(x)
+    fold(model, pairs)
+    after = model(x)
+    same = torch.allclose(after, before, rtol=0, atol=_TOLERANCE * float(before.abs().max()))
+    return pairs if same else []

@@ -1,0 +1,64 @@
+"""Half-precision passes: when they run natively, and the settings they are fast with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def half_passes(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Forward passes under autocast to ``dtype``; None leaves everything as it is.
+
+    On a CPU attention is computed from its definition: the fused kernel's backward pass takes four times as long in
+    bf16 as in fp32 there (torch 2.15), more than all that bf16 gains in a vision transformer.
+    """
+    if dtype is None:
+        yield
+    elif device.type == "cpu":
+        with torch.autocast("cpu", dtype), sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        with torch.autocast(device.type, dtype):
+            yield
+
+
+@cache
+def is_native(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether the processor has instructions for ``dtype``, so that it need not be emulated."""
+    if device_type == "cuda":
+        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and any(
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+
+
+def _seconds(forward: Forward, x: Tensor) -> float:
+    """Seconds of a forward pass and the backward pass to the input, the better of two after one to warm up."""
+    times = []
+    for _ in range(3):
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            torch.autograd.grad(forward(leaf).float().square().mean(), leaf)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def half_ratio(full: Forward, half: Forward, x: Tensor) -> float:
+    """Time of a pass of ``half`` in units of that of ``full``, measured on ``x``; above 1, half precision is slower."""
+    return _seconds(half, x) / _seconds(full, x)
