@@ -173,3 +173,15 @@ def test_gradients_of_the_first_and_last_batches(tmp_path: Path) -> None:
     log(tmp_path / "b" / "gradients.csv", batch=[0])
     with pytest.raises(UserError, match="with the columns batch and grad_norm"):
         batch_gradients({"b": tmp_path / "b"})
+
+
+def test_a_run_looks_the_same_in_every_panel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn = []
+    monkeypatch.setattr(figures_training, "save", lambda figure, path: drawn.append(figure))
+    columns = {"epoch": [1, 1], "grad_norm": [2.0, 1.0], "distance": [1.0, 2.0]}
+    table = pd.DataFrame({"run": ["clean", "robust"], **columns, "robust_train_error": [float("nan"), 0.5]})
+    figures_training.plot_diagnostics(table, tmp_path / "x.png")
+    looks = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in drawn[0].axes]
+    assert [set(look) for look in looks] == [{"clean", "robust"}, {"clean", "robust"}, {"robust"}]
+    assert looks[0]["clean"] != looks[0]["robust"]
+    assert looks[2]["robust"] == looks[1]["robust"] == looks[0]["robust"]

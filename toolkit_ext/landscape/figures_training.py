@@ -23,12 +23,13 @@ def plot_diagnostics(table: pd.DataFrame, path: Path | str) -> Path:
         "robust_train_error": "robust training\nerror [%]",
     }
     panels = {column: text for column, text in labels.items() if table[column].notna().any()}
+    runs = list(table["run"].unique())  # a run keeps its look in a panel that another one is missing from
     figure = Figure(figsize=(6.4, 1.0 + 1.9 * len(panels)), layout="constrained")
     rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (column, text) in zip(rows, panels.items(), strict=True):
-        for index, (name, part) in enumerate(table.dropna(subset=[column]).groupby("run", sort=False)):
+        for name, part in table.dropna(subset=[column]).groupby("run", sort=False):
             scale = 100 if "%" in text else 1
-            axes.plot(part["epoch"], scale * part[column], label=str(name), **look(index))
+            axes.plot(part["epoch"], scale * part[column], label=str(name), **look(runs.index(name)))
         axes.set(ylabel=text, ylim=(0, None))
     rows[-1].set_xlabel("epoch")
     rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
