@@ -36,7 +36,7 @@ PARTS: dict[str, set[str]] = {
     "evaluation": BASE | {"attacks", "backbones", "data", "estimators", "ranks"},
     "landscape": BASE | {"attacks", "backbones", "data", "evaluation", "results"},
     "report": BASE | {"data", "evaluation", "results"},
-    "trainers": BASE | AXES | {"backbones", "data", "estimators", "normalise_weights", "ranks"},
+    "trainers": BASE | AXES | {"backbones", "data", "estimators", "landscape", "normalise_weights", "ranks"},
 }
 # Above the trainers: these put the parts together, and none of the parts may import them.
 ABOVE = {"costs", "experiment", "cli", "recipe"}

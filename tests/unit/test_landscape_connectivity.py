@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM
 from toolkit_ext.errors import UserError
-from toolkit_ext.landscape import Curve, figures, line, loss_and_error, scan, train_curve, training_diagnostics
+from toolkit_ext.landscape import (
+    Curve,
+    batch_gradients,
+    figures_training,
+    line,
+    loss_and_error,
+    scan,
+    train_curve,
+    training_diagnostics,
+)
 from toolkit_ext.landscape._model import flat
 
 ATTACK = FGSM(eps=0.05)
@@ -134,7 +143,7 @@ def test_logs_of_several_runs(tmp_path: Path) -> None:
     assert table["grad_norm"].tolist() == [3.0, 1.0, 2.0]
     assert table["robust_train_error"].tolist()[2] == 0.25
     assert table["robust_train_error"].isna().tolist() == [True, True, False]
-    assert figures.plot_diagnostics(table, tmp_path / "x.png").stat().st_size > 1000
+    assert figures_training.plot_diagnostics(table, tmp_path / "x.png").stat().st_size > 1000
 
 
 def test_what_is_no_log(tmp_path: Path) -> None:
@@ -144,3 +153,23 @@ def test_what_is_no_log(tmp_path: Path) -> None:
         training_diagnostics({"a": tmp_path / "nothing"})
     with pytest.raises(UserError, match="with the columns epoch, grad_norm and distance"):
         training_diagnostics({"a": log(tmp_path / "log.csv", epoch=[1])})
+
+
+def test_gradients_of_the_first_and_last_batches(tmp_path: Path) -> None:
+    for name in ("a", "b", "old"):
+        log(tmp_path / name / "log.csv", epoch=[1], grad_norm=[1.0], distance=[1.0])
+    log(tmp_path / "a" / "gradients.csv", batch=[0, 1, 8, 9], grad_norm=[4.0, 3.0, 2.0, 1.0])
+    log(tmp_path / "b" / "gradients.csv", batch=[0, 1, 2], grad_norm=[1.0, 1.0, 1.0])
+    table = batch_gradients({name: tmp_path / name for name in ("a", "b", "old")})
+    assert table.query("run == 'a'").drop(columns="run").values.tolist() == [
+        ["first", 0, 4.0],
+        ["first", 1, 3.0],
+        ["last", 8, 2.0],
+        ["last", 9, 1.0],
+    ]
+    assert table.query("run == 'b'")["part"].tolist() == ["first", "last", "last"]
+    assert "old" not in set(table["run"])
+    assert figures_training.plot_gradients(table, tmp_path / "x.png").stat().st_size > 1000
+    log(tmp_path / "b" / "gradients.csv", batch=[0])
+    with pytest.raises(UserError, match="with the columns batch and grad_norm"):
+        batch_gradients({"b": tmp_path / "b"})

@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from toolkit_ext import backbones, console, data, results
+from toolkit_ext import console, data, results
 from toolkit_ext.cli._evaluation import audit_table, details_table, facts_of, figures_table
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.cli.train import _backbone_args
@@ -33,6 +32,7 @@ from toolkit_ext.evaluation import load as load_model
 from toolkit_ext.evaluation.budgets import budgets
 from toolkit_ext.evaluation.models import TIMM, describe, ensemble
 from toolkit_ext.experiment import Place, check_device, protocol_for, record_of
+from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start
 from toolkit_ext.results import Record
 
@@ -65,7 +65,11 @@ from toolkit_ext.results import Record
 @click.option("--std", type=_Words(float), default=(), help="normalisation of timm:NAME, likewise")
 @click.option("--batch-size", default=250, show_default=True, help="examples attacked at once")
 @click.option("--seed", default=0, show_default=True, help="seed of the attacks")
-@click.option("--save-examples", type=click.Path(path_type=Path), help="write adversarial examples to this file")
+@click.option(
+    "--save-examples",
+    type=click.Path(path_type=Path),
+    help="write adversarial examples to this .safetensors file, or into this folder under the name of the run",
+)
 @click.option("--fresh", is_flag=True, help="attack anew what an earlier evaluation has finished")
 @place_options
 def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
@@ -150,13 +154,18 @@ class _Job:
         audited = self._audit(folder / "audit", middle) if self.values["audited"] else None
         found = self._evaluate(folder)
         records = [self._record(one, audited, digest, found) for one in found]
-        for record in records:
-            console.say(
-                f"record: {self.ranks.first(partial(results.write_record, record, self.place.results / 'runs'))}"
-            )
+        for one, record in zip(found, records, strict=True):
+            self._write(one, record)
             for warning in record["warnings"]:
                 console.say(f"warning: {warning}")
         self._show(records, audited)
+
+    def _write(self, one: Evaluation, record: Record) -> None:
+        folder = self.place.results / "runs"
+        console.say(f"record: {self.ranks.first(lambda: results.write_record(record, folder))}")
+        if (kept := self.values["save_examples"]) and not kept.suffix:
+            file = kept / f"{record['run_id']}.safetensors"
+            console.say(f"examples: {self.ranks.first(lambda: one.examples.save(make_folder(kept) / file.name))}")
 
     def _digest(self, checkpoints: Sequence[str]) -> str:
         """A name for all that is evaluated, so that each has a folder of its own to go on from."""
@@ -173,7 +182,9 @@ class _Job:
         return {**values, "num_classes": self.dataset.num_classes, "progress": self.place.progress}
 
     def _evaluate(self, folder: Path) -> Sequence[Evaluation]:
-        options = {**self._options(), "save_examples": self.values["save_examples"]}
+        kept = self.values["save_examples"]
+        # In a folder they are named after the records, which are not there yet.
+        options = {**self._options(), "save_examples": kept if kept and kept.suffix else None}
         given = (self.loaded.model, self.dataset.x_test, self.dataset.y_test, self.protocol)
         if len(self.values["eps"]) > 1:
             return evaluate_budgets(*given, self.values["eps"], state_dir=folder, **options)
@@ -210,12 +221,3 @@ class _Job:
             console.show_table(details_table(record, errors=self.values["errors"]))
         if audited:
             console.show_table(audit_table(audited.to_dict()))
-
-
-def _about(
-    about: dict[str, Any], checkpoint: Path, model: backbones.Normalized, dataset: data.Dataset
-) -> dict[str, Any]:
-    """The facts of a checkpoint folder for a record."""
-    parameters = sum(weight.numel() for weight in model.parameters())
-    backbone = {"name": model.name, "args": dict(model.model_args), "parameters": parameters}
-    return facts_of(about, checkpoint.name, backbone, dataset)

@@ -13,10 +13,11 @@ import torch
 
 from toolkit_ext import backbones, console, data, results
 from toolkit_ext.attacks import PGD
+from toolkit_ext.cli._evaluation import facts_of
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiment import Place, check_device
-from toolkit_ext.landscape import figures, training_diagnostics
+from toolkit_ext.landscape import batch_gradients, figures_training, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.landscape.study import STUDIES
 from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
@@ -69,8 +70,7 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
     place = take_place(values)
     name = values["name"] or results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}")
     if what == "training":
-        table = training_diagnostics({_title(path): path for path in checkpoints})
-        _write(Study(table, picture=lambda path: figures.plot_diagnostics(table, path)), place, name)
+        _compare_trainings({_title(path): path for path in checkpoints}, place, name)
         return
     options = Options(**{entry.name: values[entry.name] for entry in fields(Options)})
     started, began = results.environment(), time.perf_counter()
@@ -84,8 +84,16 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
     if study.picture is None:
         console.say("points of other ranks are missing; the record and the figure are made when all are there")
         return
-    record = _record(about, subject, used_options(what, options), study, seconds, started, what)
+    record = _record(about, subject, {"name": name, **used_options(what, options)}, study, seconds, started, what)
     console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+
+
+def _compare_trainings(runs: dict[str, Path], place: Place, name: str) -> None:
+    table, gradients = training_diagnostics(runs), batch_gradients(runs)
+    _write(Study(table, picture=lambda path: figures_training.plot_diagnostics(table, path)), place, name)
+    if len(gradients):
+        study = Study(gradients, picture=lambda path: figures_training.plot_gradients(gradients, path))
+        _write(study, place, f"{name}_gradients")
 
 
 def _title(path: Path) -> str:
@@ -121,19 +129,9 @@ def _subject(
 def _about(
     told: dict[str, Any], checkpoint: Path, model: backbones.Normalized, dataset: data.Dataset
 ) -> dict[str, Any]:
-    """The record's facts: the training as the checkpoint tells it, the data as it is used here."""
-    known: dict[str, Any] = {
-        key: told[key] for key in ("method", "axes", "hyper_parameters", "backbone", "seed") if key in told
-    }
     parameters = sum(weight.numel() for weight in model.parameters())
     backbone = {"name": model.name, "args": dict(model.model_args), "parameters": parameters}
-    facts: dict[str, Any] = {"method": "unknown", "axes": None, "backbone": backbone, "seed": 0, **known}
-    facts["hyper_parameters"] = {**known.get("hyper_parameters", {}), "checkpoint": _title(checkpoint)}
-    sizes = told.get("data", {"train": len(dataset.y_train), "validation": 0})
-    if sizes.get("name", dataset.name) != dataset.name:
-        facts["hyper_parameters"]["trained_on"] = sizes["name"]
-    facts["data"] = {**sizes, "name": dataset.name, "test": len(dataset.y_test), "num_classes": dataset.num_classes}
-    return facts
+    return facts_of(told, _title(checkpoint), backbone, dataset)
 
 
 def _attack(trained: dict[str, Any], values: dict[str, Any]) -> PGD:

@@ -8,7 +8,7 @@ import click
 
 from toolkit_ext import console, results
 from toolkit_ext.cli.tables import told_plainly
-from toolkit_ext.report import pictures, write_page
+from toolkit_ext.report import landscape_pictures, pictures, write_page
 
 _folder = click.Path(path_type=Path, file_okay=False)
 
@@ -42,5 +42,5 @@ def report_command(
         records = results.read_records(folder / "runs")
         names = set(results.where(results.frame(records), where)["run_id"])
     kept = [record for record in records if record["run_id"] in names]
-    shown = pictures(kept, examples or folder / "examples", data_root)
+    shown = pictures(kept, examples or folder / "examples", data_root) | landscape_pictures(kept, folder / "figures")
     console.say(f"report: {write_page(kept, out, shown, title)} ({len(kept)} runs, {len(shown)} with pictures)")

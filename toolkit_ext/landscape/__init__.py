@@ -3,7 +3,7 @@
 from toolkit_ext.landscape._examples import adversarial_examples, loss_and_error
 from toolkit_ext.landscape.connectivity import Curve, line, scan, train_curve
 from toolkit_ext.landscape.dead import DeadLayers, dead_layers
-from toolkit_ext.landscape.diagnostics import training_diagnostics
+from toolkit_ext.landscape.diagnostics import batch_gradients, training_diagnostics
 from toolkit_ext.landscape.directions import Plane, filter_normalised, random_direction, through
 from toolkit_ext.landscape.hessian import Hessian
 from toolkit_ext.landscape.lanczos import Ritz, lanczos
@@ -30,6 +30,7 @@ __all__ = [
     "Ritz",
     "Trace",
     "adversarial_examples",
+    "batch_gradients",
     "dead_layers",
     "density",
     "filter_normalised",

@@ -11,18 +11,20 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
 from toolkit_ext.landscape.linear import logistic
 from toolkit_ext.results.figures import COLORS, DASHES, MARKERS, save
 
 
-def _look(index: int, *, marker: bool = True) -> dict[str, Any]:
-    look = {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index % len(DASHES)]}
-    return look | ({"marker": MARKERS[index % len(MARKERS)], "markersize": 4} if marker else {})
+def look(index: int, *, marker: bool = True) -> dict[str, Any]:
+    """Colour and line of series ``index``, with a marker unless it has too many points for one."""
+    style = {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index % len(DASHES)]}
+    return style | ({"marker": MARKERS[index % len(MARKERS)], "markersize": 4} if marker else {})
 
 
-def _bare(*rows: Axes) -> None:
+def bare(*rows: Axes) -> None:
+    """Leave of the frame what carries a scale."""
     for axes in rows:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
@@ -39,15 +41,15 @@ def plot_spectrum(pairs: pd.DataFrame, density: pd.DataFrame | None, path: Path 
     groups = list(pairs.groupby("model", sort=False)) if "model" in pairs else [("", pairs)]
     for index, (name, part) in enumerate(groups):
         ranks = range(1, len(part) + 1)
-        rows[0].errorbar(ranks, part["value"], part["residual"], label=name, capsize=2, **_look(index))
+        rows[0].errorbar(ranks, part["value"], part["residual"], label=name, capsize=2, **look(index))
     rows[0].set(xlabel="rank", ylabel="eigenvalue", title=title)
     rows[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(groups) > 1:
         rows[0].legend(frameon=False)
     if density is not None:
-        rows[1].plot(density["eigenvalue"], density["density"].clip(lower=1e-7), **_look(0, marker=False))
-        rows[1].set(xlabel="eigenvalue", ylabel="density", yscale="log", ylim=(1e-6, None))
-    _bare(*rows)
+        rows[1].plot(density["eigenvalue"], density["density"].clip(lower=1e-10), **look(0, marker=False))
+        rows[1].set(xlabel="eigenvalue", ylabel="density", yscale="log", ylim=(1e-9, None))
+    bare(*rows)
     return save(figure, path)
 
 
@@ -57,12 +59,19 @@ def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> P
     rows = figure.subplots(2, sharex=True)
     keys = ["model", "direction"] if "model" in table else ["direction"]
     for index, (names, part) in enumerate(table.groupby(keys, sort=False)):
-        rows[0].plot(part["a"], part["cosine"], label=", ".join(map(str, names)), **_look(index))
-        rows[1].plot(part["a"], 100 * part["robust_error"], **_look(index))
-    rows[0].set(ylabel="mean cosine of the perturbations", ylim=(min(-0.05, table["cosine"].min()), 1.05), title=title)
+        rows[0].plot(part["a"], part["cosine"], label=", ".join(map(str, names)), **look(index))
+        rows[1].plot(part["a"], 100 * part["robust_error"], **look(index))
+    rows[0].set(ylabel="mean cosine\nof the perturbations", ylim=(min(-0.05, table["cosine"].min()), 1.05), title=title)
     rows[1].set(xlabel="a", ylabel="robust error [%]", ylim=(0, None))
+    away = table["a"][table["a"] > 0]
+    if len(away) and away.max() > 30 * away.min():
+        rows[1].set_xscale("symlog", linthresh=away.min(), linscale=0.3)
+        rows[1].set_xlim(-away.min() / 4, 1.4 * away.max())
+        rows[1].xaxis.set_major_locator(FixedLocator(sorted(set(table["a"]))))
+        rows[1].xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        rows[1].xaxis.set_minor_locator(NullLocator())
     rows[0].legend(frameon=False)
-    _bare(*rows)
+    bare(*rows)
     return save(figure, path)
 
 
@@ -71,14 +80,14 @@ def plot_linear_spaces(table: pd.DataFrame, path: Path | str, marks: Mapping[str
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     for index, column in enumerate(table.columns.drop("eps")):
-        axes.plot(table["eps"], 100 * table[column], label=column, **_look(index, marker=False))
+        axes.plot(table["eps"], 100 * table[column], label=column, **look(index, marker=False))
     for index, (name, eps) in enumerate(marks.items()):
         axes.axvline(eps, color="0.4", linestyle=DASHES[2 + index % 2], linewidth=1)
         side = "left" if eps < 0.6 * table["eps"].max() else "right"
         axes.text(eps, 50 - 14 * index, f" {name} \n = {eps:.3g} ", fontsize=8, va="center", ha=side, color="0.2")
     axes.set(xlabel="ε (Linf)", ylabel="share of random directions [%]", ylim=(-2, 102), xlim=(0, table["eps"].max()))
     axes.set_title("linear classifier on digits, 10 classes", fontsize=10)
-    _bare(axes)
+    bare(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return save(figure, path)
 
@@ -88,15 +97,15 @@ def plot_linear_1d(epsilons: Sequence[float], path: Path | str, x: float = 1.0) 
     theta = torch.linspace(-4, 4, 401, dtype=torch.float64)
     figure = Figure(figsize=(3.6 * len(epsilons), 3.2), layout="constrained")
     for axes, eps in zip(figure.subplots(1, len(epsilons), sharey=True, squeeze=False)[0], epsilons, strict=True):
-        axes.plot(theta, logistic(theta, x), label="clean", **_look(0, marker=False))
-        axes.plot(theta, logistic(theta, x, eps), label="adversarial", **_look(1, marker=False))
+        axes.plot(theta, logistic(theta, x), label="clean", **look(0, marker=False))
+        axes.plot(theta, logistic(theta, x, eps), label="adversarial", **look(1, marker=False))
         worst = logistic(theta, x, eps)
         at = int(worst.argmin())
         if 0 < at < len(theta) - 1:
             axes.plot(theta[at], worst[at], "ko", markersize=5, label="minimum")
         axes.set(xlabel="θ", title=f"x = {x:g}, ε = {eps:g}")
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-        _bare(axes)
+        bare(axes)
     figure.axes[0].set_ylabel("loss")
     return save(figure, path)
 
@@ -134,12 +143,12 @@ def _plot_line(table: pd.DataFrame, path: Path | str) -> Path:
     rows = figure.subplots(2, sharex=True)
     for index, kind in enumerate(("clean", "adv")):
         label = {"clean": "clean", "adv": "adversarial"}[kind]
-        rows[0].plot(table["a"], table[f"{kind}_loss"], label=label, **_look(index))
-        rows[1].plot(table["a"], 100 * table[f"{kind}_error"], **_look(index))
+        rows[0].plot(table["a"], table[f"{kind}_loss"], label=label, **look(index))
+        rows[1].plot(table["a"], 100 * table[f"{kind}_error"], **look(index))
     rows[0].set(ylabel="loss")
     rows[1].set(xlabel="a", ylabel="error [%]", ylim=(0, None))
     rows[0].legend(frameon=False)
-    _bare(*rows)
+    bare(*rows)
     return save(figure, path)
 
 
@@ -150,12 +159,12 @@ def plot_connectivity(table: pd.DataFrame, path: Path | str) -> Path:
     index = 0
     for name, part in table.groupby("path", sort=False):
         for kind, label in (("clean", "clean"), ("adv", "adversarial")):
-            rows[0].plot(part["t"], part[f"{kind}_loss"], label=f"{name}, {label}", **_look(index))
-            rows[1].plot(part["t"], 100 * part[f"{kind}_acc"], **_look(index))
+            rows[0].plot(part["t"], part[f"{kind}_loss"], label=f"{name}, {label}", **look(index))
+            rows[1].plot(part["t"], 100 * part[f"{kind}_acc"], **look(index))
             index += 1
     rows[0].set(ylabel="loss")
     rows[1].set(xlabel="t", ylabel="accuracy [%]")
-    _bare(*rows)
+    bare(*rows)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return save(figure, path)
 
@@ -168,26 +177,4 @@ def plot_dead(table: pd.DataFrame, path: Path | str) -> Path:
     axes.invert_yaxis()
     axes.set(xlabel="units that are off on all inputs [%]", xlim=(0, 100))
     axes.spines[["top", "right"]].set_visible(False)
-    return save(figure, path)
-
-
-def plot_diagnostics(table: pd.DataFrame, path: Path | str) -> Path:
-    """:func:`~toolkit_ext.landscape.training_diagnostics`: a panel for each figure, a line for each run."""
-    labels = {
-        "grad_norm": "‖∇L‖ of a batch",
-        "distance": "‖θ − θ₀‖",
-        "robust_train_error": "robust training\nerror [%]",
-    }
-    panels = {column: text for column, text in labels.items() if table[column].notna().any()}
-    figure = Figure(figsize=(6.4, 1.0 + 1.9 * len(panels)), layout="constrained")
-    rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-    for axes, (column, text) in zip(rows, panels.items(), strict=True):
-        for index, (name, part) in enumerate(table.dropna(subset=[column]).groupby("run", sort=False)):
-            scale = 100 if "%" in text else 1
-            axes.plot(part["epoch"], scale * part[column], label=str(name), **_look(index))
-        axes.set(ylabel=text, ylim=(0, None))
-    rows[-1].set_xlabel("epoch")
-    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    _bare(*rows)
-    figure.legend(*rows[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return save(figure, path)

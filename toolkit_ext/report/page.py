@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.report import assets
+from toolkit_ext.report.landscape import is_landscape, panels
 from toolkit_ext.report.rows import columns, filters, rows, shared
 from toolkit_ext.results import Curve, Record, curves, label
 from toolkit_ext.results.frames import BUDGET
@@ -21,7 +23,7 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
     """The HTML of the report; the same records give the same text.
 
     Args:
-        records: The runs to list.
+        records: The runs to list; those of ``toolkit-ext landscape`` have a section below the table.
         pictures: For some runs, by ``run_id``, the address of their picture (:func:`toolkit_ext.report.pictures`).
         title: Heading and title of the page.
 
@@ -30,17 +32,15 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
     """
     if not records:
         raise UserError("results: there are no runs to report on")
+    ranked = [record for record in records if not is_landscape(record)]
+    shown = pictures or {}
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             title=title,
-            columns=columns(records),
-            filters=filters(records),
-            shared=shared(records),
-            mixed=[name for name in filters(records) if name in BUDGET],
-            rows=rows(records, _curves(records), pictures or {}),
-            sort_by="aa_acc" if any("aa_acc" in record["metrics"] for record in records) else "method",
+            **_leaderboard(ranked, shown),
+            panels=panels(records, shown),
             style=assets.table_style() + assets.template("report.css"),
             script=assets.template("report.js"),
             table_script=assets.table_script(),
@@ -48,6 +48,20 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
             licences=assets.licences(),
         )
     )
+
+
+def _leaderboard(records: Sequence[Record], pictures: Mapping[str, str]) -> dict[str, Any]:
+    if not records:  # nothing was evaluated yet
+        return {"columns": ["method"], "filters": {}, "shared": [], "mixed": [], "rows": [], "sort_by": "method"}
+    several = filters(records)
+    return {
+        "columns": columns(records),
+        "filters": several,
+        "shared": shared(records),
+        "mixed": [name for name in several if name in BUDGET],
+        "rows": rows(records, _curves(records), pictures),
+        "sort_by": "aa_acc" if any("aa_acc" in record["metrics"] for record in records) else "method",
+    }
 
 
 def _environment() -> Environment:

@@ -60,7 +60,7 @@ def _percent(fraction: float) -> str:
 
 
 def _footnote(record: Record) -> str:
-    doubts = f" The evaluation warns: {'; '.join(record['warnings'])}." if record["warnings"] else ""
+    doubts = f" The evaluation warns: {'; '.join(record['warnings']).rstrip('.')}." if record["warnings"] else ""
     return f"Method {record['method']}, seed {record['seed']}, {record['n_examples']} test images.{doubts}"
 
 

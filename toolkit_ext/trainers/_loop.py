@@ -17,7 +17,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.trainers._augment import augment
 from toolkit_ext.trainers._batches import Source, isolated_rng, seed_of
 from toolkit_ext.trainers._compose import Axes
-from toolkit_ext.trainers._meter import Averages, GradientMeter, distance
+from toolkit_ext.trainers._meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers._monitor import Alarm, Alarms, Monitor
 from toolkit_ext.trainers._ranks import Team
 from toolkit_ext.trainers._sharded import like, load_whole, put_together
@@ -60,6 +60,7 @@ class Run:
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
         self.meter = GradientMeter(self.update.optimizers, loop.clip_grad)
+        self.trace = GradientTrace()
         average = get_ema_multi_avg_fn(loop.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
         self.dtype = torch.float16 if loop.precision == "fp16-mixed" else torch.bfloat16
@@ -114,6 +115,8 @@ class Run:
         if self.average:
             self.average.update_parameters(self.model)
         norm = {} if self.meter.norm is None else {"grad_norm": self.meter.norm}
+        if self.meter.norm is not None:
+            self.trace.add(self.meter.norm)
         losses = {f"loss_{name}": term for name, term in report.losses.items()}
         return losses | norm | dict(report.figures)
 
@@ -152,6 +155,7 @@ class Run:
     def _save(self) -> None:
         if self.folder:
             self.folder.write_log(self.history)
+            self.folder.write_log(self.trace.rows(), "gradients.csv")
             self.folder.save("last", self.kept(self.measured), self.extra, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,6 +169,7 @@ class Run:
                 "scheduler": self.scheduler.state_dict(),
                 "start": self.start,
                 "history": self.history,
+                "trace": self.trace.state_dict(),
                 "alarms": self.alarms.as_records(),
                 "best_score": self.best_score,
                 "best_state": self.best_state,
@@ -189,6 +194,7 @@ class Run:
         self.scheduler.load_state_dict(state["scheduler"])
         self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
         self.history = list(state["history"])
+        self.trace.load_state_dict(state["trace"])
         self.alarms = Alarms([Alarm(**alarm) for alarm in state["alarms"]])
         self.best_score = tuple(state["best_score"])
         self.best_state = dict(state["best_state"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,50 @@ class GradientMeter:
     def _other(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self.clip:
             self._clip(optimizer)
+
+
+class GradientTrace:
+    """The gradient norm of each of the first and of the last :attr:`KEPT` batches of a training.
+
+    Liu et al. (NeurIPS 2020, Figure 4) compare the two: with a large eps the gradients stay large to the end.
+    """
+
+    KEPT = 2000
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self._first: list[float] = []
+        self._last: deque[float] = deque(maxlen=self.KEPT)
+        self._waiting: list[Tensor] = []
+
+    def add(self, norm: Tensor) -> None:
+        """Keep the norm of a batch, without waiting for the device."""
+        self._waiting.append(norm.detach())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a batch that is kept, in order: ``batch`` (from 0) and ``grad_norm``."""
+        self._gather()
+        last = [(self.seen - len(self._last) + i, norm) for i, norm in enumerate(self._last)]
+        late = [(number, norm) for number, norm in last if number >= len(self._first)]
+        return [{"batch": number, "grad_norm": norm} for number, norm in [*enumerate(self._first), *late]]
+
+    def _gather(self) -> None:
+        norms = torch.stack(self._waiting).tolist() if self._waiting else []
+        self._waiting.clear()
+        self.seen += len(norms)
+        self._first += norms[: self.KEPT - len(self._first)]
+        self._last.extend(norms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later process needs to go on."""
+        self._gather()
+        return {"seen": self.seen, "first": list(self._first), "last": list(self._last)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self.seen, self._first = int(state["seen"]), list(state["first"])
+        self._last = deque(state["last"], maxlen=self.KEPT)
+        self._waiting.clear()
 
 
 def distance(model: nn.Module, start: Iterable[Tensor]) -> float:

@@ -6,15 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, PGD, craft
 from toolkit_ext.data import to_unit
+from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.types import Norm
+
+if TYPE_CHECKING:
+    from toolkit_ext.landscape.dead import DeadLayers
 
 log = logging.getLogger("toolkit_ext")
 _BATCH = 250
@@ -70,6 +74,16 @@ def _predict(model: nn.Module, x: Tensor) -> Tensor:
         model.train(training)
 
 
+def find_dead(model: nn.Module, held: Held) -> DeadLayers | None:
+    """The layers of ``model`` that no example of ``held`` switches on; None for a model without ReLU."""
+    from toolkit_ext.landscape.dead import dead_layers  # here, because its package loads the libraries that draw
+
+    try:
+        return dead_layers(model, held.x, batch_size=_BATCH)
+    except UserError:
+        return None
+
+
 def predictions(model: nn.Module, x: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """Predicted classes ``[N]`` in evaluation mode (the mode is restored), each rank predicting its part."""
     found = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -116,11 +130,13 @@ class Monitor:
         self.eps, self.norm = eps, norm
         self.pgd, self.fgsm = PGD(eps=eps, norm=norm, steps=steps), FGSM(eps=eps, norm=norm)
         self.patience, self.ranks = patience, ranks
+        self.dead: DeadLayers | None = None
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Accuracies in [0, 1]: ``val_clean_acc``, ``val_robust_acc``, ``train_fgsm_acc``, ``train_pgd_acc``.
 
-        ``val_top_share`` is the share of the most frequent predicted class.
+        ``val_top_share`` is the share of the most frequent predicted class, ``dead_share`` that of the units which no
+        example of the training subset switches on, in the layer where it is largest (for models with ReLU).
         """
         figures: dict[str, float] = {}
         if self.validation and self.attacked:
@@ -130,6 +146,9 @@ class Monitor:
         else:
             predicted = predictions(model, self.training.x, self.ranks)
         figures["val_top_share"] = float(predicted.bincount().max()) / len(predicted)
+        self.dead = find_dead(model, self.training)
+        if self.dead:
+            figures["dead_share"] = float(self.dead.layers["share"].max())
         if self.eps > 0:
             figures["train_fgsm_acc"] = robust_accuracy(model, self.training, self.fgsm, self.ranks)
             figures["train_pgd_acc"] = robust_accuracy(model, self.training, self.pgd, self.ranks)
@@ -145,6 +164,8 @@ class Monitor:
         most_common = float(labels.bincount().max()) / len(labels)
         if row["val_top_share"] > max(0.99, most_common):
             alarms.add("constant_classifier", epoch, f"{row['val_top_share']:.0%} of predictions are one class")
+        if self.dead and self.dead.wholly_dead:
+            alarms.add("dead_layer", epoch, str(self.dead.alarm))
         fgsm, pgd = row.get("train_fgsm_acc", 0.0), row.get("train_pgd_acc", 0.0)
         if fgsm > 2 * most_common and pgd < 0.5 * fgsm:
             message = f"training accuracy {fgsm:.1%} under FGSM but {pgd:.1%} under PGD-{self.pgd.steps}"

@@ -163,9 +163,9 @@ class RankFolder(RunFolder):
         """The state, read by rank 0: other machines need not see its disk."""
         return self.ranks.first(lambda: super(RankFolder, self).load(name))
 
-    def write_log(self, rows: Sequence[Mapping[str, Any]]) -> Path:
+    def write_log(self, rows: Sequence[Mapping[str, Any]], name: str = "log.csv") -> Path:
         """Write by rank 0."""
-        return super().write_log(rows) if self.ranks.is_first else self.path / "log.csv"
+        return super().write_log(rows, name) if self.ranks.is_first else self.path / name
 
 
 def run_folder(path: Path, ranks: Ranks) -> RunFolder:

@@ -98,14 +98,14 @@ class RunFolder:
             raise UserError(f"checkpoint {file}: cannot be read, it is cut short or damaged") from error
         return state
 
-    def write_log(self, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write the epoch log ``log.csv``, one row an epoch, columns in order of first appearance."""
+    def write_log(self, rows: Sequence[Mapping[str, Any]], name: str = "log.csv") -> Path:
+        """Write the epoch log, or the log ``name``: one line a row, columns in order of first appearance."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-        return atomic_write(self.path / "log.csv", text.getvalue())
+        return atomic_write(self.path / name, text.getvalue())
 
 
 class Board:

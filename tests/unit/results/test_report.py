@@ -19,7 +19,7 @@ import torch
 from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Check, Examples
-from toolkit_ext.report import load_pairs, page, pictures, write_page
+from toolkit_ext.report import landscape_pictures, load_pairs, page, pictures, write_page
 from toolkit_ext.report.rows import columns, filters, rows, shared
 from toolkit_ext.results import Record
 
@@ -195,6 +195,28 @@ def test_pictures_are_on_the_page(record: Make, tmp_path: Path) -> None:
             object.__setattr__(changed, name, value)
         with pytest.raises(UserError, match=r"^examples .*wrong.safetensors: are not of digits"):
             load_pairs(record(), changed.save(tmp_path / "wrong.safetensors"))
+
+
+def test_the_landscape_has_a_section_of_its_own(record: Make, tmp_path: Path) -> None:
+    settings = {"what": "hessian", "name": "spectrum", "attack": {"eps": 8 / 255, "norm": "Linf", "steps": 10}, "k": 2}
+    found = {"settings": settings, "facts": {"trace": 1.25}, "table": {"rank": [1, 2], "value": [3.5, None]}}
+    analysis = record("pgd", seed=7)
+    analysis |= {"metrics": {}, "intervals": {}, "protocol": None, "details": {"landscape": found}}
+    (tmp_path / "spectrum.png").write_bytes(b"picture")
+    shown = landscape_pictures([record(), analysis], tmp_path)
+    assert shown == {analysis["run_id"]: "data:image/png;base64," + base64.b64encode(b"picture").decode()}
+    html = page([record(), analysis], shown)
+    parts = Parts(html)
+    assert parts.open == []
+    assert [a["data-run"] for a in parts.all("template")] == [record()["run_id"]]
+    assert len(parts.all("details", id=analysis["run_id"])) == 1
+    assert "hessian: pgd on digits, lenet" in html
+    assert "PGD-10, Linf eps 8/255" in html
+    assert '<th scope="row">trace</th><td>1.25</td>' in html
+    assert "<td>1</td><td>3.5</td></tr><tr><td>2</td><td></td>" in html
+    assert any(a["src"] == shown[analysis["run_id"]] for a in parts.all("img"))
+    assert "Loss landscape" not in page([record()])
+    assert "hessian: pgd" in page([analysis])
 
 
 def test_errors(record: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_model_that_stays_constant_raises_its_alarm_in_training(make: Any, dat
     trainer = PGDTrainer(classifier, eps=0.9, steps=2, lr=1e-6)
     with caplog.at_level(logging.WARNING, "toolkit_ext"):
         trainer.fit(*data, nb_epochs=1, batch_size=36, progress=False)
-    assert [alarm["kind"] for alarm in trainer.alarms] == ["constant_classifier"]
+    assert [alarm["kind"] for alarm in trainer.alarms] == ["constant_classifier", "dead_layer"]
     assert "constant classifier in epoch 1: 100% of predictions are one class" in caplog.text
 
 
@@ -127,3 +127,25 @@ def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pyt
     board.add({"epoch": 1, "loss": 0.5})
     board.close()
     assert not (tmp_path / "board").exists()
+
+
+def test_a_dead_layer_is_named() -> None:
+    hidden = nn.Linear(64, 5)
+    model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(5, 3))
+    watcher, alarms = monitor(), Alarms()
+    alive = watcher.measure(model)
+    watcher.sound(alarms, [{"epoch": 1, **FINE, **alive, "val_top_share": 0.4}])
+    assert 0 <= alive["dead_share"] < 1
+    assert alarms.raised == []
+    with torch.no_grad():
+        hidden.bias.fill_(-100.0)
+    dead = watcher.measure(model)
+    watcher.sound(alarms, [{"epoch": 2, **FINE, **dead, "val_top_share": 0.4}])
+    assert dead["dead_share"] == 1
+    (alarm,) = alarms.raised
+    assert (alarm.kind, alarm.epoch) == ("dead_layer", 2)
+    assert alarm.message.startswith("every unit of 2 is off on all 12 inputs; the model is the constant classifier")
+
+
+def test_a_model_without_relu_has_no_dead_units() -> None:
+    assert "dead_share" not in monitor().measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))

@@ -63,9 +63,10 @@ def test_two_and_two_epochs_are_four(method: str, data: Data, tmp_path: Path) ->
     rest = trainer_of(method, **OPTIONS[method])
     rest.fit(*data, run_dir=tmp_path / "parts", resume=True, **run)
     assert_same(whole, rest)
-    for name in ("log.csv",):
-        columns = (tmp_path / "whole" / name).read_text().splitlines()[0].split(",")
-        assert "loss_adversarial" in columns or method == "amp"
+    columns = (tmp_path / "whole" / "log.csv").read_text().splitlines()[0].split(",")
+    assert "loss_adversarial" in columns or method == "amp"
+    norms = [(tmp_path / folder / "gradients.csv").read_text() for folder in ("whole", "parts")]
+    assert norms[0] == norms[1]
     assert (tmp_path / "parts" / "best" / "model.safetensors").exists()
 
 

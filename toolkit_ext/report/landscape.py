@@ -1,0 +1,67 @@
+"""What ``toolkit-ext landscape`` found, for its section of the page: facts, figure and table of each analysis."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit_ext.results import Record
+from toolkit_ext.results.concise import budget
+
+_MOST_LINES = 100
+"""Lines of a table on the page; a surface has thousands of points, and its picture says more."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One analysis: a ``heading``, the ``command``, pairs of facts, its table as text, ``columns`` and ``lines``."""
+
+    run_id: str
+    heading: str
+    command: str
+    picture: str
+    facts: list[list[str]]
+    columns: list[str]
+    lines: list[list[str]]
+
+
+def is_landscape(record: Record) -> bool:
+    """Whether a record is of an analysis of the landscape, which has no accuracy to rank."""
+    return "landscape" in record["details"]
+
+
+def panels(records: Iterable[Record], pictures: Mapping[str, str]) -> list[Panel]:
+    """A panel for each record of an analysis; ``pictures`` by ``run_id``, where there are any."""
+    return [_panel(record, pictures.get(record["run_id"], "")) for record in records if is_landscape(record)]
+
+
+def _panel(record: Record, picture: str) -> Panel:
+    found = record["details"]["landscape"]
+    settings, table = found["settings"], found["table"]
+    lines = [[_text(value) for value in line] for line in zip(*table.values(), strict=True)]
+    attack = settings["attack"]
+    heading = f"{settings['what']}: {record['method']} on {record['data']['name']}, {record['backbone']['name']}"
+    about = {name: value for name, value in settings.items() if name not in ("what", "attack", "name")}
+    about = {"attack": f"PGD-{attack['steps']}, {attack['norm']} eps {budget(attack['eps'])}"} | about
+    facts = [[name.replace("_", " "), _text(value)] for name, value in {**found["facts"], **about}.items()]
+    shown = lines if len(lines) <= _MOST_LINES else []
+    return Panel(record["run_id"], heading, record["command"], picture, facts, list(table), shown)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return ", ".join(map(_text, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+
+def landscape_pictures(records: Iterable[Record], folder: Path) -> dict[str, str]:
+    """The figure ``<folder>/<name>.png`` of each analysis, as an address that is its own content, by ``run_id``."""
+    found = {}
+    for record in filter(is_landscape, records):
+        file = folder / f"{record['details']['landscape']['settings'].get('name', '')}.png"
+        if file.is_file():
+            found[record["run_id"]] = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+    return found
