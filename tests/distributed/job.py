@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import (  # type: ignore[import-not-found]
     LINF,
     METHODS,
+    ONE,
+    ONE_STEP,
     SHARDED,
     SHORT,
     digits,
@@ -87,7 +89,8 @@ def fsdp() -> dict[str, Any]:
     """Every method that weights in parts allow; and a run that is stopped, and goes on."""
     parts = {"sharding": "fsdp"}
     found: dict[str, Any] = {
-        name: weights_of(fitted(method, {**options, **parts}, vit())) for name, (method, options) in SHARDED.items()
+        name: weights_of(fitted(method, {**options, **parts}, vit(), nb_epochs=1))
+        for name, (method, options) in SHARDED.items()
     }
     run: dict[str, Any] = {"nb_epochs": 3, "run_dir": FOLDER / "sharded"}
     fitted("pgd", {**LINF, **parts, "optimizer": "adamw", "lr": 1e-3}, vit(), stop_after=1, **run)
@@ -133,6 +136,7 @@ def main() -> None:
     """Every case; the last one ends with rank 1 out of memory."""
     found: dict[str, Any] = {
         "methods": {name: counted(partial(fitted, *choice)) for name, choice in METHODS.items()},
+        "one step": {name: counted(partial(fitted, *choice, **ONE)) for name, choice in ONE_STEP.items()},
         "amp of the rank": counted(lambda: fitted("amp", SHORT, nb_epochs=1)),
         "batch norm": counted(lambda: fitted("standard", {**SHORT, "lr": 1e-9}, net_with_batch_norm(), batch_size=105)),
         "loader": counted(with_loader),

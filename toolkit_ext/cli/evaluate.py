@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +155,17 @@ class _Job:
         found = self._evaluate(folder)
         records = [self._record(one, audited, digest, found) for one in found]
         for one, record in zip(found, records, strict=True):
-            console.say(
-                f"record: {self.ranks.first(partial(results.write_record, record, self.place.results / 'runs'))}"
-            )
-            if (kept := self.values["save_examples"]) and not kept.suffix:
-                path = make_folder(kept) / f"{record['run_id']}.safetensors"
-                console.say(f"examples: {self.ranks.first(partial(one.examples.save, path))}")
+            self._write(one, record)
             for warning in record["warnings"]:
                 console.say(f"warning: {warning}")
         self._show(records, audited)
+
+    def _write(self, one: Evaluation, record: Record) -> None:
+        folder = self.place.results / "runs"
+        console.say(f"record: {self.ranks.first(lambda: results.write_record(record, folder))}")
+        if (kept := self.values["save_examples"]) and not kept.suffix:
+            file = kept / f"{record['run_id']}.safetensors"
+            console.say(f"examples: {self.ranks.first(lambda: one.examples.save(make_folder(kept) / file.name))}")
 
     def _digest(self, checkpoints: Sequence[str]) -> str:
         """A name for all that is evaluated, so that each has a folder of its own to go on from."""

@@ -14,7 +14,7 @@ from toolkit_ext.errors import UserError
 _KEY = "toolkit_ext/error"
 _PATIENCE = timedelta(seconds=2)
 # gloo has no exception class of its own; these are parts of its messages.
-_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
 _HOST_MEMORY = "can't allocate memory"
 
 
@@ -54,8 +54,9 @@ def told_plainly(doing: str, device: object = "") -> Iterator[None]:
             ) from error
         if isinstance(error, RuntimeError) and not isinstance(error, RankError) and _is_lost(error):
             raise RankError(
-                f"{who()}: lost another rank {doing}; it failed, was killed, or ran out of memory. All finished epochs "
-                "and batches are saved; the same command with --resume goes on from there"
+                f"{who()}: lost another rank {doing}; it failed, was killed, or ran out of memory "
+                f"({' '.join(str(error).split())[:100]}). All finished epochs and batches are saved; the same command "
+                "with --resume goes on from there"
             ) from error
         raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -83,14 +82,14 @@ def _own_gpu(device: torch.device) -> torch.device:
 
 def _join(device: torch.device) -> None:
     try:
-        accelerate = importlib.import_module("accelerate")
+        from accelerate import PartialState
     except ImportError:
         raise UserError(
             "processes: several need Accelerate, which is not installed; pip install 'toolkit-ext[distributed]'"
         ) from None
     # Otherwise Accelerate sets, and warns of, a number of threads of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    accelerate.PartialState(cpu=device.type == "cpu", timeout=_TIMEOUT)
+    PartialState(cpu=device.type == "cpu", timeout=_TIMEOUT)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)
 

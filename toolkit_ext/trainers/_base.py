@@ -13,7 +13,7 @@ import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -31,16 +31,14 @@ from toolkit_ext.trainers._batches import (
 )
 from toolkit_ext.trainers._checks import check_outputs
 from toolkit_ext.trainers._compose import compose
+from toolkit_ext.trainers._join import facts, join
 from toolkit_ext.trainers._loop import Run
 from toolkit_ext.trainers._monitor import Held, Monitor
 from toolkit_ext.trainers._optim import make_loss, make_optimizer, make_scaler, make_schedulers
-from toolkit_ext.trainers._ranks import Team, check_batch, run_folder, synchronise_batch_norm
-from toolkit_ext.trainers._sharded import bare_copy, check_sharding, shard
+from toolkit_ext.trainers._ranks import check_batch, run_folder
 from toolkit_ext.trainers._state import digest
-from toolkit_ext.trainers._view import clip_range, inner, view
+from toolkit_ext.trainers._view import clip_range, view
 from toolkit_ext.types import NORMS, Method
-
-_COMPARED = 64
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         began = time.perf_counter()
         check_outputs(self.model, examples.training.x, self._classifier.nb_classes)
         ranks = current(self.device)
-        ranks.agree(self._facts(examples, epochs, options))
+        if not ranks.alone:
+            length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
+            about = facts(self.model, examples.training, examples.validation, **length)
+            ranks.agree({**self._fingerprint(examples.names, epochs), **about})
         check_batch(ranks, examples.batch_size)
         with ExitStack() as stack:
             run = self._prepare(examples, epochs, options, ranks, stack)
@@ -226,36 +227,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             found["nb_epochs"] = epochs  # what the schedules do depends on it
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
-    def _facts(self, examples: Examples, epochs: int, options: FitOptions) -> dict[str, Any]:
-        """What has to be the same on all ranks."""
-        held = examples.validation
-        return self._fingerprint(examples.names, epochs) | {
-            "first examples": digest(examples.training.x[:_COMPARED], examples.training.y[:_COMPARED]),
-            "validation data": digest(held.x, held.y) if held else None,
-            "model": digest({name: list(value.shape) for name, value in self.model.state_dict().items()}),
-            "nb_epochs": epochs,
-            "batches": len(examples.source),
-            "stop_after": options.stop_after,
-            "torch": torch.__version__,
-        }
-
-    def _team(self, ranks: Ranks, stack: ExitStack) -> tuple[Team, Callable[[nn.Module], nn.Module]]:
-        """The model that is trained, in its team, and a function from it to the module that checkpoints keep."""
-        loop = self.axes.loop
-        ranks.align(list(self.model.state_dict().values()))
-        if loop.sync_batch_norm:
-            synchronise_batch_norm(self.model, ranks)
-        if loop.sharding == "none":
-            return Team(ranks, self.model, loop.seed), inner
-        check_sharding(self.axes, self._optimizer, ranks)
-        team = Team(ranks, shard(self.model), loop.seed, sharded=True)
-        filled = stack.enter_context(bare_copy(self.model, team.model))
-        return team, lambda model: inner(filled(model))
-
     def _prepare(self, examples: Examples, epochs: int, options: FitOptions, ranks: Ranks, stack: ExitStack) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
-        team, kept = self._team(ranks, stack)
+        team, kept = join(self.model, axes, self._optimizer, ranks, stack)
         optimizer = self._optimizer or make_optimizer(team.model, loop, team.device)
         update = self.axes.update.bind(team.model, optimizer, make_scaler(loop, team.device))
         team.share(update, loop, self.axes.names["update"])
