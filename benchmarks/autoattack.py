@@ -139,9 +139,9 @@ def main(
     about |= {"threads": here["hardware"]["threads"], "flags": " ".join(here["hardware"]["flags"]), **versions}
     slug = re.sub(r"[^a-z0-9.]+", "-", f"{about['cpu']} {about['threads']} threads torch {versions['torch']}".lower())
     kind = "quick" if quick else re.sub(r"[^a-z0-9]+", "-", name.lower())
+    full = table.join(pd.DataFrame([about] * len(table)))
     path = atomic_write(
-        output / f"autoattack_{kind}_{slug.strip('-')}.csv",
-        table.assign(**about).to_csv(index=False, float_format="%.5g"),
+        output / f"autoattack_{kind}_{slug.strip('-')}.csv", full.to_csv(index=False, float_format="%.5g")
     )
     click.echo(f"{name}, eps {protocol.eps:g}, {len(y[:n])} images")
     click.echo(table.to_string(index=False, float_format="%.4g"))
