@@ -1,4 +1,7 @@
-"""Our evaluation against pyautoattack's own ``run_standard_evaluation``: every pixel and every label, in float32."""
+"""Our evaluation against pyautoattack's own ``run_standard_evaluation``: every pixel and every label, in float32.
+
+The faster precisions, whose sums are rounded in another order, are compared in test_autoattack_precision.py.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,8 @@ def compare(evaluation: Evaluation, x: Tensor, y: Tensor, inputs: Tensor, labels
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, norm: Any, version: Any, seed: int, budget: Budget) -> Evaluation:
     protocol = Protocol("parity", norm, EPS[norm], version=version)
-    return evaluate(model, x, y, protocol, seed=seed, batch_size=7, budget=budget, progress=False)
+    options: dict[str, Any] = {"budget": budget, "progress": False, "precision": "fp32-reference"}
+    return evaluate(model, x, y, protocol, seed=seed, batch_size=7, **options)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

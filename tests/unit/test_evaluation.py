@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate, unpack_flags, wilson
-from toolkit_ext.evaluation.fingerprint import hash_model, hash_tensors, precision
+from toolkit_ext.evaluation.fingerprint import float32_arithmetic, hash_model, hash_tensors
 from toolkit_ext.evaluation.isolation import full_float32, preserved_rng
 from toolkit_ext.evaluation.result import pack_flags
 
@@ -220,10 +220,10 @@ def test_hash_of_tensors_sees_shape_type_and_name() -> None:
 
 
 def test_full_float32_puts_the_flags_back() -> None:
-    before = precision()
+    before = float32_arithmetic()
     with full_float32():
-        assert precision() == "matmul highest, convolution float32"
-    assert precision() == before
+        assert float32_arithmetic() == "matmul highest, convolution float32"
+    assert float32_arithmetic() == before
     torch.set_float32_matmul_precision("high")
     try:
         with full_float32():

@@ -29,6 +29,7 @@ from toolkit_ext.evaluation import (
     load_protocol,
 )
 from toolkit_ext.evaluation import load as load_model
+from toolkit_ext.evaluation.batch_size import parse_batch_size
 from toolkit_ext.evaluation.budgets import budgets
 from toolkit_ext.evaluation.models import TIMM, describe, ensemble
 from toolkit_ext.experiment import Place, check_device, protocol_for, record_of
@@ -63,7 +64,19 @@ from toolkit_ext.results import Record
 @click.option("--backbone-arg", multiple=True, metavar="NAME=VALUE", help="argument of timm:NAME, such as width=8")
 @click.option("--mean", type=_Words(float), default=(), help="normalisation of timm:NAME, by default timm's own")
 @click.option("--std", type=_Words(float), default=(), help="normalisation of timm:NAME, likewise")
-@click.option("--batch-size", default=250, show_default=True, help="examples attacked at once")
+@click.option(
+    "--batch-size",
+    default="250",
+    show_default=True,
+    help="examples attacked at once; auto: the fastest of several, by measurement (random numbers depend on it)",
+)
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="of AutoAttack: fp32, bf16-verified (faster; every success checked in fp32), fp32-reference (pixel by pixel"
+    " pyautoattack's own code)",
+)
 @click.option("--seed", default=0, show_default=True, help="seed of the attacks")
 @click.option(
     "--save-examples",
@@ -80,6 +93,7 @@ def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
     """
     place = take_place(values)
     ranks, device = start(check_device(place.device))
+    values["batch_size"] = parse_batch_size(values["batch_size"])
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
     told = [describe(source) for source in checkpoints]
@@ -173,18 +187,19 @@ class _Job:
         if len(self.values["eps"]) < 2:
             del rules["attacks"]  # attacks can be added to an evaluation, but what a curve carries over is by attack
         sources = [str(source) for source in (*checkpoints, *self.values["weights"])]
-        numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps"))]
+        numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
         facts = json.dumps([rules, sources, numbers, self.dataset.name], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:8]
 
     def _options(self) -> dict[str, Any]:
-        values = {key: self.values[key] for key in ("seed", "batch_size", "fresh")}
+        values = {key: self.values[key] for key in ("seed", "fresh")}
         return {**values, "num_classes": self.dataset.num_classes, "progress": self.place.progress}
 
     def _evaluate(self, folder: Path) -> Sequence[Evaluation]:
         kept = self.values["save_examples"]
         # In a folder they are named after the records, which are not there yet.
-        options = {**self._options(), "save_examples": kept if kept and kept.suffix else None}
+        options = {"save_examples": kept if kept and kept.suffix else None, **self._options()}
+        options |= {key: self.values[key] for key in ("batch_size", "precision")}
         given = (self.loaded.model, self.dataset.x_test, self.dataset.y_test, self.protocol)
         if len(self.values["eps"]) > 1:
             return evaluate_budgets(*given, self.values["eps"], state_dir=folder, **options)
@@ -202,6 +217,7 @@ class _Job:
             transfer=self.other and self.other.model,
             state_dir=folder / f"n{n}",
             **self._options(),
+            **{key: value for key, value in self.values.items() if key == "batch_size" and value != "auto"},
         )
 
     def _record(self, one: Evaluation, audited: Audit | None, digest: str, found: Sequence[Evaluation]) -> Record:

@@ -6,6 +6,7 @@ calls them, with the same results (tests/parity/test_autoattack.py compares ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ ATTACKS: dict[Version, tuple[str, ...]] = {
 """The attacks of each version of AutoAttack in the order in which pyautoattack runs them."""
 
 _SMALLEST_L2_SQUARE = 5
+
+Perturb = Callable[[str, Tensor, Tensor], Tensor]
+"""Runs an attack, by name, on images and labels."""
 
 
 @dataclass(frozen=True)

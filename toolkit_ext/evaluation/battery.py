@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from pyautoattack import checks
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.autoattack import Plan, Threat, build, perturb, plan
+from toolkit_ext.evaluation.autoattack import Perturb, Plan, Threat, build, perturb, plan
 from toolkit_ext.evaluation.checks import check_defence
 from toolkit_ext.evaluation.columns import column_job, single_adversary, undefined
 from toolkit_ext.evaluation.flags import read_flags
+from toolkit_ext.evaluation.lean import make_lean
+from toolkit_ext.evaluation.precision import Passes, compare_speed, verified
 from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.runner import Job, Row, Runner
 
 _NO_RADIUS = "eps is 0, so that only the clean images are in the ball"
 _SAME_RUN = "aa/apgd-ce"
+_PASSES = Passes()
 
 
 class Battery:
@@ -29,8 +34,15 @@ class Battery:
     """
 
     def __init__(
-        self, runner: Runner, protocol: Protocol, threat: Threat, classes: int, carry: Evaluation | None = None
+        self,
+        runner: Runner,
+        protocol: Protocol,
+        threat: Threat,
+        classes: int,
+        carry: Evaluation | None = None,
+        passes: Passes = _PASSES,
     ) -> None:
+        self.passes = passes
         self.runner, self.protocol, self.threat, self.classes = runner, protocol, threat, classes
         self.carry = carry
         self.robust: dict[str, Tensor] = {}
@@ -94,6 +106,8 @@ class Battery:
     def _check(self, reject_probabilities: bool) -> None:
         first = slice(self.runner.batch_size)
         x = to_unit(self.runner.x[first].clone()).to(self.threat.device)
+        if half := self.passes.half:
+            self.runner.once("speed", partial(compare_speed, half, self.runner.model, x, self.runner.collector))
         y = self.runner.y[first].to(self.threat.device)
         check = partial(check_defence, self.runner.model, x, y, self.threat.version, self.runner.collector)
         self.runner.once("checks", check)
@@ -101,7 +115,7 @@ class Battery:
             raise UserError("model: returns probabilities; the attacks need logits, so leave out the final softmax")
 
     def _autoattack(self) -> None:
-        adversary = build(self.runner.model, self.threat, self.classes, self.runner.collector)
+        attacks = self._attacks(build)
         robust = self._start("aa")
         after = {"clean": _share(robust)}
         for attack in self.plan.attacks:
@@ -109,7 +123,7 @@ class Battery:
                 f"aa/{attack}",
                 self.protocol.norm,
                 self.protocol.eps,
-                partial(perturb, adversary, attack),
+                partial(attacks, attack),
                 recheck_label=self.protocol.version != "rand",
             )
             robust = self.robust[job.name] = self.runner.run(job, robust)
@@ -121,6 +135,20 @@ class Battery:
         self.omitted |= self.plan.omitted
         self.robust["aa"] = robust
         self._sum_rows()
+
+    def _attacks(self, make: Callable[..., Any]) -> Perturb:
+        """What runs the attacks of the ``AutoAttack`` object that ``make`` makes, in the precision asked for."""
+        full = self._adversary(make, self.runner.model)
+        if self.passes.half is None:
+            return partial(perturb, full)
+        return partial(verified, self._adversary(make, self.passes.half), full)
+
+    def _adversary(self, make: Callable[..., Any], model: nn.Module) -> Any:
+        adversary = make(model, self.threat, self.classes, self.runner.collector)
+        # A randomised model would answer otherwise where the lean attacks do not ask again.
+        if self.passes.precision != "fp32-reference" and not any(f.kind == "randomized" for f in self.runner.flags):
+            make_lean(adversary)
+        return adversary
 
     def _sum_rows(self) -> None:
         start, robust = self._start("aa"), self.robust["aa"]
@@ -159,8 +187,8 @@ class Battery:
         )
 
     @cached_property
-    def _single(self) -> object:
-        return single_adversary(self.runner.model, self.threat, self.classes, self.runner.collector)
+    def _single(self) -> Perturb:
+        return self._attacks(single_adversary)
 
 
 def _share(flags: Tensor) -> float:

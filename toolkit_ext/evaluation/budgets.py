@@ -67,6 +67,9 @@ def evaluate_budgets(
         kept = None if save_examples is None else _beside(Path(save_examples), at)
         folder = None if state_dir is None else Path(state_dir) / at.name
         carry = found[-1] if found else None
+        if found:
+            # Measured once: one curve, one batch size.
+            options["batch_size"] = found[0].settings["batch_size"]
         found.append(evaluate(model, x, y, at, state_dir=folder, save_examples=kept, carry=carry, **options))
     return tuple(found)
 

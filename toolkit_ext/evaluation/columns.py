@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD
-from toolkit_ext.evaluation.autoattack import Threat, build, perturb, reason_undefined
+from toolkit_ext.evaluation.autoattack import Perturb, Threat, build, reason_undefined
 from toolkit_ext.evaluation.flags import Collector
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
 from toolkit_ext.evaluation.runner import Job
@@ -36,18 +37,17 @@ def gradient_attack(column: str, protocol: Protocol) -> Attack:
 
 
 def column_job(
-    column: str, protocol: Protocol, model: nn.Module, threat: Threat, adversary: Callable[[], object]
+    column: str, protocol: Protocol, model: nn.Module, threat: Threat, adversary: Callable[[], Perturb]
 ) -> Job:
     """The job of a column; ``model`` is already held in evaluation mode with frozen weights.
 
-    ``adversary`` gives the ``AutoAttack`` object of :func:`single_adversary`, for the columns in :data:`SINGLE`. The
+    ``adversary`` gives what runs the attacks of :func:`single_adversary`, for the columns in :data:`SINGLE`. The
     seed is set before each batch, as AutoAttack's attacks do.
     """
     norm, eps = protocol.radius(column)
     label = protocol.version != "rand"
     if column in SINGLE:
-        library = adversary()
-        return Job(column, norm, eps, lambda x, y: perturb(library, SINGLE[column], x, y), threat.seed, label)
+        return Job(column, norm, eps, partial(adversary(), SINGLE[column]), threat.seed, label)
     attack = gradient_attack(column, protocol)
 
     def craft(x: Tensor, y: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from tqdm import tqdm
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.evaluation._art import Classifier, as_module
 from toolkit_ext.evaluation.autoattack import Threat, targets
+from toolkit_ext.evaluation.batch_size import BatchSize, find_batch_size
 from toolkit_ext.evaluation.battery import Battery
 from toolkit_ext.evaluation.carry import carried_key, check_carry, count_carried
 from toolkit_ext.evaluation.checks import check_model, check_options, find_device
 from toolkit_ext.evaluation.examples import Examples
-from toolkit_ext.evaluation.fingerprint import hash_model, hash_tensors, precision, versions
+from toolkit_ext.evaluation.fingerprint import float32_arithmetic, hash_model, hash_tensors, versions
 from toolkit_ext.evaluation.flags import Collector
 from toolkit_ext.evaluation.isolation import isolated
+from toolkit_ext.evaluation.precision import Precision, check_precision, laid_out, make_passes
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.recheck import tolerance
 from toolkit_ext.evaluation.result import Evaluation, details_of, figures
@@ -38,7 +41,8 @@ def evaluate(
     protocol: Protocol | str,
     *,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: BatchSize = 250,
+    precision: Precision = "fp32",
     device: torch.device | str | None = None,
     state_dir: str | Path | None = None,
     save_examples: str | Path | None = None,
@@ -52,8 +56,8 @@ def evaluate(
     """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
 
     AutoAttack is pyautoattack's (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of
-    diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, example by example
-    what its ``run_standard_evaluation`` gives in float32. Every success it reports is then checked again, see
+    diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, image by image the
+    verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again, see
     :func:`toolkit_ext.evaluation.recheck.recheck`. With fewer than 10 classes the targeted attacks take all other
     classes as targets; what is undefined for 2 or 3 classes is left out and named in ``omitted``.
 
@@ -71,7 +75,12 @@ def evaluate(
         y: Index labels ``[N]`` (or one-hot).
         protocol: A :class:`Protocol`, or the name or path of one.
         seed: Seed of every attack, set anew for each batch.
-        batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch.
+        batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch. ``auto``
+            measures some sizes on the model, see :func:`toolkit_ext.evaluation.batch_size.find_batch_size`; the one
+            chosen is in ``settings`` and, of a resumed evaluation, the one in ``state_dir``.
+        precision: ``fp32``; ``bf16-verified``, faster where there is AMX or a GPU with bfloat16: AutoAttack's attacks
+            search in bfloat16 and every success is checked in float32; ``fp32-reference``, pyautoattack's own code
+            pixel by pixel. See :mod:`toolkit_ext.evaluation.precision`.
         device: Checked against the model's; None takes the model's.
         state_dir: Folder for finished batches. An evaluation that was stopped, even by ``kill -9``, goes on from there
             with the same result. One folder serves one evaluation; further ``attacks`` may be added later.
@@ -91,26 +100,30 @@ def evaluate(
     """
     protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
     model = as_module(model)
-    check_options(seed, batch_size, budget.n_iter, budget.n_queries)
+    check_precision(precision, protocol.version)
     device = find_device(model, device)
     ranks = current(device)
     progress = progress and ranks.is_first
     if save_examples is not None:
         make_folder(Path(save_examples).parent)
-    threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
-    with isolated(model, device):
+    with isolated(model, device), laid_out(model, precision, device):
         x = check_images(x).detach().cpu().contiguous()
         classes = check_model(model, to_unit(x[:1]).to(device), num_classes)
         y = check_labels(y, len(x), classes).cpu()
-        settings = _settings(protocol, threat, batch_size, classes)
+        passes = make_passes(precision, model, to_unit(x[:1]).to(device))
+        fastest = partial(find_batch_size, batch_size, passes.half or model, x, device, state_dir, fresh)
+        at_once = ranks.first(fastest)
+        check_options(seed, at_once, budget.n_iter, budget.n_queries)
+        threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
+        settings = _settings(protocol, threat, at_once, classes) | {"precision": precision}
         key = _key(model, x, y, protocol, settings)
         settings |= {"model_sha256": key["model"], "data_sha256": key["data"]}
         if carry is not None:
             check_carry(carry, protocol, settings)
             key |= carried_key(carry)
         with shared_state(state_dir, key, ranks, fresh=fresh) as state, _bar(protocol, progress) as bar:
-            runner = make_runner(ranks, model, x, y, device, batch_size, state, bar, Collector())
-            battery = Battery(runner, protocol, threat, classes, carry)
+            runner = make_runner(ranks, model, x, y, device, at_once, state, bar, Collector())
+            battery = Battery(runner, protocol, threat, classes, carry, passes)
             battery.run(reject_probabilities=reject_probabilities)
     evaluation = _result(battery, settings)
     if save_examples is not None and ranks.is_first:
@@ -131,7 +144,7 @@ def _settings(protocol: Protocol, threat: Threat, batch_size: int, classes: int)
         "target_classes": targets(classes),
         "tolerance": {norm: tolerance(norm, eps) for norm, eps in sorted(balls)},
         "device": threat.device.type,
-        "precision": precision(),
+        "float32": float32_arithmetic(),
         "versions": versions(),
     }
 

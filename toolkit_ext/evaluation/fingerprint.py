@@ -31,7 +31,7 @@ def hash_model(model: nn.Module) -> str:
     return hash_tensors([*model.named_parameters(), *model.named_buffers()], structure)
 
 
-def precision() -> str:
+def float32_arithmetic() -> str:
     """The arithmetic that torch's flags allow for float32, such as ``matmul highest, convolution tf32``.
 
     The second half concerns CUDA alone, where convolutions use TF32 unless told otherwise.

@@ -13,6 +13,7 @@ _KINDS = {
     "probability distribution": "probabilities",
     "dynamic defense": "dynamic",
     "zero gradient": "zero_gradients",
+    "bf16 is slower": "slow_bf16",
     "Square Attack has decreased": "square_beats_white_box",
 }
 # The file that the library's messages point to is not part of the library.
@@ -25,7 +26,8 @@ class Flag:
     """A reason to doubt a result.
 
     ``kind`` is ``randomized``, ``probabilities``, ``dynamic``, ``zero_gradients``, ``square_beats_white_box`` (all
-    pyautoattack's), ``recheck`` (reported successes that were none) or ``other``; ``attack`` names the attack that
+    pyautoattack's), ``recheck`` (reported successes that were none), ``slow_bf16`` (precision bf16-verified where that
+    is slower) or ``other``; ``attack`` names the attack that
     raised it, empty for the checks before the attacks; ``count`` is the number of examples, or of attack starts for
     zero gradients (an example has one start for each target class and restart).
     """

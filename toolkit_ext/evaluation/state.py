@@ -95,6 +95,15 @@ def join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
     return State(path)
 
 
+def stored_key(folder: str | Path) -> dict[str, Any]:
+    """The key of the evaluation whose batches are in ``folder``; empty if there is none that can be read."""
+    try:
+        key = json.loads((Path(folder) / _META).read_text())
+    except (OSError, ValueError):
+        return {}
+    return key if isinstance(key, dict) else {}
+
+
 def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
     batches = list(folder.glob(_BATCHES))
     if fresh:

@@ -1,0 +1,153 @@
+"""Every precision against pyautoattack's ``run_standard_evaluation``, on backbones, image by image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyautoattack import AutoAttack
+from pyautoattack.fab_projections import projection_linf
+from torch import Tensor, nn
+
+from toolkit_ext import backbones
+from toolkit_ext.evaluation import Budget, Protocol, evaluate
+from toolkit_ext.evaluation.autoattack import plan, set_budget
+from toolkit_ext.evaluation.isolation import honest_dynamic_check
+from toolkit_ext.evaluation.lean import make_lean, project_linf
+
+SHORT = Budget(n_iter=3, n_queries=12)
+EPS = {"Linf": 0.03, "L2": 0.2}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "lenet": {"width": 2},
+    "resnet18_w": {"width": 4},
+    "vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
+}
+CLASSES = (2, 3, 5, 10, 43)
+
+
+def case(name: str, classes: int, n: int = 8) -> tuple[nn.Module, Tensor, Tensor]:
+    """A model with random weights, its logits spread so that every class is somebody's; the last label is wrong."""
+    torch.manual_seed(classes)
+    model = backbones.create(name, num_classes=classes, in_chans=1, image_size=8, **BACKBONES[name]).eval()
+    x = torch.rand(n, 1, 8, 8)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    y[-1] = (y[-1] + 1) % classes
+    return model, x, y
+
+
+def reference(model: nn.Module, x: Tensor, y: Tensor, norm: Any, classes: int, budget: Budget) -> Tensor:
+    """pyautoattack's robust images, with as many target classes as there are."""
+    attacks = list(plan("standard", norm, classes, 8).attacks)
+    adversary = AutoAttack(model, norm=norm, eps=EPS[norm], seed=0, version="custom", attacks=attacks)
+    adversary.apgd.n_restarts = adversary.fab.n_restarts = 1
+    adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, classes - 1)
+    set_budget(adversary, budget)
+    with honest_dynamic_check():
+        labels = adversary.run_standard_evaluation(x, y, batch_size=7)[1]
+    robust: Tensor = labels == y
+    return robust
+
+
+def ours(model: nn.Module, x: Tensor, y: Tensor, norm: Any, precision: Any, budget: Budget = SHORT) -> Tensor:
+    protocol = Protocol("parity", norm, EPS[norm])
+    options: dict[str, Any] = {"batch_size": 7, "budget": budget, "progress": False}
+    return evaluate(model, x, y, protocol, precision=precision, **options).robust["aa"]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_same_verdicts_for_any_number_of_classes(name: str, norm: str) -> None:
+    broken = kept = 0
+    for classes in CLASSES:
+        model, x, y = case(name, classes)
+        expected = reference(model, x, y, norm, classes, SHORT)
+        # "fp32-reference" is compared pixel by pixel in test_autoattack.py.
+        assert torch.equal(ours(model, x, y, norm, "fp32"), expected), classes
+        broken, kept = broken + int((~expected[:-1]).sum()), kept + int(expected.sum())
+    # Neither side agrees for want of work.
+    assert broken > 0
+    assert kept > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_same_verdicts_at_the_standard_effort(classes: int, name: str, norm: str) -> None:
+    model, x, y = case(name, classes)
+    expected = reference(model, x, y, norm, classes, Budget())
+    for precision in ("fp32-reference", "fp32"):
+        assert torch.equal(ours(model, x, y, norm, precision, Budget()), expected)
+
+
+class Apart(nn.Module):
+    """A linear model each of whose logits is summed image by image, so that company in a batch changes no bit."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, channels * 36))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = (x.flatten(1).unsqueeze(1) * self.weight).sum(dim=2)
+        return logits
+
+
+def pair(norm: Any, channels: int, eps: float) -> tuple[Any, Any, Tensor, Tensor]:
+    """pyautoattack's attacks, ours, images and the model's own labels of them."""
+    model, x = Apart(5, channels).requires_grad_(False), torch.rand(40, channels, 6, 6).round(decimals=1)
+    library, lean = (AutoAttack(model, norm=norm, eps=eps, seed=1) for _ in range(2))
+    for adversary in (library, lean):
+        set_budget(adversary, Budget(12, 400))
+        adversary.fab.n_target_classes, adversary.fab.targeted = 4, True
+    make_lean(lean)
+    return library, lean, x, model(x).argmax(dim=1)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_square_gives_the_library_s_images(channels: int, norm: str) -> None:
+    torch.manual_seed(0)
+    library, lean, x, y = pair(norm, channels, 0.04 if norm == "Linf" else 0.3)
+    asked: list[int] = []
+    lean.square.predict.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    found = lean.square.perturb(x.clone(), y)
+    ours_asked, asked[:] = sum(asked), []
+    assert torch.equal(found, library.square.perturb(x.clone(), y))
+    assert 0 < int((found != x).flatten(1).any(dim=1).sum()) < len(x)
+    # The model is shared, so the hook has counted the library's questions, too.
+    assert ours_asked <= sum(asked)
+    assert norm == "L2" or channels == 3 or ours_asked < 0.9 * sum(asked)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_fab_finds_what_the_library_finds(norm: str) -> None:
+    torch.manual_seed(0)
+    library, lean, x, y = pair(norm, 1, 0.03 if norm == "Linf" else 0.2)
+    theirs, found = library.fab.perturb(x.clone(), y), lean.fab.perturb(x.clone(), y)
+    model = library.fab.predict
+    assert torch.equal(model(found).argmax(dim=1), model(theirs).argmax(dim=1))
+    assert torch.allclose(found, theirs, atol=1e-4)
+    assert 0 < int((model(found).argmax(dim=1) != y).sum()) < len(x)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([1, 7, 64]), st.floats(0, 3))
+def test_the_projection_is_the_library_s(seed: int, size: int, offset: float) -> None:
+    """Also with normals of 0, points on faces of the box, and hyperplanes that miss it."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(20, size, generator=generator).mul(1.4).sub(0.2).clamp(0, 1)
+    normals = torch.randn(20, size, generator=generator)
+    normals[:, ::5] *= (torch.rand(20, 1, generator=generator) > 0.5).float()
+    offsets = (normals * points).sum(dim=1) + offset * torch.randn(20, generator=generator)
+    ours, theirs = project_linf(points, normals, offsets), projection_linf(points, normals, offsets)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    moved = points + ours
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    # Every hyperplane is reached that the library's change reaches.
+    gap = ((normals * moved).sum(dim=1) - offsets).abs()
+    assert (gap <= ((normals * (points + theirs)).sum(dim=1) - offsets).abs() + 1e-4).all()

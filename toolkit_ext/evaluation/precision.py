@@ -1,0 +1,164 @@
+"""The arithmetic that AutoAttack's passes run in: float32, or bfloat16 with every success checked in float32.
+
+``fp32``: pyautoattack's passes, random numbers and verdicts image by image, at less cost: the weights lie
+channels-last on the CPU (oneDNN's convolutions and poolings want them so; sums are rounded in another order), and
+:mod:`toolkit_ext.evaluation.lean` stands in for Square and for FAB's projection.
+
+``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
+
+``bf16-verified``: the attacks search on a bfloat16 copy of the model. What that copy calls a success counts only if
+the float32 model agrees; where it does not, the attack is run again on the float32 model, see :func:`verified`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.evaluation.autoattack import perturb
+from toolkit_ext.evaluation.flags import Collector
+
+Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def check_precision(precision: str, version: str) -> None:
+    """Refuse a precision that does not exist, or that cannot be had with AutoAttack's ``version``."""
+    check_choice("precision", precision, PRECISIONS)
+    if precision == "bf16-verified" and version == "rand":
+        raise UserError(
+            "precision: bf16-verified is not allowed with version rand: a randomised model may answer otherwise when"
+            " a success is checked again; use fp32"
+        )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The precision of an evaluation, and for ``bf16-verified`` the copy that is attacked."""
+
+    precision: Precision = "fp32"
+    half: HalfCopy | None = None
+
+
+def make_passes(precision: Precision, model: nn.Module, image: Tensor) -> Passes:
+    """The :class:`Passes` for ``model``; ``image`` is ``[1, C, H, W]`` on its device."""
+    return Passes(precision, HalfCopy(model, image) if precision == "bf16-verified" else None)
+
+
+@contextmanager
+def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> Iterator[None]:
+    """Hold the weights of ``model``'s convolutions channels-last, where ``precision`` says so; put them back after.
+
+    On the CPU alone: CUDA's float32 convolutions are not faster for it.
+    """
+    wanted = precision != "fp32-reference" and device.type == "cpu"
+    weights = [(weight, weight.data) for weight in model.parameters() if wanted and weight.ndim == 4]
+    try:
+        for weight, data in weights:
+            # contiguous() would keep the strides of a layer of one channel, which oneDNN takes for the other layout.
+            weight.data = torch.empty_like(data, memory_format=torch.channels_last).copy_(data)
+        yield
+    finally:
+        for weight, data in weights:
+            weight.data = data
+
+
+class HalfCopy(nn.Module):
+    """A copy of ``model`` in bfloat16 and channels-last; takes and gives float32.
+
+    The layer that makes the logits stays in float32: bfloat16 has 8 significant bits, so that logits near 10 would
+    come in steps of 1/16, ties would count as successes, and most of Square's small gains would be lost.
+
+    Args:
+        model: In evaluation mode.
+        image: ``[1, C, H, W]`` on its device, to find that layer.
+
+    Raises:
+        UserError: ``model`` cannot be copied, or does not run in bfloat16.
+    """
+
+    def __init__(self, model: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        head = _head(model, image)
+        try:
+            self.model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
+            if head is not None:
+                self.model.get_submodule(head).float().register_forward_pre_hook(_to_float32)
+            with torch.no_grad():
+                self(image)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"precision: bf16-verified cannot be had of this model ({reason}); use fp32") from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, K]`` in float32 of images ``[N, C, H, W]`` in float32."""
+        logits: Tensor = self.model(x.to(torch.bfloat16, memory_format=torch.channels_last))
+        return logits.float()
+
+
+def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.float() if isinstance(value, Tensor) else value for value in inputs)
+
+
+def _head(model: nn.Module, image: Tensor) -> str | None:
+    """Name of the linear or convolutional layer whose output is the logits; None if something comes after it."""
+    outputs: dict[str, Tensor] = {}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))  # type: ignore[misc]
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            logits = model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((name for name, output in outputs.items() if output.data_ptr() == logits.data_ptr()), None)
+
+
+@torch.no_grad()
+def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
+    """Run ``attack`` on a half copy, and again in float32 on the images that it loses.
+
+    ``half`` and ``full`` are the two ``AutoAttack`` objects. An image of ``x`` (all of them right in float32) is lost
+    if the half copy gets its result wrong and the float32 model does not. pyautoattack leaves an image alone as soon
+    as the model errs on it: at the clean image already, or after a success that is none. So the float32 attack begins
+    anew on it.
+    """
+    inputs = perturb(half, attack, x, y)
+    claimed = half.model(inputs).argmax(dim=1) != y
+    lost = claimed & (full.model(inputs).argmax(dim=1) == y)
+    if lost.any():
+        inputs[lost] = perturb(full, attack, x[lost], y[lost])
+    return inputs
+
+
+def compare_speed(half: nn.Module, full: nn.Module, x: Tensor, collector: Collector) -> None:
+    """Warn, with the measured ratio, where passes of ``half`` are slower than those of ``full`` on this machine."""
+    seconds: dict[nn.Module, list[float]] = {half: [], full: []}
+    for _ in range(4):
+        for model, times in seconds.items():
+            times.append(pass_seconds(model, x))
+    ratio = min(seconds[full][1:]) / min(seconds[half][1:])
+    if ratio < 1:
+        collector.logger.warning(f"bf16 is slower than fp32 here, {ratio:.2f} times its speed; better use fp32")
+
+
+def pass_seconds(model: nn.Module, x: Tensor) -> float:
+    """Wall seconds of a forward and input-backward pass of ``model`` on ``x``."""
+    inputs = x.clone().requires_grad_()
+    start = time.perf_counter()
+    with torch.enable_grad():
+        loss = model(inputs).logsumexp(dim=1).sum()
+    gradient = torch.autograd.grad(loss, inputs)[0]
+    float(gradient[0].sum())  # waits for the device
+    return time.perf_counter() - start
