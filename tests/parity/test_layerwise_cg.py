@@ -74,7 +74,10 @@ def test_no_example_ever_falls_where_the_objective_is_not_concave(seed: int) -> 
     values = [bumpy(start)[0]] + [bumpy(maximise(bumpy, start, steps))[0] for steps in (1, 2, 5, 20)]
     for before, after in pairwise(values):
         assert (after >= before).all()
-    assert bumpy(maximise(bumpy, start, 60))[1].abs().max() < 1e-3
+    end = maximise(bumpy, start, 60)
+    inside = end.abs().amax(1) < 7.9  # an example that climbed to the edge, beyond which all is NaN, stays there
+    assert bool(inside.any())
+    assert (bumpy(end)[1][inside].abs() < 1e-3).all()
 
 
 def test_every_example_has_its_own_directions_and_lengths() -> None:
