@@ -43,11 +43,7 @@ QUICK: dict[str, Any] = {**LINF, "measure_every": 0}
 SHARDED: dict[str, tuple[str, dict[str, Any]]] = {
     "standard": ("standard", {**SHORT, "measure_every": 0}),
     "pgd": ("pgd", {**QUICK, "clip_grad": 1.0}),
-    "fast": ("fast", {**SHORT, "eps": 0.1, "measure_every": 0}),
-    "mim": ("mim", QUICK),
-    "clean_adv": ("clean_adv", QUICK),
     "trades": ("trades", QUICK),
-    "mart": ("mart", QUICK),
 }
 
 

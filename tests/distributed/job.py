@@ -143,8 +143,7 @@ def main() -> None:
         "resumed": resumed(),
         "errors": errors(),
         "fsdp": fsdp(),
-        "evaluation": plain(evaluation()),
-        "saved": plain(evaluation(state_dir=FOLDER / "evaluation")),
+        "evaluation": plain(evaluation(state_dir=FOLDER / "evaluation")),
     }
     found["told"] = told_elsewhere("the same")
     found["memory"] = refused(lambda: fitted("pgd", LINF, Hungry(20)))

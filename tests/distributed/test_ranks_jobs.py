@@ -12,11 +12,10 @@ from cases import evaluation, plain  # type: ignore[import-not-found]
 Found = list[dict[str, Any]]
 
 
-@pytest.mark.parametrize("name", ["evaluation", "saved"])
-def test_an_evaluation_is_that_of_one_process_image_by_image(name: str, ranks: Found) -> None:
+def test_an_evaluation_is_that_of_one_process_image_by_image(ranks: Found) -> None:
     alone = plain(evaluation())
     for found in ranks:
-        theirs = found[name]
+        theirs = found["evaluation"]
         assert alone["robust"].keys() == theirs["robust"].keys()
         assert all(torch.equal(alone["robust"][key], theirs["robust"][key]) for key in alone["robust"])
         assert all(torch.equal(alone[key], theirs[key]) for key in ("inputs", "indices", "predictions"))
@@ -30,7 +29,7 @@ def test_one_process_takes_up_the_batches_of_two(ranks: Found, folder: Path) -> 
     saved = sorted((folder / "evaluation").glob("batch-*"))
     before = [path.stat().st_mtime_ns for path in saved]
     again = plain(evaluation(state_dir=folder / "evaluation"))
-    assert torch.equal(again["inputs"], ranks[0]["saved"]["inputs"])
+    assert torch.equal(again["inputs"], ranks[0]["evaluation"]["inputs"])
     assert [path.stat().st_mtime_ns for path in saved] == before
 
 
