@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,33 +19,39 @@ _QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_
 
 @dataclass(frozen=True)
 class Passes:
-    """Forward and backward passes of a whole batch through the model, in one training step."""
+    """Forward and backward passes of a whole batch through the model, in one training step.
+
+    ``weights`` of the backward passes are made with the weights unfrozen; the others give the input's gradient alone.
+    """
 
     forward: float
     backward: float
+    weights: float = field(default=0.0, compare=False)
 
 
 class _Marked(torch.autograd.Function):
     """The identity; its backward pass counts."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, counter: _Counter) -> Tensor:
-        ctx.counter = counter
+    def forward(ctx: Any, logits: Tensor, counter: _Counter, trained: bool) -> Tensor:
+        ctx.counter, ctx.trained = counter, trained
         return logits.view_as(logits)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         ctx.counter.backward += len(gradient)
-        return _Marked.apply(gradient, ctx.counter), None  # type: ignore[no-untyped-call]
+        ctx.counter.weights += len(gradient) * ctx.trained
+        return _Marked.apply(gradient, ctx.counter, ctx.trained), None, None  # type: ignore[no-untyped-call]
 
 
 class _Counter:
     def __init__(self) -> None:
-        self.forward = self.backward = 0
+        self.forward = self.backward = self.weights = 0
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
         self.forward += len(logits)
-        return _Marked.apply(logits, self)  # type: ignore[no-any-return, no-untyped-call]
+        trained = any(weight.requires_grad for weight in module.parameters())
+        return _Marked.apply(logits, self, trained)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @contextmanager
@@ -77,5 +83,5 @@ def count_passes(method: str, **hyper_parameters: Any) -> Passes:
     options = {"periods": 1, "eps_min": "8/255"} if periodic else {}
     # What the second epoch adds: without the passes that are made once, before training.
     one, two = (_count(method, epochs, {**options, **hyper_parameters}) for epochs in (1, 2))
-    examples = _BATCH * _STEPS
-    return Passes((two.forward - one.forward) / examples, (two.backward - one.backward) / examples)
+    names = ("forward", "backward", "weights")
+    return Passes(*((getattr(two, name) - getattr(one, name)) / (_BATCH * _STEPS) for name in names))
