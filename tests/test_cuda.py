@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from toolkit_ext import backbones, data
 from toolkit_ext.attacks import PGD, craft
+from toolkit_ext.evaluation import evaluate
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 
 pytestmark = [
@@ -63,3 +65,71 @@ def test_crafting_stays_on_the_device(backend: Any) -> None:
     adversarial = craft(PGD(eps=0.1, steps=2, backend=backend), model, x, y).inputs
     assert adversarial.is_cuda
     assert (adversarial - x).abs().max() <= 0.1 + 1e-6
+
+
+def test_the_data_set_stays_on_the_device() -> None:
+    """Images are copied there once, before the first step; batches are drawn and augmented where they lie."""
+    digits = data.load("digits").subset(200)
+    trainer = trainer_of("fgsm", eps=0.1, augment="crop-flip", validation_fraction=0.0)
+    seen: list[torch.device] = []
+    trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].device))
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=1, batch_size=64, progress=False)
+    assert seen
+    assert {device.type for device in seen} == {"cuda"}
+
+
+def test_the_order_in_memory_does_not_change_what_a_step_learns() -> None:
+    digits = data.load("digits").subset(200)
+    losses = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        trainer = trainer_of("pgd", eps=0.1, steps=2)
+        trainer.model.to(memory_format=layout)  # type: ignore[call-overload]
+        trainer.fit(digits.x_train, digits.y_train, nb_epochs=1, batch_size=64, progress=False)
+        losses.append(trainer.history[0]["loss_adversarial"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_autoattack_finds_on_the_gpu_what_it_finds_on_the_cpu() -> None:
+    digits = data.load("digits").subset(400, 40)
+    trainer = trainer_of("pgd", eps=0.1, steps=3)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=10, batch_size=64, progress=False)
+    model, held = trainer.model, (digits.x_test, digits.y_test)
+    gpu = evaluate(model, *held, "linf_0.1_digits", progress=False)
+    cpu = evaluate(model.to("cpu"), *held, "linf_0.1_digits", progress=False)
+    assert gpu.metrics["clean_acc"] == cpu.metrics["clean_acc"]
+    # Random numbers differ between the devices, so an image on the edge may.
+    assert abs(gpu.metrics["aa_acc"] - cpu.metrics["aa_acc"]) <= 1 / 40 + 1e-9
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> dict[str, Any]:
+    return runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "gpu.py"), run_name="gpu")
+
+
+def test_the_roofline_is_measured(benchmark: dict[str, Any]) -> None:
+    rows = list(benchmark["roofline"](torch.device("cuda"), benchmark["SMOKE"]))
+    assert [row["what"] for row in rows] == ["matmul fp32", "matmul tf32", "matmul bf16", "copy"]
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("mode", ["fp32", "tf32", "bf16", "bf16-compiled"])
+def test_a_benchmarked_step_learns(mode: str, benchmark: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = benchmark["made"]("lenet", torch.device("cuda"), channels_last=True)
+    x, y = torch.rand(16, 1, 8, 8, device="cuda"), torch.arange(16, device="cuda") % 10
+    before = [weight.detach().clone() for weight in model.parameters()]
+    with benchmark["arithmetic"](mode):
+        benchmark["our_step"](model, mode, 2)(x, y)
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+
+
+def test_the_speedrun_keeps_to_its_time() -> None:
+    recipe = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "speedrun.py"), run_name="recipe")
+    held = data.load("digits").subset(512, 8)
+    clock = recipe["Clock"](start=recipe["time"].time(), budget=60.0)
+    chosen, _, trainer = recipe["train"](
+        recipe["experiment"](5.0, "digits", 0), held, torch.device("cuda"), clock, None
+    )
+    assert clock.spent <= 60
+    assert len(trainer.history) == chosen.epochs

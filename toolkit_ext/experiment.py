@@ -21,8 +21,7 @@ from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers._compose import AXES, options
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers._compose import known
 from toolkit_ext.trainers._state import digest
 
 # Norm and data set to the protocol that people evaluate it by.
@@ -239,15 +238,11 @@ def record_of(
 
 def _short(experiment: Experiment) -> dict[str, Any]:
     """Hyper-parameters that make one epoch short and have it make sense, as far as the chosen axes have them."""
-    method, given = TRAINERS[experiment.method].method, experiment.hyper_parameters
-    chosen: list[type[Any]] = [
-        LoopConfig,
-        *(kinds[given.get(axis, getattr(method, axis))] for axis, kinds in AXES.items()),
-    ]
-    known = {name for kind in chosen for name in options(kind)}
+    method = TRAINERS[experiment.method].method
+    names = known(method, experiment.hyper_parameters)
     # One epoch has no room for several periods, nor for a warm-up.
     one_epoch = {"lr_schedule": "constant", "warmup_epochs": 0.0, "periods": 1, "reset_epochs": ()}
-    return {name: value for name, value in {**method.smoke, **one_epoch}.items() if name in known}
+    return {name: value for name, value in {**method.smoke, **one_epoch}.items() if name in names}
 
 
 def smoke(experiment: Experiment) -> Experiment:

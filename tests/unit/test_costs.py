@@ -115,3 +115,10 @@ def test_a_second_derivative_counts_again() -> None:
         assert counter.backward == 5
         gradient.square().sum().backward()
     assert (counter.forward, counter.backward) == (5, 15)
+
+
+@pytest.mark.parametrize(("method", "weights"), [("pgd", 1), ("clean_adv", 2), ("amp", 2), ("awp", 2), ("standard", 1)])
+def test_passes_to_the_weights_are_told_from_those_of_the_attack(method: str, weights: int) -> None:
+    cost = count_passes(method)
+    assert cost.weight_backward == weights
+    assert cost.backward >= weights

@@ -10,6 +10,7 @@ from toolkit_ext.cli.evaluate import evaluate_command
 from toolkit_ext.cli.landscape import landscape_command
 from toolkit_ext.cli.methods import methods_command
 from toolkit_ext.cli.report import report_command
+from toolkit_ext.cli.sweep import sweep_command
 from toolkit_ext.cli.tables import plot_command, table_command
 from toolkit_ext.cli.train import train_command
 from toolkit_ext.console import say, say_error, set_up_logging
@@ -27,6 +28,7 @@ def cli() -> None:
 for command in (
     methods_command,
     train_command,
+    sweep_command,
     evaluate_command,
     landscape_command,
     table_command,

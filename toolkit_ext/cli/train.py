@@ -26,6 +26,14 @@ def _backbone_args(pairs: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
+    """The experiment that ``values``, the options of ``train`` but for those of its place, describe."""
+    values = dict(values)
+    args = _backbone_args(values.pop("backbone_arg"))
+    fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
+    return Experiment(method=method, backbone_args=args, hyper_parameters=given(values), **fixed)
+
+
 @click.command("train")
 @click.argument("method")
 @click.option("--data", default="digits", show_default=True, help="digits, mnist, cifar10, ..., folder:PATH")
@@ -47,11 +55,7 @@ def train_command(method: str, **values: Any) -> None:
     --attack, --objective, --update and --schedule combine methods.
     """
     place = take_place(values)
-    names = set(Experiment.__dataclass_fields__)
-    args = _backbone_args(values.pop("backbone_arg"))
-    fixed = {name: values.pop(name) for name in names & values.keys()}
-    experiment = Experiment(method=method, backbone_args=args, hyper_parameters=given(values), **fixed)
-    console.show_table(console.results_table([run(experiment, place)]))
+    console.show_table(console.results_table([run(experiment_of(method, values), place)]))
 
 
 train_command.params.extend(hyper_parameter_options())

@@ -51,6 +51,16 @@ def environment() -> Environment:
     return {"hardware": _hardware(), "versions": _versions(), "git": git_state(), "command": command_line()}
 
 
+def machine_name(device: str = "cpu") -> str:
+    """What a benchmark's file is named after: processor or GPU, CPU threads and torch, ``Xeon-2t-torch2.15.0``."""
+    here = _hardware()
+    name = here["gpu"] if device.startswith("cuda") else here["cpu"]
+    plain = re.sub(r"\((?:R|TM)\)|@.*", "", name or device)
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", plain).strip("-")
+    threads = "" if device.startswith("cuda") else f"-{here['threads']}t"
+    return f"{words}{threads}-torch{version('torch').partition('+')[0]}"
+
+
 def _hardware() -> Hardware:
     model, flags = _cpu()
     return {

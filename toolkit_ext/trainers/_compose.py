@@ -27,6 +27,16 @@ def options(kind: type[Any]) -> dict[str, Field[Any]]:
     return {entry.name: entry for entry in fields(kind) if "help" in entry.metadata}
 
 
+def known(method: Method, given: Mapping[str, Any]) -> set[str]:
+    """Names of the hyper-parameters that ``method`` has with the choices on its axes that ``given`` makes."""
+    chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
+    kinds: list[type[Any]] = [
+        LoopConfig,
+        *(AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()),
+    ]
+    return {name for kind in kinds for name in options(kind)}
+
+
 @dataclass(frozen=True)
 class Axes:
     """A composed method: one object on each axis, the loop's configuration, and the names they were chosen by."""

@@ -1,0 +1,116 @@
+"""Writes the tables of docs/scaling.md from counted passes, counted FLOPs and the measurements in benchmarks/results.
+
+python docs/build_scaling.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from toolkit_ext.costs import Passes, count_passes
+from toolkit_ext.io import atomic_write
+from toolkit_ext.trainers import TRAINERS
+
+FILE = Path(__file__).with_name("scaling.md")
+MEASURED = Path(__file__).parents[1] / "benchmarks" / "results"
+IMAGES, EPOCHS, BATCH, RATE, LINK = 1_281_167, 90, 128, 1000, 25
+# How ImageNet is trained on adversarially: with fewer steps than small images.
+METHODS: dict[str, dict[str, int]] = {
+    "standard": {},
+    "fast": {},
+    "pgd": {"steps": 3},
+    "trades": {"steps": 3},
+    "awp": {"steps": 3},
+}
+BACKBONES = {"resnet50": 224, "wide_resnet50_2": 224, "convnext_base": 224, "vit_base_patch16_224": 224}
+
+
+def in_training_passes(cost: Passes) -> float:
+    """Arithmetic of a step over that of a training pass: a forward and each of the two gradients count alike."""
+    return (cost.forward + (cost.backward - cost.weight_backward) + 2 * cost.weight_backward) / 3
+
+
+def passes() -> Iterator[str]:
+    """Passes of every method at its defaults."""
+    yield "| method | forward | backward | of these to the weights | in training passes |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for name in TRAINERS:
+        cost = count_passes(name)
+        counts = " | ".join(f"{count:.3g}" for count in (cost.forward, cost.backward, cost.weight_backward))
+        yield f"| `{name}` | {counts} | {in_training_passes(cost):.1f} |"
+
+
+def measurements() -> Iterator[str]:
+    """One table for each machine: measured cost of a step, and its ratio to the prediction, at each size."""
+    for file in sorted(MEASURED.glob("method_costs-*.csv")):
+        found = pd.read_csv(file)
+        sizes = list(dict.fromkeys(found["model"]))
+        about = found.iloc[0]
+        batches = ", ".join(f"`{size}` {found.loc[found['model'] == size, 'batch'].iloc[0]}" for size in sizes)
+        yield f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}; batches of {batches}; "
+        yield f"medians of {about['rounds']} interleaved rounds ([CSV](../benchmarks/results/{file.name})).\n"
+        yield "| method | " + " | ".join(f"`{size}` | ratio" for size in sizes) + " |"
+        yield "| --- |" + " ---: |" * (2 * len(sizes))
+        for method, rows in found.groupby("method", sort=True):
+            cells = rows.set_index("model").loc[sizes]
+            yield f"| `{method}` | " + " | ".join(f"{r.measured:.1f} | {r.over:.2f}" for r in cells.itertuples()) + " |"
+        yield ""
+
+
+def counted(name: str, side: int) -> tuple[float, float]:
+    """Forward FLOPs of an image (a multiplication and an addition are two) and the number of parameters."""
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name).eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, side, side))
+    return float(counter.get_total_flops()), sum(weight.numel() for weight in model.parameters())
+
+
+def backbones() -> Iterator[str]:
+    """What a model asks for: FLOPs of a training pass, and gradients to exchange."""
+    yield "| model | parameters (M) | GFLOP, training pass of an image | fp32 gradient (MB) | all-reduce (ms) |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for name, side in BACKBONES.items():
+        flops, parameters = counted(name, side)
+        megabytes = 4 * parameters / 1e6
+        exchange = 2 * megabytes / LINK
+        yield f"| {name} | {parameters / 1e6:.1f} | {3 * flops / 1e9:.1f} | {megabytes:.0f} | {exchange:.1f} |"
+
+
+def imagenet() -> Iterator[str]:
+    """GPU time of a training by every method, at one throughput that stands for the reader's own."""
+    yield "| method | c | 8 GPUs (h) | 64 GPUs (h) | images/s to decode, 8 GPUs | 64 GPUs |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for name, options in METHODS.items():
+        c = in_training_passes(count_passes(name, **options))
+        hours = [EPOCHS * IMAGES * c / (RATE * gpus) / 3600 for gpus in (8, 64)]
+        decode = [RATE * gpus / c for gpus in (8, 64)]
+        label = f"`{name}`, {options['steps']} steps" if options else f"`{name}`"
+        cells = " | ".join(f"{value:.1f}" for value in hours) + " | " + " | ".join(f"{value:,.0f}" for value in decode)
+        yield f"| {label} | {c:.2f} | {cells} |"
+
+
+PARTS = {"passes": passes, "measurements": measurements, "backbones": backbones, "imagenet": imagenet}
+
+
+def text(page: str) -> str:
+    """``page`` with the part between ``<!-- NAME -->`` and ``<!-- end -->`` made anew for every name."""
+    for name, part in PARTS.items():
+        head, start, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        if not end:
+            raise ValueError(f"{FILE.name}: there must be a line <!-- {name} -->, and <!-- end --> after it")
+        page = head + start + "\n".join(part()).rstrip() + "\n" + end + tail
+    return page
+
+
+if __name__ == "__main__":
+    atomic_write(FILE, text(FILE.read_text()))
+    print(FILE)

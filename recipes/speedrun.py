@@ -1,0 +1,198 @@
+"""The highest AutoAttack accuracy on CIFAR-10 at eps 8/255 that a ResNet-18 reaches in some minutes on one GPU.
+
+    python recipes/speedrun.py --minutes 5
+
+The clock starts with the process and stops when the trained model is in hand; AutoAttack, which measures it, comes
+after. A few steps on the real model are timed first, and the number of epochs, with it the one-cycle learning rate, is
+what fits into the time that is left. Up to 10 minutes: TRADES on few steps; above: more steps, and adversarial weight
+perturbation against robust overfitting. Goals: 50% in 5 minutes of an H200, 52.5% in 30. Neither has been measured;
+the settings follow the papers (Zhang et al., ICML 2019; Wu, Xia, Wang, NeurIPS 2020; Gowal et al., arXiv:2010.03593, on
+weight averaging), not a search.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+import psutil
+import torch
+
+from toolkit_ext import backbones, console, data, results
+from toolkit_ext.backbones import Normalized
+from toolkit_ext.cli import guarded
+from toolkit_ext.cli._options import place_options, take_place
+from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.evaluation import evaluate, load_protocol
+from toolkit_ext.experiment import Experiment, Place, check_device, facts, record_of, smoke
+from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+
+SHORT, PROBE_STEPS = 10.0, 20
+# Share of the time that is kept back, for the measurement of the last epoch and for steps that turn out slower.
+RESERVE = 0.04
+COMMON: dict[str, Any] = {
+    "eps": 8 / 255,
+    "lr": 0.2,
+    "lr_schedule": "onecycle",
+    "weight_decay": 5e-4,
+    "augment": "crop-flip",
+    "precision": "bf16-mixed",
+    "clip_grad": 5.0,
+    "validation_fraction": 0.02,
+    "validation_limit": 500,
+    "trades_beta": 5.0,
+    "schedule": "warmup",
+}
+FEW: dict[str, Any] = {"steps": 3, "alpha": 4 / 255, "ema_decay": 0.995, "eps_warmup_epochs": 2.0}
+MANY: dict[str, Any] = {"steps": 7, "alpha": 2 / 255, "ema_decay": 0.999, "eps_warmup_epochs": 5.0, "update": "awp"}
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The seconds of a budget, counted from ``start`` (seconds since the epoch)."""
+
+    start: float
+    budget: float
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.time() - self.start
+
+
+def experiment(minutes: float, data_set: str, seed: int) -> Experiment:
+    """The run for that budget; its number of epochs is set when the time of a step is known."""
+    return Experiment(
+        method="trades",
+        data=data_set,
+        backbone="preact_resnet18",
+        hyper_parameters={**COMMON, **(FEW if minutes <= SHORT else MANY)},
+        batch_size=128,
+        n_test=None,
+        protocol="linf_8_255",
+        attacks=("clean", "aa"),
+        seed=seed,
+    )
+
+
+def make(
+    chosen: Experiment, held: data.Dataset, device: torch.device, **changes: Any
+) -> tuple[Normalized, MethodTrainer]:
+    """The model, its images last in memory by channel, and its trainer."""
+    torch.manual_seed(chosen.seed)
+    shape = (held.in_chans, *held.image_size)
+    model = backbones.create(
+        chosen.backbone,
+        num_classes=held.num_classes,
+        in_chans=held.in_chans,
+        image_size=held.image_size,
+        **chosen.backbone_args,
+    )
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    options = {"seed": chosen.seed, **chosen.hyper_parameters, **changes}
+    return model, TRAINERS[chosen.method](as_classifier(model, shape, held.num_classes, str(device)), **options)
+
+
+def step_seconds(chosen: Experiment, held: data.Dataset, device: torch.device) -> float:
+    """Seconds of a training step: the second of two short trainings, after the libraries have chosen their kernels."""
+    quiet = {"validation_fraction": 0.0, "measure_every": 0, "lr_schedule": "constant", "schedule": "constant"}
+    kept = {name: value for name, value in chosen.hyper_parameters.items() if name != "eps_warmup_epochs"}
+    _, trainer = make(replace(chosen, hyper_parameters=kept), held, device, **quiet)
+    steps = max(1, min(PROBE_STEPS, len(held.x_train) // chosen.batch_size))
+    n = steps * chosen.batch_size
+    for _ in range(2):
+        trainer.fit(held.x_train[:n], held.y_train[:n], batch_size=chosen.batch_size, nb_epochs=1, progress=False)
+    return float(trainer.history[-1]["seconds"]) / steps
+
+
+def epochs_within(seconds: float, step: float, steps_per_epoch: int) -> int:
+    """Whole epochs that fit into ``seconds``, a share of them kept back.
+
+    Raises:
+        UserError: not even one does.
+    """
+    found = int((1 - RESERVE) * seconds / (step * steps_per_epoch))
+    if found < 1:
+        one = step * steps_per_epoch
+        raise UserError(
+            f"minutes: too few; {max(seconds, 0):.0f} s are left for training and an epoch takes {one:.2g} s"
+        )
+    return found
+
+
+def train(
+    chosen: Experiment, held: data.Dataset, device: torch.device, clock: Clock, most: int | None
+) -> tuple[Any, ...]:
+    """The run with its number of epochs, the trained model and its trainer."""
+    step = step_seconds(chosen, held, device)
+    kept = 1 - float(chosen.hyper_parameters["validation_fraction"])
+    per_epoch = -(-round(kept * len(held.y_train)) // chosen.batch_size)
+    epochs = epochs_within(clock.budget - clock.spent, step, per_epoch)
+    epochs = min(epochs, most or epochs)
+    console.say(f"{clock.spent:.1f} s spent, {step:.4f} s a step: {epochs} epochs of {per_epoch} steps")
+    # Only the last epoch is measured: with a learning rate that ends at 0 and averaged weights it is the one to keep.
+    settings = {**chosen.hyper_parameters, "measure_every": epochs}
+    if "eps_warmup_epochs" in settings:
+        settings["eps_warmup_epochs"] = min(settings["eps_warmup_epochs"], epochs / 4)
+    chosen = replace(chosen, epochs=epochs, hyper_parameters=settings)
+    model, trainer = make(chosen, held, device)
+    trainer.fit(held.x_train, held.y_train, batch_size=chosen.batch_size, nb_epochs=epochs, progress=False)
+    trainer.load_best()
+    return chosen, model, trainer
+
+
+def measure(
+    chosen: Experiment, held: data.Dataset, model: Normalized, trainer: MethodTrainer, clock: Clock, place: Place
+) -> results.Record:
+    """Keep the model, attack it, write the record."""
+    started, spent = results.environment(), clock.spent
+    verdict = "within" if spent <= clock.budget else "OVER"
+    console.say(f"trained in {spent:.1f} s, start-up included: {verdict} the {clock.budget:.0f} s")
+    about = facts(chosen, held, model, trainer)
+    run_id = results.new_run_id(chosen.method, chosen.data, chosen.backbone, chosen.seed)
+    folder = place.output / run_id
+    console.say(f"checkpoint: {backbones.save_model(model, folder / 'best', extra=about)}")
+    protocol = load_protocol(str(chosen.protocol)).at(attacks=chosen.attacks)
+    found = evaluate(
+        model,
+        held.x_test,
+        held.y_test,
+        protocol,
+        num_classes=held.num_classes,
+        batch_size=1000,
+        seed=chosen.seed,
+        state_dir=folder / "evaluation",
+        progress=place.progress,
+    )
+    training = {"best_epoch": trainer.best_epoch, "history": trainer.history, "budget_s": clock.budget, "wall_s": spent}
+    record = record_of(about, protocol, found, training, trainer.alarms, run_id, ("speedrun",), started)
+    console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+    return record
+
+
+@click.command(help=__doc__, context_settings={"default_map": {"device": "cuda"}})
+@click.option("--minutes", default=5.0, show_default=True, help="wall-clock budget, start-up included, evaluation not")
+@click.option("--data", "data_set", default="cifar10", show_default=True, help="cifar10 or cifar10-jpeg")
+@click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
+@click.option("--n-test", type=int, help="attack the first N test images only")
+@click.option("--smoke", "small", is_flag=True, help="the same on digits in seconds, to see that everything works")
+@place_options
+def main(minutes: float, data_set: str, seed: int, n_test: int | None, small: bool, **values: Any) -> None:
+    place = take_place({**values, "device": "cpu"} if small else values)
+    check_positive("minutes", minutes)
+    clock = Clock(time.time() if small else psutil.Process().create_time(), 60 * minutes)
+    device = check_device(place.device)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    chosen = replace(experiment(minutes, data_set, seed), n_test=n_test)
+    if small:
+        chosen = smoke(chosen)
+        chosen = replace(chosen, hyper_parameters={**chosen.hyper_parameters, "lr_schedule": "onecycle"})
+    held = data.load(chosen.data, root=place.data_root, download=place.download).subset(chosen.n_train, chosen.n_test)
+    chosen, model, trainer = train(chosen, held, device, clock, most=2 if small else None)
+    console.show_table(console.results_table([measure(chosen, held, model, trainer, clock, place)]))
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,178 @@
+"""``toolkit-ext sweep``."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+import torch
+
+from toolkit_ext import console, data, results
+from toolkit_ext.cli._options import _Words, place_options, take_place
+from toolkit_ext.cli.train import experiment_of, train_command
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.experiment import Place, check_device
+from toolkit_ext.sweep import LOG, Outcome, Task, Workers, state_of, sweep
+from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.trainers._compose import AXES, compose, known, options
+
+# Options of train whose text has commas of its own: one value each. The rest of train's options make a grid.
+_WHOLE = {"deep_layers"}
+_NOT_OURS = {"method", "seed", "resume", *Place.__dataclass_fields__}
+
+
+def _cores() -> int:
+    try:
+        from dask.system import CPU_COUNT  # what a container is granted, not what the machine has
+    except ImportError:
+        return torch.get_num_threads()
+    return int(CPU_COUNT)
+
+
+def _train_options() -> Iterator[click.Option]:
+    """The options of ``train``, their values left as text."""
+    for option in train_command.params:
+        if not isinstance(option, click.Option) or option.name in _NOT_OURS:
+            continue
+        names = [*option.opts, *option.secondary_opts]
+        flag = "/".join(names) if option.secondary_opts else names[0]
+        more: dict[str, Any] = (
+            {"multiple": option.multiple, "metavar": option.metavar or "TEXT"} if not option.is_flag else {}
+        )
+        yield click.Option([flag, option.name or ""], default=None, help=option.help, **more)
+
+
+def _values(name: str, given: Any) -> list[tuple[str, ...]]:
+    """The choices that an option makes, each as the words to give to ``train``."""
+    option = next(option for option in train_command.params if option.name == name)
+    flag = option.opts[0]
+    if isinstance(given, bool):
+        return [(flag if given else option.secondary_opts[0],)]
+    if isinstance(given, tuple):
+        return [tuple(word for value in given for word in (flag, value))]
+    whole = isinstance(option.type, _Words) or name in _WHOLE
+    texts = [given] if whole else [text.strip() for text in given.split(",") if text.strip()]
+    return [(flag, text) for text in texts]
+
+
+def _task(method: str, words: tuple[str, ...]) -> Task:
+    context = train_command.make_context("train", [method, *words])
+    values = {name: value for name, value in context.params.items() if name not in Place.__dataclass_fields__}
+    return Task(experiment_of(values.pop("method"), values), ("train", method, *words))
+
+
+def _has(method: str, axes: Mapping[str, str], name: str) -> bool:
+    """Whether option ``name`` means anything to ``method`` with the choices in ``axes``."""
+    of_an_axis = any(name in options(kind) for kinds in AXES.values() for kind in kinds.values())
+    return not of_an_axis or name in known(TRAINERS[method].method, axes)
+
+
+def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, Any]) -> list[Task]:
+    """The runs of a sweep, each once: every method with every combination of the values ``given``.
+
+    An option that a method does not have (``eps`` of ``standard``) is left out for that method.
+
+    Raises:
+        UserError: an unknown method, an option that none of the methods has, a value that is not allowed.
+    """
+    chosen = sorted(TRAINERS) if methods == ("all",) else [check_choice("methods", name, TRAINERS) for name in methods]
+    if not chosen or not seeds:
+        raise UserError(f"{'seeds' if chosen else 'methods'}: the list is empty; give at least one")
+    grid = {name: _values(name, value) for name, value in given.items() if value not in (None, ())}
+    if empty := [name for name, values in grid.items() if not values]:
+        raise UserError(f"{empty[0]}: the list is empty; give at least one value")
+    tasks: dict[str, Task] = {}
+    used: set[str] = set()
+    for seed, method, values in itertools.product(seeds, chosen, itertools.product(*grid.values())):
+        axes = {name: words[1] for name, words in zip(grid, values, strict=True) if name in AXES}
+        kept = {name: words for name, words in zip(grid, values, strict=True) if _has(method, axes, name)}
+        used |= kept.keys()
+        task = _task(method, (*itertools.chain(*kept.values()), "--seed", str(seed)))
+        compose(TRAINERS[method].method, task.experiment.hyper_parameters)  # to refuse a bad value before any run
+        tasks.setdefault(task.run_id, task)
+    if unused := sorted(grid.keys() - used):
+        raise UserError(f"{unused[0]}: has no effect with any of the methods {', '.join(chosen)}")
+    return list(tasks.values())
+
+
+def _say(number: int, of: int, outcome: Outcome) -> None:
+    if outcome.record is not None:
+        metrics = outcome.record["metrics"]
+        shown = ", ".join(f"{results.label(name)} {console.percent(value)}" for name, value in metrics.items())
+    else:
+        shown = "left to another process, which has it in hand" if outcome.another else f"failed: {outcome.failed}"
+    console.say(f"{number}/{of} {outcome.run_id}: {shown}")
+
+
+def _check(tasks: list[Task], place: Place) -> None:
+    """Find out now, and once, what would stop every run: a missing device or data set. Fetch what is to be fetched."""
+    check_device(place.device)
+    for name in dict.fromkeys(task.experiment.data for task in tasks):
+        data.load(name, root=place.data_root, download=place.download)
+
+
+@click.command("sweep")
+@click.option("--methods", type=_Words(str), default="pgd", show_default=True, help="methods to train, or all")
+@click.option("--seeds", type=_Words(int), default="0,1,2", show_default=True, help="seeds of every combination")
+@click.option("--workers", type=int, help="processes; by default a core each, or a GPU each; 0: this process, no Dask")
+@click.option("--threads", type=int, help="CPU threads of a worker; by default its share of the cores")
+@click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")
+@click.option("--dry-run", is_flag=True, help="list the runs, and what is there of each, and stop")
+@place_options
+def sweep_command(
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    workers: int | None,
+    threads: int | None,
+    scheduler: str | None,
+    dry_run: bool,
+    **values: Any,
+) -> None:
+    """Train several methods with several seeds and settings, and record each.
+
+    Every option of train may be given; a comma-separated list (--eps 0.1,0.3 --lr 0.1,0.01) makes a grid. What is
+    recorded is skipped, a run that was stopped goes on, one that fails is named at the end and does not stop the
+    others: the same command again finishes the folder.
+    """
+    place = take_place(values)
+    tasks = plan(methods, seeds, values)
+    states = {task.run_id: state_of(task.experiment, place) for task in tasks}
+    counts = Counter(states.values())
+    console.say(f"{len(tasks)} runs: {counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new")
+    if dry_run:
+        for task in tasks:
+            console.show(f"{states[task.run_id]:8}  {task.run_id}  toolkit-ext {shlex.join(task.words)}")
+        return
+    todo = [task for task in tasks if states[task.run_id] != "recorded"]
+    _check(todo, place)
+    gpus = torch.cuda.device_count() if torch.device(place.device).type == "cuda" else 0
+    chosen = Workers.choose(len(todo), _cores(), gpus, workers, threads, scheduler)
+    _finish(_carry_out(todo, place, chosen) if todo else [], place)
+
+
+def _carry_out(tasks: list[Task], place: Place, workers: Workers) -> list[Outcome]:
+    whose = workers.scheduler or f"{workers.count} workers" if workers.count else "this process"
+    console.say(f"on {whose}, {workers.threads} CPU threads each; notes of a run are in {place.output}/RUN/{LOG}")
+    outcomes = []
+    for number, outcome in enumerate(sweep(tasks, place, workers), start=1):
+        _say(number, len(tasks), outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _finish(outcomes: list[Outcome], place: Place) -> None:
+    console.say(f"records: {place.results / 'runs'}")
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    for outcome in failed:
+        console.say(f"failed: {outcome.run_id}: {outcome.failed}")
+    if any(outcome.another for outcome in outcomes):
+        console.say("runs left to another process are finished by the same command, should that process stop")
+    if failed:
+        raise SystemExit(1)
+
+
+sweep_command.params.extend(_train_options())
