@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.costs import count_passes
+from toolkit_ext.costs import Passes, count_passes
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.normalise_weights import spectral_normalise
@@ -125,9 +125,8 @@ def _clock(step: Callable[[], Any]) -> Timed:
     return timed
 
 
-def own_limit(method: str, times: pd.DataFrame) -> Any:
-    """Seconds of the passes of ``method``, round by round."""
-    count = count_passes(method)
+def own_limit(count: Passes, times: pd.DataFrame) -> Any:
+    """Seconds of the passes in ``count``, round by round."""
     back = times["craft_both"] - times["craft_forward"], times["weight_both"] - times["weight_forward"]
     crafting = (count.forward - count.weight_forward) * times["craft_forward"]
     crafting += (count.backward - count.weight_backward) * back[0]
@@ -144,14 +143,14 @@ def every_method(label: str, size: Size, rounds: int) -> list[dict[str, Any]]:
     for name in TRAINERS:
         options = {**TRAINERS[name].method.defaults, **QUIET, **given.get(name, {})}
         timed[name] = ours(model, work, name, **{k: v for k, v in options.items() if k not in QUIET})
-    timed |= {f"{k}": v for k, v in passes(built(size)[0], work).items()}
+    timed |= passes(built(size)[0], work)
     spectral = passes(spectral_normalise(built(size)[0]), work)
     times = rounds_of(timed | {f"spectral {name}": run for name, run in spectral.items()}, rounds)
-    rows = []
+    rows, counts = [], {name: count_passes(name) for name in TRAINERS}
     for name in TRAINERS:
         own = times.filter(like="spectral ").rename(columns=lambda c: c.removeprefix("spectral "))
-        limit = own_limit(name, own if name == "spectral_norm" else times)
-        count, ratio = count_passes(name), times[name] / limit
+        limit = own_limit(counts[name], own if name == "spectral_norm" else times)
+        count, ratio = counts[name], times[name] / limit
         row = {"model": label, "batch": work.batch, "rounds": rounds, "method": name}
         row |= {"forward": count.forward, "backward": count.backward, "seconds": times[name].median()}
         row |= {"limit_seconds": limit.median(), "to_limit": ratio.median()}
