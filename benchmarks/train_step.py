@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.costs import count_passes
+from toolkit_ext.costs import Passes, count_passes
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.normalise_weights import spectral_normalise
@@ -40,14 +40,15 @@ VIT = {"name": "vit_tiny_patch16_224", "in_chans": 3, "image_size": 32, "patch_s
 Size = tuple[dict[str, Any], int, int]
 FULL: dict[str, Size] = {"lenet": (LENET, 128, 4), "resnet18": (RESNET, 64, 1), "vit_tiny": (VIT, 64, 1)}
 QUICK: dict[str, Size] = {
-    "lenet": (LENET, 128, 1),
+    "lenet": (LENET, 128, 2),
     "resnet18 width 8": ({**RESNET, "width": 8}, 32, 1),
-    "vit_tiny": (VIT, 16, 1),
+    "vit_tiny depth 6": ({**VIT, "depth": 6}, 16, 1),
 }
+# Three steps: a whole round of the three attacks that multi_attack takes in turn.
 METHODS: dict[str, Size] = {
-    "lenet width 4": ({**LENET, "width": 4}, 128, 4),
-    "lenet": (LENET, 128, 1),
-    "resnet18 width 4": ({**RESNET, "width": 4}, 64, 1),
+    "lenet width 8": ({**LENET, "width": 8}, 128, 3),
+    "lenet": (LENET, 128, 3),
+    "resnet18 width 4": ({**RESNET, "width": 4}, 64, 3),
 }
 
 
@@ -124,9 +125,8 @@ def _clock(step: Callable[[], Any]) -> Timed:
     return timed
 
 
-def own_limit(method: str, times: pd.DataFrame) -> Any:
-    """Seconds of the passes of ``method``, round by round."""
-    count = count_passes(method)
+def own_limit(count: Passes, times: pd.DataFrame) -> Any:
+    """Seconds of the passes in ``count``, round by round."""
     back = times["craft_both"] - times["craft_forward"], times["weight_both"] - times["weight_forward"]
     crafting = (count.forward - count.weight_forward) * times["craft_forward"]
     crafting += (count.backward - count.weight_backward) * back[0]
@@ -143,14 +143,14 @@ def every_method(label: str, size: Size, rounds: int) -> list[dict[str, Any]]:
     for name in TRAINERS:
         options = {**TRAINERS[name].method.defaults, **QUIET, **given.get(name, {})}
         timed[name] = ours(model, work, name, **{k: v for k, v in options.items() if k not in QUIET})
-    timed |= {f"{k}": v for k, v in passes(built(size)[0], work).items()}
+    timed |= passes(built(size)[0], work)
     spectral = passes(spectral_normalise(built(size)[0]), work)
     times = rounds_of(timed | {f"spectral {name}": run for name, run in spectral.items()}, rounds)
-    rows = []
+    rows, counts = [], {name: count_passes(name) for name in TRAINERS}
     for name in TRAINERS:
         own = times.filter(like="spectral ").rename(columns=lambda c: c.removeprefix("spectral "))
-        limit = own_limit(name, own if name == "spectral_norm" else times)
-        count, ratio = count_passes(name), times[name] / limit
+        limit = own_limit(counts[name], own if name == "spectral_norm" else times)
+        count, ratio = counts[name], times[name] / limit
         row = {"model": label, "batch": work.batch, "rounds": rounds, "method": name}
         row |= {"forward": count.forward, "backward": count.backward, "seconds": times[name].median()}
         row |= {"limit_seconds": limit.median(), "to_limit": ratio.median()}
@@ -193,7 +193,7 @@ def main(
     if rows:
         written(f"{prefix}train_step", rows, output)
     if methods:
-        chosen = {"lenet": METHODS["lenet"]} if quick else METHODS
+        chosen = {"lenet width 8": METHODS["lenet width 8"]} if quick else METHODS
         costs = [row for label, size in chosen.items() for row in every_method(label, size, 2 if quick else rounds)]
         written(f"{prefix}method_cost", costs, output)
 
