@@ -195,6 +195,13 @@ def test_another_precision_does_not_go_on_with_the_batches(tmp_path: Path) -> No
         run(model, x, y, "bf16-verified", state_dir=tmp_path)
 
 
+def test_another_precision_is_not_carried_over() -> None:
+    model, x, y = case(6)
+    carry = run(model, x, y, "fp32")
+    with pytest.raises(UserError, match=r"precision \(fp32 there, fp32-reference here\)"):
+        run(model, x, y, "fp32-reference", protocol=PROTOCOL.at("0.02"), carry=carry)
+
+
 def test_the_time_of_a_pass_is_taken() -> None:
     model, x, _ = case(4)
     assert precision.pass_seconds(model, x) > 0

@@ -13,14 +13,15 @@ from toolkit_ext.evaluation.result import Evaluation
 def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
     rules = {key: value for key, value in protocol.to_dict().items() if key not in ("name", "eps", "attacks")}
     attacks = ", ".join(sorted(protocol.attacks))
-    return {**rules, "attacks": attacks, **{key: settings[key] for key in ("model_sha256", "data_sha256", "budget")}}
+    same = {key: settings[key] for key in ("model_sha256", "data_sha256", "budget", "precision")}
+    return {**rules, "attacks": attacks, **same}
 
 
 def check_carry(carry: Evaluation, protocol: Protocol, settings: dict[str, Any]) -> None:
     """Refuse to go on from an evaluation of something else, or at a radius that is not smaller.
 
     Raises:
-        UserError: another model, other images, attacks, norm or effort; ``carry``'s ``eps`` is not below that here.
+        UserError: another model, images, attacks, norm, effort or precision; ``carry``'s ``eps`` not below that here.
     """
     if differing := differences(_rules(carry.protocol, carry.settings), _rules(protocol, settings)):
         raise UserError(f"carry: is of another evaluation, differing in {', '.join(differing)}; only eps may differ")
