@@ -103,3 +103,11 @@ def test_without_a_gpu_one_line_says_so(
     assert "no CUDA device, nothing was measured" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_files_are_named_after_hardware_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"cpu": "Intel(R) Xeon(R) CPU @ 2.20GHz", "gpu": "NVIDIA H200", "threads": 2}
+    monkeypatch.setitem(machine_name.__globals__, "_hardware", lambda: facts)
+    version = torch.__version__.partition("+")[0]
+    assert machine_name() == f"Intel-Xeon-CPU-2t-torch{version}"
+    assert machine_name("cuda:0") == f"NVIDIA-H200-torch{version}"

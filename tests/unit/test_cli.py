@@ -102,7 +102,7 @@ def test_methods_lists_every_method_with_its_cost(command: Any) -> None:
     assert all(name in shown.out for name in TRAINERS)
 
 
-@pytest.mark.parametrize("name", ["methods", "train", "evaluate", "table", "plot"])
+@pytest.mark.parametrize("name", ["methods", "train", "sweep", "evaluate", "table", "plot"])
 def test_every_option_is_explained(name: str) -> None:
     for option in cli.cli.commands[name].params:
         assert isinstance(option, click.Argument) or getattr(option, "help", None), f"{name} {option.name}"
