@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from toolkit_ext.cli.claims import claims_command
 from toolkit_ext.cli.evaluate import evaluate_command
 from toolkit_ext.cli.landscape import landscape_command
 from toolkit_ext.cli.methods import methods_command
@@ -31,6 +32,7 @@ for command in (
     table_command,
     plot_command,
     report_command,
+    claims_command,
 ):
     cli.add_command(command)
 
