@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from toolkit_ext.results import Record, label
@@ -73,6 +74,24 @@ def describe(metric: str) -> str:
     kind = {"_err": " error", "_acc": " accuracy"}.get(name[-4:], "")
     text = label(f"{name[:-4]}_acc") if kind else name.replace("_", " ")
     return f"{text}{kind}{f' of the {probe}' if kind and probe else ''}"
+
+
+def titled(metric: str) -> str:
+    """The metric with its unit, ``AutoAttack error [%]``."""
+    of = unit(metric).strip()
+    return f"{describe(metric)} [{of}]" if of else describe(metric)
+
+
+def family(metric: str) -> tuple[str, str]:
+    """The family of a probe's metric, and the number that tells its members apart (empty if there is none).
+
+    >>> family("similarity:cosine_random_0.3")
+    ('similarity:cosine_random', '0.3')
+    """
+    number = re.search(r"(?<=[a-z_])\d[\d.]*", metric) if ":" in metric else None
+    if number is None:
+        return metric, ""
+    return (metric[: number.start()].rstrip("_") + metric[number.end() :]), number.group()
 
 
 def unit(metric: str) -> str:

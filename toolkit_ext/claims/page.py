@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from toolkit_ext.claims.claim import SCALES, Claim, Group, Row
-from toolkit_ext.claims.metrics import describe, unit
+from toolkit_ext.claims.metrics import titled
 from toolkit_ext.claims.runs import enough, values_of
 from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, RunsByScale, Verdict, judge, runs_by_scale
 from toolkit_ext.results import Record, concise
@@ -105,10 +105,9 @@ def _of_rule(claim: Claim) -> list[Row]:
 
 
 def _row(row: Row, runs: RunsByScale, records: Sequence[Record]) -> str:
-    of = unit(row.metric).strip()
     source = "" if row.source is None else f"{row.source:g}" + (f" ({row.where})" if row.where else "")
     cells = [cell(values_of((row.arm, row.metric), runs[scale], records)) for scale in SCALES]
-    return f"| {row.arm} | {describe(row.metric)}{f' [{of}]' if of else ''} | {source} | {' | '.join(cells)} |"
+    return f"| {row.arm} | {titled(row.metric)} | {source} | {' | '.join(cells)} |"
 
 
 def _runs(group: Group, runs: RunsByScale) -> list[str]:

@@ -53,7 +53,8 @@ def run_arm(
         experiment = with_hyper_parameters(experiment, arm.candidates[0])
     elif arm.candidates:
         experiment, told["grid"] = _chosen(arm, experiment, told, place)
-    experiment = replace(smoke(experiment) if small else experiment, seed=seed)
+    # Some probes need an image of each class at least, or as many.
+    experiment = replace(smoke(experiment), seed=seed, n_test=16) if small else replace(experiment, seed=seed)
     told["passes"] = asdict(count_passes(experiment.method, **cost_options(experiment)))
     place = replace(place, details={"claim": told})
     record = run_safely(experiment, place)
@@ -81,7 +82,9 @@ def cost_options(experiment: Experiment) -> dict[str, Any]:
     axes = compose(TRAINERS[experiment.method].method, given)
     kept = {name for part in (axes.attack, axes.objective, axes.update) for name in options(type(part))}
     chosen = {name: given[name] for name in given if name in kept or name in ("attack", "objective", "update")}
-    return {**chosen, "schedule": "constant", "lr_schedule": "constant"}
+    # Methods whose own schedule is periodic are counted at a period of constant eps, see count_passes.
+    own = TRAINERS[experiment.method].method.schedule == "periodic"
+    return {**chosen, "lr_schedule": "constant", **({} if own else {"schedule": "constant"})}
 
 
 def run_safely(experiment: Experiment, place: Place) -> Record:

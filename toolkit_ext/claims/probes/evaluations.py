@@ -10,6 +10,8 @@ from toolkit_ext.claims.probe import Found, Probe, Trained
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Protocol, evaluate, load_protocol
 from toolkit_ext.experiment import protocol_for
+from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.trainers._compose import compose
 
 
 def other_budget(protocol: str, attacks: Sequence[str] = ("clean", "aa")) -> Probe:
@@ -26,8 +28,10 @@ def ensemble() -> Probe:
 
     def probe(trained: Trained) -> Found:
         names = [path.name for path in sorted(trained.folder.glob("snapshot-*"))] + ["last"]
-        if len(names) < 2:
-            raise UserError(f"output: {trained.folder} has no snapshots; an ensemble needs a schedule with resets")
+        chosen = trained.experiment
+        schedule = compose(TRAINERS[chosen.method].method, chosen.hyper_parameters).schedule
+        if len(names) != (periods := len(schedule.resets(chosen.epochs)) - 1):
+            raise UserError(f"output: {trained.folder} has {len(names) - 1} snapshots; it must have {periods - 1}")
         protocol = protocol_for(trained.experiment.data, trained.experiment.hyper_parameters)
         model = Ensemble([trained.model(name) for name in names]).to(trained.device)
         found = _evaluated(trained, model, protocol.at(attacks=trained.experiment.attacks or protocol.attacks))
