@@ -78,12 +78,22 @@ def differ(first: Experiment, second: Experiment) -> bool:
     """Whether a record of one cannot be one of the other: something that both name has two values."""
     axes = [compose(TRAINERS[each.method].method, each.hyper_parameters).names for each in (first, second)]
     facts: list[dict[str, Any]] = [
-        {**each.hyper_parameters, "epochs": each.epochs, "batch": each.batch_size, "images": each.n_train}
-        for each in (first, second)
+        {**each.hyper_parameters, "epochs": each.epochs, "batch": each.batch_size} for each in (first, second)
     ]
+    sizes = {each.n_train for each in (first, second)}
     named = any(facts[0][key] != facts[1][key] for key in facts[0].keys() & facts[1].keys() - axes[0].keys())
     places = [(e.method, e.data, e.backbone, dict(e.backbone_args), e.attacks, e.n_test) for e in (first, second)]
-    return named or axes[0] != axes[1] or places[0] != places[1]
+    return (None not in sizes and len(sizes) == 2) or named or axes[0] != axes[1] or places[0] != places[1]
+
+
+def test_the_table_of_schedules_shares_its_runs_on_mnist_with_the_grid_of_learning_rates() -> None:
+    table, grid = GROUPS["pas_table"], GROUPS["constant_eps"]
+    for schedule in ("constant", "cosine", "linear"):
+        ours, theirs = table.arm(f"MNIST, {schedule}"), grid.arm(f"{schedule} 1e-4")
+        assert ours.small.run_id == theirs.small.run_id
+        assert ours.paper is not None
+        assert theirs.paper is not None
+        assert ours.paper.run_id == theirs.paper.run_id
 
 
 @cache

@@ -2,7 +2,8 @@
 
 No source claims this; it decides what ``toolkit-ext train`` does by default. Each combination is held against plain
 PGD training of as many forward and backward passes, on MNIST at eps 0.3 and 0.4 and on cifar10-jpeg at 8/255. To beat
-on MNIST at 0.3 under AutoAttack: 88.5% (Madry et al.), 92.8% (TRADES), 96.3% (best published). Small: LeNet of width 8.
+on MNIST at 0.3 under AutoAttack: 88.5% (Madry et al.), 92.8% (TRADES), 96.3% (best published). Small: LeNet; all
+combinations on MNIST at 0.3, six of them on the others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Task:
     data: str
     eps: float
     n_train: int
+    width: int
     optimizer: dict[str, Any]
 
 
@@ -37,9 +39,9 @@ class Combination:
 ADAM = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}
 SGD = {"lr": 0.05, "weight_decay": 5e-4}
 TASKS = {
-    "MNIST 0.3": Task("mnist", 0.3, 6_400, ADAM),
-    "MNIST 0.4": Task("mnist", 0.4, 6_400, ADAM),
-    "cifar10-jpeg 8/255": Task("cifar10-jpeg", 8 / 255, 4_000, SGD),
+    "MNIST 0.3": Task("mnist", 0.3, 6_400, 4, ADAM),
+    "MNIST 0.4": Task("mnist", 0.4, 6_400, 4, ADAM),
+    "cifar10-jpeg 8/255": Task("cifar10-jpeg", 8 / 255, 4_000, 8, SGD),
 }
 # AutoAttack accuracy in % of the published models, trained on all of MNIST by larger networks.
 PUBLISHED = {("MNIST 0.3", "pgd"): 88.5, ("MNIST 0.3", "trades"): 92.8}
@@ -72,7 +74,7 @@ def small(task: Task, chosen: Combination) -> Experiment:
         method=chosen.method,
         data=task.data,
         backbone="lenet",
-        backbone_args={"width": 8},
+        backbone_args={"width": task.width},
         hyper_parameters={"eps": task.eps, **task.optimizer, "measure_every": 3, **warm, **chosen.more},
         epochs=chosen.epochs,
         batch_size=64,
@@ -94,14 +96,15 @@ def rows(task: str, chosen: str) -> tuple[Row, ...]:
     return Row(arm(task, chosen), "clean_acc"), Row(arm(task, chosen), "aa_acc", figure, place)
 
 
-RIVALS = tuple(name for name in COMBINATIONS if name != "pgd")
+SOME = ("pgd", "pgd + awp", "trades", "pas", "pas + awp + ema", "pas + trades + awp + ema")
+CHOSEN = {task: tuple(COMBINATIONS) if task == "MNIST 0.3" else SOME for task in TASKS}
 
 GROUP = Group(
     number=8,
     name="leaderboard",
     title="What wins together",
     source="No source; the question is this project's",
-    arms=tuple(Arm(arm(t, c), small(TASKS[t], COMBINATIONS[c])) for t in TASKS for c in COMBINATIONS),
+    arms=tuple(Arm(arm(t, c), small(TASKS[t], COMBINATIONS[c])) for t in TASKS for c in CHOSEN[t]),
     claims=tuple(
         Claim(
             f"{task}-{name}",
@@ -110,10 +113,11 @@ GROUP = Group(
             rows=tuple(row for each in ("pgd", name) for row in rows(task, each)),
         )
         for task in TASKS
-        for name in RIVALS
+        for name in CHOSEN[task]
+        if name != "pgd"
     ),
     notes="A combination whose claim does not hold is not worse: it is not shown to be better with these seeds.",
-    equal_cost=tuple(tuple(arm(task, name) for name in COMBINATIONS) for task in TASKS),
+    equal_cost=tuple(tuple(arm(task, name) for name in CHOSEN[task]) for task in TASKS),
 )
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def group() -> Group:
         name="example",
         title="TRADES or PGD?",
         source="A paper",
-        arms=(Arm("pgd", experiment(), experiment(n_test=None)), Arm("trades", experiment("trades"))),
+        arms=(Arm("pgd", experiment(), experiment(epochs=200)), Arm("trades", experiment("trades"))),
         claims=(
             Claim(
                 "trades-wins",
