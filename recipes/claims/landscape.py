@@ -68,6 +68,7 @@ def rising(metric: str, *, falls: bool = False) -> All:
 
 RADII = (0.0, 0.1, 0.2, 0.3)
 TABLE, NARROW = "similarity of perturbations", "LeNet of width 1, eps 0.4"
+PLACE = "table of cosines, ResNet18, eps 8/255"
 PROBES = {"hessian": hessian(500)}
 COSINES = {"similarity": similarity(500, DISTANCES)}
 
@@ -109,9 +110,9 @@ GROUP = Group(
                     Lower((TABLE, "similarity:cosine_eigenvector_1"), (TABLE, "similarity:cosine_random_1"), 0.2),
                 )
             ),
-            "table of cosines, ResNet18, eps 8/255",
+            PLACE,
             rows=tuple(
-                Row(TABLE, f"similarity:cosine_{name}_{a:g}", figure)
+                Row(TABLE, f"similarity:cosine_{name}_{a:g}", figure, PLACE)
                 for name, figures in (("eigenvector", EIGENVECTOR), ("random", RANDOM))
                 for a, figure in zip(DISTANCES, figures, strict=True)
             ),

@@ -48,6 +48,7 @@ PUBLISHED = {("MNIST 0.3", "pgd"): 88.5, ("MNIST 0.3", "trades"): 92.8}
 STEPS = {"steps": 5}
 RISE = {"periods": 1, "eps_per": "batch"}
 AVERAGE = {"ema_decay": 0.99}
+USUAL = {"measure_every": 3, "ema_decay": 0.0}
 COMBINATIONS = {
     "pgd": Combination("pgd", 14, STEPS),
     "pgd + ema": Combination("pgd", 14, {**STEPS, **AVERAGE}),
@@ -59,7 +60,7 @@ COMBINATIONS = {
     "pas + amp": Combination("pas", 12, {**STEPS, **RISE, "update": "amp"}),
     "pas + awp + ema": Combination("pas", 12, {**STEPS, **RISE, **AVERAGE, "update": "awp"}),
     "pas + trades + awp + ema": Combination(
-        "pas", 10, {**STEPS, **RISE, **AVERAGE, "update": "awp", "attack": "tpgd", "objective": "trades"}
+        "pas", 9, {**STEPS, **RISE, **AVERAGE, "update": "awp", "attack": "tpgd", "objective": "trades"}
     ),
     "pas + multi-attack + awp + ema": Combination(
         "pas", 15, {**STEPS, **RISE, **AVERAGE, "update": "awp", "attack": "multi_attack"}
@@ -75,7 +76,7 @@ def small(task: Task, chosen: Combination) -> Experiment:
         data=task.data,
         backbone="lenet",
         backbone_args={"width": task.width},
-        hyper_parameters={"eps": task.eps, **task.optimizer, "measure_every": 3, **warm, **chosen.more},
+        hyper_parameters={"eps": task.eps, **task.optimizer, **USUAL, **warm, **chosen.more},
         epochs=chosen.epochs,
         batch_size=64,
         n_train=task.n_train,

@@ -31,8 +31,8 @@ CIFAR = {
 EPS, LEVEL = 0.4, 8 / 255
 PERIODIC: dict[str, dict[str, Any]] = {
     "constant": {"eps_min": LEVEL, "eps_max": LEVEL},
-    "cosine": {"eps_shape": "cosine", "eps_max": 2 * LEVEL},
-    "linear": {"eps_shape": "linear", "eps_max": LEVEL},
+    "cosine": {"eps_shape": "cosine", "eps_min": 0.0, "eps_max": 2 * LEVEL},
+    "linear": {"eps_shape": "linear", "eps_min": 0.0, "eps_max": LEVEL},
 }
 RISES: dict[str, dict[str, Any]] = {
     "constant": {"schedule": "constant"},
