@@ -39,6 +39,8 @@ def plot_group(group: Group, runs: RunsByScale, records: Sequence[Record], path:
     if not any(enough(values) for values in points.values()):
         Path(path).unlink(missing_ok=True)
         return None
+    seen = {row for (_, row), values in points.items() if enough(values) or row.source is not None}
+    panels = {title: rows for title, rows in panels.items() if seen.intersection(rows)}
     lines = list(dict.fromkeys(_line(row) for rows in panels.values() for row in rows))
     figure = Figure(figsize=(2.6 + 2.2 * len(panels), 1.4 + 0.34 * len(lines)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

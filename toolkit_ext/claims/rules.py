@@ -10,16 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Protocol
 
-from scipy.stats import t as student
-
+from toolkit_ext.claims.margins import margin, margin_of_mean
 from toolkit_ext.claims.metrics import describe, unit
 
 Figure = tuple[str, str]
 Values = Mapping[Figure, Sequence[float]]
-LEVEL = 0.05
 
 
 class Rule(Protocol):
@@ -36,24 +34,6 @@ class Rule(Protocol):
 
     def __str__(self) -> str:
         """The rule in words."""
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Squared standard error of the mean, and its degrees of freedom."""
-    return variance(values) / len(values), len(values) - 1
-
-
-def margin(first: Sequence[float], second: Sequence[float]) -> float:
-    """``t_{0.95}(k) √(s₁²/n₁ + s₂²/n₂)``: the one-sided 95% margin of the difference of two means, by Welch's test.
-
-    ``k = (s₁²/n₁ + s₂²/n₂)² / Σ (s_i²/n_i)² / (n_i − 1)`` (Welch 1947, Biometrika 34). Without any spread it is 0.
-    """
-    parts = [spread(first), spread(second)]
-    total = sum(error for error, _ in parts)
-    if total == 0:
-        return 0.0
-    freedom = total**2 / sum(error**2 / n for error, n in parts)
-    return float(student.ppf(1 - LEVEL, freedom)) * math.sqrt(total)
 
 
 def _name(figure: Figure) -> str:
@@ -104,7 +84,7 @@ class AtLeast:
         return (self.figure,)
 
     def holds(self, values: Values) -> bool:
-        return fmean(values[self.figure]) - _margin_of_mean(values[self.figure]) >= self.bound
+        return fmean(values[self.figure]) - margin_of_mean(values[self.figure]) >= self.bound
 
     def found(self, values: Values) -> str:
         return _mean_found(self.figure, values)
@@ -124,7 +104,7 @@ class AtMost:
         return (self.figure,)
 
     def holds(self, values: Values) -> bool:
-        return fmean(values[self.figure]) + _margin_of_mean(values[self.figure]) <= self.bound
+        return fmean(values[self.figure]) + margin_of_mean(values[self.figure]) <= self.bound
 
     def found(self, values: Values) -> str:
         return _mean_found(self.figure, values)
@@ -133,15 +113,10 @@ class AtMost:
         return f"{_name(self.figure)} is at most {self.bound:g}{unit(self.figure[1])}"
 
 
-def _margin_of_mean(values: Sequence[float]) -> float:
-    error, freedom = spread(values)
-    return float(student.ppf(1 - LEVEL, freedom)) * math.sqrt(error)
-
-
 def _mean_found(figure: Figure, values: Values) -> str:
     of = unit(figure[1])
     found = values[figure]
-    return f"{_name(figure)} is {fmean(found):.2f}{of}, give or take {_margin_of_mean(found):.2f}{of}"
+    return f"{_name(figure)} is {fmean(found):.2f}{of}, give or take {margin_of_mean(found):.2f}{of}"
 
 
 @dataclass(frozen=True)

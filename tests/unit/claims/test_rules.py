@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_ind_from_stats
 
 from toolkit_ext.claims import Alike, All, AtLeast, AtMost, Lower, Ratio, Rule
-from toolkit_ext.claims.rules import margin
+from toolkit_ext.claims.margins import margin
 from toolkit_ext.claims.verdict import NOT_MEASURED, NOT_REPRODUCED, REDUCED, REPRODUCED, word
 
 A, B = ("first", "aa_acc"), ("second", "aa_acc")
