@@ -26,7 +26,6 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from toolkit_ext import backbones, data
-from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Protocol, evaluate
 from toolkit_ext.evaluation.isolation import honest_dynamic_check
 from toolkit_ext.evaluation.models import describe
@@ -149,7 +148,6 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    from toolkit_ext.cli import guarded
+
+    guarded(main)

@@ -25,7 +25,6 @@ from toolkit_ext import backbones, data
 from toolkit_ext.attacks import PGD, craft
 from toolkit_ext.attacks.layerwise import Deep, choose, cross_entropy
 from toolkit_ext.attacks.layerwise.neurons import Target
-from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.environment import environment
 from toolkit_ext.types import Attack
@@ -156,7 +155,6 @@ def main(models: tuple[str, ...], batch: int, rounds: int, data_root: Path | Non
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    from toolkit_ext.cli import guarded
+
+    guarded(main)

@@ -10,7 +10,6 @@ its forward and backward passes (``toolkit_ext.costs``) would take bare, in fp32
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,6 @@ from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
 from toolkit_ext.costs import Passes, count_passes
-from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.normalise_weights import spectral_normalise
 from toolkit_ext.results import slug
@@ -199,7 +197,6 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(str(error))
+    from toolkit_ext.cli import guarded
+
+    guarded(main)

@@ -64,7 +64,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and on what an experiment runs; none of it changes the result."""
+    """Where and on what an experiment runs; none of it changes the result.
+
+    ``details`` are further facts for the record, such as what the run was chosen from.
+    """
 
     results: Path = Path("results")
     output: Path = Path("outputs")
@@ -74,6 +77,7 @@ class Place:
     resume: bool = False
     progress: bool = True
     tables: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_device(device: str) -> torch.device:
@@ -106,9 +110,14 @@ def _protocol(experiment: Experiment, trainer: MethodTrainer) -> Protocol:
     return protocol.at(attacks=experiment.attacks) if experiment.attacks else protocol
 
 
-def _make_trainer(
+def make_trainer(
     experiment: Experiment, dataset: data.Dataset, device: torch.device
 ) -> tuple[Normalized, MethodTrainer]:
+    """The untrained model of ``experiment`` on ``device``, and the trainer that holds it.
+
+    Raises:
+        UserError: an unknown method or backbone, or a hyper-parameter that is not allowed.
+    """
     check_choice("method", experiment.method, TRAINERS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
@@ -165,7 +174,7 @@ def run(experiment: Experiment, place: Place) -> Record:
     with ranks.one_by_one(local_rank()):
         dataset = data.load(experiment.data, root=place.data_root, download=place.download)
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
-    model, trainer = _make_trainer(experiment, dataset, device)
+    model, trainer = make_trainer(experiment, dataset, device)
     protocol = _protocol(experiment, trainer)
     about = facts(experiment, dataset, model, trainer)
     folder = place.output / experiment.run_id
@@ -196,6 +205,7 @@ def run(experiment: Experiment, place: Place) -> Record:
     training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
     training |= {} if ranks.alone else {"processes": ranks.size}
     record = record_of(about, protocol, evaluation, training, trainer.alarms, experiment.run_id, place.tables, started)
+    record["details"] |= place.details
     return ranks.first(lambda: _written(record, place))
 
 

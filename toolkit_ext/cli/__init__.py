@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from toolkit_ext.cli.claims import claims_command
 from toolkit_ext.cli.evaluate import evaluate_command
 from toolkit_ext.cli.landscape import landscape_command
 from toolkit_ext.cli.methods import methods_command
@@ -15,6 +16,7 @@ from toolkit_ext.cli.tables import plot_command, table_command
 from toolkit_ext.cli.train import train_command
 from toolkit_ext.console import say, say_error, set_up_logging
 from toolkit_ext.errors import UserError
+from toolkit_ext.memory import keep_freed_memory
 from toolkit_ext.ranks import RankError
 from toolkit_ext.trainers import NonFiniteLossError
 
@@ -34,6 +36,7 @@ for command in (
     table_command,
     plot_command,
     report_command,
+    claims_command,
 ):
     cli.add_command(command)
 
@@ -41,6 +44,7 @@ for command in (
 def guarded(command: click.Command) -> None:
     """Run ``command`` with the process's arguments; bad input ends in one line and exit code 2."""
     set_up_logging()
+    keep_freed_memory()
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:

@@ -1,0 +1,145 @@
+"""Claim 1: training at a constant large eps fails, periodic scheduling does not care about the learning rate.
+
+Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. LeNet on MNIST,
+eps 0.4 in Linf, Adam: robust error of constant eps, and of eps that rises along a cosine (to 0.6, capped at 0.4) or a
+line, at three learning rates. Small: width 8, 6,400 training images, 8 epochs, eps moved with every batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit_ext.claims import Alike, All, Arm, AtLeast, Claim, Group, Lower, Row
+from toolkit_ext.claims.recipe import recipe
+from toolkit_ext.experiment import Experiment
+
+EPS = 0.4
+ATTACKS = ("clean", "pgd20", "pgd100", "apgd_ce", "apgd_dlr", "aa")  # those of claim 2 too: the runs are shared
+RATES = ("1e-4", "3e-4", "1e-3")
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {"schedule": "constant"},
+    "cosine": {"schedule": "periodic", "eps_shape": "cosine", "eps_max": 0.6, "periods": 1, "eps_per": "batch"},
+    "linear": {"schedule": "periodic", "eps_shape": "linear", "eps_max": EPS, "periods": 1, "eps_per": "batch"},
+}
+# Robust error in % under PGD at each learning rate: the figures of the source.
+SOURCE = {
+    "constant": (8.58, 88.65, 88.65),
+    "cosine": (6.64, 7.44, 9.62),
+    "linear": (6.69, 7.48, 7.48),
+}
+
+
+def small(schedule: str, rate: str) -> Experiment:
+    """Minutes on one core."""
+    return Experiment(
+        method="pgd",
+        data="mnist",
+        backbone="lenet",
+        backbone_args={"width": 8},
+        hyper_parameters={
+            "eps": EPS,
+            "steps": 10,
+            "optimizer": "adam",
+            "lr": float(rate),
+            "lr_schedule": "constant",
+            "weight_decay": 0.0,
+            "measure_every": 4,
+            **SCHEDULES[schedule],
+        },
+        epochs=8,
+        batch_size=64,
+        n_train=6_400,
+        n_test=200,
+        attacks=ATTACKS,
+    )
+
+
+def paper(schedule: str, rate: str) -> Experiment:
+    """LeNet of width 16, all of MNIST, 100 epochs."""
+    return Experiment(
+        method="pgd",
+        data="mnist",
+        backbone="lenet",
+        backbone_args={"width": 16},
+        hyper_parameters={
+            "eps": EPS,
+            "steps": 50,
+            "alpha": 0.01,
+            "optimizer": "adam",
+            "lr": float(rate),
+            "lr_schedule": "constant",
+            "weight_decay": 0.0,
+            "measure_every": 5,
+            **SCHEDULES[schedule],
+            **({} if schedule == "constant" else {"eps_per": "epoch"}),
+        },
+        epochs=100,
+        batch_size=128,
+        n_test=10_000,
+        attacks=ATTACKS,
+    )
+
+
+def name(schedule: str, rate: str) -> str:
+    """The arm of a schedule at a learning rate."""
+    return f"{schedule} {rate}"
+
+
+def rows(*schedules: str) -> tuple[Row, ...]:
+    """Robust error under PGD beside the source's, and under AutoAttack."""
+    pairs = [
+        (schedule, rate, value) for schedule in schedules for rate, value in zip(RATES, SOURCE[schedule], strict=True)
+    ]
+    return tuple(
+        row
+        for schedule, rate, value in pairs
+        for row in (
+            Row(name(schedule, rate), "pgd20_err", value, "table of learning rates, LeNet on MNIST"),
+            Row(name(schedule, rate), "aa_err"),
+            Row(name(schedule, rate), "clean_err"),
+        )
+    )
+
+
+def alike(schedule: str) -> Alike:
+    """The robust error moves by at most 5 points over the learning rates."""
+    return Alike(tuple((name(schedule, rate), "aa_err") for rate in RATES), 5.0)
+
+
+GROUP = Group(
+    number=1,
+    name="constant_eps",
+    title="Constant eps fails, periodic eps does not care about the learning rate",
+    source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
+    arms=tuple(Arm(name(s, rate), small(s, rate), paper(s, rate)) for s in SCHEDULES for rate in RATES),
+    claims=(
+        Claim(
+            "constant-eps-fails",
+            "At constant eps and a learning rate of 3e-4 or 1e-3 training ends in a model that is wrong on nearly all.",
+            All(tuple(AtLeast((name("constant", rate), "aa_err"), 80.0) for rate in RATES[1:])),
+            rows=rows("constant"),
+        ),
+        Claim(
+            "periodic-eps-does-not-fail",
+            "At a learning rate of 1e-3, where constant eps fails, eps along a cosine or a line trains a robust model.",
+            All(
+                tuple(
+                    Lower((name(schedule, "1e-3"), "aa_err"), (name("constant", "1e-3"), "aa_err"), 10.0)
+                    for schedule in ("cosine", "linear")
+                )
+            ),
+            rows=rows("cosine", "linear"),
+        ),
+        Claim(
+            "any-learning-rate-will-do",
+            "With eps along a cosine or a line, the robust error hardly depends on the learning rate.",
+            All((alike("cosine"), alike("linear"))),
+            rows=rows("cosine", "linear"),
+        ),
+    ),
+    notes="The setting of the source's scale is that of its authors' public code. The source's PGD, 50 steps of 0.01, "
+    "stands beside PGD-20.",
+)
+
+if __name__ == "__main__":
+    recipe(GROUP, __doc__)

@@ -1,0 +1,108 @@
+"""Claim 7: deep adversarial training perturbs hidden layers too, with a few steps of conjugate gradient.
+
+Chinchilla: Deep adversarial training. Technical note, 2020. The note measures nothing; its statements: perturbing
+every layer prepares for a stronger attacker, and a few steps of conjugate gradient suffice. Against ``pgd`` and
+``gradient_reg`` at equal cost, the weight of the penalty and the budget of hidden layers chosen on the validation
+split. Small: LeNet of width 8 on digits, eps 0.1 in Linf.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit_ext.claims import Arm, Claim, Group, Lower, Ratio, Row
+from toolkit_ext.claims.probes import layerwise
+from toolkit_ext.claims.recipe import recipe
+from toolkit_ext.experiment import Experiment
+
+STEPS = (1, 2, 3, 5, 10, 20)
+STRENGTH = {"layerwise": layerwise(200, STEPS)}
+WEIGHTS = tuple({"penalty_lambda": weight} for weight in (0.03, 0.1, 0.3))
+BUDGETS = tuple({"deep_hidden_eps": budget} for budget in (0.0, 0.01, 0.02, 0.05))
+
+
+def small(method: str, epochs: int, **more: Any) -> Experiment:
+    """Seconds of training on one core."""
+    return Experiment(
+        method=method,
+        data="digits",
+        backbone="lenet",
+        backbone_args={"width": 8},
+        hyper_parameters={"eps": 0.1, "lr": 0.05, "measure_every": 2, **more},
+        epochs=epochs,
+        batch_size=64,
+        n_test=200,
+        attacks=("clean", "pgd20", "aa"),
+    )
+
+
+def paper(method: str, epochs: int, **more: Any) -> Experiment:
+    """LeNet of width 16 on MNIST, eps 0.3."""
+    usual = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "warmup", "measure_every": 5}
+    return Experiment(
+        method=method,
+        data="mnist",
+        backbone="lenet",
+        backbone_args={"width": 16},
+        hyper_parameters={"eps": 0.3, **usual, **more},
+        epochs=epochs,
+        batch_size=50,
+        n_test=1000,
+        attacks=("clean", "pgd20", "aa"),
+    )
+
+
+PGD, PENALTY, DEEP = "pgd", "gradient_reg", "deep"
+FEW = {k: f"deep, {k} step{'s' if k > 1 else ''}" for k in (1, 2, 10)}
+COLUMNS = ("clean_acc", "aa_acc")
+
+GROUP = Group(
+    number=7,
+    name="deep",
+    title="Deep adversarial training",
+    source="Chinchilla, Deep adversarial training, technical note, 2020",
+    arms=(
+        Arm(PGD, small("pgd", 20, steps=10), paper("pgd", 40, steps=10), (), STRENGTH),
+        Arm(PENALTY, small("gradient_reg", 18, steps=10), paper("gradient_reg", 36, steps=10), WEIGHTS),
+        Arm(DEEP, small("deep", 17, deep_steps=5), paper("deep", 34, deep_steps=5), BUDGETS),
+        *(Arm(name, small("deep", 17, deep_steps=k, deep_hidden_eps=0.02)) for k, name in FEW.items()),
+    ),
+    claims=(
+        Claim(
+            "layer-wise-attack-is-stronger",
+            "On a model trained by PGD, the layer-wise attack (20 steps) leaves more errors than PGD-20.",
+            Lower((PGD, "layerwise:pgd_err"), (PGD, "layerwise:deep20_err")),
+            rows=(
+                Row(PGD, "layerwise:pgd_err"),
+                Row(PGD, "layerwise:deep20_err"),
+                Row(PGD, "layerwise:deep20_input_err"),
+            ),
+        ),
+        Claim(
+            "few-iterations-suffice",
+            "After 5 steps of conjugate gradient the deep attack reaches at least 90% of its loss after 20.",
+            Ratio((PGD, "layerwise:deep5_loss"), (PGD, "layerwise:deep20_loss"), 0.9, 1.1),
+            rows=tuple(Row(PGD, f"layerwise:deep{k}_loss") for k in STEPS),
+        ),
+        Claim(
+            "more-iterations-train-better",
+            "Training with 10 steps of conjugate gradient gives a more robust model than with 1 (at equal epochs).",
+            Lower((FEW[1], "aa_acc"), (FEW[10], "aa_acc")),
+            rows=tuple(Row(name, metric) for name in FEW.values() for metric in COLUMNS),
+        ),
+        *(
+            Claim(
+                f"deep-beats-{rival}",
+                f"At equal cost, `deep` is more robust under AutoAttack than `{rival}`.",
+                Lower((rival, "aa_acc"), (DEEP, "aa_acc")),
+                rows=tuple(Row(arm, metric) for arm in (rival, DEEP) for metric in COLUMNS),
+            )
+            for rival in (PGD, PENALTY)
+        ),
+    ),
+    notes="The note states no figure; these statements are its expectations, put so that they can fail.",
+    equal_cost=((PGD, PENALTY, DEEP),),
+)
+
+if __name__ == "__main__":
+    recipe(GROUP, __doc__)

@@ -1,0 +1,130 @@
+"""Claim 3: the landscape of the adversarial loss is harder, the larger eps is.
+
+Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. With eps the top
+eigenvalue of the Hessian grows, gradients are larger and do not vanish, the weights stay nearer to their start, and
+small models end as constant classifiers; adversarial examples change along the top eigenvector and not along a random
+direction. Small: LeNet on 6,400 images of MNIST.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from toolkit_ext.claims import Alike, All, Arm, AtLeast, AtMost, Claim, Group, Lower, Row
+from toolkit_ext.claims.probes import hessian, similarity
+from toolkit_ext.claims.recipe import recipe
+from toolkit_ext.experiment import Experiment
+
+DISTANCES = (0.0, 0.1, 0.3, 0.5, 1.0)
+# Mean cosine of the perturbations at θ ± av, ResNet-18 at eps 8/255: the figures of the source.
+EIGENVECTOR = (0.945, 0.461, 0.140, 0.069, 0.034)
+RANDOM = (0.945, 0.945, 0.944, 0.942, 0.935)
+
+
+def mnist(eps: float, *, width: int = 4, paper: bool = False) -> Experiment:
+    """LeNet on MNIST at ``eps``, which rises over the first third of the training but for the smallest network."""
+    rise = {} if width < 4 else {"schedule": "warmup", "eps_warmup_epochs": 30.0 if paper else 2.0}
+    adam = {"optimizer": "adam", "lr": 1e-4 if paper else 1e-3, "lr_schedule": "constant", "weight_decay": 0.0}
+    return Experiment(
+        method="pgd",
+        data="mnist",
+        backbone="lenet",
+        backbone_args={"width": width},
+        hyper_parameters={"eps": eps, "steps": 10, **adam, "measure_every": 5 if paper else 3, **rise},
+        epochs=100 if paper else 6,
+        batch_size=64,
+        n_train=None if paper else 6_400,
+        n_test=1000 if paper else 200,
+        attacks=("clean", "pgd20", "aa"),
+    )
+
+
+def resnet() -> Experiment:
+    """ResNet-18 on CIFAR-10 at 8/255, the model of the source's table."""
+    rates = {"lr": 0.1, "lr_schedule": "multistep", "milestones": (100, 150), "weight_decay": 5e-4}
+    return Experiment(
+        method="pgd",
+        data="cifar10",
+        backbone="resnet18_w",
+        backbone_args={"width": 16},
+        hyper_parameters={"eps": 8 / 255, "steps": 10, **rates, "augment": "crop-flip", "measure_every": 10},
+        epochs=200,
+        batch_size=128,
+        n_test=1000,
+        attacks=("clean", "pgd20", "aa"),
+    )
+
+
+def lenet(eps: float) -> str:
+    """The arm of LeNet at ``eps``."""
+    return f"LeNet, eps {eps:g}"
+
+
+def rising(metric: str, *, falls: bool = False) -> All:
+    """``metric`` grows (or falls) from each eps to the next."""
+    steps = [(lenet(low), lenet(high)) for low, high in pairwise(RADII)]
+    return All(tuple(Lower((b, metric), (a, metric)) if falls else Lower((a, metric), (b, metric)) for a, b in steps))
+
+
+RADII = (0.0, 0.1, 0.2, 0.3)
+TABLE, NARROW = "similarity of perturbations", "LeNet of width 1, eps 0.4"
+PLACE = "table of cosines, ResNet18, eps 8/255"
+PROBES = {"hessian": hessian(500)}
+COSINES = {"similarity": similarity(500, DISTANCES)}
+
+GROUP = Group(
+    number=3,
+    name="landscape",
+    title="The adversarial loss landscape",
+    source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
+    arms=(
+        *(Arm(lenet(eps), mnist(eps), mnist(eps, width=16, paper=True), probes=PROBES) for eps in RADII),
+        Arm(TABLE, mnist(0.3, width=8), resnet(), probes=COSINES),
+        Arm(NARROW, mnist(0.4, width=1), mnist(0.4, width=1, paper=True)),
+    ),
+    claims=(
+        Claim(
+            "eigenvalue-grows",
+            "The top eigenvalue of the Hessian of the adversarial loss is larger at eps 0.3 than at 0.",
+            Lower((lenet(0.0), "hessian:eigenvalue"), (lenet(0.3), "hessian:eigenvalue")),
+            rows=tuple(Row(lenet(eps), "hessian:eigenvalue") for eps in RADII),
+        ),
+        Claim(
+            "gradients-do-not-vanish",
+            "The larger eps is, the larger the stochastic gradient in the last epoch.",
+            rising("grad_norm"),
+            rows=tuple(Row(lenet(eps), metric) for eps in RADII for metric in ("grad_norm", "aa_err")),
+        ),
+        Claim(
+            "weights-stay-near",
+            "The larger eps is, the nearer the weights stay to where they started.",
+            rising("distance", falls=True),
+        ),
+        Claim(
+            "examples-move-along-the-eigenvector",
+            "Adversarial examples change as the weights move along the top eigenvector, not along a random direction.",
+            All(
+                (
+                    AtMost((TABLE, "similarity:cosine_eigenvector_1"), 0.5),
+                    Alike(tuple((TABLE, f"similarity:cosine_random_{a:g}") for a in DISTANCES), 0.05),
+                    Lower((TABLE, "similarity:cosine_eigenvector_1"), (TABLE, "similarity:cosine_random_1"), 0.2),
+                )
+            ),
+            PLACE,
+            rows=tuple(
+                Row(TABLE, f"similarity:cosine_{name}_{a:g}", figure, PLACE)
+                for name, figures in (("eigenvector", EIGENVECTOR), ("random", RANDOM))
+                for a, figure in zip(DISTANCES, figures, strict=True)
+            ),
+        ),
+        Claim(
+            "small-models-end-constant",
+            "A small model trained at a large constant eps ends as a constant classifier.",
+            AtLeast((NARROW, "constant"), 100.0),
+            rows=tuple(Row(NARROW, metric) for metric in ("constant", "dead", "clean_err", "aa_err")),
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    recipe(GROUP, __doc__)

@@ -1,0 +1,93 @@
+"""The committed page of claims is what the committed records say, and its records are whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from toolkit_ext.claims import SCALES, SEEDS
+from toolkit_ext.claims.build import build
+from toolkit_ext.claims.load import load_groups
+from toolkit_ext.claims.metrics import probed, titled
+from toolkit_ext.claims.runs import of_claims, values_of
+from toolkit_ext.claims.verdict import runs_by_scale
+from toolkit_ext.results import Record, read_records
+
+ROOT = Path(__file__).parents[3]
+RESULTS, RECIPES = ROOT / "results", ROOT / "recipes" / "claims"
+PAGE = RESULTS / "CLAIMS.md"
+
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="there are no committed claims beside the tests")
+
+
+def committed(folder: str, pattern: str) -> list[Path]:
+    """Files of ``results/<folder>`` that git tracks; outside a checkout, all of them."""
+    command = ["git", "-C", str(RESULTS), "ls-files", "-z", f"{folder}/{pattern}"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    names = listed.stdout.split("\0")[:-1] if listed.returncode == 0 else []
+    return [RESULTS / name for name in names] if names else sorted((RESULTS / folder).glob(pattern))
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "runs").mkdir()
+    for path in committed("runs", "*.json"):
+        (folder / "runs" / path.name).write_bytes(path.read_bytes())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in build(RECIPES, folder)}
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return of_claims(read_records(RESULTS / "runs"))
+
+
+def test_the_page_rebuilt_from_the_records_shows_no_difference(rebuilt: dict[str, bytes]) -> None:
+    assert rebuilt["CLAIMS.md"].decode() == PAGE.read_text()
+
+
+def test_the_figures_rebuilt_from_the_records_show_no_difference(rebuilt: dict[str, bytes]) -> None:
+    figures = {name: text for name, text in rebuilt.items() if name.startswith("figures/")}
+    kept = {f"figures/{path.name}": path.read_bytes() for path in committed("figures", "claims_*.png")}
+    assert figures.keys() == kept.keys()
+    pinned = re.search(r"^matplotlib==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    if version("matplotlib") == pinned.group(1):  # another version draws text otherwise
+        assert figures == kept
+
+
+def test_every_record_says_where_with_what_and_how_long(records: list[Record]) -> None:
+    for record in records:
+        assert record["hardware"]["cpu"], record["run_id"]
+        assert record["versions"]["torch"], record["run_id"]
+        seconds = [record["times"]["train_s"], record["times"]["eval_s"]]
+        assert any(value and value > 0 for value in seconds), record["run_id"]
+        assert record["command"].startswith("python recipes/claims/"), record["run_id"]
+        assert record["git"] is not None, record["run_id"]
+
+
+def test_every_figure_has_enough_seeds_or_says_not_measured(records: list[Record]) -> None:
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "[seed " not in line]
+    for group in load_groups(RECIPES):
+        runs = runs_by_scale(group, records)
+        for claim in group.claims:
+            for row in claim.rows:
+                counts = [len(values_of((row.arm, row.metric), runs[scale], records)) for scale in SCALES]
+                start = f"| {row.arm} | {titled(row.metric)} |"
+                missing = {line.count("not measured") for line in lines if line.startswith(start)}
+                assert missing == {sum(count < SEEDS for count in counts)}, (row, counts)
+
+
+def test_runs_of_a_grid_were_never_chosen_on_test_data(records: list[Record]) -> None:
+    for record in records:
+        told = record["details"]["claim"]
+        if told.get("tuning"):
+            assert record["metrics"].keys() <= {"clean_acc", "union_acc"}, record["run_id"]
+        if "grid" in told and not probed(record):
+            best = max(told["grid"], key=lambda c: (c["val_robust_acc"], c["val_clean_acc"]))
+            given = record["hyper_parameters"]
+            assert all(given[name] == value for name, value in best["hyper_parameters"].items()), record["run_id"]

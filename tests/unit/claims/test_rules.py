@@ -1,0 +1,125 @@
+"""The rules at their edges, and what they say."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_ind_from_stats
+
+from toolkit_ext.claims import Alike, All, AtLeast, AtMost, Lower, Ratio, Rule
+from toolkit_ext.claims.margins import margin
+from toolkit_ext.claims.verdict import NOT_MEASURED, NOT_REPRODUCED, REDUCED, REPRODUCED, word
+
+A, B = ("first", "aa_acc"), ("second", "aa_acc")
+floats = st.lists(st.floats(0, 100).map(lambda v: round(v, 2)), min_size=3, max_size=6)
+
+
+@given(first=floats, second=floats)
+def test_lower_is_welchs_one_sided_test(first: list[float], second: list[float]) -> None:
+    if len(set(first)) == 1 and len(set(second)) == 1:
+        return  # scipy has no p-value without any spread
+    sides = [(mean(values), stdev(values), len(values)) for values in (second, first)]
+    p = ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False, alternative="greater").pvalue
+    if abs(p - 0.05) > 1e-9:
+        assert Lower(A, B).holds({A: first, B: second}) == (p < 0.05)
+
+
+def test_without_spread_the_means_decide_and_a_tie_is_not_lower() -> None:
+    assert margin([50.0] * 3, [50.0] * 3) == 0
+    assert Lower(A, B).holds({A: [50.0] * 3, B: [50.1] * 3})
+    assert not Lower(A, B).holds({A: [50.0] * 3, B: [50.0] * 3})
+    assert not Lower(A, B, by=2).holds({A: [50.0] * 3, B: [52.0] * 3})
+    assert Lower(A, B, by=2).holds({A: [50.0] * 3, B: [52.5] * 3})
+
+
+def test_lower_needs_more_than_its_margin() -> None:
+    first, second = [49.0, 50.0, 51.0], [59.0, 60.0, 61.0]
+    edge = 10 - margin(first, second)
+    assert Lower(A, B, by=edge - 1e-9).holds({A: first, B: second})
+    assert not Lower(A, B, by=edge + 1e-9).holds({A: first, B: second})
+    assert edge == pytest.approx(10 - 2.1318 * math.sqrt(2 / 3), abs=1e-3)  # t_{0.95} with 4 degrees of freedom
+
+
+def test_bounds_count_the_uncertainty_of_the_mean() -> None:
+    values = {A: [79.0, 80.0, 81.0]}
+    half = 2.919986 / math.sqrt(3)  # t_{0.95} with 2 degrees of freedom, s = 1
+    for bound, holds in ((80 - half - 1e-3, True), (80 - half + 1e-3, False)):
+        assert AtLeast(A, bound).holds(values) is holds
+    for bound, holds in ((80 + half + 1e-3, True), (80 + half - 1e-3, False)):
+        assert AtMost(A, bound).holds(values) is holds
+    assert AtLeast(A, 100.0).holds({A: [100.0] * 3})
+    assert AtMost(A, 0.0).holds({A: [0.0] * 3})
+    assert not AtMost(A, 0.0).holds({A: [0.0, 0.0, 100.0]})
+
+
+def test_alike_is_the_range_of_the_means_its_edge_included() -> None:
+    assert Alike((A, B), 5.0).holds({A: [50.0, 50.0, 50.0], B: [54.0, 55.0, 56.0]})
+    assert not Alike((A, B), 4.99).holds({A: [50.0, 50.0, 50.0], B: [54.0, 55.0, 56.0]})
+
+
+def test_ratio_of_means_its_edges_included() -> None:
+    values = {A: [1.8, 2.0, 2.2], B: [1.0, 1.0, 1.0]}
+    assert Ratio(A, B, 1.6, 2.0).holds(values)
+    assert Ratio(A, B, 2.0, 2.1).holds(values)
+    assert not Ratio(A, B, 1.6, 1.99).holds(values)
+    assert not Ratio(A, B, 0.0, 9.0).holds({A: [1.0] * 3, B: [0.0] * 3})
+
+
+def test_all_needs_every_rule_and_names_each_figure_once() -> None:
+    both = All((AtLeast(A, 40), Lower(A, B)))
+    assert both.figures() == (A, B)
+    assert both.holds({A: [50.0] * 3, B: [60.0] * 3})
+    assert not both.holds({A: [30.0] * 3, B: [60.0] * 3})
+    assert not both.holds({A: [50.0] * 3, B: [40.0] * 3})
+
+
+RULES: list[tuple[Rule, str, str]] = [
+    (
+        Lower(A, B, 2),
+        "AutoAttack accuracy of first is lower than that of second by more than 2%",
+        "first is lower than second by 10.00%, at least 10.00%",
+    ),
+    (
+        AtLeast(A, 40),
+        "AutoAttack accuracy of first is at least 40%",
+        "AutoAttack accuracy of first is 50.00%, give or take 0.00%",
+    ),
+    (
+        Alike((A, B), 5),
+        "the mean AutoAttack accuracy of first, second spans at most 5%",
+        "the means of first, second span 10.00%",
+    ),
+    (
+        Ratio(B, A, 1, 2),
+        "AutoAttack accuracy of second is 1 to 2 × that of first",
+        "the AutoAttack accuracy of second is 1.20 × that of first",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "words", "found"), RULES, ids=lambda value: type(value).__name__)
+def test_a_rule_says_what_it_asks_and_what_it_found(rule: Rule, words: str, found: str) -> None:
+    assert str(rule) == words
+    assert rule.found({A: [50.0] * 3, B: [60.0] * 3}) == found
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ({}, NOT_MEASURED),
+        ({"small": True}, REDUCED),
+        ({"small": False}, NOT_REPRODUCED),
+        ({"paper": True}, REPRODUCED),
+        ({"paper": False}, NOT_REPRODUCED),
+        ({"small": False, "paper": True}, REPRODUCED),
+        ({"small": True, "paper": False}, REDUCED),
+        ({"small": False, "paper": False}, NOT_REPRODUCED),
+        ({"small": True, "paper": True}, REPRODUCED),
+    ],
+)
+def test_the_verdict_follows_from_what_holds_where(held: dict[str, bool], expected: str) -> None:
+    assert word(held) == expected
