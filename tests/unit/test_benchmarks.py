@@ -40,9 +40,9 @@ def test_the_cost_of_methods_is_measured_beside_its_prediction(monkeypatch: pyte
 
 def test_the_prediction_is_the_passes_times_their_seconds(costs: dict[str, Any]) -> None:
     seconds = {"forward": 1.0, "attack": 2.5, "train": 4.0, "optimizer": 0.25}
-    assert costs["predicted"](Passes(1, 1, 1), seconds) == 4.0 + 0.25
-    assert costs["predicted"](Passes(11, 11, 1), seconds) == 10 * 2.5 + 4.0 + 0.25
-    assert costs["predicted"](Passes(3, 2, 1), seconds) == 1.0 + 2.5 + 4.0 + 0.25
+    assert costs["predicted"](Passes(1, 1, weight_backward=1), seconds) == 4.0 + 0.25
+    assert costs["predicted"](Passes(11, 11, weight_backward=1), seconds) == 10 * 2.5 + 4.0 + 0.25
+    assert costs["predicted"](Passes(3, 2, weight_backward=1), seconds) == 1.0 + 2.5 + 4.0 + 0.25
 
 
 def test_the_kinds_of_pass_leave_the_model_trainable(costs: dict[str, Any]) -> None:

@@ -47,7 +47,12 @@ def test_every_method_is_counted_and_measured_at_three_sizes(page: str) -> None:
 
 @pytest.mark.parametrize(
     ("cost", "training_passes"),
-    [(Passes(1, 1, 1), 1), (Passes(2, 2, 1), 1 + 2 / 3), (Passes(11, 11, 1), 1 + 20 / 3), (Passes(1, 0, 0), 1 / 3)],
+    [
+        (Passes(1, 1, weight_backward=1), 1),
+        (Passes(2, 2, weight_backward=1), 1 + 2 / 3),
+        (Passes(11, 11, weight_backward=1), 1 + 20 / 3),
+        (Passes(1, 0, weight_backward=0), 1 / 3),
+    ],
 )
 def test_a_step_in_training_passes(build: dict[str, Any], cost: Passes, training_passes: float) -> None:
     assert build["in_training_passes"](cost) == pytest.approx(training_passes)
