@@ -66,7 +66,7 @@ class Experiment:
 class Place:
     """Where and on what an experiment runs; none of it changes the result.
 
-    ``details`` are further facts for the record, such as what the run was chosen from.
+    ``told`` are further facts for the record, such as what the run was chosen from.
     """
 
     results: Path = Path("results")
@@ -77,7 +77,7 @@ class Place:
     resume: bool = False
     progress: bool = True
     tables: tuple[str, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_device(device: str) -> torch.device:
@@ -205,7 +205,7 @@ def run(experiment: Experiment, place: Place) -> Record:
     training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
     training |= {} if ranks.alone else {"processes": ranks.size}
     record = record_of(about, protocol, evaluation, training, trainer.alarms, experiment.run_id, place.tables, started)
-    record["details"] |= place.details
+    record["details"] |= place.told
     return ranks.first(lambda: _written(record, place))
 
 

@@ -56,7 +56,7 @@ def run_arm(
     # Some probes need an image of each class at least, or as many.
     experiment = replace(smoke(experiment), seed=seed, n_test=16) if small else replace(experiment, seed=seed)
     told["passes"] = asdict(count_passes(experiment.method, **cost_options(experiment)))
-    place = replace(place, details={"claim": told})
+    place = replace(place, told={"claim": told})
     record = run_safely(experiment, place)
     if not record["metrics"]:
         return [record]
@@ -66,7 +66,7 @@ def run_arm(
 def _chosen(arm: Arm, experiment: Experiment, told: Mapping[str, Any], place: Place) -> tuple[Experiment, list[Any]]:
     """The experiment with the best candidate, and how all of them did."""
     made = [
-        run_safely(tuning_of(experiment, candidate), replace(place, details={"claim": {**told, "tuning": True}}))
+        run_safely(tuning_of(experiment, candidate), replace(place, told={"claim": {**told, "tuning": True}}))
         for candidate in arm.candidates
     ]
     known = grid(arm, experiment, made)
@@ -106,7 +106,7 @@ def _failure(
         **facts(experiment, dataset, model, trainer),
         times={"train_s": seconds, "eval_s": None},
         alarms=[{"kind": "non_finite_loss", "epoch": 0, "message": message}],
-        details=dict(place.details),
+        details=dict(place.told),
         run_id=experiment.run_id,
         tables=place.tables,
         started=started,
@@ -126,7 +126,7 @@ def run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, place
     dataset = data.load(experiment.data, root=place.data_root).subset(experiment.n_train, experiment.n_test)
     folder, device = place.output / experiment.run_id, check_device(place.device)
     found = probe(Trained(experiment, folder, dataset, device))
-    told = {"probe": {"name": name, "of": of["run_id"], "facts": dict(found.facts)}, **place.details}
+    told = {"probe": {"name": name, "of": of["run_id"], "facts": dict(found.facts)}, **place.told}
     evaluated: dict[str, Any] = found.evaluation.to_record() if found.evaluation else {}
     evaluated["details"] = {**evaluated.get("details", {}), **told}
     record = results.new_record(

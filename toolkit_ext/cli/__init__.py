@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from toolkit_ext import memory
 from toolkit_ext.cli.claims import claims_command
 from toolkit_ext.cli.evaluate import evaluate_command
 from toolkit_ext.cli.landscape import landscape_command
@@ -16,7 +17,6 @@ from toolkit_ext.cli.tables import plot_command, table_command
 from toolkit_ext.cli.train import train_command
 from toolkit_ext.console import say, say_error, set_up_logging
 from toolkit_ext.errors import UserError
-from toolkit_ext.memory import keep_freed_memory
 from toolkit_ext.ranks import RankError
 from toolkit_ext.trainers import NonFiniteLossError
 
@@ -44,7 +44,7 @@ for command in (
 def guarded(command: click.Command) -> None:
     """Run ``command`` with the process's arguments; bad input ends in one line and exit code 2."""
     set_up_logging()
-    keep_freed_memory()
+    memory.keep_freed_memory()
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:

@@ -38,7 +38,7 @@ def test_the_best_candidate_runs_and_the_grid_is_in_the_record(place: Place) -> 
     assert [c["hyper_parameters"] for c in told["grid"]] == [{"lr": 1e-4}, {"lr": 0.1}]
     best = max(told["grid"], key=lambda c: (c["val_robust_acc"], c["val_clean_acc"]))
     assert record["hyper_parameters"]["lr"] == best["hyper_parameters"]["lr"]
-    assert told["passes"] == {"forward": 3.0, "backward": 3.0}
+    assert told["passes"] == {"forward": 3.0, "backward": 3.0, "weight_forward": 1.0, "weight_backward": 1.0}
     records = results.read_records(place.results / "runs")
     assert sorted(r["seed"] for r in records) == [0, 0, TUNING_SEED, TUNING_SEED]
     assert all(r["tables"] == ["claims_example"] for r in records)
