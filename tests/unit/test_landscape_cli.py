@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,15 @@ import pandas as pd
 import pytest
 import torch
 
-from toolkit_ext import backbones, cli, results
+from toolkit_ext import backbones, results
 from toolkit_ext.landscape.subject import Options, used_options
 
 SMALL = ["--data", "digits", "--n", "20", "--n-test", "12", "--eps", "0.1", "--steps", "2", "--no-progress"]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["toolkit-ext", "landscape", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capfd.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+def command(toolkit: Any) -> Any:
+    return partial(toolkit, "landscape")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from filelock import FileLock
 
 import toolkit_ext
-from toolkit_ext import cli, results
+from toolkit_ext import results
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiment import Place
@@ -43,20 +44,9 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path) -> Any:
-    monkeypatch.chdir(tmp_path)
+def command(toolkit: Any) -> Any:
     threads = torch.get_num_threads()
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["toolkit-ext", "sweep", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capfd.readouterr()
-
-    yield call
+    yield partial(toolkit, "sweep")
     torch.set_num_threads(threads)
 
 

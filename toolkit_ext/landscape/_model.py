@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.attacks import attackable
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.isolation import preserved_rng
 
@@ -37,19 +38,10 @@ def evaluating(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     Batch norm uses its running statistics and dropout is off, so that the loss is a function of the weights alone:
     one example's loss does not depend on the others in its batch, and a sum over batches is the sum over the data.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    states = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
-    try:
-        model.eval()
-        for weight, _, _ in states:
+    with attackable(model):
+        for weight in model.parameters():
             weight.requires_grad_(weights)
         yield
-    finally:
-        for weight, requires_grad, gradient in states:
-            weight.requires_grad_(requires_grad)
-            weight.grad = gradient
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

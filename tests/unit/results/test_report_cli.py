@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from toolkit_ext import cli
 from toolkit_ext.results import Record, write_record
 
 Make = Callable[..., Record]
 
 
 @pytest.fixture
-def command(record: Make, monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path) -> Any:
-    """Run ``toolkit-ext`` in a folder with three runs; returns exit code, output and notes."""
-    monkeypatch.chdir(tmp_path)
+def command(record: Make, toolkit: Any, tmp_path: Path) -> Any:
+    """``toolkit-ext`` in a folder with three runs."""
     for made in (record(), record(eps=0.2), record("amp")):
         write_record(made, tmp_path / "results" / "runs")
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["toolkit-ext", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capfd.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+    return toolkit
 
 
 def test_table_marks_and_can_leave_the_marks_out(command: Any) -> None:
