@@ -35,7 +35,7 @@ def test_a_tensor_finds_the_pages_of_the_one_before() -> None:
     told, faults = measured("keep")
     if not told:
         pytest.skip("no glibc")
-    assert faults < 500  # 50 tensors have 100,000 pages
+    assert faults < 10_000  # 50 tensors have 100,000 pages, one or two may be new
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
