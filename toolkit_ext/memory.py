@@ -13,11 +13,11 @@ def keep_freed_memory() -> bool:
     """Tell glibc's ``malloc`` not to give freed memory back to the system, and whether it could be told.
 
     A pass on the CPU allocates and frees the same tensors every time. Left alone, glibc gives large ones back to the
-    system and asks for them again, and the kernel fills every page with zeros first: with LeNet and batches of 128 that
-    was a tenth of a training step, nearly all of it in ReLU, whose own work is small (docs/speed.md). The price is that
-    the process keeps the memory of its peak, and so this is for a process that does nothing else: the command line,
-    recipes and benchmarks call it, trainers and :func:`toolkit_ext.evaluation.evaluate` do not. Other C libraries, and
-    an allocator that takes the place of ``malloc``, are left alone.
+    system and asks for them again, and the kernel fills every page with zeros first; layers that do little else, such
+    as ReLU, show it most. The price is that the process keeps the memory of its peak, and so this is for a process that
+    does nothing else: the command line, recipes and benchmarks call it, trainers and
+    :func:`toolkit_ext.evaluation.evaluate` do not. Other C libraries, and an allocator that takes the place of
+    ``malloc``, are left alone.
     """
     if sys.platform != "linux":
         return False

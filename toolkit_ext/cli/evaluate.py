@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ from toolkit_ext.experiment import Place, check_device, protocol_for, record_of
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start
 from toolkit_ext.results import Record
+from toolkit_ext.trainers._state import digest
 
 
 @click.command("evaluate")
@@ -158,16 +157,16 @@ class _Job:
 
     def run(self, checkpoints: Sequence[str]) -> None:
         """Evaluate at every radius, write the records, print the tables."""
-        digest = self._digest(checkpoints)
+        name = self._digest(checkpoints)
         start = f"{Path(checkpoints[0]).resolve().parent.name}-{self.loaded.name}-{self.protocol.name}"
-        folder = self.place.output / "evaluations" / f"{results.slug(start)[:100]}-{digest}"
+        folder = self.place.output / "evaluations" / f"{results.slug(start)[:100]}-{name}"
         several = len(self.values["eps"]) > 1
         radii = budgets(self.protocol, self.values["eps"]) if several else (self.protocol,)
         # First, because it takes less time and may say that the rest is not worth it.
         middle = radii[(len(radii) - 1) // 2]
         audited = self._audit(folder / "audit", middle) if self.values["audited"] else None
         found = self._evaluate(folder)
-        records = [self._record(one, audited, digest, found) for one in found]
+        records = [self._record(one, audited, name, found) for one in found]
         for one, record in zip(found, records, strict=True):
             self._write(one, record)
             for warning in record["warnings"]:
@@ -188,8 +187,7 @@ class _Job:
             del rules["attacks"]  # attacks can be added to an evaluation, but what a curve carries over is by attack
         sources = [str(source) for source in (*checkpoints, *self.values["weights"])]
         numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
-        facts = json.dumps([rules, sources, numbers, self.dataset.name], sort_keys=True)
-        return hashlib.sha256(facts.encode()).hexdigest()[:8]
+        return digest(rules, sources, numbers, self.dataset.name)[:8]
 
     def _options(self) -> dict[str, Any]:
         values = {key: self.values[key] for key in ("seed", "fresh")}
@@ -206,7 +204,7 @@ class _Job:
         return [evaluate(*given, state_dir=folder / "evaluation", **options)]
 
     def _audit(self, folder: Path, protocol: Protocol) -> Audit:
-        n = self.values["audit_n"]
+        n, size = self.values["audit_n"], self.values["batch_size"]
         if n < 1:
             raise UserError(f"audit-n: {n} is not allowed; at least 1")
         return audit(
@@ -217,14 +215,14 @@ class _Job:
             transfer=self.other and self.other.model,
             state_dir=folder / f"n{n}",
             **self._options(),
-            **{key: value for key, value in self.values.items() if key == "batch_size" and value != "auto"},
+            **({} if size == "auto" else {"batch_size": size}),
         )
 
-    def _record(self, one: Evaluation, audited: Audit | None, digest: str, found: Sequence[Evaluation]) -> Record:
+    def _record(self, one: Evaluation, audited: Audit | None, name: str, found: Sequence[Evaluation]) -> Record:
         about = facts_of(self.loaded.tells, self.loaded.name, self.loaded.backbone, self.dataset)
         record = record_of(about, one.protocol, one, {}, [])
         if len(found) > 1:
-            record["details"]["curve"] = {"id": digest, "eps": [other.protocol.eps for other in found]}
+            record["details"]["curve"] = {"id": name, "eps": [other.protocol.eps for other in found]}
         if audited:
             settings = audited.to_dict()
             record["details"] |= {"audit": settings.pop("checks"), "audit_settings": settings}

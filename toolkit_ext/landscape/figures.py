@@ -14,13 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
 from toolkit_ext.landscape.linear import logistic
+from toolkit_ext.results import figures
 from toolkit_ext.results.figures import COLORS, DASHES, MARKERS, save
 
 
 def look(index: int, *, marker: bool = True) -> dict[str, Any]:
     """Colour and line of series ``index``, with a marker unless it has too many points for one."""
-    style = {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index % len(DASHES)]}
-    return style | ({"marker": MARKERS[index % len(MARKERS)], "markersize": 4} if marker else {})
+    if not marker:
+        return figures.look(index, "linestyle")
+    return figures.look(index, "linestyle", "marker") | {"markersize": 4}
 
 
 def bare(*rows: Axes) -> None:

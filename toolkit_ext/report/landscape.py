@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit_ext.report.pictures import address
 from toolkit_ext.results import Record
 from toolkit_ext.results.concise import budget
 
@@ -63,5 +63,5 @@ def landscape_pictures(records: Iterable[Record], folder: Path) -> dict[str, str
     for record in filter(is_landscape, records):
         file = folder / f"{record['details']['landscape']['settings'].get('name', '')}.png"
         if file.is_file():
-            found[record["run_id"]] = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+            found[record["run_id"]] = address(file.read_bytes())
     return found

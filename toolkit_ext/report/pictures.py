@@ -34,8 +34,13 @@ def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", l
 
 
 def picture(pairs: list[Pair]) -> str:
-    """The pairs as the address of a PNG that is its own content (a ``data:`` URI)."""
-    return "data:image/png;base64," + base64.b64encode(encode(draw_pairs(pairs))).decode()
+    """The pairs as a picture, see :func:`address`."""
+    return address(encode(draw_pairs(pairs)))
+
+
+def address(png: bytes) -> str:
+    """The address of a PNG that is its own content (a ``data:`` URI)."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def pictures(records: Iterable[Record], folder: Path, data_root: Path | str = "data") -> dict[str, str]:
