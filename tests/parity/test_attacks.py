@@ -78,6 +78,39 @@ def test_torchattacks_parity(name: str, model: nn.Module, batch: tuple[Tensor, T
     assert not torch.equal(mine, batch[0])
 
 
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+DETERMINISTIC: dict[str, Attack] = {
+    "fgsm": FGSM(eps=EPS),
+    "fgsm-l2": FGSM(eps=0.5, norm="L2"),
+    "pgd": PGD(eps=EPS, steps=STEPS, random_start=False),
+    "pgd-l2": PGD(eps=1.0, steps=STEPS, norm="L2", random_start=False),
+    "mim": MIM(eps=EPS, steps=STEPS),
+}
+
+
+@pytest.mark.parametrize("of_images", LAYOUTS, ids=str)
+@pytest.mark.parametrize("of_weights", LAYOUTS, ids=str)
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_any_layout(
+    name: str, of_weights: torch.memory_format, of_images: torch.memory_format, batch: tuple[Tensor, Tensor]
+) -> None:
+    """Gradients come in the layout that convolutions run in, of which torchattacks' PGDL2 cannot take its views."""
+    x, y = batch
+    expected = craft(DETERMINISTIC[name], small_model(), x, y).inputs
+    model = small_model().to(memory_format=of_weights)  # type: ignore[call-overload]
+    found = craft(DETERMINISTIC[name], model, x.contiguous(memory_format=of_images), y).inputs
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_l2_starts_at_random_in_any_layout(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    attack = PGD(eps=1.0, steps=2, norm="L2")
+    distance = (
+        (craft(attack, model, x.contiguous(memory_format=torch.channels_last), y).inputs - x).flatten(1).norm(dim=1)
+    )
+    assert ((distance > 0.5) & (distance <= 1.0 + 1e-5)).all()
+
+
 def _art(model: nn.Module) -> PyTorchClassifier:
     loss = nn.CrossEntropyLoss()
     return PyTorchClassifier(

@@ -9,6 +9,9 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
+_FLATTENS = ("PGDL2",)
+"""Attacks that look at images and gradients through ``.view(N, -1)``, which a channels_last layout does not have."""
+
 
 class _View(nn.Module):
     """What torchattacks gets to see: the model's forward pass and a device, nothing that it could change.
@@ -17,8 +20,9 @@ class _View(nn.Module):
     which would turn on a batch norm that the user froze. Held outside the module tree, the model stays as it is.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, *, flat: bool) -> None:
         super().__init__()
+        self._flat = flat
         object.__setattr__(self, "_target", model)
         object.__setattr__(self, "_anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
 
@@ -26,6 +30,8 @@ class _View(nn.Module):
         yield self._anchor  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._flat:  # the way back through these views makes the gradient contiguous
+            x = x.flatten(1).unflatten(1, x.shape[1:])
         logits: Tensor = self._target(x)  # type: ignore[operator]
         return logits
 
@@ -39,7 +45,8 @@ def craft(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> 
     An example whose input gradient vanishes comes back as NaN from MIFGSM (0/0) and, at a zero perturbation, from
     PGDL2; such an example keeps its clean pixels.
     """
-    attack = getattr(torchattacks, name)(_View(model, x.device), **options)
+    flat = name in _FLATTENS
+    attack = getattr(torchattacks, name)(_View(model, x.device, flat=flat), **options)
     with torch.enable_grad():
-        crafted: Tensor = attack(x, y).detach()
+        crafted: Tensor = attack(x.contiguous() if flat else x, y).detach()
     return torch.where(crafted.isfinite(), crafted, x)
