@@ -134,7 +134,7 @@ def start(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: st
 SMOKE = {
     "constant_eps": "cosine 1e-3",
     "pas_table": "CIFAR-10, cosine",
-    "landscape": "similarity of perturbations",
+    "landscape": "ResNet-18, eps 8/255",
     "multi_attack": "multi-attack",
     "amp": "PGD with AMP",
     "dual": "dual, η 0.1, γ 0.001",

@@ -45,15 +45,15 @@ def mnist(schedule: str, *, paper: bool) -> Experiment:
     """The runs of claim 1 at a learning rate of 1e-4."""
     adam = {"optimizer": "adam", "lr": 1e-4, "lr_schedule": "constant", "weight_decay": 0.0}
     own = RISES[schedule] | ({"eps_per": "epoch"} if paper and schedule != "constant" else {})
-    attack = {"steps": 50, "alpha": 0.01} if paper else {"steps": 10}
+    attack = {"steps": 50, "alpha": 0.01} if paper else {"steps": 10, "precision": "bf16-mixed"}
     return Experiment(
         method="pgd",
         data="mnist",
         backbone="lenet",
         backbone_args={"width": 16 if paper else 8},
-        hyper_parameters={"eps": EPS, **attack, **adam, "measure_every": 5 if paper else 4, **own},
-        epochs=100 if paper else 8,
-        batch_size=128 if paper else 64,
+        hyper_parameters={"eps": EPS, **attack, **adam, "measure_every": 5, **own},
+        epochs=100 if paper else 10,
+        batch_size=128 if paper else 32,
         n_train=None if paper else 6_400,
         n_test=10_000 if paper else 200,
         attacks=ATTACKS,
