@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from toolkit_ext.trainers import TRAINERS, as_classifier
 
-# Six steps: a whole number of rounds for up to three attacks in turn.
-_CLASSES, _BATCH, _STEPS = 3, 4, 6
+# Six steps: a whole number of rounds for up to three attacks in turn. A batch large enough that what `deep` does for
+# some examples of most batches is counted as it is in training.
+_CLASSES, _BATCH, _STEPS = 3, 32, 6
 _QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0}
 
 
