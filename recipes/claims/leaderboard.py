@@ -3,7 +3,7 @@
 No source claims this; it decides what ``toolkit-ext train`` does by default. Each combination is held against plain
 PGD training of as many forward and backward passes, on MNIST at eps 0.3 and 0.4 and on cifar10-jpeg at 8/255. To beat
 on MNIST at 0.3 under AutoAttack: 88.5% (Madry et al.), 92.8% (TRADES), 96.3% (best published). Small: LeNet; all
-combinations on MNIST at 0.3, six of them on the others.
+combinations on MNIST at 0.3, six of them on the others. One of them trains at a larger eps than it is attacked at.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Combination:
-    """A method with choices on the other axes, and the epochs that make its cost that of the rest."""
+    """A method with choices on the other axes, and the epochs that make its cost that of the rest.
+
+    ``protocol`` is the evaluation of one that is not attacked at the eps that it trains at.
+    """
 
     method: str
     epochs: int
     more: dict[str, Any]
+    protocol: str | None = None
 
 
 ADAM = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}
@@ -59,6 +63,9 @@ COMBINATIONS = {
     "pas": Combination("pas", 14, {**STEPS, **RISE}),
     "pas + amp": Combination("pas", 12, {**STEPS, **RISE, "update": "amp"}),
     "pas + awp + ema": Combination("pas", 12, {**STEPS, **RISE, **AVERAGE, "update": "awp"}),
+    "pas + ema at eps 0.4": Combination(
+        "pas", 14, {**STEPS, **RISE, **AVERAGE, "eps": 0.4, "eps_max": 0.6}, "linf_0.3_mnist"
+    ),
     "pas + trades + awp + ema": Combination(
         "pas", 9, {**STEPS, **RISE, **AVERAGE, "update": "awp", "attack": "tpgd", "objective": "trades"}
     ),
@@ -81,6 +88,7 @@ def small(task: Task, chosen: Combination) -> Experiment:
         batch_size=64,
         n_train=task.n_train,
         n_test=200,
+        protocol=chosen.protocol,
         attacks=("clean", "pgd20", "aa"),
     )
 
@@ -99,6 +107,7 @@ def rows(task: str, chosen: str) -> tuple[Row, ...]:
 
 SOME = ("pgd", "pgd + awp", "trades", "pas", "pas + awp + ema", "pas + trades + awp + ema")
 CHOSEN = {task: tuple(COMBINATIONS) if task == "MNIST 0.3" else SOME for task in TASKS}
+BOARDS = {task: tuple(arm(task, name) for name in CHOSEN[task]) for task in TASKS}
 
 GROUP = Group(
     number=8,
@@ -118,7 +127,8 @@ GROUP = Group(
         if name != "pgd"
     ),
     notes="A combination whose claim does not hold is not worse: it is not shown to be better with these seeds.",
-    equal_cost=tuple(tuple(arm(task, name) for name in CHOSEN[task]) for task in TASKS),
+    equal_cost=tuple(BOARDS.values()),
+    boards=BOARDS,
 )
 
 if __name__ == "__main__":

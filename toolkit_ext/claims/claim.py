@@ -74,7 +74,8 @@ class Group:
     """The claims that are tested by the same runs; ``number`` orders the groups on the page.
 
     ``name`` is the name of the recipe's file, ``claims_<name>`` that of the table and the figure. The arms of each
-    entry of ``equal_cost`` train for the same number of passes (within 5%), which a test counts.
+    entry of ``equal_cost`` train for the same number of passes (within 5%), which a test counts. ``boards`` are
+    leaderboards to print: a heading for each, and its arms.
 
     Raises:
         UserError: a claim on an arm that does not exist, or two arms or claims of one name.
@@ -88,6 +89,7 @@ class Group:
     claims: tuple[Claim, ...]
     notes: str = ""
     equal_cost: tuple[tuple[str, ...], ...] = ()
+    boards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, names in (("arm", [a.name for a in self.arms]), ("claim", [c.name for c in self.claims])):
@@ -95,7 +97,7 @@ class Group:
                 raise UserError(f"{kind}: two of group {self.name} have the same name")
         wanted = {arm for claim in self.claims for arm, _ in claim.rule.figures()}
         wanted |= {row.arm for claim in self.claims for row in claim.rows}
-        wanted |= {name for names in self.equal_cost for name in names}
+        wanted |= {name for names in (*self.equal_cost, *self.boards.values()) for name in names}
         for name in sorted(wanted):
             check_choice("arm", name, [arm.name for arm in self.arms])
 

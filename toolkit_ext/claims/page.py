@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
+from toolkit_ext.claims.board import board
 from toolkit_ext.claims.claim import SCALES, Claim, Group, Row
 from toolkit_ext.claims.metrics import titled
 from toolkit_ext.claims.runs import enough, values_of
@@ -81,9 +82,21 @@ def _section(
     lines += ["```", *(f"python recipes/claims/{group.name}.py --scale {s} --seeds 0,1,2" for s in scales), "```", ""]
     if drawn:
         lines += [f"![Figures of the source beside ours](figures/{group.tag}.png)", ""]
+    lines += _boards(group, runs)
     for claim in group.claims:
         lines += _claim(claim, verdicts[claim.name], runs, records)
     return "\n".join([*lines, *_runs(group, runs)])
+
+
+def _boards(group: Group, runs: RunsByScale) -> list[str]:
+    """The leaderboards of the group at every scale where two arms have runs enough."""
+    tables = {(title, scale): board(arms, runs[scale]) for title, arms in group.boards.items() for scale in SCALES}
+    return [
+        line
+        for (title, scale), table in tables.items()
+        if table
+        for line in (f"### Leaderboard: {title} ({scale})", "", table)
+    ]
 
 
 def _claim(claim: Claim, verdict: Verdict, runs: RunsByScale, records: Sequence[Record]) -> list[str]:

@@ -35,8 +35,8 @@ def same(experiment: Experiment, record: Record) -> bool:
     """Whether ``record`` is a run of ``experiment``, with any seed.
 
     Compared are method, axes, data and their number, backbone, every hyper-parameter that the experiment names, and
-    the attacks of the evaluation. What it does not name is the default of the version that ran it, as in the record.
-    A run that stopped at a loss that is not finite has no evaluation, and counts.
+    the attacks and the protocol of the evaluation. What it does not name is the default of the version that ran it, as
+    in the record. A run that stopped at a loss that is not finite has no evaluation, and counts.
     """
     hyper_parameters = {**experiment.hyper_parameters, "epochs": experiment.epochs, "batch_size": experiment.batch_size}
     axes = compose(TRAINERS[experiment.method].method, experiment.hyper_parameters).names
@@ -56,6 +56,9 @@ def same(experiment: Experiment, record: Record) -> bool:
 
 def _evaluated(experiment: Experiment, record: Record) -> bool:
     if experiment.n_test not in (None, record["n_examples"]):
+        return False
+    protocol = record["protocol"]
+    if experiment.protocol not in (None, protocol and protocol["name"]):
         return False
     asked = {f"{attack}_acc" for attack in experiment.attacks}
     found = record["metrics"].keys() - {"union_acc"}
@@ -145,6 +148,6 @@ def probes_of(run: Record, probe: str, records: Sequence[Record]) -> list[Record
     return sorted(made, key=lambda record: record["created"])
 
 
-def enough(values: Sequence[float]) -> bool:
+def enough(values: Sequence[object]) -> bool:
     """Whether these are a figure: :data:`SEEDS` runs at least."""
     return len(values) >= SEEDS

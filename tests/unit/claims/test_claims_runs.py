@@ -38,6 +38,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "training images": {"n_train": 1000},
     "test images": {"n_test": 100},
     "attacks": {"attacks": ("clean", "pgd20", "aa")},
+    "protocol": {"protocol": "linf_0.3_mnist"},
 }
 
 

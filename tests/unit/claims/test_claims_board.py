@@ -1,0 +1,73 @@
+"""A leaderboard ranks what was measured, and marks what may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toolkit_ext.claims import Arm, Group
+from toolkit_ext.claims.board import board, ranking
+from toolkit_ext.claims.page import page
+from toolkit_ext.errors import UserError
+from toolkit_ext.experiment import Experiment
+from toolkit_ext.results import Record
+
+MakeRun = Callable[..., Record]
+Make = Callable[..., Experiment]
+
+
+def survived(share: float, seed: int) -> dict[str, Any]:
+    """Which of 200 images survived AutoAttack, packed as records keep them."""
+    bits = np.random.default_rng(seed).permutation(200) < 200 * share
+    return {"aa": np.packbits(bits).tobytes().hex()}
+
+
+@pytest.fixture
+def runs(recorded: MakeRun, experiment: Make) -> dict[str, list[Record]]:
+    """Three arms of three seeds: one far behind, two alike; and one of two seeds."""
+
+    def run(method: str, share: float, seed: int) -> Record:
+        return recorded(
+            experiment(method),
+            seed,
+            {"clean_acc": 0.9, "aa_acc": share, "union_acc": share},
+            details={"robust": survived(share, seed)},
+        )
+
+    means = {"pgd": 0.60, "trades": 0.61, "fgsm": 0.20}
+    found = {name: [run(name, mean + 0.01 * seed, seed) for seed in range(3)] for name, mean in means.items()}
+    return found | {"mim": [run("mim", 0.9, seed) for seed in range(2)]}
+
+
+def test_ranks_arms_with_enough_seeds(runs: dict[str, list[Record]]) -> None:
+    assert ranking(("fgsm", "pgd", "mim", "trades"), runs) == pytest.approx({"trades": 0.62, "pgd": 0.61, "fgsm": 0.21})
+    assert list(ranking(tuple(runs), runs)) == ["trades", "pgd", "fgsm"]
+
+
+def test_marks_the_best_and_what_is_not_significantly_worse(runs: dict[str, list[Record]]) -> None:
+    lines = board(tuple(runs), runs).splitlines()
+    assert lines[0] == "| method | runs | clean | AutoAttack |"
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| trades", "| pgd", "| fgsm"]
+    assert "**62.00(100)**" in lines[2]
+    assert lines[3].endswith("| 61.00(100)≈ |")
+    assert lines[4].endswith("| 21.00(100) |")
+
+
+def test_nothing_to_rank_is_no_table(runs: dict[str, list[Record]]) -> None:
+    assert board(("pgd", "mim"), runs) == ""
+
+
+def test_the_page_has_the_boards_of_a_group(recorded: MakeRun, experiment: Make) -> None:
+    arms = tuple(Arm(name, experiment(name)) for name in ("pgd", "trades"))
+    made = [recorded(arm.small, seed) for arm in arms for seed in range(3)]
+    group = Group(1, "example", "TRADES or PGD?", "A paper", arms, (), boards={"digits": ("pgd", "trades")})
+    assert "### Leaderboard: digits (small)\n\n| method |" in page([group], made)
+    assert "Leaderboard" not in page([group], made[:4])
+
+
+def test_an_unknown_arm_on_a_board_is_refused(experiment: Make) -> None:
+    with pytest.raises(UserError, match="arm: 'trades' is not known"):
+        Group(1, "example", "?", "A paper", (Arm("pgd", experiment()),), (), boards={"digits": ("trades",)})
