@@ -3,7 +3,7 @@
 Kouvatseas, Lafaye de Micheaux, Neau: Training robust neural networks. 2023. Accuracy on CIFAR-10, clean and under PGD
 in Linf and in L2, of training on one attack, with a gradient penalty, and on the attacks in turn; the report names
 neither eps nor the length of training. Added here: TRADES, AutoAttack, and at the small scale the same number of passes
-for all. Small: LeNet of width 8 on 4,000 images of cifar10-jpeg.
+for all. Small: LeNet of width 8 on 4,000 images of cifar10-jpeg, passes in bf16.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from toolkit_ext.experiment import Experiment
 
 ATTACKS = ("clean", "pgd20", "pgd_l2", "aa")
 COLUMNS = ("clean_acc", "pgd20_acc", "pgd_l2_acc", "aa_acc")
+USUAL = {"measure_every": 4, "precision": "bf16-mixed"}
 WEIGHTS = tuple({"penalty_lambda": weight} for weight in (0.01, 0.1, 1.0))
 PLACE = "table of accuracies, natural/PGD-Linf/PGD-L2"
 PGD, FGSM, MIM, PENALTY, MULTI, TRADES = "PGD", "FGSM", "MIM", "gradient penalty", "multi-attack", "TRADES"
@@ -36,7 +37,7 @@ def small(method: str, epochs: int, **more: Any) -> Experiment:
         data="cifar10-jpeg",
         backbone="lenet",
         backbone_args={"width": 8},
-        hyper_parameters={"eps": 8 / 255, "lr": 0.05, "weight_decay": 5e-4, "measure_every": 4, **more},
+        hyper_parameters={"eps": 8 / 255, "lr": 0.05, "weight_decay": 5e-4, **USUAL, **more},
         epochs=epochs,
         batch_size=64,
         n_train=4_000,
