@@ -11,8 +11,10 @@ from types import FrameType
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.ranks._attempt import own_store
 from toolkit_ext.ranks._errors import who
 from toolkit_ext.ranks._group import ALONE, Ranks
 
@@ -89,7 +91,15 @@ def _join(device: torch.device) -> None:
         ) from None
     # Otherwise Accelerate sets, and warns of, a number of threads of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    PartialState(cpu=device.type == "cpu", timeout=_TIMEOUT)
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    distributed.init_process_group(
+        "gloo" if device.type == "cpu" else "nccl",
+        store=own_store(store, rank, size, _TIMEOUT),
+        rank=rank,
+        world_size=size,
+        timeout=_TIMEOUT,
+    )
+    PartialState(cpu=device.type == "cpu", timeout=_TIMEOUT)  # takes the group that there is
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)
 
