@@ -73,7 +73,7 @@ def describe(metric: str) -> str:
         return _WORDS[name]
     kind = {"_err": " error", "_acc": " accuracy"}.get(name[-4:], "")
     text = label(f"{name[:-4]}_acc") if kind else name.replace("_", " ")
-    return f"{text}{kind}{f' of the {probe}' if kind and probe else ''}"
+    return f"{text}{kind}{f' ({probe})' if kind and probe else ''}"
 
 
 def titled(metric: str) -> str:
@@ -99,3 +99,8 @@ def unit(metric: str) -> str:
     if metric in ("failed", "lost", *_STATES) or is_share(metric):
         return "%"
     return " s" if metric.endswith("_s") else ""
+
+
+def unit_of_difference(metric: str) -> str:
+    """The unit of a difference of two values: `` points`` for shares, else that of the metric."""
+    return " points" if unit(metric) == "%" else unit(metric)

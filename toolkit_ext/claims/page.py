@@ -52,11 +52,12 @@ def _summary(groups: Sequence[Group], verdicts: Mapping[tuple[str, str], Verdict
         "Of " + str(len(verdicts)) + " claims: " + ", ".join(f"{n} {word}" for word, n in counts.items()) + ".",
         "",
     ]
-    lines += ["| | claim | verdict |", "| --- | --- | --- |"]
+    lines += ["| | claim | verdict | measured at |", "| --- | --- | --- | --- |"]
     for group in groups:
         for claim in group.claims:
-            verdict = verdicts[group.name, claim.name].word
-            lines.append(f"| [{group.number}](#{_anchor(group)}) | {claim.statement} | {_marked(verdict)} |")
+            verdict = verdicts[group.name, claim.name]
+            words = (f"[{group.number}](#{_anchor(group)})", claim.statement, _marked(verdict.word))
+            lines.append(f"| {' | '.join((*words, ', '.join(verdict.held)))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +71,7 @@ def _anchor(group: Group) -> str:
 
 
 def _marked(word: str) -> str:
-    return word if word == NOT_MEASURED else f"**{word}**"
+    return word if word.lower() == NOT_MEASURED else f"**{word}**"
 
 
 def _section(
@@ -102,7 +103,7 @@ def _boards(group: Group, runs: RunsByScale) -> list[str]:
 def _claim(claim: Claim, verdict: Verdict, runs: RunsByScale, records: Sequence[Record]) -> list[str]:
     lines = [f"### {claim.statement}", ""]
     lines += [f"Source: {claim.where}.", ""] if claim.where else []
-    lines += [f"{_marked(verdict.word).capitalize()}. Rule: {claim.rule}.", ""]
+    lines += [f"{_marked(verdict.word.capitalize())}. Rule: {claim.rule}.", ""]
     for scale, found in verdict.found.items():
         lines += [f"- {scale}: {'holds' if verdict.held[scale] else 'does not hold'}: {found}."]
     lines += [""] if verdict.found else []

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Protocol
 
 from toolkit_ext.claims.margins import margin, margin_of_mean
-from toolkit_ext.claims.metrics import describe, unit
+from toolkit_ext.claims.metrics import describe, unit, unit_of_difference
 
 Figure = tuple[str, str]
 Values = Mapping[Figure, Sequence[float]]
@@ -64,12 +64,15 @@ class Lower:
 
     def found(self, values: Values) -> str:
         gap = fmean(values[self.second]) - fmean(values[self.first])
-        of = unit(self.first[1])
-        return f"{self.first[0]} is lower than {self.second[0]} by {gap:.2f}{of}, at least {self.bound(values):.2f}{of}"
+        of = unit_of_difference(self.first[1])
+        return f"{_name(self.second)} less {self._rival()} is {gap:.2f}{of}, at least {self.bound(values):.2f}{of}"
+
+    def _rival(self) -> str:
+        return f"that of {self.first[0]}" if self.second[1] == self.first[1] else _name(self.first)
 
     def __str__(self) -> str:
         than = f"that of {self.second[0]}" if self.second[1] == self.first[1] else _name(self.second)
-        more = f" by more than {self.by:g}{unit(self.first[1])}" if self.by else ""
+        more = f" by more than {self.by:g}{unit_of_difference(self.first[1])}" if self.by else ""
         return f"{_name(self.first)} is lower than {than}{more}"
 
 
@@ -116,7 +119,8 @@ class AtMost:
 def _mean_found(figure: Figure, values: Values) -> str:
     of = unit(figure[1])
     found = values[figure]
-    return f"{_name(figure)} is {fmean(found):.2f}{of}, give or take {margin_of_mean(found):.2f}{of}"
+    more = unit_of_difference(figure[1])
+    return f"{_name(figure)} is {fmean(found):.2f}{of}, give or take {margin_of_mean(found):.2f}{more}"
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,14 @@ class Alike:
         return self.range(values) <= self.within
 
     def found(self, values: Values) -> str:
-        return f"the means of {self._arms()} span {self.range(values):.2f}{unit(self.of[0][1])}"
+        return f"the means of {self._arms()} span {self.range(values):.2f}{unit_of_difference(self.of[0][1])}"
 
     def _arms(self) -> str:
         return ", ".join(arm for arm, _ in self.of)
 
     def __str__(self) -> str:
-        return (
-            f"the mean {describe(self.of[0][1])} of {self._arms()} spans at most {self.within:g}{unit(self.of[0][1])}"
-        )
+        of = unit_of_difference(self.of[0][1])
+        return f"the mean {describe(self.of[0][1])} of {self._arms()} spans at most {self.within:g}{of}"
 
 
 @dataclass(frozen=True)

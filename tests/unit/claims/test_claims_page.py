@@ -32,23 +32,24 @@ def test_the_row_has_both_figures_and_the_verdict_follows(group: Group, runs_of_
     assert line(text, "| pgd | AutoAttack") == (
         "| pgd | AutoAttack accuracy [%] | 47.5 (table 3) | 41.00(100) | not measured |"
     )
-    assert "| TRADES is more robust than PGD. | **only at reduced scale** |" in text
-    assert "- small: holds: pgd is lower than trades by 20.00%" in text
+    assert "| TRADES is more robust than PGD. | **only at reduced scale** | small |" in text
+    assert "- small: holds: AutoAttack accuracy of trades less that of pgd is 20.00 points" in text
     assert "[seed 0](runs/" in line(text, "| pgd | small |")
     assert "python recipes/claims/example.py --scale paper --seeds 0,1,2" in text
 
 
 def test_a_refuted_claim_says_so(group: Group, runs_of_both: Both) -> None:
     text = page([group], runs_of_both(HIGH, LOW))
-    assert "| TRADES is more robust than PGD. | **not reproduced** |" in text
-    assert "does not hold: pgd is lower than trades by -20.00%" in text
+    assert "| TRADES is more robust than PGD. | **not reproduced** | small |" in text
+    assert "**Not reproduced**. Rule: AutoAttack accuracy of pgd is lower" in text
+    assert "does not hold: AutoAttack accuracy of trades less that of pgd is -20.00 points" in text
 
 
 @pytest.mark.parametrize("missing", [slice(0, 2), slice(0, 0)], ids=["two seeds", "no run"])
 def test_fewer_than_three_seeds_are_no_figure_and_no_verdict(missing: slice, group: Group, runs_of_both: Both) -> None:
     text = page([group], runs_of_both(LOW[missing], HIGH))
     assert line(text, "| pgd | AutoAttack").endswith("| not measured | not measured |")
-    assert "| TRADES is more robust than PGD. | not measured |" in text
+    assert "| TRADES is more robust than PGD. | not measured |  |" in text
     assert "61.00(100)" in line(text, "| trades | AutoAttack")
 
 

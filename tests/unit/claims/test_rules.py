@@ -80,18 +80,18 @@ def test_all_needs_every_rule_and_names_each_figure_once() -> None:
 RULES: list[tuple[Rule, str, str]] = [
     (
         Lower(A, B, 2),
-        "AutoAttack accuracy of first is lower than that of second by more than 2%",
-        "first is lower than second by 10.00%, at least 10.00%",
+        "AutoAttack accuracy of first is lower than that of second by more than 2 points",
+        "AutoAttack accuracy of second less that of first is 10.00 points, at least 10.00 points",
     ),
     (
         AtLeast(A, 40),
         "AutoAttack accuracy of first is at least 40%",
-        "AutoAttack accuracy of first is 50.00%, give or take 0.00%",
+        "AutoAttack accuracy of first is 50.00%, give or take 0.00 points",
     ),
     (
         Alike((A, B), 5),
-        "the mean AutoAttack accuracy of first, second spans at most 5%",
-        "the means of first, second span 10.00%",
+        "the mean AutoAttack accuracy of first, second spans at most 5 points",
+        "the means of first, second span 10.00 points",
     ),
     (
         Ratio(B, A, 1, 2),
