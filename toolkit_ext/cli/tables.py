@@ -40,8 +40,9 @@ def told_plainly() -> Iterator[None]:
 
 def _table(records: list[Record], values: dict[str, Any]) -> str:
     # A run that was not evaluated, such as an analysis of the landscape, has nothing to put into a table.
-    evaluated = [record for record in records if record["metrics"]]
-    chosen = results.where(results.frame(evaluated or records), values["where"])
+    reported = results.reported(records)
+    evaluated = [record for record in reported if record["metrics"]]
+    chosen = results.where(results.frame(evaluated or reported), values["where"])
     # Grouped by data set, norm and eps, as they are by default, runs are listed but not ranked against each other.
     mixed = values["allow_mixed"] or not (values["by"] or values["sort"])
     table = results.aggregate(chosen, values["by"] or None, allow_mixed=mixed)

@@ -17,7 +17,7 @@ from toolkit_ext.results.robustness import Curve, curves, plot_robustness
 from toolkit_ext.results.schema import SCHEMA, Record
 from toolkit_ext.results.select import columns, sort, where
 from toolkit_ext.results.significance import per_example, vs_best
-from toolkit_ext.results.tables import aggregate, members, rebuild, write_table
+from toolkit_ext.results.tables import aggregate, members, rebuild, reported, write_table
 
 __all__ = [
     "METRICS",
@@ -53,6 +53,7 @@ __all__ = [
     "read_records",
     "rebuild",
     "render",
+    "reported",
     "reset_peak_memory",
     "slug",
     "sort",

@@ -13,6 +13,7 @@ from toolkit_ext.io import atomic_write
 from toolkit_ext.results.frames import BUDGET, frame, metric_columns, missing
 from toolkit_ext.results.record import ALL_RUNS, check_name, read_records
 from toolkit_ext.results.render import printed, to_csv
+from toolkit_ext.results.schema import Record
 
 BY = ("data", "backbone", "norm", "eps", "method")
 
@@ -124,6 +125,14 @@ def _keys(columns: pd.DataFrame) -> list[tuple[str, ...]]:
     return [tuple("" if missing(v) else repr(v) for v in row) for row in columns.itertuples(index=False, name=None)]
 
 
+def reported(records: Iterable[Record]) -> list[Record]:
+    """All ``records`` but those of runs that hyper-parameters were chosen by (``details.claim.tuning``).
+
+    Such a run has a seed of its own and is not attacked on test data; among the seeds of a mean it has no place.
+    """
+    return [record for record in records if not record["details"].get("claim", {}).get("tuning")]
+
+
 def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
     """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically, and with the same bytes for the same table."""
     if name != ALL_RUNS:
@@ -135,13 +144,14 @@ def rebuild(results_dir: Path | str) -> list[Path]:
     """Write every table of ``<results_dir>/tables`` anew from ``<results_dir>/runs``; return their paths.
 
     ``all_runs.csv`` has every run with every figure (fractions). Each name in a record's ``tables`` makes one more:
-    the means over seeds of the runs that name it, in percent. Records that cannot be read are left out with a
-    :class:`~toolkit_ext.results.record.RecordWarning`.
+    the means over seeds of the :func:`reported` runs that name it, in percent. Records that cannot be read are left out
+    with a :class:`~toolkit_ext.results.record.RecordWarning`.
     """
     results = Path(results_dir)
     records = read_records(results / "runs")
     written = [write_table(ALL_RUNS, frame(records), results / "tables")]
-    for name in sorted({name for record in records for name in record["tables"]}):
-        shown = aggregate(frame(r for r in records if name in r["tables"]), allow_mixed=True)
+    kept = reported(records)
+    for name in sorted({name for record in kept for name in record["tables"]}):
+        shown = aggregate(frame(r for r in kept if name in r["tables"]), allow_mixed=True)
         written.append(write_table(name, printed(shown), results / "tables"))
     return written

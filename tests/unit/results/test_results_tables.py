@@ -376,6 +376,17 @@ def test_rebuild_has_the_same_bytes(make: Make, tmp_path: Path) -> None:
     assert everything["aa_acc"].tolist() == pytest.approx([1 / 3, 0.5, 0.4, 0.41], abs=1e-11)
 
 
+def test_runs_that_hyper_parameters_were_chosen_by_are_in_no_mean(make: Make, tmp_path: Path) -> None:
+    _fill(make, tmp_path)
+    first = {path.name: path.read_bytes() for path in rebuild(tmp_path)}
+    told = {"claim": {"tuning": True}}
+    write_record(make("pgd", seed=100, clean_acc=0.9, details=told, tables=["quickstart", "other"]), tmp_path / "runs")
+    second = {path.name: path.read_bytes() for path in rebuild(tmp_path)}
+    assert second.keys() == first.keys()
+    assert second["quickstart.csv"] == first["quickstart.csv"]
+    assert len(second["all_runs.csv"].splitlines()) == len(first["all_runs.csv"].splitlines()) + 1
+
+
 def test_rebuild_names_what_it_leaves_out(make: Make, tmp_path: Path) -> None:
     _fill(make, tmp_path)
     rebuild(tmp_path)
