@@ -1,8 +1,8 @@
 """Claim 5: adversarial model perturbation (AMP) lowers the clean test error; and beside AWP in adversarial training.
 
 Zheng, Zhang, Mao: Regularizing neural networks via adversarial model perturbation. CVPR 2021. PreAct ResNet-18: clean
-test error with AMP and without, at about 1.8 times the cost of standard training. Small: LeNet on a fifth of
-cifar10-jpeg, eps of AMP chosen on the validation split; adversarial training on a tenth, at equal cost, in bf16.
+test error with AMP and without, at about 1.8 times the cost of standard training. Small: LeNet on a tenth of
+cifar10-jpeg, eps of AMP chosen on the validation split; adversarial training at equal cost, in bf16.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def small(method: str, epochs: int, **more: Any) -> Experiment:
         hyper_parameters={"lr": 0.05, "weight_decay": 5e-4, "measure_every": 2, **more},
         epochs=epochs,
         batch_size=64,
-        n_train=10_000,
+        n_train=5_000,
         n_test=500,
         protocol="linf_8_255",
         attacks=ATTACKS,
