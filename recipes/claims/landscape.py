@@ -133,7 +133,7 @@ GROUP = Group(
     source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
     arms=(
         *(Arm(lenet(eps), mnist(eps), mnist(eps, width=16, paper=True), probes=PROBES[eps]) for eps in RADII),
-        Arm(RESNET18, small_resnet(), resnet(), probes={"similarity": similarity(500, tuple(RESNET))}),
+        Arm(RESNET18, small_resnet(), resnet(), probes={"similarity": similarity(250, tuple(RESNET))}),
         Arm(NARROW, mnist(0.4, width=1), mnist(0.4, width=1, paper=True)),
     ),
     claims=(
