@@ -102,6 +102,25 @@ def check_losses(trainer: MethodTrainer) -> None:
     assert terms
 
 
+# Attacks that torchattacks or we ourselves have in L2.
+IN_L2 = ("pgd", "fgsm", "deep")
+COLOUR: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in TRAINERS] + [
+    (name, {"norm": "L2"}) for name, kind in TRAINERS.items() if kind.method.attack in IN_L2
+]
+
+
+@pytest.mark.parametrize(("method", "norm"), COLOUR)
+def test_trains_on_colour_images_in_channels_last(method: str, norm: dict[str, Any]) -> None:
+    """Of one channel every layout is the same; of three, gradients come in that of the convolutions."""
+    kind, shape = TRAINERS[method], (3, 8, 8)
+    model = backbones.create("lenet", num_classes=CLASSES, in_chans=3, image_size=8, width=1)
+    values = known({**TINY, **UNMEASURED, **kind.method.defaults, "warmup_epochs": 0.0}, axes_of(kind))
+    trainer = kind(as_classifier(model, shape, CLASSES), **{**values, **norm, "memory_format": "channels_last"})
+    x = torch.rand(2 * BATCH, *shape, generator=torch.Generator().manual_seed(0))
+    fit(trainer, (x, torch.arange(2 * BATCH) % CLASSES))
+    check_losses(trainer)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("method", TRAINERS)
 def test_trains_and_leaves_a_usable_classifier(method: str, network: str, data: tuple[Tensor, Tensor]) -> None:
