@@ -12,7 +12,7 @@ import torch
 from toolkit_ext import data, results
 from toolkit_ext.claims.claim import Arm, Group, with_hyper_parameters
 from toolkit_ext.claims.probe import Probe, Trained
-from toolkit_ext.claims.runs import choose, grid, tuning_of
+from toolkit_ext.claims.runs import choose, grid, of_claims, same, tuning_of
 from toolkit_ext.console import say
 from toolkit_ext.costs import count_passes
 from toolkit_ext.errors import UserError, check_choice
@@ -88,13 +88,27 @@ def cost_options(experiment: Experiment) -> dict[str, Any]:
 
 
 def run_safely(experiment: Experiment, place: Place) -> Record:
-    """:func:`~toolkit_ext.experiment.run`; a loss that is not finite ends in a record too, without metrics."""
+    """:func:`~toolkit_ext.experiment.run`; a loss that is not finite ends in a record too, without metrics.
+
+    A run that is recorded for a claim is not made again, whatever its file is called: what an arm names can have
+    become more since.
+    """
+    if known := _recorded(experiment, place):
+        say(f"{known['run_id']}: recorded already")
+        return known
     started, began = results.environment(), time.perf_counter()
     try:
         return run(experiment, place)
     except NonFiniteLossError as error:
         say(f"{experiment.run_id}: {error}")
         return _failure(experiment, place, str(error), started, time.perf_counter() - began)
+
+
+def _recorded(experiment: Experiment, place: Place) -> Record | None:
+    folder = place.results / "runs"
+    made = of_claims(results.read_records(folder)) if place.tables and folder.is_dir() else []
+    found = [record for record in made if record["seed"] == experiment.seed and same(experiment, record)]
+    return max(found, key=lambda record: (record["created"], record["run_id"]), default=None)
 
 
 def _failure(
@@ -124,7 +138,7 @@ def run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, place
         return next(r for r in results.read_records(place.results / "runs") if r["run_id"] == run_id)
     started, began = results.environment(), time.perf_counter()
     dataset = data.load(experiment.data, root=place.data_root).subset(experiment.n_train, experiment.n_test)
-    folder, device = place.output / experiment.run_id, check_device(place.device)
+    folder, device = place.output / of["run_id"], check_device(place.device)
     found = probe(Trained(experiment, folder, dataset, device))
     told = {"probe": {"name": name, "of": of["run_id"], "facts": dict(found.facts)}, **place.told}
     evaluated: dict[str, Any] = found.evaluation.to_record() if found.evaluation else {}

@@ -57,3 +57,13 @@ def test_a_loss_that_is_not_finite_ends_in_a_record(place: Place) -> None:
     records = results.read_records(place.results / "runs")
     assert values_of(("pgd", "failed"), runs_at(group(arm), "small", records), records) == [100.0]
     assert run_group(group(arm), "small", (0,), place) == records
+
+
+def test_an_arm_that_names_more_than_before_keeps_its_runs(place: Place) -> None:
+    arm = Arm("pgd", TINY, probes={"images": images})
+    (record,) = run_group(group(replace(arm, probes={})), "small", (0,), place)
+    more = replace(TINY, hyper_parameters={**TINY.hyper_parameters, "momentum": 0.9})  # the default
+    assert more.run_id != TINY.run_id
+    again, probe = run_group(group(replace(arm, small=more)), "small", (0,), place)
+    assert again == record
+    assert probe["details"]["probe"]["of"] == TINY.run_id  # on the model that there is
