@@ -15,9 +15,17 @@ _BY = ("data", "norm", "eps", "method")
 
 
 def ranking(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> dict[str, float]:
-    """The mean AutoAttack accuracy of every arm with enough runs, in [0, 1], the best first."""
-    means = {arm: fmean(record["metrics"]["aa_acc"] for record in runs[arm]) for arm in arms if enough(runs[arm])}
-    return dict(sorted(means.items(), key=lambda item: -item[1]))
+    """The mean AutoAttack accuracy of every arm with enough runs, in [0, 1], the best first.
+
+    Of equals the one with the better clean accuracy comes first. A run that failed counts as 0.
+    """
+    means = {arm: (_mean(runs[arm], "aa_acc"), _mean(runs[arm], "clean_acc")) for arm in arms if enough(runs[arm])}
+    return {arm: mean for arm, (mean, _) in sorted(means.items(), key=lambda item: item[1], reverse=True)}
+
+
+def _mean(runs: Sequence[Record], metric: str) -> float:
+    # Sums of the same terms in another order differ in their last bits; a tie must count as one.
+    return round(fmean(record["metrics"].get(metric, 0.0) for record in runs), 9)
 
 
 def board(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> str:

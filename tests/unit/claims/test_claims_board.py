@@ -47,6 +47,15 @@ def test_ranks_arms_with_enough_seeds(runs: dict[str, list[Record]]) -> None:
     assert list(ranking(tuple(runs), runs)) == ["trades", "pgd", "fgsm"]
 
 
+def test_of_equals_the_better_clean_accuracy_comes_first(recorded: MakeRun, experiment: Make) -> None:
+    def run(seed: int, clean: float, aa: float) -> Record:
+        return recorded(experiment(), seed, {"clean_acc": clean, "aa_acc": aa, "union_acc": aa})
+
+    first = [run(seed, 0.98, aa) for seed, aa in enumerate((0.755, 0.795, 0.775))]
+    second = [run(seed, 0.99, aa) for seed, aa in enumerate((0.78, 0.78, 0.765))]
+    assert list(ranking(("first", "second"), {"first": first, "second": second})) == ["second", "first"]
+
+
 def test_marks_the_best_and_what_is_not_significantly_worse(runs: dict[str, list[Record]]) -> None:
     lines = board(tuple(runs), runs).splitlines()
     assert lines[0] == "| method | runs | clean | AutoAttack |"
