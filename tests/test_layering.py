@@ -40,7 +40,7 @@ PARTS: dict[str, set[str]] = {
     "trainers": BASE | AXES | {"backbones", "data", "estimators", "landscape", "normalise_weights", "ranks"},
 }
 # Above the trainers: these put the parts together, and none of the parts may import them.
-ABOVE = {"claims", "costs", "experiment", "sweep", "cli", "recipe"}
+ABOVE = {"claims", "costs", "experiment", "sweep", "cli", "recipe", "winners"}
 
 # Libraries that a few files wrap, and nothing else may know.
 WRAPPED: dict[str, tuple[str, ...]] = {

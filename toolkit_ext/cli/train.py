@@ -1,4 +1,4 @@
-"""``toolkit-ext train METHOD``."""
+"""``toolkit-ext train [METHOD]``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from toolkit_ext import console
 from toolkit_ext.cli._options import _Words, given, hyper_parameter_options, place_options, take_place
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiment import Experiment, run
+from toolkit_ext.winners import winner
 
 
 def _backbone_args(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 
 
 @click.command("train")
-@click.argument("method")
+@click.argument("method", required=False)
 @click.option("--data", default="digits", show_default=True, help="digits, mnist, cifar10, ..., folder:PATH")
 @click.option("--backbone", default="lenet", show_default=True, help="any timm classifier, or lenet, resnet18_w, ...")
 @click.option("--backbone-arg", multiple=True, metavar="NAME=VALUE", help="argument of the backbone, such as width=8")
@@ -48,13 +49,20 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--resume", is_flag=True, help="go on from the checkpoint of the same run")
 @place_options
-def train_command(method: str, **values: Any) -> None:
+def train_command(method: str | None, **values: Any) -> None:
     """Train METHOD on a data set and report its AutoAttack accuracy.
+
+    Without METHOD, the combination is taken that did best on the data set in the leaderboards of results/CLAIMS.md;
+    options that are given come before its own.
 
     Hyper-parameters of the method's attack, objective, update and schedule, and of the training loop, are options;
     --attack, --objective, --update and --schedule combine methods.
     """
     place = take_place(values)
+    if method is None:
+        best = winner(values["data"])
+        console.say(f"method: {best.name}, the best of {best.board} in results/CLAIMS.md ({best.method})")
+        method, values = best.method, best.with_options(values)
     console.show_table(console.results_table([run(experiment_of(method, values), place)]))
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from toolkit_ext.claims import SCALES, SEEDS
+from toolkit_ext.claims.board import ranking
 from toolkit_ext.claims.build import build
 from toolkit_ext.claims.load import load_groups
 from toolkit_ext.claims.metrics import probed, titled
 from toolkit_ext.claims.runs import of_claims, values_of
 from toolkit_ext.claims.verdict import runs_by_scale
+from toolkit_ext.experiment import protocol_for
 from toolkit_ext.results import Record, read_records
+from toolkit_ext.winners import WINNERS
 
 ROOT = Path(__file__).parents[3]
 RESULTS, RECIPES = ROOT / "results", ROOT / "recipes" / "claims"
@@ -91,3 +94,20 @@ def test_runs_of_a_grid_were_never_chosen_on_test_data(records: list[Record]) ->
             best = max(told["grid"], key=lambda c: (c["val_robust_acc"], c["val_clean_acc"]))
             given = record["hyper_parameters"]
             assert all(given[name] == value for name, value in best["hyper_parameters"].items()), record["run_id"]
+
+
+@pytest.mark.parametrize("data", WINNERS)
+def test_train_takes_the_best_of_the_leaderboard_for_default(data: str, records: list[Record]) -> None:
+    winner = WINNERS[data]
+    (group,) = [group for group in load_groups(RECIPES) if winner.board in group.boards]
+    arms = group.boards[winner.board]
+    ranked = ranking(arms, runs_by_scale(group, records)["small"])
+    assert ranked.keys() == set(arms), "every arm is measured"
+    best = group.arm(next(iter(ranked)))
+    assert best.name == f"{winner.board}: {winner.name}"
+    assert (best.small.method, best.small.protocol) == (winner.method, winner.protocol)
+    assert winner.hyper_parameters.items() <= best.small.hyper_parameters.items()
+    left = best.small.hyper_parameters.keys() - winner.hyper_parameters.keys()
+    assert left <= {"eps", "steps", "measure_every"}  # the eps is the usual one of the data set, the rest is cost
+    if "eps" in left:
+        assert best.small.hyper_parameters["eps"] == protocol_for(data, {}).eps
