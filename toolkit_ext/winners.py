@@ -45,6 +45,21 @@ class Winner:
         return {**given, **{name: value for name, value in own.items() if name in fits and name not in chosen}}
 
 
+_CIFAR10 = Winner(
+    "cifar10-jpeg 8/255",
+    "pas + awp + ema",
+    "pas",
+    {
+        "eps": 8 / 255,
+        "eps_max": 2.0 * (8 / 255),
+        "eps_per": "batch",
+        "periods": 1,
+        "update": "awp",
+        "ema_decay": 0.99,
+        "lr": 0.05,
+        "weight_decay": 5e-4,
+    },
+)
 WINNERS = {
     "mnist": Winner(
         "MNIST 0.3",
@@ -61,6 +76,8 @@ WINNERS = {
             "ema_decay": 0.0,
         },
     ),
+    "cifar10-jpeg": _CIFAR10,
+    "cifar10": _CIFAR10,  # the same images before they were compressed
 }
 
 
