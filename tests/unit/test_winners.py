@@ -67,5 +67,5 @@ def test_a_data_set_without_a_leaderboard_needs_a_method(toolkit: Callable[..., 
     assert "METHOD: none is given" in line
     assert "'svhn'" in line
     assert "pgd" in line
-    with pytest.raises(UserError, match="a best for .*mnist"):
+    with pytest.raises(UserError, match=r"a best for .*mnist"):
         winner("svhn")
