@@ -12,7 +12,7 @@ import torch
 from toolkit_ext import data, results
 from toolkit_ext.claims.claim import Arm, Group, with_hyper_parameters
 from toolkit_ext.claims.probe import Probe, Trained
-from toolkit_ext.claims.runs import choose, grid, of_claims, same, tuning_of
+from toolkit_ext.claims.runs import by_seed, choose, grid, of_claims, tuning_of
 from toolkit_ext.console import say
 from toolkit_ext.costs import count_passes
 from toolkit_ext.errors import UserError, check_choice
@@ -107,8 +107,7 @@ def run_safely(experiment: Experiment, place: Place) -> Record:
 def _recorded(experiment: Experiment, place: Place) -> Record | None:
     folder = place.results / "runs"
     made = of_claims(results.read_records(folder)) if place.tables and folder.is_dir() else []
-    found = [record for record in made if record["seed"] == experiment.seed and same(experiment, record)]
-    return max(found, key=lambda record: (record["created"], record["run_id"]), default=None)
+    return by_seed(experiment, made).get(experiment.seed)
 
 
 def _failure(

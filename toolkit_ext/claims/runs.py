@@ -76,13 +76,16 @@ def of_claims(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if any(name.startswith(TAG) for name in record["tables"])]
 
 
-def runs_of(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
+def by_seed(experiment: Experiment, records: Iterable[Record]) -> dict[int, Record]:
+    """The newest run of ``experiment`` with each seed, in the order of the seeds."""
+    ordered = sorted(records, key=lambda record: (record["created"], record["run_id"]))
+    found = {record["seed"]: record for record in ordered if same(experiment, record)}
+    return dict(sorted(found.items()))
+
+
+def runs_of(experiment: Experiment, records: Iterable[Record]) -> list[Record]:
     """The runs of ``experiment``, one for each seed (the newest), in the order of the seeds."""
-    found: dict[int, Record] = {}
-    for record in sorted(records, key=lambda record: (record["created"], record["run_id"])):
-        if same(experiment, record):
-            found[record["seed"]] = record
-    return [found[seed] for seed in sorted(found) if seed != TUNING_SEED]
+    return [record for seed, record in by_seed(experiment, records).items() if seed != TUNING_SEED]
 
 
 def tuning_of(experiment: Experiment, candidate: Mapping[str, Any]) -> Experiment:
@@ -94,14 +97,12 @@ def grid(arm: Arm, experiment: Experiment, records: Sequence[Record]) -> list[Ca
     """How the candidates of ``arm`` did on the validation split; None while one is missing."""
     found = []
     for candidate in arm.candidates:
-        tuning = tuning_of(experiment, candidate)
-        runs = [record for record in records if record["seed"] == TUNING_SEED and same(tuning, record)]
-        if not runs:
+        run = by_seed(tuning_of(experiment, candidate), records).get(TUNING_SEED)
+        if run is None:
             return None
-        runs.sort(key=lambda record: record["created"])
-        best = _best(runs[-1])
+        best = _best(run)
         scores = float(best.get("val_robust_acc", -1.0)), float(best.get("val_clean_acc", -1.0))
-        found.append(Candidate(candidate, runs[-1]["run_id"], *scores))
+        found.append(Candidate(candidate, run["run_id"], *scores))
     return found
 
 
