@@ -38,7 +38,7 @@ class Winner:
         chosen = {name: value for name, value in given.items() if value is not None}
         own = dict(self.hyper_parameters)
         if "eps" in chosen:
-            own = {name: value for name, value in own.items() if not name.startswith("eps_m")}
+            own = {name: value for name, value in own.items() if name not in ("eps_min", "eps_max")}
         elif self.protocol:
             own["protocol"] = self.protocol
         fits = {*known(TRAINERS[self.method].method, {**own, **chosen}), *AXES, "protocol"}

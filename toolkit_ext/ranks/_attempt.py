@@ -29,11 +29,10 @@ def own_store(store: Store, rank: int, size: int, timeout: timedelta) -> Store:
         return PrefixStore(_ask(store, rank, timeout), store)
     name = uuid.uuid4().hex
     missing, deadline = set(range(1, size)), time.monotonic() + timeout.total_seconds()
-    while missing:
-        missing = {other for other in missing if not _answered(store, other, name)}
-        if missing and time.monotonic() > deadline:
+    while missing := {other for other in missing if not _answered(store, other, name)}:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"ranks {sorted(missing)} of {size} did not start within {timeout}")
-        time.sleep(_PAUSE if missing else 0)
+        time.sleep(_PAUSE)
     return PrefixStore(name, store)
 
 
