@@ -79,11 +79,16 @@ def axes_of(kind: type[MethodTrainer], **changes: str) -> dict[str, str]:
     return {axis: changes.get(axis, getattr(kind.method, axis)) for axis in AXES}
 
 
-def tiny(kind: type[MethodTrainer], network: str = "cnn", **given: Any) -> MethodTrainer:
-    """``kind`` at the smallest size, with ``given`` axes and values over it."""
+def tiny_values(kind: type[MethodTrainer], **given: Any) -> dict[str, Any]:
+    """Hyper-parameters of ``kind`` at the smallest size, with ``given`` axes and values over them."""
     values = {**TINY, **UNMEASURED, **kind.method.defaults, "warmup_epochs": 0.0}
     chosen = axes_of(kind, **{axis: given[axis] for axis in AXES if axis in given})
-    return kind(classifier(network), **{**known(values, chosen), **given})
+    return {**known(values, chosen), **given}
+
+
+def tiny(kind: type[MethodTrainer], network: str = "cnn", **given: Any) -> MethodTrainer:
+    """``kind`` with :func:`tiny_values`."""
+    return kind(classifier(network), **tiny_values(kind, **given))
 
 
 def fit(trainer: MethodTrainer, data: tuple[Tensor, Tensor], **changes: Any) -> None:
@@ -114,8 +119,8 @@ def test_trains_on_colour_images_in_channels_last(method: str, norm: dict[str, A
     """Of one channel every layout is the same; of three, gradients come in that of the convolutions."""
     kind, shape = TRAINERS[method], (3, 8, 8)
     model = backbones.create("lenet", num_classes=CLASSES, in_chans=3, image_size=8, width=1)
-    values = known({**TINY, **UNMEASURED, **kind.method.defaults, "warmup_epochs": 0.0}, axes_of(kind))
-    trainer = kind(as_classifier(model, shape, CLASSES), **{**values, **norm, "memory_format": "channels_last"})
+    values = tiny_values(kind, **norm, memory_format="channels_last")
+    trainer = kind(as_classifier(model, shape, CLASSES), **values)
     x = torch.rand(2 * BATCH, *shape, generator=torch.Generator().manual_seed(0))
     fit(trainer, (x, torch.arange(2 * BATCH) % CLASSES))
     check_losses(trainer)
