@@ -6,18 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_PADDING = 4
-
 
 def _flip(x: Tensor) -> Tensor:
     mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
     return torch.where(mirrored, x.flip(-1), x)
 
 
-def _crop(x: Tensor) -> Tensor:
+def _crop(x: Tensor, padding: int) -> Tensor:
     n, _, height, width = x.shape
-    padded = pad(x, (_PADDING,) * 4)
-    top, left = torch.randint(0, 2 * _PADDING + 1, (2, n, 1), device=x.device)
+    padded = pad(x, (padding,) * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), device=x.device)
     rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
     columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
     image = torch.arange(n, device=x.device)[:, None, None, None]
@@ -25,11 +23,11 @@ def _crop(x: Tensor) -> Tensor:
     return padded[image, channel, rows, columns]
 
 
-def augment(x: Tensor, kind: str) -> Tensor:
-    """Shift ``x`` ``[N, C, H, W]`` by up to 4 pixels over a zero border and mirror it, each image by itself.
+def augment(x: Tensor, kind: str, padding: int = 4) -> Tensor:
+    """Shift ``x`` ``[N, C, H, W]`` by up to ``padding`` pixels over a zero border and mirror it, each image by itself.
 
     ``kind`` is ``none``, ``flip``, ``crop`` or ``crop-flip``.
     """
     if "crop" in kind:
-        x = _crop(x)
+        x = _crop(x, padding)
     return _flip(x) if "flip" in kind else x

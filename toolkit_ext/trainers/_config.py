@@ -38,7 +38,8 @@ class LoopConfig:
     label_smoothing: float = _option(0.0, "label smoothing of the cross-entropy, in [0, 1)")
     ema_decay: float = _option(0.0, "decay of the weight average that is evaluated and kept; 0 is off")
     clip_grad: float = _option(0.0, "largest norm of the gradient of a step; 0 is off")
-    augment: str = _option("none", "on the device: none, flip, crop (4 pixels) or crop-flip")
+    augment: str = _option("none", "on the device: none, flip, crop (a random shift) or crop-flip")
+    crop_padding: int = _option(4, "pixels of zeros around an image that is cropped: the longest shift")
     spectral: Literal["none", "reshaped", "operator"] = _option(
         "none", "spectral normalisation of linear and convolution weights: none, reshaped or operator"
     )
@@ -92,6 +93,7 @@ class LoopConfig:
         if self.fold_batch_norm == "on" and self.craft_mode == "train":
             raise UserError("fold_batch_norm: 'on' is not allowed with craft_mode train; use auto, or craft_mode eval")
         check_positive("lr", self.lr)
+        check_positive("crop_padding", self.crop_padding)
         for name in ("momentum", "weight_decay", "warmup_epochs", "clip_grad", "label_smoothing", "ema_decay"):
             check_positive(name, getattr(self, name), zero=True)
         for name in ("momentum", "label_smoothing", "ema_decay", "validation_fraction"):

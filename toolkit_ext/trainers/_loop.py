@@ -119,7 +119,7 @@ class Run:
 
     def _step(self, x: Tensor, y: Tensor, eps: float, number: int) -> dict[str, Tensor]:
         loop = self.axes.loop
-        x, y = self.team.take(augment(x, loop.augment), y)
+        x, y = self.team.take(augment(x, loop.augment, loop.crop_padding), y)
         x = x.contiguous(memory_format=self.layout)
         self.crafter.prepare(x)
         perturbed = Perturbed(x)

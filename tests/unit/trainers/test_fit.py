@@ -248,7 +248,8 @@ def test_label_smoothing_raises_the_floor_of_the_loss(make: Any, data: Data) -> 
     torch.testing.assert_close(make_loss(make(), loop)(logits, y), expected)
 
 
-def test_augmentation_shifts_and_mirrors_each_image() -> None:
+@pytest.mark.parametrize("padding", [1, 4])
+def test_augmentation_shifts_and_mirrors_each_image(padding: int) -> None:
     torch.manual_seed(0)
     x = torch.rand(64, 2, 6, 6)
     assert torch.equal(augment(x, "none"), x)
@@ -256,10 +257,27 @@ def test_augmentation_shifts_and_mirrors_each_image() -> None:
     kinds = [torch.equal(m, o) or torch.equal(m, o.flip(-1)) for m, o in zip(mirrored, x, strict=True)]
     assert all(kinds)
     assert not torch.equal(mirrored, x)
-    padded = nn.functional.pad(x, (4, 4, 4, 4))
-    for cropped, image in zip(augment(x, "crop"), padded, strict=True):
-        windows = [image[:, i : i + 6, j : j + 6] for i in range(9) for j in range(9)]
-        assert any(torch.equal(cropped, window) for window in windows)
+    padded = nn.functional.pad(x, (padding,) * 4)
+    places = [(i, j) for i in range(2 * padding + 1) for j in range(2 * padding + 1)]
+    met = set()
+    for cropped, image in zip(augment(x, "crop", padding), padded, strict=True):
+        found = [(i, j) for i, j in places if torch.equal(cropped, image[:, i : i + 6, j : j + 6])]
+        assert found
+        met.add(found[0])
+    assert {i for i, _ in met} == set(range(2 * padding + 1))
+
+
+def test_training_shifts_by_no_more_than_crop_padding(make: Any, data: Data, tmp_path: Any) -> None:
+    def weights(**options: int) -> torch.Tensor:
+        trainer = StandardTrainer(make(), augment="crop", **options)
+        trainer.fit(*data, nb_epochs=1, run_dir=tmp_path / str(options), **QUIET)
+        return nn.utils.parameters_to_vector(trainer.get_classifier().model.parameters())
+
+    usual = weights()
+    assert torch.equal(usual, weights(crop_padding=4))
+    assert not torch.equal(usual, weights(crop_padding=1))
+    with pytest.raises(UserError, match=r"crop_padding: 0 is not allowed"):
+        StandardTrainer(make(), crop_padding=0)
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_weights(make: Any, data: Data, tmp_path: Any) -> None:
