@@ -111,3 +111,41 @@ def test_files_are_named_after_hardware_and_versions(monkeypatch: pytest.MonkeyP
     version = torch.__version__.partition("+")[0]
     assert machine_name() == f"Intel-Xeon-CPU-2t-torch{version}"
     assert machine_name("cuda:0") == f"NVIDIA-H200-torch{version}"
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_timed_only_where_it_is_not_emulated(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit_ext.attacks.is_native", lambda device, dtype: native)
+    step = runpy.run_path(str(FOLDER / "contestants.py"), run_name="contestants")
+    model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=8, width=1)
+    timed = step["contestants"](model, step["Work"](torch.rand(4, 1, 8, 8), torch.arange(4), batch=2))
+    assert [name for name in timed if "bf16" in name] == ["ours fp32, crafting in bf16", "ours bf16-mixed"] * native
+    assert {"limit", "limit, channels_last", "ours fp32", "torchattacks loop"} <= set(timed)
+
+    aa = runpy.run_path(str(FOLDER / "autoattack.py"), run_name="autoattack")
+    assert list(aa["variants"](torch.device("cpu"))) == ["pyautoattack", "fp32", *["bf16-verified"] * native]
+
+
+def test_variants_of_autoattack_take_turns_and_are_summed_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    aa = runpy.run_path(str(FOLDER / "autoattack.py"), run_name="autoattack")
+    order = []
+
+    def verdicts(name: str, wrong: int) -> Any:
+        def run(model: Any, x: torch.Tensor, y: torch.Tensor, protocol: Any) -> torch.Tensor:
+            order.append(name)
+            return torch.arange(len(y)) >= wrong
+
+        return run
+
+    chosen = {"pyautoattack": verdicts("pyautoattack", 3), "fp32": verdicts("fp32", 1)}
+    monkeypatch.setitem(aa["rounds"].__globals__, "variants", lambda device: chosen)
+    n = aa["BATCH"] + 10
+    rows = aa["rounds"](torch.nn.Identity(), torch.rand(n, 1, 8, 8), torch.zeros(n).long(), None)
+    table = aa["summary"](rows).set_index("variant")
+    assert order == ["pyautoattack", "fp32", "fp32", "pyautoattack"]
+    assert table["n"].tolist() == [n, n]
+    assert table["differ"].tolist() == [0, 4]  # two images of each batch
+    assert table["only_here_robust"].tolist() == [0, 4]
+    assert table.loc["fp32", "aa_acc"] == (n - 2) / n
+    assert table.loc["fp32", "aa_acc_difference_points"] == pytest.approx(100 * 4 / n)
+    assert table.loc["pyautoattack", "times_faster"] == 1

@@ -268,7 +268,7 @@ def test_augmentation_shifts_and_mirrors_each_image(padding: int) -> None:
 
 
 def test_training_shifts_by_no_more_than_crop_padding(make: Any, data: Data, tmp_path: Any) -> None:
-    def weights(**options: int) -> torch.Tensor:
+    def weights(**options: Any) -> torch.Tensor:
         trainer = StandardTrainer(make(), augment="crop", **options)
         trainer.fit(*data, nb_epochs=1, run_dir=tmp_path / str(options), **QUIET)
         return nn.utils.parameters_to_vector(trainer.get_classifier().model.parameters())
