@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,8 @@ from toolkit_ext.results.schema import Record
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
+# Hyper-parameters that came after the first records, with what runs did that lack them.
+_BEFORE = {"crop_padding": 4}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -72,8 +74,13 @@ def _row(record: Record) -> dict[str, Any]:
         **{f"version.{name}": version for name, version in record["versions"].items()},
         "commit": git["commit"] + ("+" if git["dirty"] else "") if git else None,
         **_flat("backbone", record["backbone"]["args"]),
-        **_flat("hp", record["hyper_parameters"]),
+        **_flat("hp", _completed(record["hyper_parameters"])),
     }
+
+
+def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """With the options that a training did not have yet, so that an older run stands with the seeds of a newer one."""
+    return {**(_BEFORE if "augment" in given else {}), **given}
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:

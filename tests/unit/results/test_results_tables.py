@@ -415,3 +415,14 @@ def test_a_table_does_not_depend_on_the_order_of_runs(make: Make, values: list[f
     records = [make(f"m{i % 2}", seed=i, aa_acc=value) for i, value in enumerate(values)]
     shuffled = random.sample(records, len(records))
     assert to_markdown(aggregate(frame(records))) == to_markdown(aggregate(frame(shuffled)))
+
+
+def test_seeds_from_before_an_option_stand_with_those_after(make: Make) -> None:
+    older = make(seed=0, aa_acc=0.4, hyper_parameters={"augment": "crop", "seed": 0})
+    newer = make(seed=1, aa_acc=0.6, hyper_parameters={"augment": "crop", "crop_padding": 4, "seed": 1})
+    other = make(seed=2, aa_acc=0.9, hyper_parameters={"augment": "crop", "crop_padding": 2, "seed": 2})
+    means = aggregate(frame([older, newer, other])).set_index("hp.crop_padding")
+    assert means["runs"].to_dict() == {4: 2, 2: 1}
+    assert means["aa_acc"].to_dict() == pytest.approx({4: 0.5, 2: 0.9})
+    evaluated = frame([make(hyper_parameters={"checkpoint": "outputs/run/best"})])
+    assert "hp.crop_padding" not in evaluated  # nothing was trained
