@@ -15,9 +15,9 @@ from toolkit_ext.experiment import Experiment
 
 ATTACKS = ("clean", "pgd20", "aa")
 # Radii of AMP to choose from; the source's is 0.5 for the whole of CIFAR-10. On the small networks adversarial training
-# ends in a constant classifier from 0.1 on.
+# ends in a constant classifier from 0.1 on, and with AWP from 0.005 on.
 RADII = tuple({"amp_epsilon": radius} for radius in (0.01, 0.03, 0.1, 0.5))
-SIZES = tuple({"awp_gamma": size} for size in (0.002, 0.005, 0.01))
+SIZES = tuple({"awp_gamma": size} for size in (0.0005, 0.001, 0.002))
 PLACE = "table of test errors, CIFAR-10, PreActResNet-18"
 
 
