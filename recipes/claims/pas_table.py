@@ -77,7 +77,7 @@ def cifar(schedule: str, *, paper: bool) -> Experiment:
         epochs=epochs,
         batch_size=128 if paper else 64,
         n_train=None if paper else 3_000,
-        n_test=10_000 if paper else 200,
+        n_test=10_000 if paper else 100,
         attacks=ATTACKS,
     )
 
