@@ -163,6 +163,8 @@ GROUP = Group(
             rows=tuple(Row(NARROW, metric) for metric in ("constant", "dead", "clean_err", "aa_err")),
         ),
     ),
+    notes="The small networks are trained for six and eight epochs, the source's for 100 and 200, and have a fraction "
+    "of its weights, of which a step of length a is a larger part.",
 )
 
 if __name__ == "__main__":

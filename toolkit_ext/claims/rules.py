@@ -145,11 +145,11 @@ class Alike:
         return f"the means of {self._arms()} span {self.range(values):.2f}{unit_of_difference(self.of[0][1])}"
 
     def _arms(self) -> str:
-        return ", ".join(arm for arm, _ in self.of)
+        return ", ".join(dict.fromkeys(arm for arm, _ in self.of))
 
     def __str__(self) -> str:
-        of = unit_of_difference(self.of[0][1])
-        return f"the mean {describe(self.of[0][1])} of {self._arms()} spans at most {self.within:g}{of}"
+        metrics = ", ".join(dict.fromkeys(describe(metric) for _, metric in self.of))
+        return f"the mean {metrics} of {self._arms()} spans at most {self.within:g}{unit_of_difference(self.of[0][1])}"
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,13 @@ def test_alike_is_the_range_of_the_means_its_edge_included() -> None:
     assert not Alike((A, B), 4.99).holds({A: [50.0, 50.0, 50.0], B: [54.0, 55.0, 56.0]})
 
 
+def test_alike_names_each_arm_and_each_metric_once() -> None:
+    rule = Alike((("net", "clean_err"), ("net", "aa_err")), 2.0)
+    assert str(rule) == "the mean clean error, AutoAttack error of net spans at most 2 points"
+    values = {figure: [10.0 * i] * 3 for i, figure in enumerate(rule.of)}
+    assert rule.found(values) == "the means of net span 10.00 points"
+
+
 def test_ratio_of_means_its_edges_included() -> None:
     values = {A: [1.8, 2.0, 2.2], B: [1.0, 1.0, 1.0]}
     assert Ratio(A, B, 1.6, 2.0).holds(values)
