@@ -18,6 +18,7 @@ log = logging.getLogger("toolkit_ext")
 DTYPES = {"fp32": None, "bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
 _TRIED = 16  # examples on which half precision is timed
 _CONVOLUTIONS = 2
+_BLOCK = 16  # channels; 8 on AVX2
 
 
 def layout(loop: LoopConfig, model: nn.Module, device: torch.device) -> torch.memory_format:
@@ -25,12 +26,28 @@ def layout(loop: LoopConfig, model: nn.Module, device: torch.device) -> torch.me
 
     ``auto`` is channels last for networks of several convolutions: on CPUs 0.78 (LeNet) and 0.92 (ResNet-18) of the
     time in fp32 and less in bf16. On GPUs it is left to half precision, whose kernels want it.
+
+    Raises:
+        UserError: ``channels_last`` on a CPU for a network that oneDNN would write past its memory for.
     """
-    convolutional = sum(isinstance(module, nn.Conv2d) for module in model.modules()) >= _CONVOLUTIONS
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    unsafe = device.type == "cpu" and any(_overruns(module) for module in convolutions)
+    if unsafe and loop.memory_format == "channels_last":
+        raise UserError(
+            "memory_format: channels_last is not allowed on a CPU for a strided 1x1 convolution of fewer than "
+            f"{_BLOCK} channels, for which oneDNN overruns its memory; use auto or contiguous"
+        )
+    convolutional = len(convolutions) >= _CONVOLUTIONS and not unsafe
     half = {loop.precision, loop.craft_precision} & {"bf16-mixed", "fp16-mixed"}
     auto = convolutional and (device.type == "cpu" or bool(half))
     last = loop.memory_format == "channels_last" or (loop.memory_format == "auto" and auto)
     return torch.channels_last if last else torch.contiguous_format
+
+
+def _overruns(convolution: nn.Conv2d) -> bool:
+    """Whether oneDNN's gradient of the weights overruns its memory in channels last (oneDNN issue 6035, torch 2.15)."""
+    strided = max(convolution.kernel_size) == 1 and max(convolution.stride) > 1
+    return strided and convolution.in_channels // convolution.groups < _BLOCK
 
 
 @contextmanager

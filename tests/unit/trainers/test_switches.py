@@ -177,6 +177,30 @@ def test_the_layout_that_auto_picks() -> None:
     assert layout(half, nn.Sequential(nn.Conv2d(1, 4, 2), nn.Linear(4, 4)), cpu) == torch.contiguous_format
 
 
+@pytest.mark.parametrize(
+    ("convolution", "safe"),
+    [
+        (nn.Conv2d(4, 8, 1, stride=2), False),  # oneDNN writes past its memory: where there is AVX2 this crashed
+        (nn.Conv2d(32, 8, 1, stride=2, groups=4), False),
+        (nn.Conv2d(16, 32, 1, stride=2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv2d(4, 8, 3, stride=2), True),
+    ],
+)
+def test_no_channels_last_on_a_cpu_where_onednn_overruns_its_memory(convolution: nn.Conv2d, safe: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(1, convolution.in_channels, 3), convolution)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    auto = PGDTrainer(classifier()).axes.loop
+    asked = PGDTrainer(classifier(), memory_format="channels_last").axes.loop
+    assert layout(asked, model, gpu) == torch.channels_last
+    if safe:
+        assert layout(auto, model, cpu) == layout(asked, model, cpu) == torch.channels_last
+    else:
+        assert layout(auto, model, cpu) == torch.contiguous_format
+        with pytest.raises(UserError, match=r"channels_last is not allowed on a CPU for a strided 1x1 convolution"):
+            layout(asked, model, cpu)
+
+
 def test_a_model_that_cannot_be_copied_is_attacked_itself(data: Data) -> None:
     made = classifier()
     made.model.held = (i for i in range(2))
