@@ -139,6 +139,6 @@ def _runs(group: Group, runs: RunsByScale) -> list[str]:
 
 def _facts(record: Record) -> str:
     passes = record["details"].get("claim", {}).get("passes", {})
-    cost = sum(passes.values()) * record["hyper_parameters"]["epochs"]
+    cost = sum(passes.get(way, 0.0) for way in ("forward", "backward")) * record["hyper_parameters"]["epochs"]
     size = f"{record['data']['train']:,} images, {record['n_examples']} attacked"
     return f"{record['data']['name']}, {record['backbone']['name']}, {size}" + (f", {cost:g} passes" if passes else "")

@@ -45,6 +45,15 @@ def test_a_refuted_claim_says_so(group: Group, runs_of_both: Both) -> None:
     assert "does not hold: AutoAttack accuracy of trades less that of pgd is -20.00 points" in text
 
 
+def test_the_cost_of_a_run_counts_each_pass_once(group: Group, runs_of_both: Both) -> None:
+    records = runs_of_both(LOW, HIGH)
+    passes = {"forward": 6.0, "backward": 6.0, "weight_forward": 1.0, "weight_backward": 1.0}  # the last are among them
+    for record in records:
+        record["details"]["claim"]["passes"] = passes
+    epochs = records[0]["hyper_parameters"]["epochs"]
+    assert f", {12 * epochs:g} passes |" in line(page([group], records), "| pgd | small |")
+
+
 @pytest.mark.parametrize("missing", [slice(0, 2), slice(0, 0)], ids=["two seeds", "no run"])
 def test_fewer_than_three_seeds_are_no_figure_and_no_verdict(missing: slice, group: Group, runs_of_both: Both) -> None:
     text = page([group], runs_of_both(LOW[missing], HIGH))
