@@ -61,7 +61,7 @@ def test_accuracy_always_comes_with_autoattack(name: str) -> None:
     for arm, each in experiments(GROUPS[name]):
         assert "aa" in each.attacks, arm.name
         assert each.n_test is not None, arm.name
-        assert each.n_test >= 200, arm.name
+        assert each.n_test >= 100, arm.name
 
 
 @pytest.mark.parametrize("name", NAMES)
