@@ -94,7 +94,8 @@ def test_an_honest_model_passes() -> None:
     ("how", "seen"),
     [
         ("huge logits", {"eps_to_zero", "loss_rises", "gradients", "transfer"}),
-        ("quantised", {"eps_to_zero", "loss_rises", "gradients", "transfer"}),
+        # Its loss may rise by the random start alone, a warning, as it falls out with the rounding of the training.
+        ("quantised", {"eps_to_zero", "gradients", "transfer"}),
         ("random", {"randomness"}),
     ],
 )
@@ -103,6 +104,7 @@ def test_a_masked_model_fails(how: str, seen: set[str]) -> None:
     failures = {check.name for check in found.checks if check.status == "failure"}
     assert found.status == "failure"
     assert seen <= failures
+    assert found["loss_rises"].status != "pass" or how == "random"
     assert {str(flag).split()[1].rstrip(":") for flag in found.flags()} == failures
     assert all("\n" not in check.explanation for check in found.checks)
 
