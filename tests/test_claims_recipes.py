@@ -27,7 +27,7 @@ from toolkit_ext.trainers._optim import make_schedulers
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "claims"
 GROUPS = {group.name: group for group in load_groups(FOLDER)}
-NAMES = ("constant_eps", "pas_table", "landscape", "multi_attack", "amp", "dual", "deep", "leaderboard")
+NAMES = ("constant_eps", "pas_table", "landscape", "multi_attack", "amp", "dual", "deep", "leaderboard", "speed")
 
 
 def experiments(group: Group) -> list[tuple[Arm, Experiment]]:
@@ -41,9 +41,9 @@ def experiments(group: Group) -> list[tuple[Arm, Experiment]]:
     ]
 
 
-def test_all_eight_are_there() -> None:
+def test_all_nine_are_there() -> None:
     assert tuple(GROUPS) == NAMES
-    assert [group.number for group in GROUPS.values()] == list(range(1, 9))
+    assert [group.number for group in GROUPS.values()] == list(range(1, 10))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,7 +120,7 @@ def test_arms_of_equal_cost_are_within_five_percent(name: str, arms: tuple[str, 
 def test_the_figures_of_a_source_say_where_they_stand(name: str) -> None:
     rows = [row for claim in GROUPS[name].claims for row in claim.rows]
     assert all(row.where for row in rows if row.source is not None)
-    assert any(row.source is not None for row in rows) is (name not in ("dual", "deep"))
+    assert any(row.source is not None for row in rows) is (name not in ("dual", "deep", "speed"))
 
 
 def start(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> list[dict[str, Any]]:
@@ -140,6 +140,7 @@ SMOKE = {
     "dual": "dual, η 0.1, γ 0.001",
     "deep": "pgd",
     "leaderboard": "MNIST 0.3: pas + multi-attack + awp + ema",
+    "speed": "residual network on digits: folded",
 }
 
 
