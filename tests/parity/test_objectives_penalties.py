@@ -152,6 +152,13 @@ def test_groups_of_a_convolution_are_matrices_of_their_own() -> None:
     assert found == pytest.approx(loop_sum(weight[:3]) + loop_sum(weight[3:]))
 
 
+@pytest.mark.parametrize("form", ["rows", "short_side"])
+@pytest.mark.parametrize("shape", [(1, 3, 5), (1, 5, 3), (2, 3, 4)])
+def test_the_gradient_of_orthogonality_is_that_of_finite_differences(shape: tuple[int, ...], form: str) -> None:
+    matrices = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(lambda *given: 0.3 * orthogonality([*given], form), [*matrices.requires_grad_()])
+
+
 @given(rows=st.integers(1, 5), columns=st.integers(1, 5), seed=st.integers(0, 2**16), scale=st.floats(0.1, 3))
 @settings(deadline=None, max_examples=50)
 def test_orthogonality_is_positive_and_zero_for_orthonormal_rows(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.objectives._terms import BASE_LOSSES, loss_terms, option
@@ -27,13 +28,35 @@ def weight_matrices(model: nn.Module) -> list[Tensor]:
     return [weight.reshape(groups, len(weight) // groups, -1) for weight, groups in pairs if weight.requires_grad]
 
 
+class _Distance(torch.autograd.Function):
+    """``Σ_{jk} |W Wᵀ − I|_{jk}`` of ``[groups, rows, columns]`` with its gradient ``2 sign(W Wᵀ − I) W``.
+
+    The sign is symmetric, so the gradient through both factors is one product; autograd would take two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        gram = matrix @ matrix.transpose(1, 2)
+        gram.diagonal(dim1=1, dim2=2).sub_(1)
+        ctx.save_for_backward(matrix, gram)
+        return torch.linalg.vector_norm(gram, ord=1)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        matrix, gram = ctx.saved_tensors
+        return (gram.sign() @ matrix).mul_(2 * gradient)  # type: ignore[no-any-return]
+
+
 def orthogonality(matrices: list[Tensor], form: str = "rows") -> Tensor:
-    """``Σ_W Σ_{jk} |W Wᵀ − I|_{jk}``, a scalar; zero exactly where every ``W`` has orthonormal rows."""
+    """``Σ_W Σ_{jk} |W Wᵀ − I|_{jk}``, a scalar; zero exactly where every ``W`` has orthonormal rows.
+
+    It can be differentiated once.
+    """
     total = matrices[0].new_zeros(())
     for matrix in matrices:
         wide = matrix if form == "rows" or matrix.shape[1] <= matrix.shape[2] else matrix.transpose(1, 2)
-        identity = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
-        total = total + (wide @ wide.transpose(1, 2) - identity).abs().sum()
+        total = total + _Distance.apply(wide)  # type: ignore[no-untyped-call]
     return total
 
 
