@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks.layerwise import Deep, Hidden, choose, cross_entropy
 from toolkit_ext.attacks.layerwise.neurons import Target
+from toolkit_ext.attacks.layerwise.penalty import Penalty
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import NORMS, Attack, Norm
 
@@ -312,3 +313,33 @@ def test_chooses_layers(make: Callable[[], nn.Module], spec: str, expected: list
 def test_auto_says_when_there_is_no_hidden_layer() -> None:
     with pytest.raises(UserError, match="deep_layers: auto finds no hidden layer in Sequential"):
         choose(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize(("solver", "variables", "rho"), SETTINGS)
+def test_the_layout_in_memory_changes_nothing_but_rounding(solver: str, variables: str, rho: str) -> None:
+    """In float64, so that rounding does not grow over the steps; from the same random start."""
+    found = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model = cnn().double().to(memory_format=memory_format)  # type: ignore[call-overload]
+        x, y = batch(channels=1)
+        attack = Deep(eps=0.1, deep_hidden_eps=0.1, deep_solver=solver, deep_variables=variables, deep_rho=rho)
+        torch.manual_seed(0)
+        found.append(attack(model, x.double().contiguous(memory_format=memory_format), y))
+    plain, last = found
+    assert torch.allclose(plain.inputs, last.inputs, atol=1e-9)
+    for name, delta in deltas(plain.hidden).items():
+        assert torch.allclose(delta, deltas(last.hidden)[name], atol=1e-9)
+    images = [delta for delta in deltas(last.hidden).values() if delta.dim() == 4]
+    assert images
+    assert all(delta.is_contiguous(memory_format=torch.channels_last) for delta in images)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_flat_perturbation_is_a_view_of_the_shaped_one(memory_format: torch.memory_format) -> None:
+    penalty = Penalty(torch.Size([2, 3, 4, 5]), "L2", 1.0, ball=False, memory_format=memory_format)
+    z = torch.randn(2, 3, 4, 5).contiguous(memory_format=memory_format)
+    flat = penalty.flat(z)
+    assert flat.data_ptr() == z.data_ptr()
+    assert torch.equal(penalty.shaped(flat), z)
+    part = torch.cat([flat, flat], dim=1)[:, 60:]  # as it lies beside other layers
+    assert torch.equal(penalty.shaped(part), z)

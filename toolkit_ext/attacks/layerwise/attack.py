@@ -122,10 +122,10 @@ class Deep:
         radii = [x.new_full((len(x),), max(self.eps * root, _FLOOR))]
         radius = per_example(radii[0], x.dim())
         box = (-x / radius, (1 - x) / radius) if ball else None
-        penalties = [Penalty(x.shape, self.norm, self._weight, ball, box)]
-        for shape, length in _sizes(target):
+        penalties = [Penalty(x.shape, self.norm, self._weight, ball, box, _order(x))]
+        for shape, order, length in _sizes(target):
             radii.append(self.deep_hidden_eps * length)
-            penalties.append(Penalty(shape, self.deep_norm, self._weight, ball))
+            penalties.append(Penalty(shape, self.deep_norm, self._weight, ball, memory_format=order))
         decoupled = self.deep_variables == "neurons" and self.deep_solver != "pgd"
         return Objective(target, radii, penalties, decoupled=decoupled)
 
@@ -140,14 +140,20 @@ class Deep:
         return _LAMBDA[self.deep_rho] if self.deep_lambda is None else self.deep_lambda
 
 
+def _order(output: Tensor) -> torch.memory_format:
+    """How a tensor lies in memory: perturbations that lie otherwise would be put in order in every pass."""
+    last = output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not output.is_contiguous() else torch.contiguous_format
+
+
 @torch.no_grad()
-def _sizes(target: Target) -> list[tuple[torch.Size, Tensor]]:
-    """Shape of the clean output of every layer, and its length for every example, ``[N]``."""
-    found: dict[int, tuple[torch.Size, Tensor]] = {}
+def _sizes(target: Target) -> list[tuple[torch.Size, torch.memory_format, Tensor]]:
+    """Shape and memory format of the clean output of every layer, and its length for every example, ``[N]``."""
+    found: dict[int, tuple[torch.Size, torch.memory_format, Tensor]] = {}
 
     def look(layer: int, output: Tensor) -> Tensor:
         floor = _FLOOR * math.sqrt(output[0].numel())
-        found[layer] = output.shape, lengths(output.detach().to(target.x.dtype)).clamp_min(floor)
+        found[layer] = output.shape, _order(output), lengths(output.detach().to(target.x.dtype)).clamp_min(floor)
         return output
 
     if target.layers:

@@ -46,10 +46,10 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
         conjugate: false for plain gradient ascent, ``β = 0``, with the same line search.
     """
     value, gradient = evaluate(z)
-    direction, square = gradient, _squares(gradient)
+    square = _squares(gradient)
+    direction, slope, size = gradient, square, square
     here = _Point(z, value, gradient, square.sqrt().reciprocal())
     for step in range(steps):
-        slope = square if direction is here.gradient else dot(here.gradient, direction)
         trial = _go(evaluate, here, direction, here.length)
         drop = slope - dot(trial.gradient, direction)
         landed = _go(evaluate, here, direction, _secant(here, trial, slope, drop))
@@ -57,13 +57,12 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
         if step + 1 == steps:
             return after.z
         before, square = square, _squares(after.gradient)
+        turned, slope, last = after.gradient, square, size
         if conjugate:
             beta = (square - dot(after.gradient, here.gradient)) / before
-            turned = _turn(after.gradient, direction, torch.where(drop > 0, beta, 0))
-        else:
-            turned = after.gradient
-        here = replace(after, length=after.length * (_squares(direction) / _squares(turned)).sqrt())
-        direction = turned
+            turned, slope = _turn(after.gradient, direction, torch.where(drop > 0, beta, 0), square)
+        size = _squares(turned)
+        here, direction = replace(after, length=after.length * (last / size).sqrt()), turned
     return here.z
 
 
@@ -100,22 +99,26 @@ def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Poin
     take_trial = gains[0] & ~take_landed
     shorter = _SHRINK * torch.minimum(trial.length, landed.length)
     longer = torch.clamp(landed.length, trial.length, _GROW * trial.length)
+    others = (~take_landed).nonzero().squeeze(1)
     return _Point(
-        _pick(take_landed, landed.z, take_trial, trial.z, here.z),
-        _pick(take_landed, landed.value, take_trial, trial.value, here.value),
-        _pick(take_landed, landed.gradient, take_trial, trial.gradient, here.gradient),
-        _pick(take_landed, landed.length, take_trial, longer, shorter),
+        _pick(others, landed.z, take_trial, trial.z, here.z),
+        _pick(others, landed.value, take_trial, trial.value, here.value),
+        _pick(others, landed.gradient, take_trial, trial.gradient, here.gradient),
+        _pick(others, landed.length, take_trial, longer, shorter),
     )
 
 
-def _pick(first: Tensor, a: Tensor, second: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    if a.dim() > 1:
-        first, second = first[:, None], second[:, None]
-    return torch.where(first, a, torch.where(second, b, c))
+def _pick(others: Tensor, a: Tensor, second: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """``a``, but for the examples ``others``: there ``b`` where ``second`` holds, else ``c``."""
+    chosen = second[others].view(-1, *[1] * (a.dim() - 1))
+    return a.index_copy(0, others, torch.where(chosen, b[others], c[others]))
 
 
-def _turn(gradient: Tensor, direction: Tensor, beta: Tensor) -> Tensor:
-    """``gradient + β⁺ direction``, or the gradient where that does not ascend (a restart)."""
+def _turn(gradient: Tensor, direction: Tensor, beta: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """``gradient + β⁺ direction``, or the gradient where that does not ascend (a restart); and the slope along it."""
     turned = torch.addcmul(gradient, beta.clamp_min(0)[:, None], direction)
-    ascends = dot(gradient, turned) > 0
-    return turned if bool(ascends.all()) else torch.where(ascends[:, None], turned, gradient)
+    slope = dot(gradient, turned)
+    ascends = slope > 0
+    if bool(ascends.all()):
+        return turned, slope
+    return torch.where(ascends[:, None], turned, gradient), torch.where(ascends, slope, square)

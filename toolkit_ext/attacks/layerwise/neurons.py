@@ -59,11 +59,15 @@ class Objective:
 
     def start(self, fraction: float) -> Tensor:
         """Random unknowns in ``fraction`` of every layer's ball, from torch's global generator."""
-        return torch.cat([p.random(self.target.x).flatten(1) * fraction for p in self.penalties], dim=1)
+        return self._joined([p.random(self.target.x) * fraction for p in self.penalties])
 
     def split(self, z: Tensor) -> list[Tensor]:
         """Views of ``z``, or of a gradient like it, in each layer's own shape; the input's first."""
-        return [part.view(p.shape) for part, p in zip(torch.split(z, self._sizes, dim=1), self.penalties, strict=True)]
+        return [p.shaped(part) for part, p in zip(torch.split(z, self._sizes, dim=1), self.penalties, strict=True)]
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """``[N, Σ_l D_l]``: the inverse of :meth:`split`."""
+        return torch.cat([p.flat(part) for part, p in zip(parts, self.penalties, strict=True)], dim=1)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective ``[N]`` and its gradient with respect to ``z``, shaped like ``z``."""
@@ -72,7 +76,7 @@ class Objective:
         with torch.enable_grad():
             cost = self._forward(z, leaves)
         values, outside = zip(*(p(part) for p, part in zip(self.penalties, self._z, strict=True)), strict=True)
-        gradient = torch.cat([part.flatten(1) for part in self._backward(cost, leaves, outside)], dim=1)
+        gradient = self._joined(self._backward(cost, leaves, outside))
         for part, penalty, u in zip(self.split(gradient), self.penalties, outside, strict=True):
             part.add_(u, alpha=-2 * penalty.weight)
         return cost.detach() + sum(values), gradient

@@ -18,7 +18,8 @@ def per_example(values: Tensor, dim: int) -> Tensor:
 
 def lengths(z: Tensor) -> Tensor:
     """Euclidean length of every example of ``z`` ``[N, ...]``, ``[N]``."""
-    length: Tensor = torch.linalg.vector_norm(z.flatten(1), dim=1)
+    # Over all dimensions at once: flattened, a tensor in channels last would be copied first.
+    length: Tensor = torch.linalg.vector_norm(z, dim=tuple(range(1, z.dim())))
     return length
 
 
@@ -40,6 +41,7 @@ class Penalty:
         weight: ``λ``.
         ball: the relaxed indicator instead of the quadratic penalty.
         box: least and greatest ``z`` that lead to pixels in [0, 1]; leaving them is penalised like leaving the ball.
+        memory_format: order of the numbers of an example in memory, that of the layer's output.
     """
 
     shape: torch.Size
@@ -47,11 +49,23 @@ class Penalty:
     weight: float
     ball: bool
     box: tuple[Tensor, Tensor] | None = None
+    memory_format: torch.memory_format = torch.contiguous_format
 
     @property
     def bound(self) -> float:
         """Radius of the ball in its norm."""
         return 1 / math.sqrt(self.shape[1:].numel()) if self.norm == "Linf" else 1.0
+
+    def flat(self, z: Tensor) -> Tensor:
+        """``z`` as ``[N, D]``, the numbers of an example in the order of ``memory_format``."""
+        return (z.permute(0, 2, 3, 1) if self.memory_format == torch.channels_last else z).flatten(1)
+
+    def shaped(self, flat: Tensor) -> Tensor:
+        """A view of ``flat`` ``[N, D]`` in the layer's own shape: the inverse of :meth:`flat`."""
+        if self.memory_format == torch.channels_last:
+            n, channels, height, width = self.shape
+            return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
+        return flat.view(self.shape)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``ρ`` ``[N]``, and what times ``−2λ`` is its gradient: how far ``z`` is outside, ``z − Π(z)``."""
