@@ -4,9 +4,9 @@ They take turns on one batch of images after the other, in one process. Each lin
 its seconds, how many times faster than pyautoattack it is, its robust accuracy, and the images on which its verdict
 differs. bf16-verified is left out where the processor emulates bf16: there it takes several times as long.
 
-    python -m benchmarks.autoattack --quick                     # digits enlarged to 28x28, in minutes
-    python -m benchmarks.autoattack --data-root data            # MNIST
-    python -m benchmarks.autoattack --checkpoint outputs/RUN/best --data-root data --n 1000
+    python benchmarks/autoattack.py --quick                     # digits enlarged to 28x28, in minutes
+    python benchmarks/autoattack.py --data-root data            # MNIST
+    python benchmarks/autoattack.py --checkpoint outputs/RUN/best --data-root data --n 1000
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import click
 import pandas as pd
 import torch
+from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
@@ -30,12 +31,9 @@ from toolkit_ext.attacks import is_native
 from toolkit_ext.evaluation import Protocol, evaluate
 from toolkit_ext.evaluation.isolation import honest_dynamic_check
 from toolkit_ext.evaluation.models import describe
-from toolkit_ext.io import atomic_write
-from toolkit_ext.results.environment import environment
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 from toolkit_ext.units import parse_eps
 
-RESULTS = Path(__file__).parent / "results"
 SIZE, BATCH = 28, 250
 Verdicts = Callable[[nn.Module, Tensor, Tensor, Protocol], Tensor]
 
@@ -133,19 +131,9 @@ def main(
     made = stored(checkpoint, data_root) if checkpoint else trained(data_root, protocol.eps, epochs)
     name, model, x, y = made
     table = summary(rounds(model, x[:n].clone(), y[:n], protocol))
-    here = environment()
-    versions = {key: here["versions"][key] or "" for key in ("torch", "pyautoattack")}
-    about = {"model": name, "eps": protocol.eps, "batch": BATCH, "cpu": here["hardware"]["cpu"]}
-    about |= {"threads": here["hardware"]["threads"], "flags": " ".join(here["hardware"]["flags"]), **versions}
-    slug = re.sub(r"[^a-z0-9.]+", "-", f"{about['cpu']} {about['threads']} threads torch {versions['torch']}".lower())
+    about: dict[str, Any] = {"model": name, "eps": protocol.eps, "batch": BATCH}
     kind = "quick" if quick else re.sub(r"[^a-z0-9]+", "-", name.lower())
-    full = table.join(pd.DataFrame([about] * len(table)))
-    path = atomic_write(
-        output / f"autoattack_{kind}_{slug.strip('-')}.csv", full.to_csv(index=False, float_format="%.5g")
-    )
-    click.echo(f"{name}, eps {protocol.eps:g}, {len(y[:n])} images")
-    click.echo(table.to_string(index=False, float_format="%.4g"))
-    click.echo(f"wrote {path}")
+    write(f"autoattack-{kind}", table.assign(**about), output)
 
 
 if __name__ == "__main__":

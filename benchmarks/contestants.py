@@ -11,7 +11,7 @@ import copy
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +22,13 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from toolkit_ext import backbones
 from toolkit_ext.attacks import is_native
 from toolkit_ext.trainers import TRAINERS, as_classifier
 
 STEPS, EPS, ALPHA, LR = 10, 0.1, 0.025, 1e-6
 QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0, "lr_schedule": "constant"}
+CLASSES = 10
 Timed = Callable[[], float]
 
 
@@ -44,6 +46,40 @@ class Work:
         return len(self.x) // self.batch
 
 
+@dataclass(frozen=True)
+class Size:
+    """A backbone with its arguments, the shape ``(C, H, W)`` of its images, and how many of them are in a step."""
+
+    backbone: str
+    shape: tuple[int, int, int]
+    batch: int
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, device: str = "cpu") -> nn.Module:
+        """The model with random weights, the same every time."""
+        torch.manual_seed(0)
+        channels, height, width = self.shape
+        model = backbones.create(
+            self.backbone, num_classes=CLASSES, in_chans=channels, image_size=(height, width), **self.args
+        )
+        return model.to(device)
+
+    def work(self, steps: int, device: str = "cpu") -> Work:
+        """Random images for so many steps, the same every time."""
+        n = self.batch * steps
+        x = torch.rand(n, *self.shape, generator=torch.Generator().manual_seed(0))
+        return Work(x.to(device), (torch.arange(n) % CLASSES).to(device), self.batch)
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until what ``work`` asks for is done, on a GPU too."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
 def sgd(model: nn.Module) -> torch.optim.SGD:
     """The optimiser of every contestant."""
     return torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
@@ -52,13 +88,11 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 def over_batches(step: Callable[[Tensor, Tensor], None], work: Work) -> Timed:
     """Seconds of one ``step``, the mean over the batches of ``work``."""
 
-    def timed() -> float:
-        began = time.perf_counter()
+    def all_batches() -> None:
         for x, y in zip(work.x.split(work.batch), work.y.split(work.batch), strict=True):
             step(x, y)
-        return (time.perf_counter() - began) / work.steps
 
-    return timed
+    return lambda: seconds_of(all_batches, work.x.device) / work.steps
 
 
 def limit(model: nn.Module, work: Work, memory_format: torch.memory_format) -> Timed:
@@ -101,7 +135,7 @@ def _art_classifier(model: nn.Module, work: Work) -> PyTorchClassifier:
         loss=nn.CrossEntropyLoss(),
         optimizer=sgd(model),
         input_shape=tuple(work.x.shape[1:]),
-        nb_classes=10,
+        nb_classes=CLASSES,
         clip_values=(0.0, 1.0),
         device_type="gpu" if work.x.is_cuda else "cpu",
     )
@@ -116,28 +150,34 @@ def art(model: nn.Module, work: Work, *, madry: bool) -> Timed:
     else:
         attack = ProjectedGradientDescent(classifier, batch_size=work.batch, verbose=False, **budget)
         trainer = AdversarialTrainer(classifier, attack, ratio=1.0)
-    x, y = work.x.cpu().numpy(), nn.functional.one_hot(work.y.cpu(), 10).float().numpy()
+    x, y = work.x.cpu().numpy(), nn.functional.one_hot(work.y.cpu(), CLASSES).float().numpy()
 
-    def timed() -> float:
-        began = time.perf_counter()
+    def epoch() -> None:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
             trainer.fit(x, y, batch_size=work.batch, nb_epochs=1)
-        return (time.perf_counter() - began) / work.steps
 
-    return timed
+    return lambda: seconds_of(epoch, work.x.device) / work.steps
+
+
+def epochs_of(model: nn.Module, work: Work, method: str, **options: Any) -> Callable[[int], list[float]]:
+    """Train a copy of ``model`` by our trainer for so many epochs: the seconds of a step in each, by its own clock.
+
+    So with the copy it crafts on, the order of the batches and the figures it keeps.
+    """
+    classifier = as_classifier(copy.deepcopy(model), tuple(work.x.shape[1:]), CLASSES, str(work.x.device))
+    trainer = TRAINERS[method](classifier, lr=LR, **{**QUIET, **options})
+
+    def train(epochs: int) -> list[float]:
+        trainer.fit(work.x, work.y, batch_size=work.batch, nb_epochs=epochs, progress=False)
+        return [float(epoch["seconds"]) / work.steps for epoch in trainer.history]
+
+    return train
 
 
 def ours(model: nn.Module, work: Work, method: str = "pgd", **options: Any) -> Timed:
-    """One epoch of our trainer: its own clock, so with the copy it crafts on, the order of the batches, the figures."""
-    model = copy.deepcopy(model)
-    classifier = as_classifier(model, tuple(work.x.shape[1:]), 10, str(work.x.device))
-    trainer = TRAINERS[method](classifier, lr=LR, **QUIET, **options)
-
-    def timed() -> float:
-        trainer.fit(work.x, work.y, batch_size=work.batch, nb_epochs=1, progress=False)
-        return float(trainer.history[-1]["seconds"]) / work.steps
-
-    return timed
+    """One epoch of our trainer."""
+    train = epochs_of(model, work, method, **options)
+    return lambda: train(1)[-1]
 
 
 def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:

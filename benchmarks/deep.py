@@ -4,7 +4,7 @@
 number of gradient evaluations. ``deep_cost.csv``: the time of crafting, and of a whole training step, over that of
 PGD with as many gradient evaluations, the two alternating in one process.
 
-    python -m benchmarks.deep --data-root data
+    python benchmarks/deep.py --data-root data
 """
 
 from __future__ import annotations

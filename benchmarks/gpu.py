@@ -1,164 +1,137 @@
 """What a GPU gives: its measured roofline, steps of PGD training beside a torchattacks loop, and AutoAttack.
 
 ``roofline``: FLOP/s of matrix products in fp32, TF32 and bf16, and bytes/s of a copy, both measured. ``step``: images/s
-of a PGD training step in fp32, TF32, bf16 and bf16 compiled, and of a plain torchattacks loop (fp32, weights
-not frozen); FLOPs of the step are counted, and ``of_peak`` is the share of the measured FLOP/s of that precision.
+of our trainer's PGD step in fp32, TF32, bf16 and bf16 with compiled crafting, and of a plain torchattacks loop in fp32
+and TF32; FLOPs of the step are counted, and ``of_peak`` is the share of the measured FLOP/s of that precision.
 ``autoattack``: standard AutoAttack on a checkpoint's test images.
 
-    python -m benchmarks.gpu [--checkpoint outputs/RUN/best] [--smoke]
+    python benchmarks/gpu.py [--checkpoint outputs/RUN/best] [--smoke]
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import pandas as pd
 import torch
-import torchattacks
-from torch import Tensor, nn
+from contestants import STEPS, Size, Work, epochs_of, seconds_of, torchattacks_loop  # type: ignore[import-not-found]
+from csv_tables import RESULTS, write  # type: ignore[import-not-found]
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit_ext import backbones, data
-from toolkit_ext.attacks import PGD, craft
+from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import evaluate, load
-from toolkit_ext.io import atomic_write
-from toolkit_ext.results.environment import environment, machine_name
+from toolkit_ext.evaluation.isolation import full_float32
 
-RESULTS = Path(__file__).parent / "results"
-EPS, ALPHA = 8 / 255, 2 / 255
-MODES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "bf16-compiled": torch.bfloat16}
+TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+# What our trainer is told in each mode; the word before the hyphen is the arithmetic.
+MODES: dict[str, dict[str, str]] = {
+    "fp32": {},
+    "tf32": {},
+    "bf16": {"precision": "bf16-mixed"},
+    "bf16-compiled": {"precision": "bf16-mixed", "compile_mode": "reduce-overhead"},
+}
+WARM = 3
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is: models and batch of the steps, side of the matrices, bytes of the copy."""
+    """How large everything is: models with their batches, our modes, side of the matrices, bytes of the copy."""
 
-    models: tuple[str, ...]
-    batch: int
-    steps: int
+    models: tuple[Size, ...]
+    modes: tuple[str, ...]
     matrix: int
     copy: int
     rounds: int
 
 
-FULL = Sizes(("preact_resnet18", "wrn_28_10"), batch=256, steps=10, matrix=8192, copy=1 << 30, rounds=20)
-SMOKE = Sizes(("lenet",), batch=4, steps=2, matrix=64, copy=1 << 12, rounds=1)
+FULL = Sizes(
+    (Size("preact_resnet18", (3, 32, 32), 256), Size("wrn_28_10", (3, 32, 32), 256)),
+    modes=tuple(MODES),
+    matrix=8192,
+    copy=1 << 30,
+    rounds=20,
+)
+# Compiling takes a minute on a CPU.
+SMOKE = Sizes((Size("lenet", (1, 8, 8), 4),), modes=("fp32", "tf32", "bf16"), matrix=64, copy=1 << 12, rounds=1)
 
 
 @contextmanager
 def arithmetic(mode: str) -> Iterator[None]:
-    """Matrix products and convolutions in the precision of ``mode``; torch's own settings afterwards."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    """Matrix products and convolutions of float32 in TF32 or not at all so; torch's own settings afterwards."""
+    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    with full_float32():
+        if mode == "tf32":
+            torch.set_float32_matmul_precision("high")
+            if hasattr(cudnn, "conv"):  # torch 2.9 and later
+                cudnn.conv.fp32_precision = "tf32"
+            else:
+                cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
-def seconds(work: Callable[[], Any], device: torch.device, rounds: int, warm: int = 3) -> float:
-    """Median seconds of ``work``, the device waited for."""
-    times = []
-    for number in range(warm + rounds):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if number >= warm:
-            times.append(time.perf_counter() - began)
-    return float(pd.Series(times).median())
+def median_seconds(work: Callable[[], Any], device: torch.device, rounds: int) -> float:
+    """Median seconds of ``work`` after some rounds to warm up, the device waited for."""
+    return float(pd.Series([seconds_of(work, device) for _ in range(WARM + rounds)][WARM:]).median())
 
 
 def roofline(device: torch.device, sizes: Sizes) -> Iterator[dict[str, Any]]:
     """FLOP/s of a product of two square matrices in each precision, and bytes/s of a copy."""
     size = sizes.matrix
-    for mode in ("fp32", "tf32", "bf16"):
-        a, b = (torch.rand(size, size, device=device, dtype=MODES[mode]) for _ in range(2))
+    for mode in TYPES:
+        a, b = (torch.rand(size, size, device=device, dtype=TYPES[mode]) for _ in range(2))
         with arithmetic(mode):
-            took = seconds(lambda a=a, b=b: a @ b, device, sizes.rounds)  # type: ignore[misc]
+            took = median_seconds(lambda a=a, b=b: a @ b, device, sizes.rounds)  # type: ignore[misc]
         yield {"part": "roofline", "what": f"matmul {mode}", "seconds": took, "flop_per_s": 2 * size**3 / took}
     source = torch.empty(sizes.copy, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    took = seconds(lambda: target.copy_(source), device, sizes.rounds)
+    took = median_seconds(lambda: target.copy_(source), device, sizes.rounds)
     yield {"part": "roofline", "what": "copy", "seconds": took, "bytes_per_s": 2 * sizes.copy / took}
 
 
-def our_step(model: nn.Module, mode: str, steps: int) -> Callable[[Tensor, Tensor], None]:
-    """A step of PGD training as the loop makes it: examples against the frozen model, then one step of SGD."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    attack = PGD(eps=EPS, alpha=ALPHA, steps=steps)
-    if mode.endswith("compiled"):
-        on_gpu = next(model.parameters()).is_cuda
-        model.compile(backend="inductor" if on_gpu else "eager")  # type: ignore[no-untyped-call]
-
-    def step(x: Tensor, y: Tensor) -> None:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=mode.startswith("bf16")):
-            adversarial = craft(attack, model, x, y).inputs
-            optimizer.zero_grad()
-            loss = cross_entropy(model.train()(adversarial), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def plain_step(model: nn.Module, steps: int) -> Callable[[Tensor, Tensor], None]:
-    """The loop that torchattacks' documentation leads to, to compare with."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    attack = torchattacks.PGD(model, eps=EPS, alpha=ALPHA, steps=steps)
-
-    def step(x: Tensor, y: Tensor) -> None:
-        adversarial = attack(x, y)
-        optimizer.zero_grad()
-        cross_entropy(model.train()(adversarial), y).backward()
-        optimizer.step()
-
-    return step
-
-
-def made(name: str, device: torch.device, channels_last: bool) -> nn.Module:
-    """A model with random weights on ``device``."""
-    torch.manual_seed(0)
-    side, channels = (8, 1) if name == "lenet" else (32, 3)
-    model = backbones.create(name, num_classes=10, in_chans=channels, image_size=side).to(device)
-    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload, no-any-return]
-
-
-def steps_of(name: str, device: torch.device, sizes: Sizes, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """A row for the torchattacks loop and for each of our modes."""
-    batch, steps = sizes.batch, sizes.steps
-    for mode in ("torchattacks", *MODES):
-        model = made(name, device, channels_last=mode != "torchattacks" and device.type == "cuda")
-        torch.manual_seed(0)
-        x, y = torch.rand(batch, *shape_of(model), device=device), torch.arange(batch, device=device) % 10
+def steps_of(size: Size, device: torch.device, sizes: Sizes, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """A row for the torchattacks loop in fp32 and TF32, and for each of our modes."""
+    model, work = size.model(str(device)), size.work(4, str(device))
+    flops = counted(size.model(str(device)), work)
+    for name, mode in [("torchattacks", mode) for mode in ("fp32", "tf32")] + [("ours", mode) for mode in sizes.modes]:
         with arithmetic(mode):
-            flops = counted(made(name, device, channels_last=False), x, y, steps)
-            step = plain_step(model, steps) if mode == "torchattacks" else our_step(model, mode, steps)
-            took = seconds(lambda step=step, x=x, y=y: step(x, y), device, sizes.rounds)  # type: ignore[misc]
-        peak = peaks["fp32" if mode == "torchattacks" else mode.partition("-")[0]]
-        row = {"part": "step", "what": mode, "model": name, "batch": batch, "attack_steps": steps, "seconds": took}
-        yield row | {"images_per_s": batch / took, "flops": flops, "of_peak": flops / took / peak}
+            run = loop_seconds if name == "torchattacks" else partial(our_seconds, mode)
+            took = run(model, work, sizes.rounds)
+        row = {"part": "step", "what": f"{name} {mode}", "model": size.backbone, "batch": work.batch}
+        row |= {"attack_steps": STEPS, "seconds": took, "images_per_s": work.batch / took, "flops": flops}
+        yield row | {"of_peak": flops / took / peaks[mode.partition("-")[0]]}
 
 
-def shape_of(model: nn.Module) -> tuple[int, int, int]:
-    """The shape of an image."""
-    return int(model.in_chans), *model.image_size  # type: ignore[arg-type, misc, return-value]
+def our_seconds(mode: str, model: nn.Module, work: Work, rounds: int) -> float:
+    """Median seconds of our step, over the epochs of one training: what is compiled is compiled once."""
+    train = epochs_of(model, work, "pgd", steps=STEPS, **MODES[mode])
+    return float(pd.Series(train(WARM + rounds)[WARM:]).median())
 
 
-def counted(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> float:
+def loop_seconds(model: nn.Module, work: Work, rounds: int) -> float:
+    """Median seconds of a step of the torchattacks loop."""
+    timed = torchattacks_loop(model, work)
+    return float(pd.Series([timed() for _ in range(WARM + rounds)][WARM:]).median())
+
+
+def counted(model: nn.Module, work: Work, steps: int = STEPS) -> float:
     """FLOPs of convolutions and matrix products in a step; a multiplication and an addition are two.
 
     An attack's pass has the gradient of the input, the last pass those of the weights.
     """
+    x, y = work.x[: work.batch], work.y[: work.batch]
     attack = x.detach().requires_grad_(True)
     total = 0.0
     for weights, images, times in ((False, attack, steps), (True, x, 1)):
@@ -215,12 +188,7 @@ def main(
         rows.append(autoattack(checkpoint, name, data_root, n, protocol, device, 8 if smoke else 1000))
     else:
         click.echo("autoattack: not measured, there is no --checkpoint")
-    here = environment()
-    about = {"gpu": here["hardware"]["gpu"] or "none", "torch": torch.__version__, "cuda": torch.version.cuda or "none"}
-    frame = pd.DataFrame([row | about for row in rows])
-    click.echo(frame.drop(columns=list(about)).to_string(index=False, float_format="%.4g", na_rep=""))
-    file = output / f"gpu-{'smoke-' if smoke else ''}{machine_name(device.type)}.csv"
-    click.echo(f"wrote {atomic_write(file, frame.to_csv(index=False, float_format='%.5g'))}")
+    write("gpu-smoke" if smoke else "gpu", pd.DataFrame(rows), output, device.type)
 
 
 if __name__ == "__main__":

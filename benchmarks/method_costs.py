@@ -1,174 +1,165 @@
-"""What a training step of every method costs, beside what its passes should cost, at three sizes of model.
+"""What a training step of every method costs, beside what its passes take bare: its own limit.
 
-The unit is one forward and backward pass to the weights in training mode. Passes are counted (``toolkit_ext.costs``),
-the time of each kind of pass is measured in the same process, round by round between the methods, and
+Passes are counted (``toolkit_ext.costs``) and the time of each kind of pass is measured right before and after the
+method, in fp32 and in the layout that we train in. With F forward and B backward passes in a step, W_f and W_b of
+these to the weights, the limit is
 
-    predicted = F t_forward + (B − W) (t_attack − t_forward) + W (t_train − t_forward) + t_optimizer
+    (F − W_f) t_craft_forward + (B − W_b) t_craft_backward + W_f t_weight_forward + W_b t_weight_backward + t_optimizer
 
-with F forward and B backward passes, W of these to the weights. What a method takes beyond that is its own work.
+What a method takes beyond that is its own work. The unit of the table is a training pass, forward and backward to the
+weights.
 
-    python -m benchmarks.method_costs [--quick]
+    python benchmarks/method_costs.py [--quick]
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import pandas as pd
 import torch
+from contestants import QUIET, Size, Timed, Work, ours, seconds_of, sgd  # type: ignore[import-not-found]
+from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toolkit_ext import backbones
 from toolkit_ext.cli._options import _Words
 from toolkit_ext.costs import Passes, count_passes
 from toolkit_ext.errors import check_choice
-from toolkit_ext.io import atomic_write
-from toolkit_ext.results.environment import environment, machine_name
-from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.normalise_weights import spectral_normalise
+from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers._craft import layout
 
-RESULTS = Path(__file__).parent / "results"
-# A whole number of rounds of multi_attack's three attacks in turn.
-_STEPS = 3
-_FIXED: dict[str, Any] = {"lr": 1e-4, "lr_schedule": "constant", "warmup_epochs": 0.0, "momentum": 0.9}
-_QUIET: dict[str, Any] = {"validation_fraction": 0.0, "measure_every": 0}
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model, the shape ``(C, H, W)`` of its images and the number of them in a step."""
-
-    backbone: str
-    shape: tuple[int, int, int]
-    batch: int
-    args: dict[str, Any] = field(default_factory=dict)
-
-    def model(self) -> nn.Module:
-        """The model with random weights."""
-        torch.manual_seed(0)
-        channels, height, width = self.shape
-        return backbones.create(
-            self.backbone, num_classes=10, in_chans=channels, image_size=(height, width), **self.args
-        )
-
-
+# Whole rounds of the three attacks that multi_attack takes in turn. What is done once an epoch weighs a sixth.
+STEPS = 6
 SIZES = {
-    "lenet": Size("lenet", (1, 8, 8), 128, {"width": 8}),
-    "resnet18_w": Size("resnet18_w", (3, 32, 32), 32, {"width": 16}),
-    "vit_tiny": Size("vit_tiny_patch16_224", (3, 32, 32), 32, {"patch_size": 4}),
+    "lenet": Size("lenet", (1, 28, 28), 128, {"width": 8}),
+    "resnet18_w": Size("resnet18_w", (3, 32, 32), 32, {"width": 8}),
+    "vit_tiny": Size("vit_tiny_patch16_224", (3, 32, 32), 16, {"patch_size": 4, "depth": 6}),
 }
+QUICK = ("lenet",)
 
 
-def kinds_of_pass(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Any]]:
-    """The kinds of pass that steps are made of: forward alone, to the input, to the weights; and the optimiser."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+def kinds_of_pass(model: nn.Module, work: Work) -> dict[str, Callable[[], Any]]:
+    """The kinds of pass that steps are made of, on the first batch: crafting and weights, forward alone and both ways.
 
-    def forward() -> None:
-        with torch.no_grad():
-            model.eval()(x)
+    And a step of the optimiser. The model is laid out as our trainers do.
+    """
+    shape = layout(LoopConfig(), model, work.x.device)
+    model = model.to(memory_format=shape)  # type: ignore[call-overload]
+    x, y = work.x[: work.batch].contiguous(memory_format=shape), work.y[: work.batch]
+    optimizer = sgd(model)
 
-    def attack() -> None:
-        model.eval().requires_grad_(False)
-        images = x.detach().requires_grad_(True)
-        torch.autograd.grad(cross_entropy(model(images), y), images)
-        model.requires_grad_(True)
+    def loss(crafting: bool) -> tuple[Tensor, Tensor]:
+        model.train(not crafting).requires_grad_(not crafting)
+        leaf = x.detach().requires_grad_(crafting)
+        return leaf, cross_entropy(model(leaf), y)
 
-    def train() -> None:
+    def craft() -> None:
+        leaf, value = loss(True)
+        torch.autograd.grad(value, leaf)
+
+    def weigh() -> None:
         optimizer.zero_grad()
-        cross_entropy(model.train()(x), y).backward()
+        loss(False)[1].backward()
 
-    return {"forward": forward, "attack": attack, "train": train, "optimizer": lambda: optimizer.step()}
-
-
-def timed(work: Callable[[], Any], times: int) -> float:
-    """Seconds of one call, the mean of ``times``."""
-    began = time.perf_counter()
-    for _ in range(times):
-        work()
-    return (time.perf_counter() - began) / times
+    return {
+        "craft_forward": lambda: loss(True),
+        "craft": craft,
+        "weight_forward": lambda: loss(False),
+        "weight": weigh,
+        "optimizer": optimizer.step,
+    }
 
 
-def trainer_of(method: str, size: Size) -> MethodTrainer:
-    """A trainer of ``method`` with its default hyper-parameters, but for what does not belong to its step."""
-    # Epsilon stays where it is: where periodic epsilon starts, at 0, nothing is crafted.
-    periodic = TRAINERS[method].method.schedule == "periodic"
-    period: dict[str, Any] = {"periods": 1, "eps_min": "8/255"} if periodic else {}
-    return TRAINERS[method](as_classifier(size.model(), size.shape, 10), **_FIXED, **_QUIET, **period)
+def seconds_of_kinds(kinds: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
+    """Seconds of each kind of pass, the mean of ``STEPS`` in turn."""
+    turns = [{kind: seconds_of(call, device) for kind, call in kinds.items()} for _ in range(STEPS)]
+    return {kind: sum(turn[kind] for turn in turns) / STEPS for kind in kinds}
 
 
-def step_seconds(trainer: MethodTrainer, x: Tensor, y: Tensor, batch: int) -> float:
-    """Seconds of a training step, the mean of an epoch of ``_STEPS``."""
-    trainer.fit(x, y, batch_size=batch, nb_epochs=1, progress=False)
-    return float(trainer.history[-1]["seconds"]) / _STEPS
-
-
-def predicted(passes: Passes, seconds: dict[str, float]) -> float:
+def limit_seconds(passes: Passes, seconds: dict[str, float]) -> float:
     """Seconds of a step by the formula of this file."""
-    forward = seconds["forward"]
-    attack = (passes.backward - passes.weight_backward) * (seconds["attack"] - forward)
-    weights = passes.weight_backward * (seconds["train"] - forward)
-    return passes.forward * forward + attack + weights + seconds["optimizer"]
+    forward, back = seconds["craft_forward"], seconds["craft"] - seconds["craft_forward"]
+    crafting = (passes.forward - passes.weight_forward) * forward
+    crafting += (passes.backward - passes.weight_backward) * back
+    weights = passes.weight_forward * seconds["weight_forward"]
+    weights += passes.weight_backward * (seconds["weight"] - seconds["weight_forward"])
+    return crafting + weights + seconds["optimizer"]
 
 
-def rounds_of(size: Size, methods: list[str], rounds: int) -> Iterator[dict[str, Any]]:
-    """A row for every method and round: seconds of its step and of each kind of pass in the same round."""
-    torch.manual_seed(0)
-    x, y = torch.rand(size.batch * _STEPS, *size.shape), torch.arange(size.batch * _STEPS) % 10
-    work = kinds_of_pass(size.model(), x[: size.batch], y[: size.batch])
-    trainers = {method: trainer_of(method, size) for method in methods}
+def timed_step(method: str, size: Size, work: Work) -> Timed:
+    """A step of ``method`` with its defaults, but for what does not belong to its step."""
+    # A period at the attack's epsilon: at epsilon 0, where it usually starts, nothing is crafted.
+    periodic = {"periods": 1, "eps_min": "8/255"} if TRAINERS[method].method.schedule == "periodic" else {}
+    made: Timed = ours(size.model(str(work.x.device)), work, method, **{**QUIET, **periodic})
+    return made
+
+
+def rounds_of(size: Size, methods: list[str], rounds: int, device: str) -> Iterator[dict[str, Any]]:
+    """A row for every method and round, after one round to warm up."""
+    work = size.work(STEPS, device)
+    plain = kinds_of_pass(size.model(device), work)
+    # Spectral normalisation is a part of the network: every pass of this method computes it.
+    spectral = kinds_of_pass(spectral_normalise(size.model(device)), work)
+    steps = {method: timed_step(method, size, work) for method in methods}
     passes = {method: count_passes(method) for method in methods}
     for number in range(rounds + 1):
-        for method, trainer in trainers.items():
-            # Kinds of pass are timed beside every method, so that a slow minute of the machine slows both.
-            seconds = {kind: timed(call, _STEPS) for kind, call in work.items()}
-            step = step_seconds(trainer, x, y, size.batch)
-            if number:  # the first round warms up
-                ratio = {"predicted": predicted(passes[method], seconds) / seconds["train"]}
-                yield {"method": method, "unit_seconds": seconds["train"], "measured": step / seconds["train"]} | ratio
+        for method, step in steps.items():
+            kinds = spectral if TRAINERS[method].method.defaults.get("spectral", "none") != "none" else plain
+            before = seconds_of_kinds(kinds, work.x.device)
+            took = step()
+            after = seconds_of_kinds(kinds, work.x.device)
+            seconds = {kind: (before[kind] + after[kind]) / 2 for kind in kinds}
+            if number:
+                limit, unit = limit_seconds(passes[method], seconds), seconds["weight"]
+                row = {"method": method, "unit_seconds": unit, "measured": took / unit}
+                yield row | {"limit": limit / unit, "to_limit": took / limit}
 
 
-def table(model: str, size: Size, methods: list[str], rounds: int) -> pd.DataFrame:
-    """A row for every method: passes, cost in units of a training pass (median, quartiles), and what was predicted."""
-    found = pd.DataFrame(rounds_of(size, methods, rounds))
-    found["over"] = found["measured"] / found["predicted"]
+def table(model: str, size: Size, methods: list[str], rounds: int, device: str = "cpu") -> pd.DataFrame:
+    """A row for every method: passes, cost in units of a training pass, its limit, and their ratio round by round."""
+    found = pd.DataFrame(rounds_of(size, methods, rounds, device))
     rows = []
     for method in methods:
         part, passes = found[found["method"] == method], count_passes(method)
         counts = {"forward": passes.forward, "backward": passes.backward, "weights": passes.weight_backward}
-        medians = {name: part[name].median() for name in ("unit_seconds", "measured", "predicted", "over")}
-        spread = {"measured_q1": part["measured"].quantile(0.25), "measured_q3": part["measured"].quantile(0.75)}
-        rows.append({"model": model, "batch": size.batch, "method": method, **counts, **medians, **spread})
-    return pd.DataFrame(rows).assign(rounds=rounds)
+        medians = {name: part[name].median() for name in ("unit_seconds", "measured", "limit", "to_limit")}
+        spread = {f"to_limit_q{n}": part["to_limit"].quantile(n / 4) for n in (1, 3)}
+        rows.append({"model": model, "batch": size.batch, "rounds": rounds, "method": method, **counts, **medians})
+        rows[-1] |= spread
+    return pd.DataFrame(rows)
 
 
 @click.command(help=__doc__)
-@click.option("--sizes", type=_Words(str), default=",".join(SIZES), show_default=True, help="models to measure")
+@click.option("--sizes", type=_Words(str), help=f"models to measure  [default: all of {', '.join(SIZES)}]")
 @click.option("--methods", type=_Words(str), default="all", show_default=True, help="methods to measure, or all")
-@click.option("--rounds", default=5, show_default=True, help="interleaved rounds of which the figures are medians")
-@click.option("--quick", is_flag=True, help="one round of small batches, to see that it runs")
-@click.option("--output", default=RESULTS, type=click.Path(path_type=Path), help="folder of the table")
-def main(sizes: tuple[str, ...], methods: tuple[str, ...], rounds: int, quick: bool, output: Path) -> None:
+@click.option("--rounds", type=int, help="rounds of which the figures are medians  [default: 7; 2 with --quick]")
+@click.option("--quick", is_flag=True, help="LeNet alone, fewer rounds")
+@click.option("--device", default="cpu", show_default=True, help="torch device")
+@click.option("--threads", type=int, help="threads of torch  [default: as torch chooses]")
+@click.option(
+    "--output", default=RESULTS, type=click.Path(path_type=Path), show_default=True, help="folder of the table"
+)
+def main(
+    sizes: tuple[str, ...] | None,
+    methods: tuple[str, ...],
+    rounds: int | None,
+    quick: bool,
+    device: str,
+    threads: int | None,
+    output: Path,
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
     chosen = sorted(TRAINERS) if methods == ("all",) else [check_choice("methods", name, TRAINERS) for name in methods]
-    found = []
-    for name in sizes:
-        size = SIZES[check_choice("sizes", name, SIZES)]
-        if quick:
-            size = Size(size.backbone, size.shape, 4, size.args)
-        found.append(table(name, size, chosen, 1 if quick else rounds))
-        click.echo(found[-1].to_string(index=False, float_format="%.3g"))
-    here = environment()
-    about: dict[str, Any] = {
-        "cpu": here["hardware"]["cpu"],
-        "threads": here["hardware"]["threads"],
-        "torch": torch.__version__,
-    }
-    text = pd.concat(found).assign(**about).to_csv(index=False, float_format="%.4g")
-    click.echo(f"wrote {atomic_write(output / f'method_costs-{machine_name()}.csv', text)}")
+    names = [check_choice("sizes", name, SIZES) for name in sizes or (QUICK if quick else SIZES)]
+    tables = [table(name, SIZES[name], chosen, rounds or (2 if quick else 7), device) for name in names]
+    write("method_costs-quick" if quick else "method_costs", pd.concat(tables), output, device)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def experiment(minutes: float, data_set: str, seed: int) -> Experiment:
 def make(
     chosen: Experiment, held: data.Dataset, device: torch.device, **changes: Any
 ) -> tuple[Normalized, MethodTrainer]:
-    """The model, its images last in memory by channel, and its trainer."""
+    """The model and its trainer, which lays it out as its precision asks for."""
     torch.manual_seed(chosen.seed)
     shape = (held.in_chans, *held.image_size)
     model = backbones.create(
@@ -90,7 +90,7 @@ def make(
         image_size=held.image_size,
         **chosen.backbone_args,
     )
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device)
     options = {"seed": chosen.seed, **chosen.hyper_parameters, **changes}
     return model, TRAINERS[chosen.method](as_classifier(model, shape, held.num_classes, str(device)), **options)
 
