@@ -35,11 +35,11 @@ from toolkit_ext.trainers._config import LoopConfig
 from toolkit_ext.trainers._craft import layout
 
 # Whole rounds of the three attacks that multi_attack takes in turn. What is done once an epoch weighs a sixth.
-STEPS = 6
+STEPS, TURNS = 6, 3
 SIZES = {
     "lenet": Size("lenet", (1, 28, 28), 128, {"width": 8}),
-    "resnet18_w": Size("resnet18_w", (3, 32, 32), 32, {"width": 8}),
-    "vit_tiny": Size("vit_tiny_patch16_224", (3, 32, 32), 16, {"patch_size": 4, "depth": 6}),
+    "resnet18_w": Size("resnet18_w", (3, 32, 32), 8, {"width": 8}),
+    "vit_tiny": Size("vit_tiny_patch16_224", (3, 32, 32), 8, {"patch_size": 4, "depth": 6}),
 }
 QUICK = ("lenet",)
 
@@ -77,9 +77,9 @@ def kinds_of_pass(model: nn.Module, work: Work) -> dict[str, Callable[[], Any]]:
 
 
 def seconds_of_kinds(kinds: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
-    """Seconds of each kind of pass, the mean of ``STEPS`` in turn."""
-    turns = [{kind: seconds_of(call, device) for kind, call in kinds.items()} for _ in range(STEPS)]
-    return {kind: sum(turn[kind] for turn in turns) / STEPS for kind in kinds}
+    """Seconds of each kind of pass, the mean of ``TURNS`` in turn."""
+    turns = [{kind: seconds_of(call, device) for kind, call in kinds.items()} for _ in range(TURNS)]
+    return {kind: sum(turn[kind] for turn in turns) / TURNS for kind in kinds}
 
 
 def limit_seconds(passes: Passes, seconds: dict[str, float]) -> float:

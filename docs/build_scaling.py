@@ -48,19 +48,21 @@ def passes() -> Iterator[str]:
 
 
 def measurements() -> Iterator[str]:
-    """One table for each machine: measured cost of a step, and its ratio to the prediction, at each size."""
+    """One table for each machine: measured cost of a step, and its ratio to its limit, at each size."""
     for file in sorted(MEASURED.glob("method_costs-*.csv")):
+        if "-quick-" in file.name:
+            continue
         found = pd.read_csv(file)
         sizes = list(dict.fromkeys(found["model"]))
         about = found.iloc[0]
         batches = ", ".join(f"`{size}` {found.loc[found['model'] == size, 'batch'].iloc[0]}" for size in sizes)
-        yield f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}; batches of {batches}; "
-        yield f"medians of {about['rounds']} interleaved rounds ([CSV](../benchmarks/results/{file.name})).\n"
+        yield f"{about['cpu']} ({about['flags']}), {about['threads']} threads, torch {about['torch']}; batches of"
+        yield f"{batches}; medians of {about['rounds']} rounds ([CSV](../benchmarks/results/{file.name})).\n"
         yield "| method | " + " | ".join(f"`{size}` | ratio" for size in sizes) + " |"
         yield "| --- |" + " ---: |" * (2 * len(sizes))
         for method, rows in found.groupby("method", sort=True):
-            cells = rows.set_index("model").loc[sizes]
-            yield f"| `{method}` | " + " | ".join(f"{r.measured:.1f} | {r.over:.2f}" for r in cells.itertuples()) + " |"
+            cells = rows.set_index("model").loc[sizes].itertuples()
+            yield f"| `{method}` | " + " | ".join(f"{r.measured:.1f} | {r.to_limit:.2f}" for r in cells) + " |"
         yield ""
 
 

@@ -106,10 +106,10 @@ GROUP = Group(
     ),
     notes="Rounding is amplified by training, so two runs of one seed that differ in rounding alone end in two models. "
     "How far apart is what fp32 in another layout shows on digits, whose settings were chosen for a small distance "
-    "between these two, with seeds that are not reported, before anything was run in bf16 or folded. On MNIST two means "
-    "over three seeds are uncertain by more than half a point: neither what bf16 is ahead there nor what folding is "
-    "behind is significant, and folding changes a pass by rounding alone. The runs come from a processor that emulates "
-    "bf16, hence the seconds of their epochs.",
+    "between these two, with seeds that are not reported, before anything was run in bf16 or folded. On MNIST "
+    "two means over three seeds are uncertain by more than half a point: neither what bf16 is ahead there nor what "
+    "folding is behind is significant, and folding changes a pass by rounding alone. The runs come from a processor "
+    "that emulates bf16, hence the seconds of their epochs.",
 )
 
 if __name__ == "__main__":
