@@ -14,7 +14,7 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ SIZES = {
     "resnet18_w": Size("resnet18_w", (3, 32, 32), 8, {"width": 8}),
     "vit_tiny": Size("vit_tiny_patch16_224", (3, 32, 32), 8, {"patch_size": 4, "depth": 6}),
 }
-QUICK = ("lenet",)
+QUICK = {"lenet": Size("lenet", (1, 28, 28), 64, {"width": 4})}
 
 
 def kinds_of_pass(model: nn.Module, work: Work) -> dict[str, Callable[[], Any]]:
@@ -100,14 +100,13 @@ def timed_step(method: str, size: Size, work: Work) -> Timed:
     return made
 
 
-def rounds_of(size: Size, methods: list[str], rounds: int, device: str) -> Iterator[dict[str, Any]]:
-    """A row for every method and round, after one round to warm up."""
+def rounds_of(size: Size, passes: dict[str, Passes], rounds: int, device: str) -> Iterator[dict[str, Any]]:
+    """A row for every method in ``passes`` and every round, after one round to warm up."""
     work = size.work(STEPS, device)
     plain = kinds_of_pass(size.model(device), work)
     # Spectral normalisation is a part of the network: every pass of this method computes it.
     spectral = kinds_of_pass(spectral_normalise(size.model(device)), work)
-    steps = {method: timed_step(method, size, work) for method in methods}
-    passes = {method: count_passes(method) for method in methods}
+    steps = {method: timed_step(method, size, work) for method in passes}
     for number in range(rounds + 1):
         for method, step in steps.items():
             kinds = spectral if TRAINERS[method].method.defaults.get("spectral", "none") != "none" else plain
@@ -121,13 +120,13 @@ def rounds_of(size: Size, methods: list[str], rounds: int, device: str) -> Itera
                 yield row | {"limit": limit / unit, "to_limit": took / limit}
 
 
-def table(model: str, size: Size, methods: list[str], rounds: int, device: str = "cpu") -> pd.DataFrame:
+def table(model: str, size: Size, passes: dict[str, Passes], rounds: int, device: str) -> pd.DataFrame:
     """A row for every method: passes, cost in units of a training pass, its limit, and their ratio round by round."""
-    found = pd.DataFrame(rounds_of(size, methods, rounds, device))
+    found = pd.DataFrame(rounds_of(size, passes, rounds, device))
     rows = []
-    for method in methods:
-        part, passes = found[found["method"] == method], count_passes(method)
-        counts = {"forward": passes.forward, "backward": passes.backward, "weights": passes.weight_backward}
+    for method, count in passes.items():
+        part = found[found["method"] == method]
+        counts = {"forward": count.forward, "backward": count.backward, "weights": count.weight_backward}
         medians = {name: part[name].median() for name in ("unit_seconds", "measured", "limit", "to_limit")}
         spread = {f"to_limit_q{n}": part["to_limit"].quantile(n / 4) for n in (1, 3)}
         rows.append({"model": model, "batch": size.batch, "rounds": rounds, "method": method, **counts, **medians})
@@ -135,11 +134,21 @@ def table(model: str, size: Size, methods: list[str], rounds: int, device: str =
     return pd.DataFrame(rows)
 
 
+def measure(
+    methods: Sequence[str], names: Sequence[str], rounds: int | None, device: str, output: Path, *, quick: bool
+) -> None:
+    """Print and write the table of ``methods`` on the models ``names``, all of them if there are none."""
+    sizes, passes = QUICK if quick else SIZES, {method: count_passes(method) for method in methods}
+    chosen = {name: sizes[check_choice("sizes", name, sizes)] for name in names or sizes}
+    tables = [table(name, size, passes, rounds or (2 if quick else 7), device) for name, size in chosen.items()]
+    write("method_costs-quick" if quick else "method_costs", pd.concat(tables), output, device)
+
+
 @click.command(help=__doc__)
 @click.option("--sizes", type=_Words(str), help=f"models to measure  [default: all of {', '.join(SIZES)}]")
 @click.option("--methods", type=_Words(str), default="all", show_default=True, help="methods to measure, or all")
 @click.option("--rounds", type=int, help="rounds of which the figures are medians  [default: 7; 2 with --quick]")
-@click.option("--quick", is_flag=True, help="LeNet alone, fewer rounds")
+@click.option("--quick", is_flag=True, help="a small LeNet alone, fewer rounds")
 @click.option("--device", default="cpu", show_default=True, help="torch device")
 @click.option("--threads", type=int, help="threads of torch  [default: as torch chooses]")
 @click.option(
@@ -157,9 +166,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     chosen = sorted(TRAINERS) if methods == ("all",) else [check_choice("methods", name, TRAINERS) for name in methods]
-    names = [check_choice("sizes", name, SIZES) for name in sizes or (QUICK if quick else SIZES)]
-    tables = [table(name, SIZES[name], chosen, rounds or (2 if quick else 7), device) for name in names]
-    write("method_costs-quick" if quick else "method_costs", pd.concat(tables), output, device)
+    measure(chosen, sizes or (), rounds, device, output, quick=quick)
 
 
 if __name__ == "__main__":

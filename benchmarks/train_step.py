@@ -63,7 +63,7 @@ def side_by_side(label: str, size: Size, steps: int, rounds: int, device: str) -
 
 
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="smaller models and batches, and every method on LeNet only")
+@click.option("--quick", is_flag=True, help="smaller models and batches, and every method on a small LeNet only")
 @click.option("--rounds", type=int, help="rounds of which the figures are medians  [default: 7; 3 with --quick]")
 @click.option("--model", "models", multiple=True, help="only models whose label begins so; may be given several times")
 @click.option("--methods/--no-methods", default=True, show_default=True, help="time every method too")
@@ -89,10 +89,7 @@ def main(
     if rows:
         write(f"train_step{kind}", pd.DataFrame(rows), output, device)
     if methods:
-        names = method_costs.QUICK if quick else method_costs.SIZES
-        times = rounds or (2 if quick else 7)
-        costs = [method_costs.table(name, method_costs.SIZES[name], sorted(TRAINERS), times, device) for name in names]
-        write(f"method_costs{kind}", pd.concat(costs), output, device)
+        method_costs.measure(sorted(TRAINERS), (), rounds, device, output, quick=quick)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def start(script: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of 8 x 8 pixels instead of those of the benchmark."""
     size = importlib.import_module("contestants").Size("lenet", (1, 8, 8), 4, {"width": 1})
-    monkeypatch.setattr(importlib.import_module("method_costs"), "SIZES", {"lenet": size})
+    for sizes in ("SIZES", "QUICK"):
+        monkeypatch.setattr(importlib.import_module("method_costs"), sizes, {"lenet": size})
     monkeypatch.setattr(importlib.import_module("train_step"), "QUICK", {"lenet": (size, 2)})
 
 
