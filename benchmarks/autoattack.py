@@ -2,7 +2,8 @@
 
 They take turns on one batch of images after the other, in one process. Each line of the table is one of them:
 its seconds, how many times faster than pyautoattack it is, its robust accuracy, and the images on which its verdict
-differs. bf16-verified is left out where the processor emulates bf16: there it takes several times as long.
+differs. The column bf16 says whether the processor has instructions for it: only there can bf16-verified be fast; what
+it finds depends on that by rounding alone.
 
     python benchmarks/autoattack.py --quick                     # digits enlarged to 28x28, in minutes
     python benchmarks/autoattack.py --data-root data            # MNIST
@@ -57,10 +58,11 @@ def ours(precision: Any) -> Verdicts:
     return run
 
 
-def variants(device: torch.device) -> dict[str, Verdicts]:
-    """Those that take turns on ``device``."""
-    half = {"bf16-verified": ours("bf16-verified")} if is_native(device.type, torch.bfloat16) else {}
-    return {"pyautoattack": library, "fp32": ours("fp32"), **half}
+VARIANTS: dict[str, Verdicts] = {
+    "pyautoattack": library,
+    "fp32": ours("fp32"),
+    "bf16-verified": ours("bf16-verified"),
+}
 
 
 def trained(root: Path | None, eps: float, epochs: int) -> tuple[str, nn.Module, Tensor, Tensor]:
@@ -89,13 +91,12 @@ def stored(checkpoint: Path, root: Path | None) -> tuple[str, nn.Module, Tensor,
 
 def rounds(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Iterator[dict[str, Any]]:
     """A row for every batch and variant; the variants take turns in another order for every batch."""
-    chosen = variants(x.device)
-    names = list(chosen)
+    names = list(VARIANTS)
     for number, (images, labels) in enumerate(zip(x.split(BATCH), y.split(BATCH), strict=True)):
         found = {}
         for name in names[number % len(names) :] + names[: number % len(names)]:
             started = time.perf_counter()
-            robust = chosen[name](model, images.clone(), labels, protocol)
+            robust = VARIANTS[name](model, images.clone(), labels, protocol)
             found[name] = robust, time.perf_counter() - started
         for name, (robust, seconds) in found.items():
             differ = robust != found["pyautoattack"][0]
@@ -131,7 +132,8 @@ def main(
     made = stored(checkpoint, data_root) if checkpoint else trained(data_root, protocol.eps, epochs)
     name, model, x, y = made
     table = summary(rounds(model, x[:n].clone(), y[:n], protocol))
-    about: dict[str, Any] = {"model": name, "eps": protocol.eps, "batch": BATCH}
+    half = "native" if is_native(x.device.type, torch.bfloat16) else "emulated"
+    about: dict[str, Any] = {"model": name, "eps": protocol.eps, "batch": BATCH, "bf16": half}
     kind = "quick" if quick else re.sub(r"[^a-z0-9]+", "-", name.lower())
     write(f"autoattack-{kind}", table.assign(**about), output)
 

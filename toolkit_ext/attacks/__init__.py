@@ -2,8 +2,9 @@
 
 from toolkit_ext.attacks.crafting import attackable, craft
 from toolkit_ext.attacks.cyclic import MultiAttack
+from toolkit_ext.attacks.emulation import emulating
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
-from toolkit_ext.attacks.half import half_passes, half_ratio, is_native
+from toolkit_ext.attacks.half import half_attention, half_passes, half_ratio, is_native
 from toolkit_ext.attacks.layerwise import Deep
 from toolkit_ext.attacks.replica import Replica
 from toolkit_ext.types import Attack
@@ -32,6 +33,8 @@ __all__ = [
     "Replica",
     "attackable",
     "craft",
+    "emulating",
+    "half_attention",
     "half_passes",
     "half_ratio",
     "is_native",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from toolkit_ext.attacks import emulating
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.evaluation._art import Classifier, as_module
 from toolkit_ext.evaluation.autoattack import Threat, targets
@@ -106,7 +107,8 @@ def evaluate(
     progress = progress and ranks.is_first
     if save_examples is not None:
         make_folder(Path(save_examples).parent)
-    with isolated(model, device), laid_out(model, precision, device):
+    half = torch.bfloat16 if precision == "bf16-verified" else None
+    with isolated(model, device), laid_out(model, precision, device), emulating(device, half):
         x = check_images(x).detach().cpu().contiguous()
         classes = check_model(model, to_unit(x[:1]).to(device), num_classes)
         y = check_labels(y, len(x), classes).cpu()

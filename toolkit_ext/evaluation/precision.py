@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.attacks import half_attention
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.autoattack import perturb
 from toolkit_ext.evaluation.flags import Collector
@@ -100,7 +101,8 @@ class HalfCopy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, K]`` in float32 of images ``[N, C, H, W]`` in float32."""
-        logits: Tensor = self.model(x.to(torch.bfloat16, memory_format=torch.channels_last))
+        with half_attention(x.device):
+            logits: Tensor = self.model(x.to(torch.bfloat16, memory_format=torch.channels_last))
         return logits.float()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import half_passes
+from toolkit_ext.attacks import emulating, half_passes
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers._augment import augment
 from toolkit_ext.trainers._batches import Source, isolated_rng, seed_of
@@ -79,10 +79,16 @@ class Run:
         """The model that is measured and kept: the weight average where there is one."""
         return self.average.module if self.average else self.model
 
+    @property
+    def _dtypes(self) -> tuple[torch.dtype | None, ...]:
+        """Those of all passes; none where they are compiled, as no emulation reaches inside."""
+        loop = self.axes.loop
+        return () if loop.compile_mode != "none" else (DTYPES[loop.precision], self.crafter.dtype)
+
     def train(self, stop_after: int) -> None:
         """Train from the epoch after the last one in ``history`` up to ``stop_after``."""
         try:
-            with laid_out(self.model, self.layout):
+            with laid_out(self.model, self.layout), emulating(self.device, *self._dtypes):
                 self._epochs(stop_after)
         finally:
             match_layouts(self.update.optimizers)  # as the weights are again now
