@@ -201,6 +201,27 @@ def test_a_dead_layer_and_a_saturated_loss_give_finite_perturbations() -> None:
         assert all(d.isfinite().all() for d in deltas(found.hidden).values())
 
 
+class Aside(nn.Module):
+    """A model with a layer whose output the logits do not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside, self.last = nn.Linear(64, 5), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.aside(x.flatten(1))
+        logits: Tensor = self.last(x.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("variables", ["perturbations", "neurons"])
+def test_a_layer_that_the_loss_does_not_depend_on_is_drawn_to_zero(variables: str) -> None:
+    torch.manual_seed(0)
+    attack = Deep(eps=0.1, deep_layers="aside", deep_variables=variables, deep_steps=8, deep_start=1.0)
+    d = deltas(attack(Aside().eval(), *batch()).hidden)["aside"]
+    assert d.abs().max() < 1e-3
+
+
 def test_mixed_precision_runs() -> None:
     model, (x, y) = cnn(), batch()
     for variables in ("perturbations", "neurons"):

@@ -91,7 +91,10 @@ def _secant(here: _Point, trial: _Point, slope: Tensor, drop: Tensor) -> Tensor:
 
 
 def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Point:
-    """For every example the better of both points, or ``here`` with a shorter length if neither gains enough."""
+    """For every example the better of both points, or ``here`` with a shorter length if neither gains enough.
+
+    Made of ``landed``, which is written over.
+    """
     gains = [point.value >= here.value + _ARMIJO * point.length * slope for point in (trial, landed)]
     take_landed = gains[1] & ~(gains[0] & (trial.value > landed.value))
     if bool(take_landed.all()):
@@ -109,9 +112,10 @@ def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Poin
 
 
 def _pick(others: Tensor, a: Tensor, second: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """``a``, but for the examples ``others``: there ``b`` where ``second`` holds, else ``c``."""
+    """``a``, but for the examples ``others``: there ``b`` where ``second`` holds, else ``c``; writes over ``a``."""
     chosen = second[others].view(-1, *[1] * (a.dim() - 1))
-    return a.index_copy(0, others, torch.where(chosen, b[others], c[others]))
+    # Another tensor than ``a``, so that nobody takes it for the point that was evaluated.
+    return a.detach().index_copy_(0, others, torch.where(chosen, b[others], c[others]))
 
 
 def _turn(gradient: Tensor, direction: Tensor, beta: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from toolkit_ext.attacks.layerwise.hooks import replaced
 from toolkit_ext.attacks.layerwise.penalty import Penalty, per_example
@@ -56,6 +57,7 @@ class Objective:
         self._base: dict[int, Tensor] = {}
         self._predicted: dict[int, Tensor] = {}
         self._z: list[Tensor] = []
+        self._edges: dict[int, GradientEdge] = {}
 
     def start(self, fraction: float) -> Tensor:
         """Random unknowns in ``fraction`` of every layer's ball, from torch's global generator."""
@@ -72,24 +74,31 @@ class Objective:
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective ``[N]`` and its gradient with respect to ``z``, shaped like ``z``."""
         self.evaluations += 1
-        leaves = [part.detach().requires_grad_() for part in self.split(z)]
         with torch.enable_grad():
-            cost = self._forward(z, leaves)
+            cost = self._forward(z, [part.detach().requires_grad_() for part in self.split(z)])
         values, outside = zip(*(p(part) for p, part in zip(self.penalties, self._z, strict=True)), strict=True)
-        gradient = self._joined(self._backward(cost, leaves, outside))
-        for part, penalty, u in zip(self.split(gradient), self.penalties, outside, strict=True):
-            part.add_(u, alpha=-2 * penalty.weight)
+        gradient = torch.empty_like(z)
+        slopes = self._backward(cost, outside)
+        terms = zip(self.split(gradient), self.penalties, outside, self.radii, slopes, strict=True)
+        for part, penalty, u, radius, slope in terms:
+            torch.mul(u, -2 * penalty.weight, out=part)
+            if slope is not None:
+                part.addcmul_(slope.to(part.dtype), radius)
         return cost.detach() + sum(values), gradient
 
-    def _backward(self, cost: Tensor, leaves: list[Tensor], outside: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Gradient of the cost, and of ``ρ_l`` through the prediction ``f_l`` in ``d_l = n_l − f_l``."""
+    def _backward(self, cost: Tensor, outside: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Gradient with respect to every ``n_l`` of the cost, and of ``ρ_l`` through ``f_l`` in ``d_l = n_l − f_l``.
+
+        None for a layer that nothing of this depends on.
+        """
         outputs, seeds = [cost], [torch.ones_like(cost)]
         for i, predicted in self._predicted.items():
             if predicted.requires_grad:
                 outputs.append(predicted)
                 seeds.append((2 * self.penalties[i].weight / self.radii[i] * outside[i]).to(predicted.dtype))
         self._predicted = {}
-        return torch.autograd.grad(outputs, leaves, seeds, allow_unused=True, materialize_grads=True)
+        edges = [self._edges[layer] for layer in range(len(self.penalties))]
+        return torch.autograd.grad(outputs, edges, seeds, allow_unused=True)
 
     def perturbations(self, z: Tensor) -> list[Tensor]:
         """``d_l / r_l`` at ``z`` for every layer, ``d_l`` from its definition; the input's first."""
@@ -106,8 +115,11 @@ class Objective:
             return target.cost(target.model(self._shifted(0, target.x, parts[0])), target.y)
 
     def _shifted(self, layer: int, predicted: Tensor, part: Tensor) -> Tensor:
-        """``f_l + r_l z_l``; made anew, so that the network may overwrite it."""
-        return torch.addcmul(predicted, self.radii[layer].to(predicted.dtype), part.to(predicted.dtype))
+        """``f_l + r_l z_l``; made anew, so that the network may overwrite it, and its place in the graph noted."""
+        shifted = torch.addcmul(predicted, self.radii[layer].to(predicted.dtype), part.to(predicted.dtype))
+        if shifted.requires_grad:
+            self._edges[layer] = get_gradient_edge(shifted)
+        return shifted
 
     def _free(self, layer: int, predicted: Tensor, part: Tensor) -> Tensor:
         """``n̂_l + r_l z_l``, whatever was predicted, with ``d_l / r_l`` noted."""
