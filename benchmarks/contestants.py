@@ -162,7 +162,7 @@ def art(model: nn.Module, work: Work, *, madry: bool) -> Timed:
 def epochs_of(model: nn.Module, work: Work, method: str, **options: Any) -> Callable[[int], list[float]]:
     """Train a copy of ``model`` by our trainer for so many epochs: the seconds of a step in each, by its own clock.
 
-    So with the copy it crafts on, the order of the batches and the figures it keeps.
+    So with the order of the batches and the figures it keeps.
     """
     classifier = as_classifier(copy.deepcopy(model), tuple(work.x.shape[1:]), CLASSES, str(work.x.device))
     trainer = TRAINERS[method](classifier, lr=LR, **{**QUIET, **options})
@@ -175,9 +175,9 @@ def epochs_of(model: nn.Module, work: Work, method: str, **options: Any) -> Call
 
 
 def ours(model: nn.Module, work: Work, method: str = "pgd", **options: Any) -> Timed:
-    """One epoch of our trainer."""
+    """An epoch of our trainer, the second: what is done once a training, such as the copy it crafts on, is no step."""
     train = epochs_of(model, work, method, **options)
-    return lambda: train(1)[-1]
+    return lambda: train(2)[-1]
 
 
 def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:

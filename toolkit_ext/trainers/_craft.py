@@ -90,7 +90,8 @@ class Crafter:
 
     In half precision, with batch norm that can be folded, or compiled, the attack looks at a :class:`Replica` of the
     model, taken up to date once a step; otherwise at the model itself. A model that cannot be copied is attacked
-    itself, in the same precision; so is every model where ``copies`` is False, because its weights lie in parts.
+    itself, in the same precision. ``copies`` is False where the model's weights lie in parts, which cannot be copied,
+    and where nothing is crafted.
     """
 
     def __init__(self, model: nn.Module, loop: LoopConfig, attack: Attack, *, copies: bool = True) -> None:

@@ -68,7 +68,8 @@ class Run:
         average = get_ema_multi_avg_fn(loop.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
         self.layout = torch.contiguous_format if self.team.sharded else layout(loop, self.model, self.device)
-        self.crafter = Crafter(self.model, loop, self.axes.attack, copies=not self.team.sharded)
+        copies = self.axes.objective.uses_attack and not self.team.sharded
+        self.crafter = Crafter(self.model, loop, self.axes.attack, copies=copies)
         # Several ranks have to stop together, which the flag of one cannot bring about.
         on_gpu = self.device.type == "cuda" and loop.precision != "fp16-mixed" and self.team.ranks.alone
         self.guard = Guard(self.update.optimizers, deferred=on_gpu)

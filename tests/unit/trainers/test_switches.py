@@ -201,6 +201,14 @@ def test_no_channels_last_on_a_cpu_where_onednn_overruns_its_memory(convolution:
             layout(asked, model, cpu)
 
 
+def test_no_copy_is_made_where_nothing_is_crafted(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr("toolkit_ext.trainers._craft.Replica", lambda *args, **options: made.append(args))
+    trained(data, StandardTrainer)
+    trained(data, StandardTrainer, precision="bf16-mixed")
+    assert not made
+
+
 def test_a_model_that_cannot_be_copied_is_attacked_itself(data: Data) -> None:
     made = classifier()
     made.model.held = (i for i in range(2))
