@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from toolkit_ext.attacks.layerwise.cg import maximise
+from toolkit_ext.attacks.layerwise.cg import _turn, maximise
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -93,3 +93,18 @@ def test_every_example_has_its_own_directions_and_lengths() -> None:
 def test_without_a_gradient_an_example_stays() -> None:
     found = maximise(lambda z: (torch.zeros(2), torch.zeros_like(z)), torch.ones(2, 3), 5)
     assert torch.equal(found, torch.ones(2, 3))
+
+
+@given(seed=st.integers(0, 10_000), least=st.floats(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_the_slope_along_the_next_direction_is_the_inner_product(seed: int, least: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    gradient, direction = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    beta = torch.rand(6, generator=generator, dtype=torch.float64) + least
+    square = gradient.square().sum(1)
+    turned, slope, size = _turn(gradient, square, direction, direction.square().sum(1), beta)
+    torch.testing.assert_close(slope, (gradient * turned).sum(1))
+    torch.testing.assert_close(size, turned.square().sum(1))
+    along = gradient + beta[:, None] * direction
+    ascends = (gradient * along).sum(1) > 0
+    torch.testing.assert_close(turned, torch.where(ascends[:, None], along, gradient))

@@ -57,11 +57,11 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
         if step + 1 == steps:
             return after.z
         before, square = square, _squares(after.gradient)
-        turned, slope, last = after.gradient, square, size
+        turned, slope, last, size = after.gradient, square, size, square
         if conjugate:
             beta = (square - dot(after.gradient, here.gradient)) / before
-            turned, slope = _turn(after.gradient, direction, torch.where(drop > 0, beta, 0), square)
-        size = _squares(turned)
+            beta = torch.where(drop > 0, beta, 0).clamp_min(0)
+            turned, slope, size = _turn(after.gradient, square, direction, last, beta)
         here, direction = replace(after, length=after.length * (last / size).sqrt()), turned
     return here.z
 
@@ -118,11 +118,19 @@ def _pick(others: Tensor, a: Tensor, second: Tensor, b: Tensor, c: Tensor) -> Te
     return a.detach().index_copy_(0, others, torch.where(chosen, b[others], c[others]))
 
 
-def _turn(gradient: Tensor, direction: Tensor, beta: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    """``gradient + β⁺ direction``, or the gradient where that does not ascend (a restart); and the slope along it."""
-    turned = torch.addcmul(gradient, beta.clamp_min(0)[:, None], direction)
-    slope = dot(gradient, turned)
+def _turn(
+    gradient: Tensor, square: Tensor, direction: Tensor, last: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``gradient + β direction``, or the gradient where that does not ascend (a restart); slope along it; its square.
+
+    ``square`` and ``last`` are the squared lengths of ``gradient`` and ``direction``.
+    """
+    turned = torch.addcmul(gradient, beta[:, None], direction)
+    size = _squares(turned)
+    # The inner product of gradient and turned, from lengths that are known.
+    slope = (square + size - beta.square() * last) / 2
     ascends = slope > 0
     if bool(ascends.all()):
-        return turned, slope
-    return torch.where(ascends[:, None], turned, gradient), torch.where(ascends, slope, square)
+        return turned, slope, size
+    turned = torch.where(ascends[:, None], turned, gradient)
+    return turned, torch.where(ascends, slope, square), torch.where(ascends, size, square)
