@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toolkit_ext import backbones
 from toolkit_ext.attacks import emulating
 from toolkit_ext.attacks.emulation import ProductsInFloat32
+from toolkit_ext.attacks.half import _BF16_ON_X86, is_native
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 
@@ -82,6 +83,25 @@ def test_it_is_only_for_processors_without_instructions(monkeypatch: pytest.Monk
     assert not entered(CPU, None)
     assert not entered(CPU, FP16)
     assert not entered(torch.device("cuda"), BF16)
+
+
+@pytest.mark.parametrize(
+    ("machine", "onednn", "instructions", "native"),
+    [
+        ("x86_64", True, True, True),
+        ("AMD64", True, False, False),  # oneDNN takes bf16 on AVX-512 without instructions too, and emulates it
+        ("aarch64", True, False, True),
+        ("arm64", False, False, False),
+    ],
+)
+def test_what_counts_as_instructions(
+    machine: str, onednn: bool, instructions: bool, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    for name in _BF16_ON_X86:
+        monkeypatch.setattr(torch.cpu, name, lambda: instructions, raising=False)
+    assert is_native.__wrapped__("cpu", BF16) is native
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Forward = Callable[[Tensor], Tensor]
+_BF16_ON_X86 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 @contextmanager
@@ -45,8 +47,10 @@ def is_native(device_type: str, dtype: torch.dtype) -> bool:
         return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
     if dtype == torch.float16:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and any(
-        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    # On x86 oneDNN takes bf16 wherever there is AVX-512, and emulates it if need be.
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and (
+        not x86 or any(getattr(torch.cpu, name, lambda: False)() for name in _BF16_ON_X86)
     )
 
 
