@@ -16,7 +16,6 @@ from toolkit_ext.types import Attack, Perturbed
 
 log = logging.getLogger("toolkit_ext")
 DTYPES = {"fp32": None, "bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
-_TRIED = 16  # examples on which half precision is timed
 _CONVOLUTIONS = 2
 _BLOCK = 16  # channels; 8 on AVX2
 
@@ -75,7 +74,7 @@ def warn_if_slow(model: nn.Module, x: Tensor, precision: str) -> None:
         return logits
 
     with attackable(model):
-        ratio = half_ratio(model, half, x[:_TRIED])
+        ratio = half_ratio(model, half, x)
     if ratio > 1:
         log.warning(
             "precision: %s takes %.2f times as long as fp32 here, on %s without instructions for it; use fp32",
