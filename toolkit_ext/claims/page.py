@@ -80,13 +80,19 @@ def _section(
     lines = [f"## {_heading(group)}", "", f"{group.source}.", ""]
     lines += [group.notes, ""] if group.notes else []
     scales = [scale for scale in SCALES if any(arm.at(scale) for arm in group.arms)]
-    lines += ["```", *(f"python recipes/claims/{group.name}.py --scale {s} --seeds 0,1,2" for s in scales), "```", ""]
+    lines += ["```", *(_command(group.name, scale, runs[scale]) for scale in scales), "```", ""]
     if drawn:
         lines += [f"![Figures of the source beside ours](figures/{group.tag}.png)", ""]
     lines += _boards(group, runs)
     for claim in group.claims:
         lines += _claim(claim, verdicts[claim.name], runs, records)
     return "\n".join([*lines, *_runs(group, runs)])
+
+
+def _command(name: str, scale: str, runs: Mapping[str, Sequence[Record]]) -> str:
+    """What makes the runs of a scale, with the seeds that are recorded."""
+    seeds = sorted({record["seed"] for made in runs.values() for record in made}) or [0, 1, 2]
+    return f"python recipes/claims/{name}.py --scale {scale} --seeds {','.join(map(str, seeds))}"
 
 
 def _boards(group: Group, runs: RunsByScale) -> list[str]:

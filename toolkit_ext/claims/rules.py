@@ -142,7 +142,13 @@ class Alike:
         return self.range(values) <= self.within
 
     def found(self, values: Values) -> str:
-        return f"the means of {self._arms()} span {self.range(values):.2f}{unit_of_difference(self.of[0][1])}"
+        points = unit_of_difference(self.of[0][1])
+        span = f"the means of {self._arms()} span {self.range(values):.2f}{points}"
+        if len(self.of) > 2:
+            return span
+        # A margin of 95% to one side is one of 90% to both.
+        error = margin(*(values[figure] for figure in self.of))
+        return f"{span}, and their difference is known to ±{error:.2f}{points} (90% interval)"
 
     def _arms(self) -> str:
         return ", ".join(dict.fromkeys(arm for arm, _ in self.of))

@@ -38,6 +38,11 @@ def test_the_row_has_both_figures_and_the_verdict_follows(group: Group, runs_of_
     assert "python recipes/claims/example.py --scale paper --seeds 0,1,2" in text
 
 
+def test_the_command_has_the_seeds_of_the_records(group: Group, runs_of_both: Both) -> None:
+    text = page([group], runs_of_both([*LOW, 0.43], HIGH))
+    assert "python recipes/claims/example.py --scale small --seeds 0,1,2,3" in text
+
+
 def test_a_refuted_claim_says_so(group: Group, runs_of_both: Both) -> None:
     text = page([group], runs_of_both(HIGH, LOW))
     assert "| TRADES is more robust than PGD. | **not reproduced** | small |" in text

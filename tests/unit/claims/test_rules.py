@@ -62,10 +62,20 @@ def test_alike_is_the_range_of_the_means_its_edge_included() -> None:
 
 
 def test_alike_names_each_arm_and_each_metric_once() -> None:
-    rule = Alike((("net", "clean_err"), ("net", "aa_err")), 2.0)
-    assert str(rule) == "the mean clean error, AutoAttack error of net spans at most 2 points"
+    rule = Alike((("net", "clean_err"), ("net", "pgd20_err"), ("net", "aa_err")), 2.0)
+    assert str(rule) == "the mean clean error, PGD-20 error, AutoAttack error of net spans at most 2 points"
     values = {figure: [10.0 * i] * 3 for i, figure in enumerate(rule.of)}
-    assert rule.found(values) == "the means of net span 10.00 points"
+    assert rule.found(values) == "the means of net span 20.00 points"
+
+
+def test_alike_says_how_well_it_knows_the_difference_of_two() -> None:
+    values = {A: [50.0, 51.0, 52.0], B: [53.0, 54.0, 55.0]}
+    # Welch with equal variances and sizes: t at 0.95 with 4 degrees of freedom times the root of 1/3 + 1/3.
+    assert (
+        Alike((A, B), 5.0)
+        .found(values)
+        .endswith("span 3.00 points, and their difference is known to ±1.74 points (90% interval)")
+    )
 
 
 def test_ratio_of_means_its_edges_included() -> None:
@@ -98,7 +108,7 @@ RULES: list[tuple[Rule, str, str]] = [
     (
         Alike((A, B), 5),
         "the mean AutoAttack accuracy of first, second spans at most 5 points",
-        "the means of first, second span 10.00 points",
+        "the means of first, second span 10.00 points, and their difference is known to ±0.00 points (90% interval)",
     ),
     (
         Ratio(B, A, 1, 2),
