@@ -45,7 +45,8 @@ def arm(choice: str) -> Experiment:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "n"), [(2, 96), pytest.param(20, None, marks=pytest.mark.slow, id="the claim's own")]
+    ("epochs", "n"),
+    [(2, 96), pytest.param(20, None, marks=[pytest.mark.slow, pytest.mark.timeout(1800)], id="the claim's own")],
 )
 def test_the_weights_are_equal_to_the_bit(epochs: int, n: int | None) -> None:
     plain, folds = (replace(arm(choice), epochs=epochs) for choice in ("not folded", "folded"))
