@@ -106,10 +106,11 @@ GROUP = Group(
     ),
     notes="Rounding is amplified by training, so two runs of one seed that differ in rounding alone end in two models. "
     "How far apart is what fp32 in another layout shows on digits, whose settings were chosen for a small distance "
-    "between these two, with seeds that are not reported, before anything was run in bf16 or folded. On MNIST "
-    "two means over three seeds are uncertain by more than half a point: neither what bf16 is ahead there nor what "
-    "folding is behind is significant, and folding changes a pass by rounding alone. The runs come from a processor "
-    "that emulates bf16, hence the seconds of their epochs.",
+    "between these two, with seeds that are not reported, before anything was run in bf16 or folded. Folding is "
+    "rounding alone: in float64 both runs of the residual network on digits end in the same weights, to the bit "
+    "(`tests/parity/test_folding_float64.py`); what differs here is what rounding does in fp32. The runs come from a "
+    "processor that emulates bf16, seeds 0 to 2 by torch's own kernels, which are several times slower, the others by "
+    "products in fp32 of rounded numbers, hence the seconds of their epochs.",
 )
 
 if __name__ == "__main__":
