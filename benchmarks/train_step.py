@@ -35,7 +35,7 @@ FULL = {
     "vit_tiny": (Size("vit_tiny_patch16_224", (3, 32, 32), 64, VIT), 1),
 }
 QUICK = {
-    "lenet": (LENET, 2),
+    "lenet": (LENET, 1),
     "resnet18 width 8": (Size("resnet18_w", (3, 32, 32), 32, {"width": 8}), 1),
     "vit_tiny depth 6": (Size("vit_tiny_patch16_224", (3, 32, 32), 16, VIT | {"depth": 6}), 1),
 }
