@@ -1,4 +1,4 @@
-"""Half precision on a processor without instructions for it: the same roundings, at about the cost of fp32."""
+"""Half precision on a processor without instructions for it: the same roundings, by products in fp32."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Alike:
     def found(self, values: Values) -> str:
         points = unit_of_difference(self.of[0][1])
         span = f"the means of {self._arms()} span {self.range(values):.2f}{points}"
-        if len(self.of) > 2:
+        if len(self.of) != 2:
             return span
         # A margin of 95% to one side is one of 90% to both.
         error = margin(*(values[figure] for figure in self.of))
