@@ -31,7 +31,7 @@ def plot_group(group: Group, runs: RunsByScale, records: Sequence[Record], path:
     """
     panels = _panels(group)
     points = {
-        (scale, row): values_of((row.arm, row.metric), runs[scale], records)
+        (scale, row): [*values_of((row.arm, row.metric), runs[scale], records).values()]
         for rows in panels.values()
         for row in rows
         for scale in SCALES

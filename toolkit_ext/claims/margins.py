@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import variance
 
 from scipy.stats import t as student
@@ -33,3 +33,15 @@ def margin_of_mean(values: Sequence[float]) -> float:
     """``t_{0.95}(n − 1) s/√n``, the one-sided 95% margin of the mean."""
     error, freedom = spread(values)
     return float(student.ppf(1 - LEVEL, freedom)) * math.sqrt(error)
+
+
+def margin_by_seed(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, str]:
+    """The one-sided 95% margin of the difference of two means, and in words how it was found.
+
+    Runs of one seed start from the same weights and see the same batches and random starts, so that much of what a
+    seed brings is in both. Where the seeds are the same it is the :func:`margin_of_mean` of the differences (the
+    paired t-test); else :func:`margin`.
+    """
+    if first.keys() == second.keys():
+        return margin_of_mean([first[seed] - second[seed] for seed in first]), "seed by seed"
+    return margin(list(first.values()), list(second.values())), "seeds apart"

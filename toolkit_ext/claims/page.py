@@ -126,7 +126,7 @@ def _of_rule(claim: Claim) -> list[Row]:
 
 def _row(row: Row, runs: RunsByScale, records: Sequence[Record]) -> str:
     source = "" if row.source is None else f"{row.source:g}" + (f" ({row.where})" if row.where else "")
-    cells = [cell(values_of((row.arm, row.metric), runs[scale], records)) for scale in SCALES]
+    cells = [cell([*values_of((row.arm, row.metric), runs[scale], records).values()]) for scale in SCALES]
     return f"| {row.arm} | {titled(row.metric)} | {source} | {' | '.join(cells)} |"
 
 

@@ -1,6 +1,6 @@
 """Rules that decide a claim from its figures, and the verdicts that follow.
 
-A figure is a metric of an arm, ``("cosine", "aa_err")``; its values are those of the runs, one for each seed. The
+A figure is a metric of an arm, ``("cosine", "aa_err")``; its values are those of the runs, by their seeds. The
 spread between seeds is the uncertainty that every rule counts; that of the test images is shared by the arms, which
 are evaluated on the same ones.
 """
@@ -8,16 +8,16 @@ are evaluated on the same ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
 
-from toolkit_ext.claims.margins import margin, margin_of_mean
+from toolkit_ext.claims.margins import margin, margin_by_seed, margin_of_mean
 from toolkit_ext.claims.metrics import describe, unit, unit_of_difference
 
 Figure = tuple[str, str]
-Values = Mapping[Figure, Sequence[float]]
+Values = Mapping[Figure, Mapping[int, float]]
 
 
 class Rule(Protocol):
@@ -40,6 +40,14 @@ def _name(figure: Figure) -> str:
     return f"{describe(figure[1])} of {figure[0]}"
 
 
+def _each(values: Values, figure: Figure) -> list[float]:
+    return list(values[figure].values())
+
+
+def _mean(values: Values, figure: Figure) -> float:
+    return fmean(values[figure].values())
+
+
 @dataclass(frozen=True)
 class Lower:
     """The mean of ``first`` is lower than that of ``second`` by more than ``by``, at the one-sided level of 5%.
@@ -56,14 +64,14 @@ class Lower:
 
     def bound(self, values: Values) -> float:
         """The lower 95% bound of the difference."""
-        low, high = values[self.first], values[self.second]
+        low, high = _each(values, self.first), _each(values, self.second)
         return fmean(high) - fmean(low) - margin(low, high)
 
     def holds(self, values: Values) -> bool:
         return self.bound(values) > self.by
 
     def found(self, values: Values) -> str:
-        gap = fmean(values[self.second]) - fmean(values[self.first])
+        gap = _mean(values, self.second) - _mean(values, self.first)
         of = unit_of_difference(self.first[1])
         return f"{_name(self.second)} less {self._rival()} is {gap:.2f}{of}, at least {self.bound(values):.2f}{of}"
 
@@ -87,7 +95,7 @@ class AtLeast:
         return (self.figure,)
 
     def holds(self, values: Values) -> bool:
-        return fmean(values[self.figure]) - margin_of_mean(values[self.figure]) >= self.bound
+        return _mean(values, self.figure) - margin_of_mean(_each(values, self.figure)) >= self.bound
 
     def found(self, values: Values) -> str:
         return _mean_found(self.figure, values)
@@ -107,7 +115,7 @@ class AtMost:
         return (self.figure,)
 
     def holds(self, values: Values) -> bool:
-        return fmean(values[self.figure]) + margin_of_mean(values[self.figure]) <= self.bound
+        return _mean(values, self.figure) + margin_of_mean(_each(values, self.figure)) <= self.bound
 
     def found(self, values: Values) -> str:
         return _mean_found(self.figure, values)
@@ -118,7 +126,7 @@ class AtMost:
 
 def _mean_found(figure: Figure, values: Values) -> str:
     of = unit(figure[1])
-    found = values[figure]
+    found = _each(values, figure)
     more = unit_of_difference(figure[1])
     return f"{_name(figure)} is {fmean(found):.2f}{of}, give or take {margin_of_mean(found):.2f}{more}"
 
@@ -135,7 +143,7 @@ class Alike:
 
     def range(self, values: Values) -> float:
         """Largest less smallest mean."""
-        means = [fmean(values[figure]) for figure in self.of]
+        means = [_mean(values, figure) for figure in self.of]
         return max(means) - min(means)
 
     def holds(self, values: Values) -> bool:
@@ -147,8 +155,8 @@ class Alike:
         if len(self.of) != 2:
             return span
         # A margin of 95% to one side is one of 90% to both.
-        error = margin(*(values[figure] for figure in self.of))
-        return f"{span}, and their difference is known to ±{error:.2f}{points} (90% interval)"
+        error, how = margin_by_seed(*(values[figure] for figure in self.of))
+        return f"{span}, and their difference is known to ±{error:.2f}{points} (90% interval, {how})"
 
     def _arms(self) -> str:
         return ", ".join(dict.fromkeys(arm for arm, _ in self.of))
@@ -172,8 +180,8 @@ class Ratio:
 
     def value(self, values: Values) -> float:
         """The quotient; infinite where the second mean is 0."""
-        second = fmean(values[self.second])
-        return fmean(values[self.first]) / second if second else math.inf
+        second = _mean(values, self.second)
+        return _mean(values, self.first) / second if second else math.inf
 
     def holds(self, values: Values) -> bool:
         return self.low <= self.value(values) <= self.high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,15 +132,15 @@ def runs_at(group: Group, scale: str, records: Sequence[Record]) -> dict[str, li
     return {name: runs_of(each, made) if each else [] for name, each in experiments.items()}
 
 
-def values_of(figure: Figure, runs: Mapping[str, Sequence[Record]], records: Sequence[Record]) -> list[float]:
-    """The values of a figure, one for each run that has it; those of a probe are in records of their own."""
+def values_of(figure: Figure, runs: Mapping[str, Sequence[Record]], records: Sequence[Record]) -> dict[int, float]:
+    """The values of a figure by seed, one for each run that has it; those of a probe are in records of their own."""
     arm, metric = figure
     probe, _, name = metric.rpartition(":")
-    found = runs.get(arm, [])
+    found = {run["seed"]: run for run in runs.get(arm, [])}
     if probe:
-        found = [made for run in found for made in probes_of(run, probe, records)[-1:]]
-    values = [measure(record, name) for record in found]
-    return [value for value in values if value is not None]
+        found = {seed: made for seed, run in found.items() for made in probes_of(run, probe, records)[-1:]}
+    values = {seed: measure(record, name) for seed, record in found.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def probes_of(run: Record, probe: str, records: Sequence[Record]) -> list[Record]:
@@ -149,6 +149,6 @@ def probes_of(run: Record, probe: str, records: Sequence[Record]) -> list[Record
     return sorted(made, key=lambda record: record["created"])
 
 
-def enough(values: Sequence[object]) -> bool:
+def enough(values: Collection[object]) -> bool:
     """Whether these are a figure: :data:`SEEDS` runs at least."""
     return len(values) >= SEEDS

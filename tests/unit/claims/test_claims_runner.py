@@ -44,7 +44,7 @@ def test_the_best_candidate_runs_and_the_grid_is_in_the_record(place: Place) -> 
     assert all(r["tables"] == ["claims_example"] for r in records)
     runs = runs_at(ours, "small", records)
     assert [run["run_id"] for run in runs["pgd"]] == [record["run_id"]]
-    assert values_of(("pgd", "images:seen"), runs, records) == [8.0]
+    assert values_of(("pgd", "images:seen"), runs, records) == {0: 8.0}
     assert run_group(ours, "small", (0,), place) == [record, probe]  # read back, not run again
     assert results.rebuild(place.results)  # tables of claims hold runs of a grid and of probes too
 
@@ -55,7 +55,7 @@ def test_a_loss_that_is_not_finite_ends_in_a_record(place: Place) -> None:
     assert record["metrics"] == {}
     assert [alarm["kind"] for alarm in record["alarms"]] == ["non_finite_loss"]
     records = results.read_records(place.results / "runs")
-    assert values_of(("pgd", "failed"), runs_at(group(arm), "small", records), records) == [100.0]
+    assert values_of(("pgd", "failed"), runs_at(group(arm), "small", records), records) == {0: 100.0}
     assert run_group(group(arm), "small", (0,), place) == records
 
 

@@ -66,16 +66,16 @@ def test_one_run_for_each_seed_the_newest_and_no_probe(experiment: MakeExperimen
     records = [new, old, other, probe, tuning]
     assert runs_of(ours, records) == [other, new]
     assert probes_of(other, "similarity", records) == [probe]
-    assert values_of(("pgd", "similarity:cosine"), {"pgd": [other, new]}, records) == [0.9]
+    assert values_of(("pgd", "similarity:cosine"), {"pgd": [other, new]}, records) == {0: 0.9}
 
 
 def test_a_run_that_failed_counts_without_an_evaluation(experiment: MakeExperiment, recorded: Make) -> None:
     alarm = {"kind": "non_finite_loss", "epoch": 1, "message": "loss nan"}
     failed = recorded(experiment(), 0, {}, alarms=[alarm], details={})
     runs = {"pgd": runs_of(experiment(), [failed, recorded(experiment(), 1)])}
-    assert values_of(("pgd", "failed"), runs, []) == [100.0, 0.0]
-    assert values_of(("pgd", "lost"), runs, []) == [100.0, 0.0]
-    assert values_of(("pgd", "aa_err"), runs, []) == [50.0]
+    assert values_of(("pgd", "failed"), runs, []) == {0: 100.0, 1: 0.0}
+    assert values_of(("pgd", "lost"), runs, []) == {0: 100.0, 1: 0.0}
+    assert values_of(("pgd", "aa_err"), runs, []) == {1: 50.0}
 
 
 def _tuned(experiment: Experiment, candidate: dict[str, Any], robust: float, clean: float, recorded: Make) -> Record:
