@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from toolkit_ext import backbones
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
-from toolkit_ext.evaluation.autoattack import plan, set_budget
+from toolkit_ext.evaluation.autoattack import perturb, plan, set_budget
 from toolkit_ext.evaluation.isolation import honest_dynamic_check
-from toolkit_ext.evaluation.lean import make_lean, project_linf
+from toolkit_ext.evaluation.lean import make_lean
+from toolkit_ext.evaluation.lean_fab import project_linf
 
 SHORT = Budget(n_iter=3, n_queries=12)
 EPS = {"Linf": 0.03, "L2": 0.2}
@@ -28,11 +29,12 @@ BACKBONES: dict[str, dict[str, Any]] = {
 CLASSES = (2, 3, 5, 10, 43)
 
 
-def case(name: str, classes: int, n: int = 8) -> tuple[nn.Module, Tensor, Tensor]:
+def case(name: str, classes: int, n: int = 8, channels: int = 1) -> tuple[nn.Module, Tensor, Tensor]:
     """A model with random weights, its logits spread so that every class is somebody's; the last label is wrong."""
     torch.manual_seed(classes)
-    model = backbones.create(name, num_classes=classes, in_chans=1, image_size=8, **BACKBONES[name]).eval()
-    x = torch.rand(n, 1, 8, 8)
+    options = {"num_classes": classes, "in_chans": channels, "image_size": 8}
+    model = backbones.create(name, **options, **BACKBONES[name]).eval()
+    x = torch.rand(n, channels, 8, 8)
     with torch.no_grad():
         y = model(x).argmax(dim=1)
     y[-1] = (y[-1] + 1) % classes
@@ -71,6 +73,16 @@ def test_same_verdicts_for_any_number_of_classes(name: str, norm: str) -> None:
     # Neither side agrees for want of work.
     assert broken > 0
     assert kept > 0
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_same_verdicts_on_images_in_colour(name: str, norm: str) -> None:
+    model, x, y = case(name, 5, n=12, channels=3)
+    expected = reference(model, x, y, norm, 5, SHORT)
+    assert 0 < int(expected.sum()) < len(x) - 1
+    assert torch.equal(ours(model, x, y, norm, "fp32"), expected)
+    assert int((ours(model, x, y, norm, "bf16-verified") != expected).sum()) <= 1
 
 
 @pytest.mark.slow
@@ -121,6 +133,60 @@ def test_square_gives_the_library_s_images(channels: int, norm: str) -> None:
     # The model is shared, so the hook has counted the library's questions, too.
     assert ours_asked <= sum(asked)
     assert norm == "L2" or channels == 3 or ours_asked < 0.9 * sum(asked)
+
+
+LOSSES = {"ce": "apgd", "dlr": "apgd", "dlr-targeted": "apgd_targeted"}
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("steps", [12, 100])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_apgd_climbs_to_the_library_s_points(norm: str, loss: str, channels: int, steps: int, leaves: bool) -> None:
+    torch.manual_seed(0)
+    both = pair(norm, channels, 0.05 if norm == "Linf" else 0.4)
+    x, y = both[2:]
+    asked: list[int] = []
+    model = both[0].apgd.model
+    model.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    runs, counts = [], []
+    make_lean(both[1], leaves=leaves)
+    for adversary in both[:2]:
+        set_budget(adversary, Budget(steps, 400))
+        attack = getattr(adversary, LOSSES[loss])
+        attack.loss, attack.y_target = loss, (y + 1) % 5
+        attack.init_hyperparam(x)
+        torch.manual_seed(1)
+        runs.append(attack.attack_single_run(x.clone(), y))
+        counts.append(sum(asked))
+        asked.clear()
+    (best, right, value, _), (our_best, our_right, our_value, broken) = runs
+    still = right.bool()
+    assert 0 < int(still.sum()) < len(x)
+    assert torch.equal(our_right.bool(), still)
+    assert torch.equal(our_best[still], best[still])
+    assert torch.equal(our_value[still], value[still])
+    assert torch.equal(model(broken).argmax(dim=1) == y, still)
+    # What is broken is not asked about for long if it leaves: an eighth of the images is worth another batch size.
+    few = norm == "L2" or not leaves or int((~still).sum()) < len(x) / 8
+    assert counts[1] == counts[0] if few else counts[1] < counts[0]
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce", "apgd-dlr", "apgd-t"])
+def test_apgd_breaks_the_images_that_the_library_breaks(attack: str) -> None:
+    torch.manual_seed(2)
+    library, lean, x, y = pair("Linf", 1, 0.06)
+    y[:5] = (y[:5] + 1) % 5
+    for adversary in (library, lean):
+        adversary.apgd_targeted.n_target_classes = 4
+    theirs, found = perturb(library, attack, x.clone(), y), perturb(lean, attack, x.clone(), y)
+    model = library.apgd.model
+    wrong = model(theirs).argmax(dim=1) != y
+    assert torch.equal(model(found).argmax(dim=1) != y, wrong)
+    assert 5 < int(wrong.sum()) < len(x)
+    assert (found - x).abs().max() <= 0.06 + 1e-6
+    assert torch.equal(found[:5], x[:5])  # wrong as they are
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

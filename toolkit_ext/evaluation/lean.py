@@ -1,19 +1,18 @@
-"""Square and FAB of pyautoattack without the work whose result is known: same random numbers, same verdicts.
+"""AutoAttack's attacks without the work whose result is known: same random numbers, same verdicts.
 
-On a robust model half of AutoAttack's passes are Square's queries, and three quarters of FAB's own arithmetic is a
-sort. APGD is the library's, as nine tenths of its time are the model's.
+Square is here: on a robust model half of AutoAttack's passes are its queries. APGD and FAB have files of their own.
 """
 
 from __future__ import annotations
 
-from types import FunctionType
 from typing import Any
 
 import torch
-from pyautoattack import fab_base
-from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor
+
+from toolkit_ext.evaluation.lean_apgd import LeanAPGD, LeanTargetedAPGD
+from toolkit_ext.evaluation.lean_fab import LeanFAB
 
 _BUCKET = 16
 
@@ -88,56 +87,21 @@ def _changed(new: Tensor, old: Tensor) -> Tensor:
     return changed.to(torch.uint8).argsort(descending=True, stable=True)[:size]
 
 
-def project_linf(points: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
-    r"""Smallest change in Linf, ``[M, D]``, that brings ``points`` in [0, 1] onto hyperplanes, without leaving [0, 1].
+LEAN: dict[str, Any] = {
+    "apgd": LeanAPGD,
+    "apgd_targeted": LeanTargetedAPGD,
+    "fab": LeanFAB,
+    "square": LeanSquare,
+}
 
-    The answer moves every coordinate against the sign of its (oriented) normal by :math:`\min(r_i, \lambda)`, where
-    :math:`r_i` is the room to the box and :math:`\lambda` solves :math:`\sum_i |w_i| \min(r_i, \lambda) = |w x - b|`
-    (Croce and Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack. ICML 2020, eq. 6).
-    The left side is concave and piecewise linear, so that Newton's method from 0 climbs to the root in finitely many
-    steps, commonly five, where the library sorts all breakpoints. Where the hyperplane misses the box, all of the
-    room is used, as there.
+
+def make_lean(adversary: Any, *, leaves: bool = False) -> None:
+    """Give ``adversary`` (pyautoattack's ``AutoAttack``) lean attacks, set up as its own are.
+
+    With ``leaves`` images leave APGD's batches once they are broken.
     """
-    gap = (normals * points).sum(dim=1) - offsets
-    down = normals * torch.where(gap >= 0, 1.0, -1.0).unsqueeze(1) > 0
-    room = torch.where(down, points, 1 - points).masked_fill_(normals == 0, 0.0)
-    gap, size = gap.abs(), normals.abs()
-    # One product for both sums over the coordinates with room left: of |w| and of |w| r.
-    sums = torch.stack([size, size * room], dim=1)
-    whole = sums[:, 1].sum(dim=1)
-    level, free = torch.zeros_like(gap), torch.empty_like(room)
-    for _ in range(points.shape[1]):
-        torch.gt(room, level.unsqueeze(1), out=free)
-        slope, open_ = torch.bmm(sums, free.unsqueeze(2)).squeeze(2).unbind(dim=1)
-        # No slope: the box ends before the hyperplane.
-        higher = torch.where(slope > 0, ((gap - (whole - open_)) / slope).clamp_min(level), torch.inf)
-        if torch.equal(higher, level):
-            break
-        level = higher
-    change = torch.minimum(room, level.unsqueeze(1))
-    return torch.where(down, -change, change)
-
-
-_run = FABAttack_PT.attack_single_run
-
-
-class LeanFAB(FABAttack_PT):  # type: ignore[misc]
-    """FAB with :func:`project_linf`; in L2 it is the library's."""
-
-    # The library's loop as it stands, but for the name that it finds the projection by. (To replace the name in the
-    # library's module would change it for everybody.)
-    attack_single_run = FunctionType(
-        _run.__code__,
-        {**vars(fab_base), "projection_linf": project_linf},
-        _run.__name__,
-        _run.__defaults__,
-        _run.__closure__,
-    )
-
-
-def make_lean(adversary: Any) -> None:
-    """Give ``adversary`` (pyautoattack's ``AutoAttack``) the two attacks of this module, set up as its own are."""
-    for name, kind in (("square", LeanSquare), ("fab", LeanFAB)):
+    for name, kind in LEAN.items():
         attack = kind.__new__(kind)
         vars(attack).update(vars(getattr(adversary, name)))
         setattr(adversary, name, attack)
+    adversary.apgd.leaves = adversary.apgd_targeted.leaves = leaves

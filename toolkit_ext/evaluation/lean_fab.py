@@ -1,0 +1,141 @@
+"""pyautoattack's FAB in Linf with less arithmetic of its own: no sort in its projection, and nothing computed twice.
+
+Croce and Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack. ICML 2020.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+
+import torch
+from pyautoattack import fab_base
+from pyautoattack.fab_pt import FABAttack_PT
+from torch import Tensor
+
+# The library's floor of a distance.
+_FLOOR = 1e-8
+
+
+def reach(size: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    r"""The :math:`\lambda` ``[M]`` that solves :math:`\sum_i s_i \min(r_i, \lambda) = g`; infinite where none does.
+
+    The left side is concave and piecewise linear, so that Newton's method from 0 climbs to the root in finitely many
+    steps, commonly five, where the library sorts all breakpoints. Rows that have arrived leave when they are the half.
+
+    Args:
+        size: :math:`s \ge 0`, ``[M, D]``.
+        room: :math:`r \ge 0`, ``[M, D]``.
+        gap: :math:`g \ge 0`, ``[M]``.
+    """
+    whole, level = (size * room).sum(dim=1), torch.zeros_like(gap)
+    rows, found = torch.arange(len(gap), device=gap.device), torch.zeros_like(gap)
+    for _ in range(room.shape[1]):
+        free = size * _positive(room - level.unsqueeze(1))
+        slope, open_ = free.sum(dim=1), free.mul_(room).sum(dim=1)
+        # No slope: the box ends before the hyperplane.
+        higher = torch.where(slope > 0, ((gap - (whole - open_)) / slope).clamp_min(level), torch.inf)
+        moving, level = higher > level, higher
+        found[rows] = level
+        left = int(moving.sum())
+        if not left:
+            break
+        if left <= len(rows) / 2:
+            rows, size, whole, level, room, gap = (each[moving] for each in (rows, size, whole, level, room, gap))
+    return found
+
+
+def _positive(values: Tensor) -> Tensor:
+    """1 where ``values`` are positive, 0 elsewhere, in their place: a mask that takes no conversion."""
+    return torch.gt(values, 0, out=values)
+
+
+def _room(points: Tensor, side: Tensor) -> Tensor:
+    """How far ``points`` can go against ``side`` in [0, 1]: to 0 where it is positive, else to 1. Uses ``side`` up."""
+    # With weights of 0 and 1 lerp is exact, and several times faster than torch.where.
+    return torch.lerp(1 - points, points, _positive(side))
+
+
+def project_linf(points: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
+    r"""Smallest change in Linf, ``[M, D]``, that brings ``points`` in [0, 1] onto hyperplanes, without leaving [0, 1].
+
+    The answer moves every coordinate against the sign of its (oriented) normal by :math:`\min(r_i, \lambda)`, where
+    :math:`r_i` is the room to the box and :math:`\lambda` solves :math:`\sum_i |w_i| \min(r_i, \lambda) = |w x - b|`
+    (equation 6 of the paper; :func:`reach`). Where the hyperplane misses the box, all of the room is used, as in the
+    library.
+    """
+    gap = (normals * points).sum(dim=1) - offsets
+    side = torch.where(gap >= 0, 1.0, -1.0).unsqueeze(1)
+    room = _room(points, normals * side)
+    level = reach(normals.abs(), room, gap.abs())
+    return torch.minimum(room, level.unsqueeze(1)).mul_(normals.sign()).mul_(-side)
+
+
+_run = FABAttack_PT.attack_single_run
+
+
+class LeanFAB(FABAttack_PT):  # type: ignore[misc]
+    """FAB with a run of its own in Linf with a target, with :func:`project_linf` without; in L2 it is the library's."""
+
+    # The library's loop as it stands, but for the name that it finds the projection by. (To replace the name in the
+    # library's module would change it for everybody.)
+    _library_run = FunctionType(
+        _run.__code__,
+        {**vars(fab_base), "projection_linf": project_linf},
+        _run.__name__,
+        _run.__defaults__,
+        _run.__closure__,
+    )
+
+    def attack_single_run(
+        self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
+    ) -> Tensor:
+        """As the library's: the nearest adversarial examples ``[N, C, H, W]``, ``x`` itself where none was found."""
+        if self.norm != "Linf" or use_rand_start or not is_targeted:
+            found: Tensor = self._library_run(x, y, use_rand_start, is_targeted)
+            return found
+        logits = self._predict_fn(x)
+        right = logits.argmax(dim=1) == y
+        nearest = x.clone()
+        if right.any():
+            nearest[right] = self._search(x[right], y[right], logits.sort(dim=-1)[1][right, -self.target_class])
+        return nearest
+
+    def _search(self, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        """The adversarial example nearest to each of ``x``, which are all right; it itself where none was found."""
+        point, nearest, distance = x, x.clone(), x.new_full((len(x),), 1e10)
+        for _ in range(self.n_iter):
+            point = self._step(x, point, y, target)
+            wrong = self._get_predicted_label(point) != y
+            if not wrong.any():
+                continue
+            change = point - x
+            far = change.abs().amax(dim=(1, 2, 3))
+            nearer = wrong & (far < distance)
+            distance = torch.where(nearer, far, distance)
+            rows = nearer.nonzero().flatten()
+            nearest.index_copy_(0, rows, point[rows])
+            rows = wrong.nonzero().flatten()
+            point.index_copy_(0, rows, torch.add(x[rows], change[rows], alpha=self.beta))
+        return nearest
+
+    def _step(self, x: Tensor, point: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        """Towards the boundary as its linearisation at ``point`` has it, biased towards ``x``."""
+        difference, gradient = self.get_diff_logits_grads_batch_targeted(point, y, target)
+        gap, w = difference[:, 0], gradient[:, 0].flatten(1)
+        # The hyperplane is w z = w point − gap.
+        here, there = point.flatten(1), x.flatten(1)
+        size, sign = w.abs(), w.sign()
+        first, near = self._towards(here, size, sign, gap)
+        second, far = self._towards(there, size, sign, gap + (w * (there - here)).sum(dim=1))
+        share = (near / (near + far)).clamp_(0.0, self.alpha_max)
+        return first.addcmul_(second.sub_(first), share.unsqueeze(1)).clamp_(0.0, 1.0).view_as(x)
+
+    def _towards(self, points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """``points`` ``[M, D]`` moved a little over their hyperplanes, and how far those are, ``[M]``."""
+        side = torch.where(gap >= 0, 1.0, -1.0).unsqueeze(1)
+        room = _room(points, sign * side)
+        level = reach(size, room, gap.abs())
+        change = torch.minimum(room, level.unsqueeze(1)).mul_(side)
+        if level.isinf().any():  # the box ends before the hyperplane
+            level = torch.where(level.isinf(), (change * sign).abs().amax(dim=1), level)
+        return torch.addcmul(points, change, sign, value=-self.eta), level.clamp_min(_FLOOR)
