@@ -140,8 +140,11 @@ def measure(
     """Print and write the table of ``methods`` on the models ``names``, all of them if there are none."""
     sizes, passes = QUICK if quick else SIZES, {method: count_passes(method) for method in methods}
     chosen = {name: sizes[check_choice("sizes", name, sizes)] for name in names or sizes}
-    tables = [table(name, size, passes, rounds or (2 if quick else 7), device) for name, size in chosen.items()]
-    write("method_costs-quick" if quick else "method_costs", pd.concat(tables), output, device)
+    tables: list[pd.DataFrame] = []
+    for name, size in chosen.items():
+        tables.append(table(name, size, passes, rounds or (2 if quick else 7), device))
+        # After every model: the full table takes an hour.
+        write("method_costs-quick" if quick else "method_costs", pd.concat(tables), output, device)
 
 
 @click.command(help=__doc__)

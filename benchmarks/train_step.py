@@ -85,8 +85,10 @@ def main(
         torch.set_num_threads(threads)
     kind, turns = "-quick" if quick else "", rounds or (3 if quick else 7)
     sizes = {label: size for label, size in (QUICK if quick else FULL).items() if label.startswith(models or ("",))}
-    rows = [row for label, size in sizes.items() for row in side_by_side(label, *size, turns, device)]
-    if rows:
+    rows: list[dict[str, Any]] = []
+    for label, size in sizes.items():
+        rows += side_by_side(label, *size, turns, device)
+        # After every model: the full table takes an hour.
         write(f"train_step{kind}", pd.DataFrame(rows), output, device)
     if methods:
         method_costs.measure(sorted(TRAINERS), (), rounds, device, output, quick=quick)
