@@ -1,4 +1,4 @@
-"""pyautoattack's APGD in Linf with a third of its own arithmetic and, where it may, without what it has broken.
+"""pyautoattack's APGD in Linf with less arithmetic of its own and, where it may, without what it has broken.
 
 Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks. ICML
 2020, algorithm 1.

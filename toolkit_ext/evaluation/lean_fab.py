@@ -89,7 +89,7 @@ class LeanFAB(FABAttack_PT):  # type: ignore[misc]
     def attack_single_run(
         self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
     ) -> Tensor:
-        """As the library's: the nearest adversarial examples ``[N, C, H, W]``, ``x`` itself where none was found."""
+        """As the library's: adversarial examples ``[N, C, H, W]``, near ones; ``x`` itself where none was found."""
         if self.norm != "Linf" or use_rand_start or not is_targeted:
             found: Tensor = self._library_run(x, y, use_rand_start, is_targeted)
             return found
@@ -101,7 +101,11 @@ class LeanFAB(FABAttack_PT):  # type: ignore[misc]
         return nearest
 
     def _search(self, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
-        """The adversarial example nearest to each of ``x``, which are all right; it itself where none was found."""
+        """An adversarial example for each of ``x``, which are all right; the image itself where none was found.
+
+        It is the nearest one, or the first within ``eps``: the nearer it gets, the closer it lies to the boundary, and
+        the next pass may round it back over.
+        """
         point, nearest, distance = x, x.clone(), x.new_full((len(x),), 1e10)
         for _ in range(self.n_iter):
             point = self._step(x, point, y, target)
@@ -110,7 +114,7 @@ class LeanFAB(FABAttack_PT):  # type: ignore[misc]
                 continue
             change = point - x
             far = change.abs().amax(dim=(1, 2, 3))
-            nearer = wrong & (far < distance)
+            nearer = wrong & (far < distance) & (distance > self.eps)
             distance = torch.where(nearer, far, distance)
             rows = nearer.nonzero().flatten()
             nearest.index_copy_(0, rows, point[rows])

@@ -2,12 +2,13 @@
 
 ``fp32``: pyautoattack's passes, random numbers and verdicts image by image, at less cost: the weights lie
 channels-last on the CPU (oneDNN's convolutions and poolings want them so; sums are rounded in another order), and
-:mod:`toolkit_ext.evaluation.lean` stands in for Square and for FAB's projection.
+:mod:`toolkit_ext.evaluation.lean` stands in for its attacks.
 
 ``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
 
 ``bf16-verified``: the attacks search on a bfloat16 copy of the model. What that copy calls a success counts only if
-the float32 model agrees; where it does not, the attack is run again on the float32 model, see :func:`verified`.
+the float32 model agrees; where it does not, the attack is run again on the float32 model, see :func:`verified`, and
+so is what is almost a success, see :mod:`toolkit_ext.evaluation.near`.
 """
 
 from __future__ import annotations
