@@ -55,9 +55,10 @@ def measurements() -> Iterator[str]:
         found = pd.read_csv(file)
         sizes = list(dict.fromkeys(found["model"]))
         about = found.iloc[0]
-        batches = ", ".join(f"`{size}` {found.loc[found['model'] == size, 'batch'].iloc[0]}" for size in sizes)
-        yield f"{about['cpu']} ({about['flags']}), {about['threads']} threads, torch {about['torch']}; batches of"
-        yield f"{batches}; medians of {about['rounds']} rounds ([CSV](../benchmarks/results/{file.name})).\n"
+        firsts = found.drop_duplicates("model")
+        batches = ", ".join(f"`{row.model}` {row.batch} ({row.rounds})" for row in firsts.itertuples())
+        yield f"{about['cpu']} ({about['flags']}), {about['threads']} threads, torch {about['torch']}; medians."
+        yield f"Batches, with the rounds: {batches} ([CSV](../benchmarks/results/{file.name})).\n"
         yield "| method | " + " | ".join(f"`{size}` | ratio" for size in sizes) + " |"
         yield "| --- |" + " ---: |" * (2 * len(sizes))
         for method, rows in found.groupby("method", sort=True):
