@@ -32,7 +32,7 @@ CLASSES = (2, 3, 5, 10, 43)
 def case(name: str, classes: int, n: int = 8, channels: int = 1) -> tuple[nn.Module, Tensor, Tensor]:
     """A model with random weights, its logits spread so that every class is somebody's; the last label is wrong."""
     torch.manual_seed(classes)
-    options = {"num_classes": classes, "in_chans": channels, "image_size": 8}
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "image_size": 8}
     model = backbones.create(name, **options, **BACKBONES[name]).eval()
     x = torch.rand(n, channels, 8, 8)
     with torch.no_grad():
