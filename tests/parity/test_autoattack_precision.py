@@ -196,9 +196,11 @@ def test_fab_finds_what_the_library_finds(norm: str) -> None:
     theirs, found = library.fab.perturb(x.clone(), y), lean.fab.perturb(x.clone(), y)
     model = library.fab.predict
     assert torch.equal(model(found).argmax(dim=1), model(theirs).argmax(dim=1))
-    assert 0 < int((model(found).argmax(dim=1) != y).sum()) < len(x)
-    if norm == "L2":
-        assert torch.allclose(found, theirs, atol=1e-4)
+    broken = model(found).argmax(dim=1) != y
+    assert 0 < int(broken.sum()) < len(x)
+    # In Linf ours goes on only until it is within the ball: the test below compares how near it gets.
+    same = ~broken if norm == "Linf" else torch.ones_like(broken)
+    assert torch.allclose(found[same], theirs[same], atol=1e-4)
 
 
 def test_fab_goes_as_near_as_the_library_until_it_is_within_the_ball() -> None:

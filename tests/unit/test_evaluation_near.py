@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit_ext.evaluation.near import NEAR, Found, attack_once_more
+from toolkit_ext.evaluation.lean_apgd import Found
+from toolkit_ext.evaluation.near import NEAR, attack_once_more
 
 
 class Attack:

@@ -15,6 +15,9 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.checks import check_zero_gradients
 from torch import Tensor
 
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What ``attack_single_run`` returns: best points, which images are still right, best losses, adversarial examples."""
+
 # A batch of another size has to be set up by the libraries below, so images leave it in groups.
 _LEAVE = 1 / 8
 _MOMENTUM = 0.75
@@ -121,13 +124,11 @@ class _Lean:
 
     leaves = False
 
-    def attack_single_run(
-        self: Any, x: Tensor, y: Tensor, x_init: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def attack_single_run(self: Any, x: Tensor, y: Tensor, x_init: Tensor | None = None) -> Found:
         """As the library's: best points, ``[N]`` bool (still right), best losses ``[N]``, adversarial examples."""
         if self.norm != "Linf" or self.eot_iter != 1:
             library: Any = super()
-            found_there: tuple[Tensor, Tensor, Tensor, Tensor] = library.attack_single_run(x, y, x_init)
+            found_there: Found = library.attack_single_run(x, y, x_init)
             return found_there
         if x_init is None:
             noise = 2 * torch.rand(x.shape).to(self.device) - 1
@@ -136,9 +137,10 @@ class _Lean:
         period, waited = self.n_iter_2, 0
         for step in range(self.n_iter):
             alive = found.right[climb.places]
-            if not alive.any():
+            left = int(alive.sum())
+            if not left:
                 break
-            if self.leaves and int(alive.sum()) <= (1 - _LEAVE) * len(alive):
+            if self.leaves and left <= (1 - _LEAVE) * len(alive):
                 found.settle(climb)
                 climb.keep(alive)
             climb.move(_MOMENTUM if step else 1.0)

@@ -63,11 +63,17 @@ def project_linf(points: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
     (equation 6 of the paper; :func:`reach`). Where the hyperplane misses the box, all of the room is used, as in the
     library.
     """
-    gap = (normals * points).sum(dim=1) - offsets
+    sign = normals.sign()
+    change, _ = _against(points, normals.abs(), sign, (normals * points).sum(dim=1) - offsets)
+    return change.mul_(sign).neg_()
+
+
+def _against(points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+    """What to go against ``sign`` to cover ``gap``, ``[M, D]`` (negative: along it), and the :func:`reach`, ``[M]``."""
     side = torch.where(gap >= 0, 1.0, -1.0).unsqueeze(1)
-    room = _room(points, normals * side)
-    level = reach(normals.abs(), room, gap.abs())
-    return torch.minimum(room, level.unsqueeze(1)).mul_(normals.sign()).mul_(-side)
+    room = _room(points, sign * side)
+    level = reach(size, room, gap.abs())
+    return torch.minimum(room, level.unsqueeze(1)).mul_(side), level
 
 
 _run = FABAttack_PT.attack_single_run
@@ -136,10 +142,7 @@ class LeanFAB(FABAttack_PT):  # type: ignore[misc]
 
     def _towards(self, points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         """``points`` ``[M, D]`` moved a little over their hyperplanes, and how far those are, ``[M]``."""
-        side = torch.where(gap >= 0, 1.0, -1.0).unsqueeze(1)
-        room = _room(points, sign * side)
-        level = reach(size, room, gap.abs())
-        change = torch.minimum(room, level.unsqueeze(1)).mul_(side)
+        change, level = _against(points, size, sign, gap)
         if level.isinf().any():  # the box ends before the hyperplane
             level = torch.where(level.isinf(), (change * sign).abs().amax(dim=1), level)
         return torch.addcmul(points, change, sign, value=-self.eta), level.clamp_min(_FLOOR)
