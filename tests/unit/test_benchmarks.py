@@ -152,11 +152,13 @@ def test_without_a_gpu_one_line_says_so(
 
 
 def test_files_are_named_after_hardware_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = {"cpu": "Intel(R) Xeon(R) CPU @ 2.20GHz", "gpu": "NVIDIA H200", "threads": 2}
+    facts = {"cpu": "Intel(R) Xeon(R) CPU @ 2.20GHz", "gpu": "NVIDIA H200", "threads": 2, "flags": []}
     monkeypatch.setitem(machine_name.__globals__, "_hardware", lambda: facts)
     version = torch.__version__.partition("+")[0]
     assert machine_name() == f"Intel-Xeon-CPU-2t-torch{version}"
     assert machine_name("cuda:0") == f"NVIDIA-H200-torch{version}"
+    facts["flags"] = ["avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_int8"]
+    assert machine_name() == f"Intel-Xeon-CPU-avx512_bf16-2t-torch{version}"
 
 
 @pytest.mark.parametrize("native", [True, False])

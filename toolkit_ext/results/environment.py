@@ -30,6 +30,7 @@ _LIBRARIES = {
     "numpy": "numpy",
 }
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
+_BY_SPEED = ("asimd", "sve", "avx2", "avx512f", "avx512_bf16", "amx_bf16")
 # Files whose change can change a result; the records and figures that a run writes do not make the code dirty.
 _CODE = ("toolkit_ext", "recipes", "eval", "pyproject.toml")
 # A slash that starts a path: not the one of 8/255 or of a URL, and not a slash between words.
@@ -52,13 +53,19 @@ def environment() -> Environment:
 
 
 def machine_name(device: str = "cpu") -> str:
-    """What a benchmark's file is named after: processor or GPU, CPU threads and torch, ``Xeon-2t-torch2.15.0``."""
+    """What a benchmark's file is named after: GPU, or processor and threads, and torch.
+
+    ``NVIDIA-H200-torch2.15.0``, ``AMD-EPYC-avx512_bf16-2t-torch2.15.0``: the processor with the best of its
+    instructions, since on virtual machines processors of several generations have one name.
+    """
     here = _hardware()
-    name = here["gpu"] if device.startswith("cuda") else here["cpu"]
-    plain = re.sub(r"\((?:R|TM)\)|@.*", "", name or device)
-    words = re.sub(r"[^A-Za-z0-9.]+", "-", plain).strip("-")
-    threads = "" if device.startswith("cuda") else f"-{here['threads']}t"
-    return f"{words}{threads}-torch{version('torch').partition('+')[0]}"
+    gpu = here["gpu"] if device.startswith("cuda") else None
+    plain = re.sub(r"\((?:R|TM)\)|@.*", "", gpu or here["cpu"])
+    words = [re.sub(r"[^A-Za-z0-9.]+", "-", plain).strip("-")]
+    if not gpu:
+        best = [flag for flag in _BY_SPEED if flag in here["flags"]][-1:]
+        words += [*best, f"{here['threads']}t"]
+    return "-".join([*words, f"torch{version('torch').partition('+')[0]}"])
 
 
 def _hardware() -> Hardware:
