@@ -2,8 +2,8 @@
 
 They take turns on one batch of images after the other, in one process. Each line of the table is one of them:
 its seconds, how many times faster than pyautoattack it is, its robust accuracy, and the images on which its verdict
-differs. The column bf16 says whether the processor has instructions for it: only there can bf16-verified be fast; what
-it finds depends on that by rounding alone.
+differs. The exact mode with another seed shows how far AutoAttack differs from itself. The column bf16 says whether the
+processor has instructions for it: only there can bf16-verified be fast; what it finds depends on that by rounding alone.
 
     python benchmarks/autoattack.py --quick                     # digits enlarged to 28x28, in minutes
     python benchmarks/autoattack.py --data-root data            # MNIST
@@ -48,11 +48,11 @@ def library(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Tenso
     return robust
 
 
-def ours(precision: Any) -> Verdicts:
+def ours(precision: Any, seed: int = 0) -> Verdicts:
     """The same by :func:`toolkit_ext.evaluation.evaluate` in ``precision``."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Tensor:
-        found = evaluate(model, x, y, protocol, batch_size=BATCH, precision=precision, progress=False)
+        found = evaluate(model, x, y, protocol, seed=seed, batch_size=BATCH, precision=precision, progress=False)
         return found.robust["aa"]
 
     return run
@@ -62,6 +62,7 @@ VARIANTS: dict[str, Verdicts] = {
     "pyautoattack": library,
     "fp32": ours("fp32"),
     "bf16-verified": ours("bf16-verified"),
+    "fp32, seed 1": ours("fp32", seed=1),
 }
 
 
@@ -134,7 +135,7 @@ def main(
     table = summary(rounds(model, x[:n].clone(), y[:n], protocol))
     half = "native" if is_native(x.device.type, torch.bfloat16) else "emulated"
     about: dict[str, Any] = {"model": name, "eps": protocol.eps, "batch": BATCH, "bf16": half}
-    kind = "quick" if quick else re.sub(r"[^a-z0-9]+", "-", name.lower())
+    kind = "quick" if quick else re.sub(r"[^a-z0-9.]+", "-", f"{name} {protocol.eps:.3g}".lower())
     write(f"autoattack-{kind}", table.assign(**about), output)
 
 

@@ -18,6 +18,7 @@ from toolkit_ext.evaluation.autoattack import perturb, plan, set_budget
 from toolkit_ext.evaluation.isolation import honest_dynamic_check
 from toolkit_ext.evaluation.lean import make_lean
 from toolkit_ext.evaluation.lean_fab import project_linf
+from toolkit_ext.evaluation.selection import Judge
 
 SHORT = Budget(n_iter=3, n_queries=12)
 EPS = {"Linf": 0.03, "L2": 0.2}
@@ -138,12 +139,12 @@ def test_square_gives_the_library_s_images(channels: int, norm: str) -> None:
 LOSSES = {"ce": "apgd", "dlr": "apgd", "dlr-targeted": "apgd_targeted"}
 
 
-@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("judged", [False, True])
 @pytest.mark.parametrize("steps", [12, 100])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_apgd_climbs_to_the_library_s_points(norm: str, loss: str, channels: int, steps: int, leaves: bool) -> None:
+def test_apgd_climbs_to_the_library_s_points(norm: str, loss: str, channels: int, steps: int, judged: bool) -> None:
     torch.manual_seed(0)
     both = pair(norm, channels, 0.05 if norm == "Linf" else 0.4)
     x, y = both[2:]
@@ -151,7 +152,9 @@ def test_apgd_climbs_to_the_library_s_points(norm: str, loss: str, channels: int
     model = both[0].apgd.model
     model.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
     runs, counts = [], []
-    make_lean(both[1], leaves=leaves)
+    judge = Apart(5, channels).requires_grad_(False)
+    judge.weight = model.weight
+    make_lean(both[1], Judge(judge) if judged else None)
     for adversary in both[:2]:
         set_budget(adversary, Budget(steps, 400))
         attack = getattr(adversary, LOSSES[loss])
@@ -168,8 +171,8 @@ def test_apgd_climbs_to_the_library_s_points(norm: str, loss: str, channels: int
     assert torch.equal(our_best[still], best[still])
     assert torch.equal(our_value[still], value[still])
     assert torch.equal(model(broken).argmax(dim=1) == y, still)
-    # What is broken is not asked about for long if it leaves: an eighth of the images is worth another batch size.
-    few = norm == "L2" or not leaves or int((~still).sum()) < len(x) / 8
+    # What is judged as broken is not asked about for long: an eighth of the images is worth another batch size.
+    few = norm == "L2" or not judged or int((~still).sum()) < len(x) / 8
     assert counts[1] == counts[0] if few else counts[1] < counts[0]
 
 

@@ -173,7 +173,7 @@ def test_bf16_is_timed_only_where_it_is_not_emulated(native: bool, monkeypatch: 
 
 def test_variants_of_autoattack_take_turns_and_are_summed_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     aa = runpy.run_path(str(FOLDER / "autoattack.py"), run_name="autoattack")
-    assert list(aa["VARIANTS"]) == ["pyautoattack", "fp32", "bf16-verified"]
+    assert list(aa["VARIANTS"]) == ["pyautoattack", "fp32", "bf16-verified", "fp32, seed 1"]
     order = []
 
     def verdicts(name: str, wrong: int) -> Any:

@@ -17,11 +17,11 @@ from toolkit_ext.evaluation.checks import check_defence
 from toolkit_ext.evaluation.columns import column_job, single_adversary, undefined
 from toolkit_ext.evaluation.flags import read_flags
 from toolkit_ext.evaluation.lean import make_lean
-from toolkit_ext.evaluation.near import attack_once_more
 from toolkit_ext.evaluation.precision import Passes, compare_speed, verified
 from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.runner import Job, Row, Runner
+from toolkit_ext.evaluation.selection import Judge
 
 _NO_RADIUS = "eps is 0, so that only the clean images are in the ball"
 _SAME_RUN = "aa/apgd-ce"
@@ -142,15 +142,14 @@ class Battery:
         full = self._adversary(make, self.runner.model)
         if self.passes.half is None:
             return partial(perturb, full)
-        half = self._adversary(make, self.passes.half)
-        attack_once_more(half, full)
+        half = self._adversary(make, self.passes.half, Judge(self.runner.model))
         return partial(verified, half, full)
 
-    def _adversary(self, make: Callable[..., Any], model: nn.Module) -> Any:
+    def _adversary(self, make: Callable[..., Any], model: nn.Module, judge: Judge | None = None) -> Any:
         adversary = make(model, self.threat, self.classes, self.runner.collector)
         # A randomised model would answer otherwise where the lean attacks do not ask again.
         if self.passes.precision != "fp32-reference" and not any(f.kind == "randomized" for f in self.runner.flags):
-            make_lean(adversary, leaves=self.passes.half is not None)
+            make_lean(adversary, judge)
         return adversary
 
     def _sum_rows(self) -> None:

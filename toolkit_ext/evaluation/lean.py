@@ -13,8 +13,7 @@ from torch import Tensor
 
 from toolkit_ext.evaluation.lean_apgd import LeanAPGD, LeanTargetedAPGD
 from toolkit_ext.evaluation.lean_fab import LeanFAB
-
-_BUCKET = 16
+from toolkit_ext.evaluation.selection import Judge, filled_up
 
 
 class LeanSquare(SquareAttack):  # type: ignore[misc]
@@ -24,10 +23,18 @@ class LeanSquare(SquareAttack):  # type: ignore[misc]
     smaller the windows of the schedule get, the more often an image is there already. Its margin is then known, and it
     is not better. So for a deterministic model every decision is the library's. In L2 every query changes the image,
     and the library's own code runs.
+
+    With a ``judge`` the model is a copy of another precision: an image is lost only if the judge is wrong too, else its
+    margin may fall on below 0.
     """
 
+    judge: Judge | None = None
+
     def attack_single_run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As the library's: ``[N]`` (queries, not counted here) and the best images ``[N, C, H, W]``."""
+        """As the library's: ``[N]`` (queries, not counted here) and the best images ``[N, C, H, W]``.
+
+        Of what the judge does not call lost it is ``x`` where the copy would.
+        """
         if self.norm != "Linf":
             found: tuple[Tensor, Tensor] = super().attack_single_run(x, y)
             return found
@@ -35,29 +42,34 @@ class LeanSquare(SquareAttack):  # type: ignore[misc]
             start = self.eps * self.random_choice([len(x), x.shape[1], 1, x.shape[3]])
             best = torch.clamp(x + start, 0.0, 1.0)
             margin = self._margin(best, y)
-            if not (margin < 0).all():
-                self._search(x, y, best, margin)
+            right = ~self._lost(best, y, margin)
+            self._search(x, y, best, margin, right)
+            denied = right & (margin <= 0)
+            best[denied] = x[denied]
         return margin, best
 
-    def _search(self, x: Tensor, y: Tensor, best: Tensor, margin: Tensor) -> None:
+    def _search(self, x: Tensor, y: Tensor, best: Tensor, margin: Tensor, right: Tensor) -> None:
         for query in range(self.n_queries):
-            alive = (margin > 0).nonzero().flatten()
+            alive = right.nonzero().flatten()
             if not len(alive):
                 break
             rows, columns, value = self._window(query, x.shape)
             # Outside of the window the best image is in the ball and the box already, and stays as it is.
             here, old = x[alive, :, rows, columns], best[alive, :, rows, columns]
             new = torch.clamp(torch.min(torch.max(old + value, here - self.eps), here + self.eps), 0.0, 1.0)
-            chosen = _changed(new, old)
-            if not len(chosen):
+            changed = (new != old).flatten(1).any(dim=1)
+            if not changed.any():
                 continue
+            chosen = filled_up(changed)
             indices = alive[chosen]
             trial = best[indices]
             trial[:, :, rows, columns] = new[chosen]
             found = self._margin(trial, y[indices])
-            better = (found < margin[indices]) | (found <= 0)
+            lost = self._lost(trial, y[indices], found)
+            better = (found < margin[indices]) | lost
             margin[indices[better]] = found[better]
             best[indices[better]] = trial[better]
+            right[indices[lost]] = False
 
     def _window(self, query: int, shape: torch.Size) -> tuple[slice, slice, Tensor]:
         """Rows and columns of a query's window and its change ``[C, 1, 1]``, drawn in the library's order."""
@@ -76,15 +88,10 @@ class LeanSquare(SquareAttack):  # type: ignore[misc]
         margin: Tensor = right - logits.scatter(1, own, -float("inf")).amax(dim=1)
         return margin
 
-
-def _changed(new: Tensor, old: Tensor) -> Tensor:
-    """Positions of the images that changed, filled up with others: few batch sizes, as each has to be set up."""
-    changed = (new != old).flatten(1).any(dim=1)
-    count = int(changed.sum())
-    size = min(-(-count // _BUCKET) * _BUCKET, len(changed))
-    if size == len(changed):
-        return torch.arange(size, device=changed.device)
-    return changed.to(torch.uint8).argsort(descending=True, stable=True)[:size]
+    def _lost(self, x: Tensor, y: Tensor, margin: Tensor) -> Tensor:
+        """``[N]`` bool: images that the model gets wrong, and the judge too."""
+        claimed = margin <= 0
+        return claimed if self.judge is None else self.judge(claimed, x, y)
 
 
 LEAN: dict[str, Any] = {
@@ -95,13 +102,12 @@ LEAN: dict[str, Any] = {
 }
 
 
-def make_lean(adversary: Any, *, leaves: bool = False) -> None:
+def make_lean(adversary: Any, judge: Judge | None = None) -> None:
     """Give ``adversary`` (pyautoattack's ``AutoAttack``) lean attacks, set up as its own are.
 
-    With ``leaves`` images leave APGD's batches once they are broken.
+    Where it attacks a copy of another precision, ``judge`` has the model whose word counts.
     """
     for name, kind in LEAN.items():
         attack = kind.__new__(kind)
-        vars(attack).update(vars(getattr(adversary, name)))
+        vars(attack).update(vars(getattr(adversary, name)), judge=judge)
         setattr(adversary, name, attack)
-    adversary.apgd.leaves = adversary.apgd_targeted.leaves = leaves

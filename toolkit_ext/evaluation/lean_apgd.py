@@ -15,6 +15,8 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.checks import check_zero_gradients
 from torch import Tensor
 
+from toolkit_ext.evaluation.selection import Judge
+
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """What ``attack_single_run`` returns: best points, which images are still right, best losses, adversarial examples."""
 
@@ -100,9 +102,14 @@ class _Found:
     loss: Tensor
     broken: Tensor
 
-    def take(self, climb: _Climb, right: Tensor) -> None:
-        """Count the images of ``climb`` that are not ``right`` ``[M]`` as broken, by the points where they are."""
+    def take(self, climb: _Climb, right: Tensor, judge: Judge | None) -> None:
+        """Count the images of ``climb`` that are not ``right`` ``[M]`` as broken, by the points where they are.
+
+        With a ``judge``, those that it gets wrong too.
+        """
         fresh = ~right & self.right[climb.places]
+        if judge is not None:
+            fresh = judge(fresh, climb.point, climb.y)
         if fresh.any():
             places = climb.places[fresh]
             self.right[places] = False
@@ -118,11 +125,14 @@ class _Lean:
     """The run of an APGD, random numbers and arithmetic as the library's, in Linf for models that are not random.
 
     Bounds are computed once and steps taken in place. The library takes an image through all steps and returns the last
-    point where the model was wrong; here it is the first. With ``leaves`` an image takes no further step then. What is
-    left is a smaller batch, and its sums may be rounded in another order.
+    point where the model was wrong; here it is the first.
+
+    With a ``judge`` the model is a copy of another precision: a point counts only where the judge is wrong too, else
+    the image climbs on. An image that is broken takes no further step. What is left is a smaller batch, and its sums
+    may be rounded in another order.
     """
 
-    leaves = False
+    judge: Judge | None = None
 
     def attack_single_run(self: Any, x: Tensor, y: Tensor, x_init: Tensor | None = None) -> Found:
         """As the library's: best points, ``[N]`` bool (still right), best losses ``[N]``, adversarial examples."""
@@ -140,12 +150,12 @@ class _Lean:
             left = int(alive.sum())
             if not left:
                 break
-            if self.leaves and left <= (1 - _LEAVE) * len(alive):
+            if self.judge is not None and left <= (1 - _LEAVE) * len(alive):
                 found.settle(climb)
                 climb.keep(alive)
             climb.move(_MOMENTUM if step else 1.0)
             loss, climb.gradient, right = self._look(climb.point, climb.y, climb.target)
-            found.take(climb, right)
+            found.take(climb, right, self.judge)
             climb.losses[:, step] = loss
             climb.climbed(loss)
             waited += 1
@@ -176,7 +186,9 @@ class _Lean:
             checked=loss,
             halved=torch.ones_like(right),
         )
-        return climb, _Found(start.clone(), right, loss.clone(), start.clone())
+        found = _Found(start.clone(), torch.ones_like(right), loss.clone(), start.clone())
+        found.take(climb, right, self.judge)
+        return climb, found
 
     def _look(self: Any, point: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Loss ``[M]``, its gradient, and which of ``point`` the model gets right."""

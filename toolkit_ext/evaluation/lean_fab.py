@@ -12,6 +12,8 @@ from pyautoattack import fab_base
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
+from toolkit_ext.evaluation.selection import Judge
+
 # The library's floor of a distance.
 _FLOOR = 1e-8
 
@@ -80,7 +82,13 @@ _run = FABAttack_PT.attack_single_run
 
 
 class LeanFAB(FABAttack_PT):  # type: ignore[misc]
-    """FAB with a run of its own in Linf with a target, with :func:`project_linf` without; in L2 it is the library's."""
+    """FAB with a run of its own in Linf with a target, with :func:`project_linf` without; in L2 it is the library's.
+
+    With a ``judge`` the model is a copy of another precision, and an example within ``eps`` counts only if the judge
+    gets it wrong too.
+    """
+
+    judge: Judge | None = None
 
     # The library's loop as it stands, but for the name that it finds the projection by. (To replace the name in the
     # library's module would change it for everybody.)
@@ -121,6 +129,9 @@ class LeanFAB(FABAttack_PT):  # type: ignore[misc]
             change = point - x
             far = change.abs().amax(dim=(1, 2, 3))
             nearer = wrong & (far < distance) & (distance > self.eps)
+            if self.judge is not None:
+                within = nearer & (far <= self.eps)
+                nearer &= ~within | self.judge(within, point, y)
             distance = torch.where(nearer, far, distance)
             rows = nearer.nonzero().flatten()
             nearest.index_copy_(0, rows, point[rows])

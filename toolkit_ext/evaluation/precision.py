@@ -7,8 +7,8 @@ channels-last on the CPU (oneDNN's convolutions and poolings want them so; sums 
 ``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
 
 ``bf16-verified``: the attacks search on a bfloat16 copy of the model. What that copy calls a success counts only if
-the float32 model agrees; where it does not, the attack is run again on the float32 model, see :func:`verified`, and
-so is what is almost a success, see :mod:`toolkit_ext.evaluation.near`.
+the float32 model agrees; where it does not, the attack goes on (:class:`~toolkit_ext.evaluation.selection.Judge`), or,
+where it is the library's own code, is run again on the float32 model, see :func:`verified`.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
 
     ``half`` and ``full`` are the two ``AutoAttack`` objects. An image of ``x`` (all of them right in float32) is lost
     if the half copy gets its result wrong and the float32 model does not. pyautoattack leaves an image alone as soon
-    as the model errs on it: at the clean image already, or after a success that is none. So the float32 attack begins
-    anew on it.
+    as the model errs on it: at the clean image already, or, without a judge, after a success that is none. So the
+    float32 attack begins anew on it.
     """
     inputs = perturb(half, attack, x, y)
     claimed = half.model(inputs).argmax(dim=1) != y
