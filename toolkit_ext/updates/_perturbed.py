@@ -34,13 +34,11 @@ def _restored(weights: list[Tensor]) -> Iterator[list[Tensor]]:
     try:
         yield origin
     finally:
-        _place(weights, origin)
+        torch._foreach_copy_(weights, origin)
+        _forget_halves()
 
 
-def _place(weights: list[Tensor], origin: list[Tensor], delta: list[Tensor] | None = None) -> None:
-    torch._foreach_copy_(weights, origin)
-    if delta is not None:
-        torch._foreach_add_(weights, delta)
+def _forget_halves() -> None:
     # Inside an autocast context that spans the whole step, the half-precision copies of the old weights would be used.
     torch.clear_autocast_cache()
 
@@ -98,8 +96,11 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         """Steps of ascent on Δ; 0 where the set B(θ) holds only Δ = 0, and the base optimiser is left as it is."""
 
     @abstractmethod
-    def _ascend(self, delta: list[Tensor], grads: list[Tensor], origin: list[Tensor]) -> None:
-        """Move ``delta`` in place by one step along ``grads`` (at θ + Δ) and project it; ``origin`` is θ."""
+    def _ascend(self, delta: list[Tensor] | None, grads: list[Tensor], origin: list[Tensor]) -> list[Tensor]:
+        """``delta`` (None: Δ = 0) after one step along ``grads`` (at θ + Δ), projected; ``origin`` is θ.
+
+        May move ``delta`` in place, but not ``grads``.
+        """
 
     def _weights(self) -> list[Tensor]:
         """The parameters that are perturbed."""
@@ -129,15 +130,18 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
 
     def _perturb(self, closure: Callable[[], Tensor]) -> dict[str, Tensor]:
         """Leave ∇L(θ + Δ) in the gradients, and the weights at θ."""
-        weights = self._weights()
-        delta = [torch.zeros_like(weight) for weight in weights]
+        weights, delta = self._weights(), None
         with _restored(weights) as origin:
             for index in range(1, self.rounds + 1):
                 grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
                 self.ascent(grads)
-                self._ascend(delta, grads, origin)
-                _place(weights, origin, delta)
+                if delta is not None:
+                    torch._foreach_copy_(weights, origin)
+                delta = self._ascend(delta, grads, origin)
+                torch._foreach_add_(weights, delta)
+                _forget_halves()
                 loss = self._evaluate(closure, index)
+        assert delta is not None
         return {"perturbation_norm": get_total_norm(delta), "loss": loss.detach()}
 
     def _evaluate(self, closure: Callable[[], Tensor], index: int) -> Tensor:

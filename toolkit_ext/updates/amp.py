@@ -92,14 +92,18 @@ class AMP(PerturbedOptimizer):
         """N, or 0 if ε is."""
         return self.inner_iter if self.epsilon > 0 else 0
 
-    def _ascend(self, delta: list[Tensor], grads: list[Tensor], origin: list[Tensor]) -> None:
-        torch._foreach_add_(delta, grads, alpha=self.inner_lr)
+    def _ascend(self, delta: list[Tensor] | None, grads: list[Tensor], origin: list[Tensor]) -> list[Tensor]:
+        if delta is None:
+            delta = list(torch._foreach_mul(grads, self.inner_lr))
+        else:
+            torch._foreach_add_(delta, grads, alpha=self.inner_lr)
         if self.scope == "global":
             # ε/0 is infinite and the minimum is 1: a zero Δ stays zero. Everything stays on the device.
             torch._foreach_mul_(delta, (self.epsilon / get_total_norm(delta)).clamp(max=1.0))
         else:
             norms = torch.stack(torch._foreach_norm(delta))
             torch._foreach_mul_(delta, list((self.epsilon / norms).clamp(max=1.0).unbind()))
+        return delta
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,18 @@ class AWP(PerturbedOptimizer):
         chosen = None if self.weights is None else {id(weight) for weight in self.weights}
         return [w for w in super()._weights() if (w.ndim > 1 if chosen is None else id(w) in chosen)]
 
-    def _ascend(self, delta: list[Tensor], grads: list[Tensor], origin: list[Tensor]) -> None:
+    def _ascend(self, delta: list[Tensor] | None, grads: list[Tensor], origin: list[Tensor]) -> list[Tensor]:
         sizes, lr = _norms(origin), self.gamma if self.inner_lr is None else self.inner_lr
         # A layer without gradient, or of weight zero, is not moved; the bound only keeps 0/0 out.
         tiny = torch.finfo(sizes.dtype).tiny
         scales = lr * sizes / _norms(grads).clamp(min=tiny)
-        torch._foreach_add_(delta, torch._foreach_mul(grads, list(scales.unbind())))
+        step = list(torch._foreach_mul(grads, list(scales.unbind())))
+        if delta is not None:
+            torch._foreach_add_(step, delta)
+        delta = step
         shrink = (self.gamma * sizes / _norms(delta).clamp(min=tiny)).clamp(max=1.0)
         torch._foreach_mul_(delta, list(shrink.unbind()))
+        return delta
 
 
 @dataclass(frozen=True)
