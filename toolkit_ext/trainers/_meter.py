@@ -110,5 +110,4 @@ class GradientTrace:
 def distance(model: nn.Module, start: Iterable[Tensor]) -> float:
     """``‖θ − θ_0‖₂`` over all weights."""
     with torch.no_grad():
-        squares = [whole(now - then).square().sum() for now, then in zip(model.parameters(), start, strict=True)]
-        return float(torch.stack(squares).sum().sqrt())
+        return float(get_total_norm([whole(now - then) for now, then in zip(model.parameters(), start, strict=True)]))
