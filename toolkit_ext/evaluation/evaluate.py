@@ -23,7 +23,7 @@ from toolkit_ext.evaluation.examples import Examples
 from toolkit_ext.evaluation.fingerprint import float32_arithmetic, hash_model, hash_tensors, versions
 from toolkit_ext.evaluation.flags import Collector
 from toolkit_ext.evaluation.isolation import isolated
-from toolkit_ext.evaluation.precision import Precision, check_precision, laid_out, make_passes
+from toolkit_ext.evaluation.precision import Precision, check_precision, laid_out, linear_by_onednn, make_passes
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.recheck import tolerance
 from toolkit_ext.evaluation.result import Evaluation, details_of, figures
@@ -118,6 +118,7 @@ def evaluate(
         check_options(seed, at_once, budget.n_iter, budget.n_queries)
         threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
         settings = _settings(protocol, threat, at_once, classes) | {"precision": precision}
+        settings["onednn_linear"] = linear_by_onednn(precision, device)
         key = _key(model, x, y, protocol, settings)
         settings |= {"model_sha256": key["model"], "data_sha256": key["data"]}
         if carry is not None:

@@ -1,8 +1,8 @@
 """The arithmetic that AutoAttack's passes run in: float32, or bfloat16 with every success checked in float32.
 
 ``fp32``: pyautoattack's passes, random numbers and verdicts image by image, at less cost: the weights lie
-channels-last on the CPU (oneDNN's convolutions and poolings want them so; sums are rounded in another order), and
-:mod:`toolkit_ext.evaluation.lean` stands in for its attacks.
+channels-last on the CPU (oneDNN's convolutions and poolings want them so; sums are rounded in another order), linear
+layers call oneDNN where that is faster, and :mod:`toolkit_ext.evaluation.lean` stands in for its attacks.
 
 ``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
 
@@ -27,6 +27,7 @@ from toolkit_ext.attacks import half_attention
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.autoattack import perturb
 from toolkit_ext.evaluation.flags import Collector
+from toolkit_ext.linear import onednn_linear, uses_onednn
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -57,9 +58,10 @@ def make_passes(precision: Precision, model: nn.Module, image: Tensor) -> Passes
 
 @contextmanager
 def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> Iterator[None]:
-    """Hold the weights of ``model``'s convolutions channels-last, where ``precision`` says so; put them back after.
+    """Hold ``model`` as its passes are fastest, where ``precision`` lets them round otherwise; put it back after.
 
-    On the CPU alone: CUDA's float32 convolutions are not faster for it.
+    On the CPU the weights of convolutions lie channels-last (CUDA's float32 convolutions are not faster for it), and
+    linear layers call oneDNN where :mod:`toolkit_ext.linear` says so.
     """
     wanted = precision != "fp32-reference" and device.type == "cpu"
     weights = [(weight, weight.data) for weight in model.parameters() if wanted and weight.ndim == 4]
@@ -67,10 +69,16 @@ def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> It
         for weight, data in weights:
             # contiguous() would keep the strides of a layer of one channel, which oneDNN takes for the other layout.
             weight.data = torch.empty_like(data, memory_format=torch.channels_last).copy_(data)
-        yield
+        with onednn_linear(model, use=linear_by_onednn(precision, device)):
+            yield
     finally:
         for weight, data in weights:
             weight.data = data
+
+
+def linear_by_onednn(precision: Precision, device: torch.device) -> bool:
+    """Whether linear layers call oneDNN in ``precision`` on this machine."""
+    return precision != "fp32-reference" and uses_onednn("auto", device)
 
 
 class HalfCopy(nn.Module):

@@ -55,6 +55,9 @@ class LoopConfig:
         "auto", "fold batch norm into convolutions while crafting in evaluation mode: auto (where possible), on or off"
     )
     fused_optimizer: str = _option("auto", "optimiser step in one kernel: auto (on GPUs), on or off")
+    onednn_linear: str = _option(
+        "auto", "linear layers in fp32 by oneDNN: auto (on CPUs whose BLAS is slower), on or off"
+    )
     compile_mode: str = _option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
     )
@@ -89,6 +92,7 @@ class LoopConfig:
         check_choice("memory_format", self.memory_format, MEMORY_FORMATS)
         check_choice("fold_batch_norm", self.fold_batch_norm, SWITCH)
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
+        check_choice("onednn_linear", self.onednn_linear, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILERS)
         if self.fold_batch_norm == "on" and self.craft_mode == "train":
             raise UserError("fold_batch_norm: 'on' is not allowed with craft_mode train; use auto, or craft_mode eval")

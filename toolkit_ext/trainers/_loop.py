@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from toolkit_ext.attacks import emulating, half_passes
 from toolkit_ext.errors import UserError
+from toolkit_ext.linear import onednn_linear, uses_onednn
 from toolkit_ext.trainers._augment import augment
 from toolkit_ext.trainers._batches import Source, isolated_rng, seed_of
 from toolkit_ext.trainers._compose import Axes
@@ -68,6 +69,7 @@ class Run:
         average = get_ema_multi_avg_fn(loop.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
         self.layout = torch.contiguous_format if self.team.sharded else layout(loop, self.model, self.device)
+        self.onednn = uses_onednn(loop.onednn_linear, self.device) and not self.team.sharded
         copies = self.axes.objective.uses_attack and not self.team.sharded
         self.crafter = Crafter(self.model, loop, self.axes.attack, copies=copies)
         # Several ranks have to stop together, which the flag of one cannot bring about.
@@ -89,7 +91,11 @@ class Run:
     def train(self, stop_after: int) -> None:
         """Train from the epoch after the last one in ``history`` up to ``stop_after``."""
         try:
-            with laid_out(self.model, self.layout), emulating(self.device, *self._dtypes):
+            with (
+                laid_out(self.model, self.layout),
+                onednn_linear(self.model, self.measured, use=self.onednn),
+                emulating(self.device, *self._dtypes),
+            ):
                 self._epochs(stop_after)
         finally:
             match_layouts(self.update.optimizers)  # as the weights are again now

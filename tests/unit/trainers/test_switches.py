@@ -51,7 +51,7 @@ def weights(trainer: Any) -> list[Tensor]:
     return [value.detach().double() for value in trainer.model.state_dict().values()]
 
 
-PLAIN = {"memory_format": "contiguous", "fold_batch_norm": "off", "fused_optimizer": "off"}
+PLAIN = {"memory_format": "contiguous", "fold_batch_norm": "off", "fused_optimizer": "off", "onednn_linear": "off"}
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,18 @@ PLAIN = {"memory_format": "contiguous", "fold_batch_norm": "off", "fused_optimiz
         ({"fused_optimizer": "on"}, 1e-5),
         ({"fused_optimizer": "on", "memory_format": "channels_last"}, 1e-5),
         ({"fused_optimizer": "on", "optimizer": "adam", "memory_format": "channels_last"}, 1e-3),
+        ({"onednn_linear": "on"}, 1e-5),
+        ({"onednn_linear": "on", "memory_format": "channels_last", "fold_batch_norm": "on"}, 1e-5),
         ({"craft_precision": "bf16-mixed"}, 2e-2),
         ({"craft_precision": "bf16-mixed", "fold_batch_norm": "on", "memory_format": "channels_last"}, 2e-2),
         ({}, 0.0),
     ],
     ids=str,
 )
-def test_the_weights_are_those_without_the_switch(data: Data, switch: dict[str, str], tolerance: float) -> None:
+def test_the_weights_are_those_without_the_switch(
+    data: Data, switch: dict[str, str], tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit_ext.linear._SMALLEST", 1)
     plain = {name: value for name, value in switch.items() if name == "optimizer"}
     expected, found = trained(data, **PLAIN, **plain), trained(data, **{**PLAIN, **switch})
     for ours, theirs in zip(weights(found), weights(expected), strict=True):
@@ -248,6 +253,7 @@ def test_compiled_crafting_gives_the_same_weights(data: Data) -> None:
         ({"craft_precision": "int8"}, "craft_precision: 'int8' is not known"),
         ({"fold_batch_norm": "yes"}, "fold_batch_norm: 'yes' is not known"),
         ({"fused_optimizer": "1"}, "fused_optimizer: '1' is not known"),
+        ({"onednn_linear": "yes"}, "onednn_linear: 'yes' is not known"),
         ({"compile_mode": "fast"}, "compile_mode: 'fast' is not known"),
         (
             {"fold_batch_norm": "on", "craft_mode": "train"},
