@@ -105,9 +105,9 @@ GROUP = Group(
         ),
     ),
     notes="Rounding is amplified by training, so two runs of one seed that differ in rounding alone end in two models. "
-    "How far apart is what fp32 in another layout shows on digits. The settings of LeNet were chosen for a small distance "
-    "between these two, with seeds that are not reported, before anything was run in bf16 or folded. Runs of an "
-    "earlier setting on MNIST (width 2, Adam, 300 images, five seeds), whose distance is larger, are in the table "
+    "How far apart is what fp32 in another layout shows on digits. The settings of LeNet were chosen for a small "
+    "distance between these two, with seeds that are not reported, before anything was run in bf16 or folded. Runs of "
+    "an earlier setting on MNIST (width 2, Adam, 300 images, five seeds), whose distance is larger, are in the table "
     "`claims_speed`. Folding is rounding alone: in float64 both runs of the residual network on digits end in the "
     "same weights, to the bit (`tests/parity/test_folding_float64.py`); what differs here is what rounding does in "
     "fp32. LeNet on MNIST was trained on a processor with AVX-512 BF16; all else on one that emulates bf16, seeds 0 "
