@@ -3,7 +3,7 @@
 They take turns on one batch of images after the other, in one process. Each line of the table is one of them:
 its seconds, how many times faster than pyautoattack it is, its robust accuracy, and the images on which its verdict
 differs. The exact mode with another seed shows how far AutoAttack differs from itself. The column bf16 says whether the
-processor has instructions for it: only there can bf16-verified be fast; what it finds depends on that by rounding alone.
+processor has instructions for it: only there can bf16-verified be fast; what it finds depends on that by rounding only.
 
     python benchmarks/autoattack.py --quick                     # digits enlarged to 28x28, in minutes
     python benchmarks/autoattack.py --data-root data            # MNIST

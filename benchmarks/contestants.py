@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
 from toolkit_ext.attacks import is_native
+from toolkit_ext.linear import uses_onednn
 from toolkit_ext.trainers import TRAINERS, as_classifier
 
 STEPS, EPS, ALPHA, LR = 10, 0.1, 0.025, 1e-6
@@ -181,18 +182,23 @@ def ours(model: nn.Module, work: Work, method: str = "pgd", **options: Any) -> T
 
 
 def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:
-    """Every contestant by name, built on copies of ``model``; those in bf16 only where it is not emulated."""
+    """Every contestant by name, built on copies of ``model``.
+
+    Those in bf16 only where it is not emulated, that without oneDNN's linear layers only where we have them.
+    """
     pgd: dict[str, Any] = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
-    half = {}
+    some = {}
+    if uses_onednn("auto", work.x.device):
+        some["ours fp32, torch's linear layers"] = ours(model, work, onednn_linear="off", **pgd)
     if is_native(work.x.device.type, torch.bfloat16):
-        half["ours fp32, crafting in bf16"] = ours(model, work, craft_precision="bf16-mixed", **pgd)
-        half["ours bf16-mixed"] = ours(model, work, precision="bf16-mixed", **pgd)
+        some["ours fp32, crafting in bf16"] = ours(model, work, craft_precision="bf16-mixed", **pgd)
+        some["ours bf16-mixed"] = ours(model, work, precision="bf16-mixed", **pgd)
     return {
         "limit": limit(model, work, torch.contiguous_format),
         "limit, channels_last": limit(model, work, torch.channels_last),
         "ours fp32": ours(model, work, **pgd),
         "ours fp32, unfolded": ours(model, work, fold_batch_norm="off", **pgd),
-        **half,
+        **some,
         "torchattacks loop": torchattacks_loop(model, work),
         "ART AdversarialTrainer": art(model, work, madry=False),
         "ART AdversarialTrainerMadryPGD": art(model, work, madry=True),

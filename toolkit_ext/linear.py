@@ -1,9 +1,8 @@
 """Linear layers by oneDNN, on processors where the BLAS that torch calls is the slower of the two.
 
 torch's builds for x86 multiply float32 matrices by MKL, which takes its AVX2 kernels on processors that are not
-Intel's, whatever instructions they have. oneDNN, which torch has for convolutions, takes what there is: on an AMD EPYC
-with AVX-512 the three products of a layer take less than half of the time. Only rounding differs: sums are in another
-order.
+Intel's, whatever instructions they have. oneDNN, which torch has for convolutions, takes what there is, AVX-512 on an
+AMD EPYC, say; ``benchmarks/train_step.py`` has what it is worth. Only rounding differs: sums are in another order.
 """
 
 from __future__ import annotations

@@ -162,12 +162,14 @@ def test_files_are_named_after_hardware_and_versions(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bf16_is_timed_only_where_it_is_not_emulated(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_and_onednn_are_timed_only_where_they_are_used(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit_ext.attacks.is_native", lambda device, dtype: native)
+    monkeypatch.setattr("toolkit_ext.linear.blas_is_slow", lambda: native)
     step = runpy.run_path(str(FOLDER / "contestants.py"), run_name="contestants")
     model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=8, width=1)
     timed = step["contestants"](model, step["Work"](torch.rand(4, 1, 8, 8), torch.arange(4), batch=2))
     assert [name for name in timed if "bf16" in name] == ["ours fp32, crafting in bf16", "ours bf16-mixed"] * native
+    assert ("ours fp32, torch's linear layers" in timed) is native
     assert {"limit", "limit, channels_last", "ours fp32", "torchattacks loop"} <= set(timed)
 
 
