@@ -21,6 +21,7 @@ PARTS: dict[str, set[str]] = {
     "ranks": {"errors"},
     "types": {"errors"},
     "memory": set(),
+    "linear": {"errors"},
     "units": {"errors", "types"},
     "_periods": {"errors"},
     "learning_rate": {"_periods", "errors"},
@@ -34,10 +35,10 @@ PARTS: dict[str, set[str]] = {
     "data": BASE,
     "results": BASE,
     "console": BASE | {"ranks", "results"},
-    "evaluation": BASE | {"attacks", "backbones", "data", "estimators", "ranks"},
+    "evaluation": BASE | {"attacks", "backbones", "data", "estimators", "linear", "ranks"},
     "landscape": BASE | {"attacks", "backbones", "data", "evaluation", "results"},
     "report": BASE | {"data", "evaluation", "results"},
-    "trainers": BASE | AXES | {"backbones", "data", "estimators", "landscape", "normalise_weights", "ranks"},
+    "trainers": BASE | AXES | {"backbones", "data", "estimators", "landscape", "linear", "normalise_weights", "ranks"},
 }
 # Above the trainers: these put the parts together, and none of the parts may import them.
 ABOVE = {"claims", "costs", "experiment", "sweep", "cli", "recipe", "winners"}
