@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from toolkit_ext.attacks.layerwise.hooks import replaced
-from toolkit_ext.attacks.layerwise.penalty import Penalty, per_example
+from toolkit_ext.attacks.layerwise.penalty import Penalty, lengths, per_example
 
 Cost = Callable[[Tensor, Tensor], Tensor]
 
@@ -52,6 +52,8 @@ class Objective:
         self.target, self.penalties, self.decoupled = target, penalties, decoupled
         self.radii = [per_example(r, len(p.shape)) for r, p in zip(radii, penalties, strict=True)]
         self.evaluations = 0
+        alike = all(p.quadratic and p.weight == penalties[0].weight for p in penalties)
+        self._quadratic = alike and not decoupled
         self._sizes = [penalty.shape[1:].numel() for penalty in penalties]
         self._last: Tensor | None = None
         self._base: dict[int, Tensor] = {}
@@ -76,15 +78,26 @@ class Objective:
         self.evaluations += 1
         with torch.enable_grad():
             cost = self._forward(z, [part.detach().requires_grad_() for part in self.split(z)])
-        values, outside = zip(*(p(part) for p, part in zip(self.penalties, self._z, strict=True)), strict=True)
-        gradient = torch.empty_like(z)
+        penalty, gradient, outside = self._penalty(z)
         slopes = self._backward(cost, outside)
-        terms = zip(self.split(gradient), self.penalties, outside, self.radii, slopes, strict=True)
-        for part, penalty, u, radius, slope in terms:
-            torch.mul(u, -2 * penalty.weight, out=part)
+        for part, radius, slope in zip(self.split(gradient), self.radii, slopes, strict=True):
             if slope is not None:
                 part.addcmul_(slope.to(part.dtype), radius)
-        return cost.detach() + sum(values), gradient
+        return cost.detach() + penalty, gradient
+
+    def _penalty(self, z: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """``Σ ρ_l`` ``[N]``, its gradient with respect to every ``d_l / r_l``, shaped like ``z``, and ``z_l − Π(z_l)``.
+
+        Where the penalty is ``−λ ‖z‖²`` in all, this reads ``z`` once and not layer by layer.
+        """
+        if self._quadratic:
+            weight = self.penalties[0].weight
+            return -weight * lengths(z) ** 2, z * (-2 * weight), self._z
+        values, outside = zip(*(p(part) for p, part in zip(self.penalties, self._z, strict=True)), strict=True)
+        gradient = torch.empty_like(z)
+        for part, penalty, u in zip(self.split(gradient), self.penalties, outside, strict=True):
+            torch.mul(u, -2 * penalty.weight, out=part)
+        return sum(values, torch.zeros_like(values[0])), gradient, outside
 
     def _backward(self, cost: Tensor, outside: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Gradient with respect to every ``n_l`` of the cost, and of ``ρ_l`` through ``f_l`` in ``d_l = n_l − f_l``.

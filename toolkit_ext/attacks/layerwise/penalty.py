@@ -56,6 +56,11 @@ class Penalty:
         """Radius of the ball in its norm."""
         return 1 / math.sqrt(self.shape[1:].numel()) if self.norm == "Linf" else 1.0
 
+    @property
+    def quadratic(self) -> bool:
+        """Whether this is ``−λ ‖z‖²``: no ball and no box."""
+        return not self.ball and self.box is None
+
     def flat(self, z: Tensor) -> Tensor:
         """``z`` as ``[N, D]``, the numbers of an example in the order of ``memory_format``."""
         return (z.permute(0, 2, 3, 1) if self.memory_format == torch.channels_last else z).flatten(1)
