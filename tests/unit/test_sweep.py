@@ -223,9 +223,12 @@ def test_a_killed_sweep_goes_on_where_it_stopped(command: Any, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
-    """Dask starts another worker, which tries once more; then the run is given up and the next one is done."""
+    """Dask starts another worker, which tries once more; then the run is given up and the next one is done.
+
+    However long a worker takes to start: after 15 seconds without it Dask itself gives up on starting another.
+    """
     script = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.experiment import Place
@@ -244,6 +247,8 @@ if __name__ == "__main__":
     tasks = plan(("pgd",), (0, 1, 2), {})
     for outcome in sweep(tasks, Place(output=Path(sys.argv[1])), Workers(1)):
         print(outcome.run_id.split("-")[3], outcome.another, outcome.failed)
+else:  # a worker that starts
+    time.sleep(16)
 """
     (tmp_path / "deadly.py").write_text(script)
     paths = os.pathsep.join([str(Path(toolkit_ext.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -251,7 +256,7 @@ if __name__ == "__main__":
         [sys.executable, str(tmp_path / "deadly.py"), str(tmp_path / "tried")],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert sorted(done.stdout.splitlines()) == [

@@ -19,6 +19,9 @@ from toolkit_ext.sweep.run import Outcome, Task, attempt, in_one_line
 # How often a run may be going on when its worker dies before it is given up; each time it resumes.
 _TRIES = 2
 _REACH_SECONDS = 20.0
+# How long Dask waits for a worker that died to be back before it closes what restarts it, and would wait for ever. Of
+# two deaths it counts from the first. Its own 15 seconds are less than two imports of torch on a busy machine.
+_BACK_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,13 @@ def _client(workers: Workers) -> Iterator[Any]:
         return
     settings = {
         "distributed.scheduler.allowed-failures": _TRIES - 1,
+        "distributed.deploy.lost-worker-timeout": _BACK_SECONDS,
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": workers.threads,
         "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": workers.threads,
     }
     with tempfile.TemporaryDirectory() as scratch, dask.config.set(settings):
         # No memory limit: Dask would stop workers by what a training holds, which is not its own to spill.
-        options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": "CRITICAL"}
+        options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "silence_logs": "CRITICAL"}
         with (
             LocalCluster(n_workers=workers.count, local_directory=scratch, **options) as cluster,
             Client(cluster) as client,
