@@ -35,6 +35,7 @@ from cases import (  # type: ignore[import-not-found]
 from toolkit_ext import ranks
 from toolkit_ext.ranks import RankError, told_elsewhere
 from toolkit_ext.trainers import MethodTrainer
+from toolkit_ext.trainers._sharded import can_shard
 
 FOLDER = Path(sys.argv[1])
 team, device = ranks.start(torch.device("cpu"))
@@ -142,7 +143,7 @@ def main() -> None:
         "loader": counted(with_loader),
         "resumed": resumed(),
         "errors": errors(),
-        "fsdp": fsdp(),
+        "fsdp": fsdp() if can_shard(torch.device("cpu")) else refused(fsdp),
         "evaluation": plain(evaluation(state_dir=FOLDER / "evaluation")),
     }
     found["told"] = told_elsewhere("the same")

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toolkit_ext import backbones
 from toolkit_ext.data import split_validation, to_unit
 from toolkit_ext.trainers._batches import TensorSource, seed_of
+from toolkit_ext.trainers._sharded import can_shard
 
 Found = list[dict[str, Any]]
 STEPS = 2 * 3  # two epochs of 105 examples in batches of 41
@@ -156,6 +157,17 @@ def test_only_the_first_rank_writes(ranks: Found, folder: Path) -> None:
     assert all("eps (0.1 there, 0.2 here)" in found["resumed"]["other"] for found in ranks)
 
 
+CAN_SHARD = can_shard(torch.device("cpu"))
+SHARDS = pytest.mark.skipif(not CAN_SHARD, reason="this torch cannot shard weights on the CPU")
+
+
+@pytest.mark.skipif(CAN_SHARD, reason="this torch can shard weights on the CPU")
+def test_a_torch_that_cannot_shard_on_the_cpu_is_refused(ranks: Found) -> None:
+    for found in ranks:
+        assert found["fsdp"].startswith("UserError: sharding: fsdp is not possible on the CPU with torch 2.")
+
+
+@SHARDS
 @pytest.mark.parametrize("name", SHARDED)
 def test_sharded_weights_equal_those_of_one_process(name: str, ranks: Found) -> None:
     alone = weights_of(fitted(*SHARDED[name], vit(), nb_epochs=1))
@@ -164,6 +176,7 @@ def test_sharded_weights_equal_those_of_one_process(name: str, ranks: Found) -> 
     assert difference(alone, vit().state_dict()) > 1e-3
 
 
+@SHARDS
 def test_a_sharded_run_goes_on_and_keeps_whole_checkpoints(ranks: Found, folder: Path) -> None:
     alone = fitted("pgd", {**LINF, "optimizer": "adamw", "lr": 1e-3}, vit(), nb_epochs=3)
     assert difference(weights_of(alone), ranks[0]["fsdp"]["resumed"]) < 1e-4

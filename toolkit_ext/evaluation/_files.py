@@ -41,7 +41,10 @@ class FromFile(nn.Module):
         """What the program answers."""
         try:
             logits: Tensor = self.program(x)
-        except AssertionError as error:  # a guard of an exported program
+        except (AssertionError, RuntimeError) as error:
+            # A guard of an exported program, which is a RuntimeError in torch 2.6.
+            if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
+                raise
             reason = " ".join(str(error).split())
             raise UserError(
                 f"model: was exported for other inputs than {list(x.shape)} ({reason}); export with a dynamic batch"

@@ -48,7 +48,7 @@ def join(
         synchronise_batch_norm(model, ranks)
     if axes.loop.sharding == "none":
         return Team(ranks, model, axes.loop.seed), inner
-    check_sharding(axes, optimizer, ranks)
+    check_sharding(axes, optimizer, ranks, next(model.parameters()).device)
     team = Team(ranks, shard(model), axes.loop.seed, sharded=True)
     filled = stack.enter_context(bare_copy(model, team.model))
     return team, lambda trained: inner(filled(trained))

@@ -29,8 +29,13 @@ _ALLOWED = {
 }
 
 
-def check_sharding(axes: Axes, optimizer: Optimizer | None, ranks: Ranks) -> None:
-    """See that what is to be trained can be trained with sharded weights.
+def can_shard(device: torch.device) -> bool:
+    """Whether this torch can shard weights on ``device``: 2.6 calls what its stand-in for a stream of the CPU lacks."""
+    return device.type != "cpu" or hasattr(torch.cpu.Stream, "record_event")
+
+
+def check_sharding(axes: Axes, optimizer: Optimizer | None, ranks: Ranks, device: torch.device) -> None:
+    """See that what is to be trained on ``device`` can be trained with sharded weights.
 
     Raises:
         UserError: it cannot; the message names the choice and what is allowed.
@@ -47,6 +52,8 @@ def check_sharding(axes: Axes, optimizer: Optimizer | None, ranks: Ranks) -> Non
         raise UserError("sharding: fsdp is not allowed with compile_mode, fold_batch_norm on or channels_last")
     if optimizer is not None:
         raise UserError("sharding: fsdp makes its own optimiser; give optimizer or lr instead of the classifier's")
+    if not can_shard(device):
+        raise UserError(f"sharding: fsdp is not possible on the CPU with torch {torch.__version__}; use a newer torch")
 
 
 def shard(model: nn.Module) -> nn.Module:
