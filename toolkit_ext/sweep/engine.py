@@ -19,8 +19,8 @@ from toolkit_ext.sweep.run import Outcome, Task, attempt, in_one_line
 # How often a run may be going on when its worker dies before it is given up; each time it resumes.
 _TRIES = 2
 _REACH_SECONDS = 20.0
-# How long Dask waits for a worker that died to be back before it closes what restarts it, and would wait for ever. Of
-# two deaths it counts from the first. Its own 15 seconds are less than two imports of torch on a busy machine.
+# After a worker has been gone for so long, counted from the first of its deaths, Dask closes what restarts it, and the
+# sweep would wait for ever. Dask's own 15 seconds are less than two imports of torch take on a busy machine.
 _BACK_SECONDS = 3600
 
 
