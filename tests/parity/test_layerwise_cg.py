@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -12,7 +13,21 @@ from torch import Tensor
 
 from toolkit_ext.attacks.layerwise.cg import _turn, maximise
 
-Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Objective:
+    """A function that gives values and gradients, and how often each of its ways was called."""
+
+    function: Callable[[Tensor], tuple[Tensor, Tensor]]
+    calls: list[str] = field(default_factory=list)
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append("gradient")
+        return self.function(z)
+
+    def value(self, z: Tensor) -> Tensor:
+        self.calls.append("value")
+        return self.function(z)[0]
 
 
 def quadratic(seed: int, examples: int, size: int, spread: float) -> tuple[Objective, Tensor]:
@@ -29,27 +44,16 @@ def quadratic(seed: int, examples: int, size: int, spread: float) -> tuple[Objec
         product = (a @ z[..., None])[..., 0]
         return (b * z).sum(1) - (z * product).sum(1) / 2, b - product
 
-    return evaluate, torch.linalg.solve(a, b)
-
-
-def counted(evaluate: Objective) -> tuple[Objective, list[Tensor]]:
-    seen: list[Tensor] = []
-
-    def run(z: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(z)
-        return evaluate(z)
-
-    return run, seen
+    return Objective(evaluate), torch.linalg.solve(a, b)
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 8))
 @settings(max_examples=30, deadline=None)
 def test_a_concave_quadratic_takes_at_most_as_many_steps_as_unknowns(seed: int, size: int) -> None:
     evaluate, best = quadratic(seed, examples=5, size=size, spread=10)
-    run, seen = counted(evaluate)
-    found = maximise(run, torch.zeros_like(best), size)
+    found = maximise(evaluate, torch.zeros_like(best), size)
     torch.testing.assert_close(found, best, rtol=1e-6, atol=1e-6 * float(best.abs().max()))
-    assert len(seen) == 2 * size + 1
+    assert evaluate.calls == ["gradient"] * 2 * size + ["value"]
 
 
 def test_gradient_ascent_does_not_get_there() -> None:
@@ -60,6 +64,7 @@ def test_gradient_ascent_does_not_get_there() -> None:
     assert lost[1].min() > 1e-3
 
 
+@Objective
 def bumpy(z: Tensor) -> tuple[Tensor, Tensor]:
     """Neither convex nor concave, with many maxima, and NaN further out."""
     value = (torch.sin(3 * z) + z - 0.05 * z**2).sum(1)
@@ -91,7 +96,7 @@ def test_every_example_has_its_own_directions_and_lengths() -> None:
 
 
 def test_without_a_gradient_an_example_stays() -> None:
-    found = maximise(lambda z: (torch.zeros(2), torch.zeros_like(z)), torch.ones(2, 3), 5)
+    found = maximise(Objective(lambda z: (torch.zeros(2), torch.zeros_like(z))), torch.ones(2, 3), 5)
     assert torch.equal(found, torch.ones(2, 3))
 
 

@@ -58,8 +58,9 @@ class Deep:
     Afterwards ``d`` follows from its definition; with ``ball`` it is projected on the balls, and ``x + d_0`` is
     clipped to [0, 1]. No example influences another if none does in the model, as in evaluation mode.
 
-    Gradient evaluations: ``2 deep_steps + 1`` for ``cg`` and ``ga`` (:func:`.cg.maximise`), ``deep_steps`` for
-    ``pgd``, and one forward pass more for the scale of the layers, and often one for ``d``.
+    Passes: ``2 deep_steps + 1`` forward for ``cg`` and ``ga`` (:func:`.cg.maximise`), all but the last with a backward
+    pass, ``deep_steps`` of both for ``pgd``; one forward pass more for the scale of the layers, and with the neurons
+    for unknowns often one for ``d``.
 
     Chinchilla: Deep adversarial training. 2020, equations 6 to 11 and algorithm 1.
     """

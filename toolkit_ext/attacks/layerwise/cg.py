@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +21,19 @@ class _Point:
     length: Tensor
 
 
-Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+class Evaluate(Protocol):
+    """An objective of every example: called, its values ``[N]`` and their gradient ``[N, D]`` at ``z`` ``[N, D]``."""
+
+    def __call__(self, z: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+    def value(self, z: Tensor, /) -> Tensor:
+        """The values ``[N]`` alone."""
 
 
 def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = True) -> Tensor:
     """A local maximiser ``[N, D]`` of ``evaluate`` from ``z``, by ``steps`` steps of two evaluations each, plus one.
+
+    Every evaluation has a gradient but the last, after which no direction is chosen.
 
     Polak-Ribière+ with the line search of one secant step (Shewchuk, An introduction to the conjugate gradient method
     without the agonizing pain, 1994, section 14.2): with slope ``s_0`` here and ``s_h`` at the trial point
@@ -40,7 +48,7 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
     example ever falls, and no example looks at another.
 
     Args:
-        evaluate: gives the objective ``[N]`` and its gradient ``[N, D]``.
+        evaluate: gives the objective and its gradient.
         z: where to start, ``[N, D]``.
         steps: number of steps.
         conjugate: false for plain gradient ascent, ``β = 0``, with the same line search.
@@ -52,10 +60,10 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
     for step in range(steps):
         trial = _go(evaluate, here, direction, here.length)
         drop = slope - dot(trial.gradient, direction)
-        landed = _go(evaluate, here, direction, _secant(here, trial, slope, drop))
-        after = _better(here, trial, landed, slope)
+        length = _secant(here, trial, slope, drop)
         if step + 1 == steps:
-            return after.z
+            return _last(evaluate, here, direction, trial, length, slope)
+        after = _better(here, trial, _go(evaluate, here, direction, length), slope)
         before, square = square, _squares(after.gradient)
         turned, slope, last, size = after.gradient, square, size, square
         if conjugate:
@@ -79,9 +87,19 @@ def _squares(a: Tensor) -> Tensor:
     return square
 
 
+def _along(here: _Point, direction: Tensor, length: Tensor) -> Tensor:
+    return torch.addcmul(here.z, length[:, None], direction)
+
+
 def _go(evaluate: Evaluate, here: _Point, direction: Tensor, length: Tensor) -> _Point:
-    z = torch.addcmul(here.z, length[:, None], direction)
+    z = _along(here, direction, length)
     return _Point(z, *evaluate(z), length)
+
+
+def _last(evaluate: Evaluate, here: _Point, direction: Tensor, trial: _Point, length: Tensor, slope: Tensor) -> Tensor:
+    """Where the last step ends, found without the gradient there."""
+    z = _along(here, direction, length)
+    return _choose(here, trial, evaluate.value(z), length, slope)(z, trial.z, here.z)
 
 
 def _secant(here: _Point, trial: _Point, slope: Tensor, drop: Tensor) -> Tensor:
@@ -90,32 +108,44 @@ def _secant(here: _Point, trial: _Point, slope: Tensor, drop: Tensor) -> Tensor:
     return trial.length * torch.where(drop > 0, slope / drop, blind).clamp_max(_FARTHEST)
 
 
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """Which examples go to the trial point and which stay, as indices; all others go where the secant landed."""
+
+    trial: Tensor
+    here: Tensor
+
+    def __call__(self, landed: Tensor, trial: Tensor, here: Tensor) -> Tensor:
+        """For every example what was chosen; made of ``landed``, which is written over."""
+        if not (len(self.trial) or len(self.here)):
+            return landed
+        # Another tensor than ``landed``, so that nobody takes it for the point that was evaluated.
+        chosen = landed.detach()
+        return chosen.index_copy_(0, self.trial, trial[self.trial]).index_copy_(0, self.here, here[self.here])
+
+
+def _choose(here: _Point, trial: _Point, value: Tensor, length: Tensor, slope: Tensor) -> _Choice:
+    """The better of the trial point and the one at ``length``, of this ``value``; neither if neither gains enough."""
+    tried = trial.value >= here.value + _ARMIJO * trial.length * slope
+    landed = value >= here.value + _ARMIJO * length * slope
+    landed = landed & ~(tried & (trial.value > value))
+    return _Choice((tried & ~landed).nonzero().squeeze(1), (~tried & ~landed).nonzero().squeeze(1))
+
+
 def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Point:
     """For every example the better of both points, or ``here`` with a shorter length if neither gains enough.
 
     Made of ``landed``, which is written over.
     """
-    gains = [point.value >= here.value + _ARMIJO * point.length * slope for point in (trial, landed)]
-    take_landed = gains[1] & ~(gains[0] & (trial.value > landed.value))
-    if bool(take_landed.all()):
-        return landed
-    take_trial = gains[0] & ~take_landed
+    chosen = _choose(here, trial, landed.value, landed.length, slope)
     shorter = _SHRINK * torch.minimum(trial.length, landed.length)
     longer = torch.clamp(landed.length, trial.length, _GROW * trial.length)
-    others = (~take_landed).nonzero().squeeze(1)
     return _Point(
-        _pick(others, landed.z, take_trial, trial.z, here.z),
-        _pick(others, landed.value, take_trial, trial.value, here.value),
-        _pick(others, landed.gradient, take_trial, trial.gradient, here.gradient),
-        _pick(others, landed.length, take_trial, longer, shorter),
+        chosen(landed.z, trial.z, here.z),
+        chosen(landed.value, trial.value, here.value),
+        chosen(landed.gradient, trial.gradient, here.gradient),
+        chosen(landed.length, longer, shorter),
     )
-
-
-def _pick(others: Tensor, a: Tensor, second: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """``a``, but for the examples ``others``: there ``b`` where ``second`` holds, else ``c``; writes over ``a``."""
-    chosen = second[others].view(-1, *[1] * (a.dim() - 1))
-    # Another tensor than ``a``, so that nobody takes it for the point that was evaluated.
-    return a.detach().index_copy_(0, others, torch.where(chosen, b[others], c[others]))
 
 
 def _turn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,6 @@ class Objective:
     ) -> None:
         self.target, self.penalties, self.decoupled = target, penalties, decoupled
         self.radii = [per_example(r, len(p.shape)) for r, p in zip(radii, penalties, strict=True)]
-        self.evaluations = 0
         alike = all(p.quadratic and p.weight == penalties[0].weight for p in penalties)
         self._quadratic = alike and not decoupled
         self._sizes = [penalty.shape[1:].numel() for penalty in penalties]
@@ -60,6 +60,7 @@ class Objective:
         self._predicted: dict[int, Tensor] = {}
         self._z: list[Tensor] = []
         self._edges: dict[int, GradientEdge] = {}
+        self._slopes: dict[int, Tensor] = {}
 
     def start(self, fraction: float) -> Tensor:
         """Random unknowns in ``fraction`` of every layer's ball, from torch's global generator."""
@@ -75,29 +76,39 @@ class Objective:
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective ``[N]`` and its gradient with respect to ``z``, shaped like ``z``."""
-        self.evaluations += 1
         with torch.enable_grad():
             cost = self._forward(z, [part.detach().requires_grad_() for part in self.split(z)])
-        penalty, gradient, outside = self._penalty(z)
+        penalty, outside = self._penalty(z)
+        gradient = self._penalty_gradient(z, outside)
         slopes = self._backward(cost, outside)
         for part, radius, slope in zip(self.split(gradient), self.radii, slopes, strict=True):
             if slope is not None:
                 part.addcmul_(slope.to(part.dtype), radius)
         return cost.detach() + penalty, gradient
 
-    def _penalty(self, z: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """``Σ ρ_l`` ``[N]``, its gradient with respect to every ``d_l / r_l``, shaped like ``z``, and ``z_l − Π(z_l)``.
+    @torch.no_grad()
+    def value(self, z: Tensor) -> Tensor:
+        """The objective ``[N]`` alone, by one forward pass."""
+        return self._forward(z, self.split(z)) + self._penalty(z)[0]
 
-        Where the penalty is ``−λ ‖z‖²`` in all, this reads ``z`` once and not layer by layer.
+    def _penalty(self, z: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """``Σ ρ_l`` ``[N]`` and ``z_l − Π(z_l)`` of every layer.
+
+        Where the penalty is ``−λ ‖z‖²`` in all, this and its gradient read ``z`` once and not layer by layer.
         """
         if self._quadratic:
-            weight = self.penalties[0].weight
-            return -weight * lengths(z) ** 2, z * (-2 * weight), self._z
+            return -self.penalties[0].weight * lengths(z) ** 2, self._z
         values, outside = zip(*(p(part) for p, part in zip(self.penalties, self._z, strict=True)), strict=True)
+        return sum(values, torch.zeros_like(values[0])), outside
+
+    def _penalty_gradient(self, z: Tensor, outside: Sequence[Tensor]) -> Tensor:
+        """Gradient of the penalties with respect to every ``d_l / r_l``, shaped like ``z``."""
+        if self._quadratic:
+            return z * (-2 * self.penalties[0].weight)
         gradient = torch.empty_like(z)
         for part, penalty, u in zip(self.split(gradient), self.penalties, outside, strict=True):
             torch.mul(u, -2 * penalty.weight, out=part)
-        return sum(values, torch.zeros_like(values[0])), gradient, outside
+        return gradient
 
     def _backward(self, cost: Tensor, outside: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Gradient with respect to every ``n_l`` of the cost, and of ``ρ_l`` through ``f_l`` in ``d_l = n_l − f_l``.
@@ -111,10 +122,17 @@ class Objective:
                 seeds.append((2 * self.penalties[i].weight / self.radii[i] * outside[i]).to(predicted.dtype))
         self._predicted = {}
         edges = [self._edges[layer] for layer in range(len(self.penalties))]
-        return torch.autograd.grad(outputs, edges, seeds, allow_unused=True)
+        slopes = torch.autograd.grad(outputs, edges, seeds, allow_unused=True)
+        return [self._slopes.pop(layer, slope) for layer, slope in enumerate(slopes)]
 
     def perturbations(self, z: Tensor) -> list[Tensor]:
-        """``d_l / r_l`` at ``z`` for every layer, ``d_l`` from its definition; the input's first."""
+        """``d_l / r_l`` at ``z`` for every layer; the input's first.
+
+        These are the unknowns, unless the neurons are: then ``d_l`` follows from its definition, by a forward pass if
+        ``z`` is not what was evaluated last.
+        """
+        if not self.decoupled:
+            return self.split(z)
         if z is not self._last:
             with torch.no_grad():
                 self._forward(z, self.split(z))
@@ -132,6 +150,9 @@ class Objective:
         shifted = torch.addcmul(predicted, self.radii[layer].to(predicted.dtype), part.to(predicted.dtype))
         if shifted.requires_grad:
             self._edges[layer] = get_gradient_edge(shifted)
+            if self.penalties[layer].memory_format == torch.channels_last:
+                # The hook holds no reference to this object, which holds the graph: the two would never be freed.
+                shifted.register_hook(partial(_laid, self._slopes, layer))
         return shifted
 
     def _free(self, layer: int, predicted: Tensor, part: Tensor) -> Tensor:
@@ -140,3 +161,9 @@ class Objective:
         self._predicted[layer] = predicted
         self._z[layer] = (base - predicted.detach()).div_(self.radii[layer]).add_(part.detach())
         return self._shifted(layer, base, part)
+
+
+def _laid(kept: dict[int, Tensor], layer: int, slope: Tensor) -> Tensor:
+    """``slope`` in channels last, also put in ``kept``: behind a flatten it is not, and pooling copies more than it."""
+    kept[layer] = slope.contiguous(memory_format=torch.channels_last)
+    return kept[layer]
