@@ -110,9 +110,11 @@ def test_arms_of_equal_cost_are_within_five_percent(name: str, arms: tuple[str, 
     costs = {}
     for arm in arms:
         each = GROUPS[name].arm(arm)
-        chosen = with_hyper_parameters(each.small, each.candidates[0] if each.candidates else {})
-        options = tuple(sorted((key, value) for key, value in cost_options(chosen).items()))
-        costs[arm] = cost_of_a_step(chosen.method, options) * chosen.epochs * (chosen.n_train or 1)
+        for candidate in each.candidates or ({},):
+            chosen = with_hyper_parameters(each.small, candidate)
+            options = tuple(sorted((key, value) for key, value in cost_options(chosen).items()))
+            cost = cost_of_a_step(chosen.method, options) * chosen.epochs * (chosen.n_train or 1)
+            costs[f"{arm} {candidate}"] = cost
     assert max(costs.values()) <= 1.05 * min(costs.values()), costs
 
 

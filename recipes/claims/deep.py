@@ -62,9 +62,9 @@ GROUP = Group(
     title="Deep adversarial training",
     source="Chinchilla, Deep adversarial training, technical note, 2020",
     arms=(
-        Arm(PGD, small("pgd", 20, steps=10), paper("pgd", 40, steps=10), (), STRENGTH),
+        Arm(PGD, small("pgd", 19, steps=10), paper("pgd", 40, steps=10), (), STRENGTH),
         Arm(PENALTY, small("gradient_reg", 18, steps=10), paper("gradient_reg", 36, steps=10), WEIGHTS),
-        Arm(DEEP, small("deep", 17, deep_steps=5), paper("deep", 34, deep_steps=5), BUDGETS),
+        Arm(DEEP, small("deep", 18, deep_steps=5), paper("deep", 37, deep_steps=5), BUDGETS),
         *(Arm(name, small("deep", 17, deep_steps=k, deep_hidden_eps=0.02)) for k, name in FEW.items()),
     ),
     claims=(

@@ -64,7 +64,7 @@ COMBINATIONS = {
     "pgd + ema": Combination("pgd", 14, {**STEPS, **AVERAGE}),
     "pgd + awp": Combination("awp", 12, STEPS),
     "trades": Combination("trades", 11, STEPS),
-    "deep": Combination("deep", 12, {"deep_steps": 2}),
+    "deep": Combination("deep", 14, {"deep_steps": 2}),
     "multi-attack": Combination("multi_attack", 18, STEPS),
     "pas": Combination("pas", 14, {**STEPS, **RISE}),
     "pas + amp": Combination("pas", 12, {**STEPS, **RISE, "update": "amp"}),
