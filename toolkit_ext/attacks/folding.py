@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
+from toolkit_ext.attacks.one_channel import Grey
+
 _TOLERANCE = 1e-4  # of the proof; a wrong pair is off by about 1
 Pair = tuple[str, str]
 
@@ -41,7 +43,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d and not parametrize.is_parametrized(module)
+    return type(module) in (nn.Conv2d, Grey) and not parametrize.is_parametrized(module)
 
 
 def find_pairs(model: nn.Module, x: Tensor) -> list[Pair]:

@@ -58,6 +58,9 @@ class LoopConfig:
     onednn_linear: str = _option(
         "auto", "linear layers in fp32 by oneDNN: auto (on CPUs whose BLAS is slower), on or off"
     )
+    shifted_sums: str = _option(
+        "auto", "gradient of grey images in fp32 by a product and shifted sums: auto (on CPUs), on or off"
+    )
     compile_mode: str = _option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
     )
@@ -93,6 +96,7 @@ class LoopConfig:
         check_choice("fold_batch_norm", self.fold_batch_norm, SWITCH)
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("onednn_linear", self.onednn_linear, SWITCH)
+        check_choice("shifted_sums", self.shifted_sums, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILERS)
         if self.fold_batch_norm == "on" and self.craft_mode == "train":
             raise UserError("fold_batch_norm: 'on' is not allowed with craft_mode train; use auto, or craft_mode eval")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import emulating, half_passes
+from toolkit_ext.attacks import emulating, half_passes, shifted_sums, uses_shifted_sums
 from toolkit_ext.errors import UserError
 from toolkit_ext.linear import onednn_linear, uses_onednn
 from toolkit_ext.trainers._augment import augment
@@ -70,6 +70,7 @@ class Run:
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
         self.layout = torch.contiguous_format if self.team.sharded else layout(loop, self.model, self.device)
         self.onednn = uses_onednn(loop.onednn_linear, self.device) and not self.team.sharded
+        self.shifted = uses_shifted_sums(loop.shifted_sums, self.device) and not self.team.sharded
         copies = self.axes.objective.uses_attack and not self.team.sharded
         self.crafter = Crafter(self.model, loop, self.axes.attack, copies=copies)
         # Several ranks have to stop together, which the flag of one cannot bring about.
@@ -94,6 +95,7 @@ class Run:
             with (
                 laid_out(self.model, self.layout),
                 onednn_linear(self.model, self.measured, use=self.onednn),
+                shifted_sums(self.model, self.measured, use=self.shifted),
                 emulating(self.device, *self._dtypes),
             ):
                 self._epochs(stop_after)

@@ -51,7 +51,13 @@ def weights(trainer: Any) -> list[Tensor]:
     return [value.detach().double() for value in trainer.model.state_dict().values()]
 
 
-PLAIN = {"memory_format": "contiguous", "fold_batch_norm": "off", "fused_optimizer": "off", "onednn_linear": "off"}
+PLAIN = {
+    "memory_format": "contiguous",
+    "fold_batch_norm": "off",
+    "fused_optimizer": "off",
+    "onednn_linear": "off",
+    "shifted_sums": "off",
+}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,8 @@ PLAIN = {"memory_format": "contiguous", "fold_batch_norm": "off", "fused_optimiz
         ({"fused_optimizer": "on", "optimizer": "adam", "memory_format": "channels_last"}, 1e-3),
         ({"onednn_linear": "on"}, 1e-5),
         ({"onednn_linear": "on", "memory_format": "channels_last", "fold_batch_norm": "on"}, 1e-5),
+        ({"shifted_sums": "on"}, 1e-5),
+        ({"shifted_sums": "on", "memory_format": "channels_last", "fold_batch_norm": "on"}, 1e-5),
         ({"craft_precision": "bf16-mixed"}, 2e-2),
         ({"craft_precision": "bf16-mixed", "fold_batch_norm": "on", "memory_format": "channels_last"}, 2e-2),
         ({}, 0.0),
@@ -74,6 +82,7 @@ def test_the_weights_are_those_without_the_switch(
     data: Data, switch: dict[str, str], tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toolkit_ext.linear._SMALLEST", 1)
+    monkeypatch.setattr("toolkit_ext.attacks.one_channel._SMALLEST", 1)
     plain = {name: value for name, value in switch.items() if name == "optimizer"}
     expected, found = trained(data, **PLAIN, **plain), trained(data, **{**PLAIN, **switch})
     for ours, theirs in zip(weights(found), weights(expected), strict=True):
@@ -254,6 +263,7 @@ def test_compiled_crafting_gives_the_same_weights(data: Data) -> None:
         ({"fold_batch_norm": "yes"}, "fold_batch_norm: 'yes' is not known"),
         ({"fused_optimizer": "1"}, "fused_optimizer: '1' is not known"),
         ({"onednn_linear": "yes"}, "onednn_linear: 'yes' is not known"),
+        ({"shifted_sums": "yes"}, "shifted_sums: 'yes' is not known"),
         ({"compile_mode": "fast"}, "compile_mode: 'fast' is not known"),
         (
             {"fold_batch_norm": "on", "craft_mode": "train"},
