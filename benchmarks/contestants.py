@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import is_native
+from toolkit_ext.attacks import is_native, uses_shifted_sums
 from toolkit_ext.linear import uses_onednn
 from toolkit_ext.trainers import TRAINERS, as_classifier
 
@@ -184,12 +184,15 @@ def ours(model: nn.Module, work: Work, method: str = "pgd", **options: Any) -> T
 def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:
     """Every contestant by name, built on copies of ``model``.
 
-    Those in bf16 only where it is not emulated, that without oneDNN's linear layers only where we have them.
+    Those in bf16 only where it is not emulated, those without what we do for linear layers and grey images only where
+    we do it.
     """
     pgd: dict[str, Any] = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
     some = {}
     if uses_onednn("auto", work.x.device):
         some["ours fp32, torch's linear layers"] = ours(model, work, onednn_linear="off", **pgd)
+    if uses_shifted_sums("auto", work.x.device) and work.x.shape[1] == 1:
+        some["ours fp32, torch's gradient of grey images"] = ours(model, work, shifted_sums="off", **pgd)
     if is_native(work.x.device.type, torch.bfloat16):
         some["ours fp32, crafting in bf16"] = ours(model, work, craft_precision="bf16-mixed", **pgd)
         some["ours bf16-mixed"] = ours(model, work, precision="bf16-mixed", **pgd)
