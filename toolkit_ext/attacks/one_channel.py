@@ -1,8 +1,8 @@
 """The gradient of grey images behind the first convolution, by one matrix product and shifted sums.
 
 Every step of an attack needs it. A convolution's gradient of its input is a convolution again, with as many channels
-out as the images have; oneDNN computes it for a whole vector of channels, of which one is kept. On MNIST it is a fourth
-of all that a step on a LeNet takes in fp32; this way it takes a third of that time. Only rounding differs.
+out as the images have; oneDNN computes it for a whole vector of channels, of which one is kept. What this way is worth
+is in ``benchmarks/train_step.py``. Only rounding differs.
 """
 
 from __future__ import annotations
