@@ -3,6 +3,7 @@
 from toolkit_ext.attacks.crafting import attackable, craft
 from toolkit_ext.attacks.cyclic import MultiAttack
 from toolkit_ext.attacks.emulation import emulating
+from toolkit_ext.attacks.flatten import ordered_flatten
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
 from toolkit_ext.attacks.half import half_attention, half_passes, half_ratio, is_native
 from toolkit_ext.attacks.layerwise import Deep
@@ -39,6 +40,7 @@ __all__ = [
     "half_passes",
     "half_ratio",
     "is_native",
+    "ordered_flatten",
     "shifted_sums",
     "uses_shifted_sums",
 ]

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import half_attention
+from toolkit_ext.attacks import half_attention, ordered_flatten
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.autoattack import perturb
 from toolkit_ext.evaluation.flags import Collector
@@ -61,7 +61,7 @@ def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> It
     """Hold ``model`` as its passes are fastest, where ``precision`` lets them round otherwise; put it back after.
 
     On the CPU the weights of convolutions lie channels-last (CUDA's float32 convolutions are not faster for it), and
-    linear layers call oneDNN where :mod:`toolkit_ext.linear` says so.
+    linear layers call oneDNN where :mod:`toolkit_ext.linear` says so; flatten layers keep the order of the gradient.
     """
     wanted = precision != "fp32-reference" and device.type == "cpu"
     weights = [(weight, weight.data) for weight in model.parameters() if wanted and weight.ndim == 4]
@@ -69,7 +69,7 @@ def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> It
         for weight, data in weights:
             # contiguous() would keep the strides of a layer of one channel, which oneDNN takes for the other layout.
             weight.data = torch.empty_like(data, memory_format=torch.channels_last).copy_(data)
-        with onednn_linear(model, use=linear_by_onednn(precision, device)):
+        with onednn_linear(model, use=linear_by_onednn(precision, device)), ordered_flatten(*[model] * wanted):
             yield
     finally:
         for weight, data in weights:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import emulating, half_passes, shifted_sums, uses_shifted_sums
+from toolkit_ext.attacks import emulating, half_passes, ordered_flatten, shifted_sums, uses_shifted_sums
 from toolkit_ext.errors import UserError
 from toolkit_ext.linear import onednn_linear, uses_onednn
 from toolkit_ext.trainers._augment import augment
@@ -95,6 +95,7 @@ class Run:
             with (
                 laid_out(self.model, self.layout),
                 onednn_linear(self.model, self.measured, use=self.onednn),
+                ordered_flatten(self.model, self.measured),
                 shifted_sums(self.model, self.measured, use=self.shifted),
                 emulating(self.device, *self._dtypes),
             ):
