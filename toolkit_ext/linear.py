@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.stand_in import of_class, standing_in
 
 # Multiplications in a product; where there are fewer, the call itself takes longer than they do.
 _SMALLEST = 2**20
@@ -57,19 +58,11 @@ def onednn_linear(*models: nn.Module, use: bool = True) -> Iterator[None]:
     Layers of other classes than ``nn.Linear`` itself are left alone, so are products of other numbers than float32,
     under autocast, while compiling, and small ones.
     """
-    layers = [layer for model in models for layer in model.modules() if type(layer) is nn.Linear] if use else []
-    try:
-        for layer in layers:
-            layer.__class__ = _Linear
+    with standing_in(models if use else (), of_class(nn.Linear), _Linear):
         yield
-    finally:
-        for layer in layers:
-            layer.__class__ = nn.Linear
 
 
 class _Linear(nn.Linear):
-    """A class of its own rather than a method on the layer, so that a copy of the layer uses its own weights."""
-
     def _get_name(self) -> str:
         return "Linear"  # a model prints, and is known by its hash, as before
 

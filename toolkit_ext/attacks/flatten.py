@@ -12,18 +12,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.stand_in import of_class, standing_in
+
 
 @contextmanager
 def ordered_flatten(*models: nn.Module) -> Iterator[None]:
     """Within the context the layers of ``models`` that are ``nn.Flatten`` itself do so, and copies of them for good."""
-    layers = [layer for model in models for layer in model.modules() if type(layer) is nn.Flatten]
-    try:
-        for layer in layers:
-            layer.__class__ = _Flatten
+    with standing_in(models, of_class(nn.Flatten), _Flatten):
         yield
-    finally:
-        for layer in layers:
-            layer.__class__ = nn.Flatten
 
 
 class _Flatten(nn.Flatten):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.stand_in import standing_in
 
 # Pixels times channels out; where there are fewer, calling once for every weight takes longer.
 _SMALLEST = 2**18
@@ -40,14 +41,8 @@ def shifted_sums(*models: nn.Module, use: bool = True) -> Iterator[None]:
     where the input has a gradient, in float32 on the CPU, neither under autocast nor while compiling, and where the
     output is not small.
     """
-    layers = [layer for model in models for layer in model.modules() if _is_grey(layer)] if use else []
-    try:
-        for layer in layers:
-            layer.__class__ = Grey
+    with standing_in(models if use else (), _is_grey, Grey):
         yield
-    finally:
-        for layer in layers:
-            layer.__class__ = nn.Conv2d
 
 
 def _is_grey(layer: nn.Module) -> bool:
@@ -61,7 +56,7 @@ def _is_grey(layer: nn.Module) -> bool:
 
 
 class Grey(nn.Conv2d):
-    """A class of its own rather than a method on the layer, so that a copy of the layer uses its own weights."""
+    """A convolution of one channel while :func:`shifted_sums` is on."""
 
     def _get_name(self) -> str:
         return "Conv2d"  # a model prints, and is known by its hash, as before
