@@ -16,8 +16,9 @@ from toolkit_ext.results.schema import Record
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
-# Hyper-parameters that came after the first records, with what runs did that lack them.
-_BEFORE = {"crop_padding": 4}
+# Hyper-parameters that came after the first records, with what runs did that lack them; or, where it is rounding alone
+# that they change, what runs do unless told otherwise, so that newer seeds join the older.
+_BEFORE = {"crop_padding": 4, "onednn_linear": "auto", "shifted_sums": "auto"}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -424,5 +424,8 @@ def test_seeds_from_before_an_option_stand_with_those_after(make: Make) -> None:
     means = aggregate(frame([older, newer, other])).set_index("hp.crop_padding")
     assert means["runs"].to_dict() == {4: 2, 2: 1}
     assert means["aa_acc"].to_dict() == pytest.approx({4: 0.5, 2: 0.9})
+    faster = {"augment": "crop", "crop_padding": 4, "onednn_linear": "auto", "shifted_sums": "auto", "seed": 3}
+    joined = aggregate(frame([older, newer, make(seed=3, aa_acc=0.8, hyper_parameters=faster)]))
+    assert joined["runs"].tolist() == [3]
     evaluated = frame([make(hyper_parameters={"checkpoint": "outputs/run/best"})])
     assert "hp.crop_padding" not in evaluated  # nothing was trained
