@@ -8,7 +8,6 @@ random statistics, so that a model that does something unforeseen is left unfold
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
+from toolkit_ext.attacks.followers import Pair, find_followers
 from toolkit_ext.attacks.one_channel import Grey
 
 _TOLERANCE = 1e-4  # of the proof; a wrong pair is off by about 1
-Pair = tuple[str, str]
 
 
 class _Rest(nn.Module):
@@ -48,43 +47,7 @@ def _is_convolution(module: nn.Module) -> bool:
 
 def find_pairs(model: nn.Module, x: Tensor) -> list[Pair]:
     """Names of the convolutions, each with the batch norm that alone takes its output, seen in one pass of ``x``."""
-    made: dict[int, tuple[str, Tensor]] = {}
-    taken: list[tuple[Pair, Any]] = []
-    calls: Counter[str] = Counter()
-
-    def watch(name: str, module: nn.Module) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            calls[name] += 1
-            if _is_convolution(module):
-                made[id(output)] = (name, output)  # the output is held, so that no other tensor gets its id
-            elif inputs and id(inputs[0]) in made:
-                conv, before = made[id(inputs[0])]
-                taken.append(((conv, name), before.grad_fn))
-
-        return hook
-
-    layers = [(name, m) for name, m in model.named_modules() if _is_convolution(m) or _is_norm(m)]
-    handles = [module.register_forward_hook(watch(name, module)) for name, module in layers]
-    try:
-        with torch.enable_grad():
-            users = _users(model(x.detach().requires_grad_()).grad_fn)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [pair for pair, node in taken if users[node] == 1 and all(calls[name] == 1 for name in pair)]
-
-
-def _users(last: Any) -> Counter[Any]:
-    """How many operations take the output of each operation, in the graph that ends in ``last``."""
-    found: Counter[Any] = Counter()
-    seen, waiting = {last}, [last]
-    while waiting:
-        for node in (node for node, _ in waiting.pop().next_functions if node is not None):
-            found[node] += 1
-            if node not in seen:
-                seen.add(node)
-                waiting.append(node)
-    return found
+    return find_followers(model, x, _is_convolution, _is_norm)
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:

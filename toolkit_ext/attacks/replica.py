@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit_ext.attacks.crafting import Mode
-from toolkit_ext.attacks.folding import Pair, fold, foldable_pairs, folded
+from toolkit_ext.attacks.folding import fold, foldable_pairs, folded
+from toolkit_ext.attacks.followers import Pair
 from toolkit_ext.attacks.half import Forward, half_passes
+from toolkit_ext.attacks.late_relu import delay, late_relus, may_delay
 from toolkit_ext.errors import UserError
 
 Compiler = Callable[[Forward], Forward]
@@ -73,7 +75,8 @@ class Replica:
     are held in it. Autocast casts frozen weights anew at every pass (its cache holds only weights that require
     gradients), so this saves as many casts as the attack has steps, and gives the same numbers.
 
-    With ``folds`` batch norm is folded into the convolutions before it, in fp32 and before any cast.
+    With ``folds`` batch norm is folded into the convolutions before it, in fp32 and before any cast. With ``delays``
+    ReLU comes after the max-pooling that follows it, to the same bits.
 
     ``model`` itself is read and never changed. Modules keep their names; forward hooks are copied with the model.
 
@@ -82,6 +85,7 @@ class Replica:
         example: a few inputs ``[N, C, H, W]`` in [0, 1], to find out what can be folded.
         dtype: ``torch.bfloat16`` or ``torch.float16``; None is fp32.
         folds: fold batch norm; needs ``mode`` eval.
+        delays: let ReLU come after max-pooling, so that the outputs of these layers are others; needs ``mode`` eval.
         mode: the mode of batch norm and dropout while crafting.
         compiler: what to make of the copy's forward function, such as ``torch.compile``.
 
@@ -96,14 +100,18 @@ class Replica:
         *,
         dtype: torch.dtype | None = None,
         folds: bool = False,
+        delays: bool = False,
         mode: Mode = "eval",
         compiler: Compiler | None = None,
     ) -> None:
         self.model = model
         with _evaluating_parametrizations(model):
             self.pairs = foldable_pairs(lambda: plain_copy(model), example) if folds and mode == "eval" else []
+            delays = delays and mode == "eval" and may_delay(model)
+            self.late_relus = late_relus(lambda: plain_copy(model), example) if delays else []
             self.copy = plain_copy(model)
         fold(self.copy, self.pairs)
+        delay(self.copy, self.late_relus)
         self.copy.train(mode == "train")
         if dtype is not None:
             self._cast(dtype, example.device.type)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import Replica, attackable, craft, half_passes, half_ratio, is_native
+from toolkit_ext.attacks import Replica, attackable, craft, half_passes, half_ratio, is_native, may_delay
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers._config import LoopConfig
 from toolkit_ext.types import Attack, Perturbed
@@ -87,10 +87,10 @@ def warn_if_slow(model: nn.Module, x: Tensor, precision: str) -> None:
 class Crafter:
     """Makes the perturbed inputs of a training, as the loop's configuration says.
 
-    In half precision, with batch norm that can be folded, or compiled, the attack looks at a :class:`Replica` of the
-    model, taken up to date once a step; otherwise at the model itself. A model that cannot be copied is attacked
-    itself, in the same precision. ``copies`` is False where the model's weights lie in parts, which cannot be copied,
-    and where nothing is crafted.
+    In half precision, with batch norm that can be folded or ReLU that can come later, or compiled, the attack looks at
+    a :class:`Replica` of the model, taken up to date once a step; otherwise at the model itself. A model that cannot be
+    copied is attacked itself, in the same precision. ``copies`` is False where the model's weights lie in parts, which
+    cannot be copied, and where nothing is crafted.
     """
 
     def __init__(self, model: nn.Module, loop: LoopConfig, attack: Attack, *, copies: bool = True) -> None:
@@ -120,11 +120,13 @@ class Crafter:
         for precision in dict.fromkeys((self.precision, self.loop.precision)):
             warn_if_slow(self.model, x, precision)
         norms = any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
-        may_fold = self.loop.craft_mode == "eval" and not self.inside and self.loop.fold_batch_norm != "off"
+        may_change = self.loop.craft_mode == "eval" and not self.inside
+        folds = may_change and norms and self.loop.fold_batch_norm != "off"
+        gains = folds or (may_change and may_delay(self.model))
         if self.loop.fold_batch_norm == "on" and not norms:
             raise UserError("fold_batch_norm: 'on' is not possible, the model has no BatchNorm2d; use auto or off")
-        if self.copies and (self.dtype is not None or self._mode != "none" or (norms and may_fold)):
-            self.replica = self._copied(x, norms and may_fold)
+        if self.copies and (self.dtype is not None or self._mode != "none" or gains):
+            self.replica = self._copied(x, folds)
 
     def _copied(self, x: Tensor, folds: bool) -> Replica | None:
         try:
@@ -138,18 +140,18 @@ class Crafter:
             raise UserError(
                 "fold_batch_norm: 'on' is not possible, no batch norm directly follows a convolution; use auto"
             )
-        if self._mode != "none" and (problem := _failure(made.copy, x)):
+        if self._mode != "none" and (problem := failure(made.copy, x)):
             log.warning("compile_mode: %s failed here, going on without (%s)", self._mode, problem)
             made = self._replica(x[:2], folds, None)
-        if self.dtype is None and self._mode == "none" and not made.pairs:
+        if self.dtype is None and self._mode == "none" and not made.pairs and not made.late_relus:
             return None  # the copy would gain nothing
         return made
 
     def _replica(
         self, example: Tensor, folds: bool, compiler: Callable[..., Callable[[Tensor], Tensor]] | None
     ) -> Replica:
-        mode = self.loop.craft_mode
-        return Replica(self.model, example, dtype=self.dtype, folds=folds, mode=mode, compiler=compiler)
+        mode, delays = self.loop.craft_mode, not self.inside
+        return Replica(self.model, example, dtype=self.dtype, folds=folds, delays=delays, mode=mode, compiler=compiler)
 
     def __call__(self, attack: Attack, x: Tensor, y: Tensor) -> Perturbed:
         """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` by ``attack``."""
@@ -177,7 +179,7 @@ def _compiler(mode: str) -> Callable[..., Callable[[Tensor], Tensor]] | None:
     return compiler
 
 
-def _failure(model: nn.Module, x: Tensor) -> str:
+def failure(model: Callable[[Tensor], Tensor], x: Tensor) -> str:
     """What goes wrong in a pass forward and back through a compiled model; empty where nothing does."""
     try:
         with torch.enable_grad():
