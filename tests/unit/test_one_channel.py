@@ -142,6 +142,59 @@ def test_what_is_not_meant_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> 
         assert len(CALLS) == 1
 
 
+def in_half(channels: int, padding: int = 1) -> tuple[nn.Sequential, Tensor]:
+    """A convolution whose weights are held in bf16, as those of a replica are, and images in float32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, channels, 3, padding=padding), nn.Flatten())
+    return model.bfloat16().requires_grad_(False), torch.rand(4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("cast", [True, False], ids=["autocast", "bf16 images"])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_in_bf16_the_gradient_is_that_of_the_rounded_weights(
+    cast: bool, padding: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float64: each of 9 products of a pixel is rounded to 8 bits, and the sum is not."""
+    monkeypatch.setattr(one_channel, "is_native", lambda *_: True)
+    model, x = in_half(one_channel._CHANNELS_IN_BF16, padding)
+    x = x if cast else x.bfloat16()
+    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        leaf = x.clone().requires_grad_()
+        output = model(leaf)
+    slope = torch.randn(output.shape).bfloat16()
+    (found,) = torch.autograd.grad(output, leaf, slope)
+    assert CALLS
+    assert found.dtype == x.dtype
+    exact = x.double().requires_grad_()
+    (expected,) = torch.autograd.grad(copy.deepcopy(model).double()(exact), exact, slope.double())
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2**-7 * float(expected.abs().max()))
+    with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        assert torch.equal(model(x), output)
+
+
+def test_derivatives_of_the_gradient_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_channel, "is_native", lambda *_: True)
+    model, x = in_half(one_channel._CHANNELS_IN_BF16)
+    exact = derivatives(copy.deepcopy(model).double().requires_grad_(), x.double())
+    model.requires_grad_()
+    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16):
+        found = derivatives(model, x)
+    assert CALLS
+    for ours, theirs in zip(found, exact, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=0.05 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["few channels", "emulated", "weights in fp32"])
+def test_in_bf16_where_it_does_not_pay_it_is_left_to_torch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_channel, "is_native", lambda *_: kind != "emulated")
+    model, x = in_half(one_channel._CHANNELS_IN_BF16 - (kind == "few channels"))
+    if kind == "weights in fp32":
+        model.float()
+    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16):
+        model(x.requires_grad_()).sum().backward()
+    assert not CALLS
+
+
 def test_the_model_looks_as_before_and_is_itself_again_after() -> None:
     model, x = network(), torch.rand(2, 1, 8, 8)
     model(x)

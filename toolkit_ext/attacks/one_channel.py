@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from toolkit_ext.attacks.half import is_native
 from toolkit_ext.errors import UserError
 from toolkit_ext.stand_in import standing_in
 
 # Pixels times channels out; where there are fewer, calling once for every weight takes longer.
 _SMALLEST = 2**18
+# In bf16, where oneDNN takes channels by so many, and is as fast with fewer.
+_CHANNELS_IN_BF16 = 16
 
 
 def uses_shifted_sums(switch: str, device: torch.device) -> bool:
@@ -38,8 +41,9 @@ def shifted_sums(*models: nn.Module, use: bool = True) -> Iterator[None]:
     """Within the context convolutions of one channel in ``models`` take this way back, and copies of them for good.
 
     Only those of stride 1, without groups or dilation, padded with zeros, of class ``nn.Conv2d`` itself; and only
-    where the input has a gradient, in float32 on the CPU, neither under autocast nor while compiling, and where the
-    output is not small.
+    where the input has a gradient, on the CPU, not while compiling, and where the output is not small. In float32
+    without autocast; in bf16 where the weights are held in it, as a :class:`~toolkit_ext.attacks.Replica` does, and the
+    processor has instructions for it: what a weight saw is rounded to bf16 then, and the sums are in float32.
     """
     with standing_in(models if use else (), _is_grey, Grey):
         yield
@@ -72,12 +76,18 @@ class Grey(nn.Conv2d):
             x.dim() == 4
             and x.requires_grad
             and torch.is_grad_enabled()
-            and x.dtype == self.weight.dtype == torch.float32
             and x.device.type == "cpu"
             and x.numel() * self.out_channels >= _SMALLEST
-            and not torch.is_autocast_enabled("cpu")
+            and self._suits_numbers(x.dtype)
             and not torch.compiler.is_compiling()
         )
+
+    def _suits_numbers(self, dtype: torch.dtype) -> bool:
+        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        if self.weight.dtype != torch.bfloat16:
+            return dtype == self.weight.dtype == torch.float32 and autocast is None
+        meant = autocast == torch.bfloat16 if autocast else dtype == torch.bfloat16
+        return meant and self.out_channels >= _CHANNELS_IN_BF16 and is_native("cpu", torch.bfloat16)
 
 
 class _Convolution(torch.autograd.Function):
@@ -125,18 +135,22 @@ class _InputGradient(torch.autograd.Function):
         gradient, weight = ctx.saved_tensors
         to_gradient, to_weight, _ = ctx.needs_input_grad
         return (
-            _Convolution.apply(outer, weight, None, ctx.padding) if to_gradient else None,
+            _Convolution.apply(outer.to(weight.dtype), weight, None, ctx.padding) if to_gradient else None,
             _weight_gradient(outer, weight, gradient, ctx.padding) if to_weight else None,
             None,
         )
 
 
 def _shifted_sums(gradient: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    """The gradient of the input ``[N, 1, H, W]``: what every weight sees ``[N, k, l, H', W']``, put where it looked."""
+    """The gradient of the input ``[N, 1, H, W]``: what every weight sees ``[N, k, l, H', W']``, put where it looked.
+
+    Of bf16 the sums are in float32, which rounds less and is faster.
+    """
     n, _, rows, columns = gradient.shape
     _, _, k, l = weight.shape  # noqa: E741
     seen = (weight.flatten(1).t() @ gradient.flatten(2)).view(n, k, l, rows, columns)
-    padded = gradient.new_zeros(n, rows + k - 1, columns + l - 1)
+    dtype = torch.float32 if seen.dtype == torch.bfloat16 else seen.dtype
+    padded = gradient.new_zeros(n, rows + k - 1, columns + l - 1, dtype=dtype)
     for i in range(k):
         for j in range(l):
             padded[:, i : i + rows, j : j + columns] += seen[:, i, j]
@@ -146,5 +160,5 @@ def _shifted_sums(gradient: Tensor, weight: Tensor, padding: tuple[int, int]) ->
 
 
 def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, padding: tuple[int, int]) -> Tensor:
-    found: Tensor = conv2d_weight(x, list(weight.shape), gradient, padding=padding)
+    found: Tensor = conv2d_weight(x.to(gradient.dtype), list(weight.shape), gradient, padding=padding)
     return found
