@@ -26,6 +26,7 @@ from toolkit_ext import backbones
 from toolkit_ext.attacks import is_native, uses_shifted_sums
 from toolkit_ext.linear import uses_onednn
 from toolkit_ext.trainers import TRAINERS, as_classifier
+from toolkit_ext.trainers._craft import failure
 
 STEPS, EPS, ALPHA, LR = 10, 0.1, 0.025, 1e-6
 QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0, "lr_schedule": "constant"}
@@ -181,11 +182,31 @@ def ours(model: nn.Module, work: Work, method: str = "pgd", **options: Any) -> T
     return lambda: train(2)[-1]
 
 
+def compiles(model: nn.Module, x: Tensor) -> bool:
+    """Whether ``torch.compile`` can do with ``model`` here; on a CPU it needs a C++ compiler."""
+    return not failure(torch.compile(copy.deepcopy(model).eval()), x)
+
+
+def compiled(model: nn.Module, work: Work, **options: Any) -> Timed:
+    """As :func:`ours`, crafting on a compiled copy.
+
+    A training compiles a copy of its own. torch forgets those of the rounds before, as after a few it would leave the
+    next one as it is.
+    """
+    timed = ours(model, work, compile_mode="default", **options)
+
+    def again() -> float:
+        torch.compiler.reset()
+        return timed()
+
+    return again
+
+
 def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:
     """Every contestant by name, built on copies of ``model``.
 
-    Those in bf16 only where it is not emulated, those without what we do for linear layers and grey images only where
-    we do it.
+    Those in bf16 only where it is not emulated, compiled only where that works, those without what we do for linear
+    layers and grey images only where we do it.
     """
     pgd: dict[str, Any] = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
     some = {}
@@ -196,6 +217,8 @@ def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:
     if is_native(work.x.device.type, torch.bfloat16):
         some["ours fp32, crafting in bf16"] = ours(model, work, craft_precision="bf16-mixed", **pgd)
         some["ours bf16-mixed"] = ours(model, work, precision="bf16-mixed", **pgd)
+        if compiles(model, work.x[: work.batch]):
+            some["ours bf16-mixed, compiled"] = compiled(model, work, precision="bf16-mixed", **pgd)
     return {
         "limit": limit(model, work, torch.contiguous_format),
         "limit, channels_last": limit(model, work, torch.channels_last),

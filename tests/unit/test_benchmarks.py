@@ -40,7 +40,9 @@ def start(script: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of 8 x 8 pixels instead of those of the benchmark."""
-    size = importlib.import_module("contestants").Size("lenet", (1, 8, 8), 4, {"width": 1})
+    contestants = importlib.import_module("contestants")
+    monkeypatch.setattr(contestants, "compiles", lambda *_: False)  # which takes a while
+    size = contestants.Size("lenet", (1, 8, 8), 4, {"width": 1})
     for sizes in ("SIZES", "QUICK"):
         monkeypatch.setattr(importlib.import_module("method_costs"), sizes, {"lenet": size})
     monkeypatch.setattr(importlib.import_module("train_step"), "QUICK", {"lenet": (size, 2)})
@@ -161,14 +163,18 @@ def test_files_are_named_after_hardware_and_versions(monkeypatch: pytest.MonkeyP
     assert machine_name() == f"Intel-Xeon-CPU-avx512_bf16-2t-torch{version}"
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_bf16_and_onednn_are_timed_only_where_they_are_used(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("native", "compiler"), [(True, True), (True, False), (False, True)])
+def test_bf16_and_onednn_are_timed_only_where_they_are_used(
+    native: bool, compiler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toolkit_ext.attacks.is_native", lambda device, dtype: native)
     monkeypatch.setattr("toolkit_ext.linear.blas_is_slow", lambda: native)
     step = runpy.run_path(str(FOLDER / "contestants.py"), run_name="contestants")
+    step["contestants"].__globals__["compiles"] = lambda *_: compiler
     model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=8, width=1)
     timed = step["contestants"](model, step["Work"](torch.rand(4, 1, 8, 8), torch.arange(4), batch=2))
-    assert [name for name in timed if "bf16" in name] == ["ours fp32, crafting in bf16", "ours bf16-mixed"] * native
+    half = ["ours fp32, crafting in bf16", "ours bf16-mixed", *["ours bf16-mixed, compiled"] * compiler]
+    assert [name for name in timed if "bf16" in name] == half * native
     assert ("ours fp32, torch's linear layers" in timed) is native
     assert {"limit", "limit, channels_last", "ours fp32", "torchattacks loop"} <= set(timed)
 
