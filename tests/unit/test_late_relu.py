@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import Replica, may_delay
-from toolkit_ext.attacks.late_relu import delay, late_relus
+from toolkit_ext.attacks import Replica, late_relus, may_delay
+from toolkit_ext.attacks.late_relu import _Nothing, _PoolThenReLU, delay_relus
+from toolkit_ext.evaluation import Budget, Protocol, evaluate
+from toolkit_ext.evaluation.precision import HalfCopy
 from toolkit_ext.trainers import DeepTrainer, PGDTrainer, as_classifier
 from toolkit_ext.trainers import _craft as craft_module
 
@@ -31,8 +33,11 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def found(model: nn.Module, x: Tensor) -> list[tuple[str, str]]:
-    return late_relus(lambda: copy.deepcopy(model), x)
+def late(model: nn.Module) -> int:
+    """How many ReLUs come late, each before a pooling that knows of it."""
+    kinds = [type(layer) for layer in model.modules()]
+    assert kinds.count(_Nothing) == kinds.count(_PoolThenReLU)
+    return kinds.count(_Nothing)
 
 
 @given(
@@ -53,9 +58,10 @@ def test_the_bits_are_the_same(
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     pool = nn.MaxPool2d(kernel, stride, padding=kernel // 2, ceil_mode=ceil)
     model = nn.Sequential(Twice(), nn.ReLU(inplace), pool)
-    late = copy.deepcopy(model)
-    delay(late, [("1", "2")])
-    assert same(gradient(late, x), gradient(model, x))
+    expected = gradient(model, x)
+    with late_relus(model, x):
+        assert late(model) == 1
+        assert same(gradient(model, x), expected)
 
 
 class Twice(nn.Module):
@@ -90,20 +96,55 @@ class Net(nn.Module):
         return out + beside[self.kind]() if self.kind in beside else out
 
 
-def test_the_pair_is_found() -> None:
+def test_it_is_for_a_while_and_nothing_else_tells() -> None:
     model, x = Net(), torch.randn(2, 3, 8, 8)
+    before, kinds = repr(model), [type(layer) for layer in model.modules()]
     assert may_delay(model)
-    assert found(model, x) == [("act", "pool")]
+    with late_relus(model, x):
+        assert late(model) == 1
+        assert repr(model) == before
+        other = copy.deepcopy(model)
+        assert not may_delay(model)
+    assert [type(layer) for layer in model.modules()] == kinds
+    assert late(other) == 1
+    with pytest.raises(KeyError), late_relus(model, x):
+        raise KeyError
+    with late_relus(model, x, use=False):
+        assert late(model) == 0
+    assert late(model) == 0
 
 
 @pytest.mark.parametrize("kind", ["skip", "detached", "twice"])
 def test_a_model_that_uses_what_is_between_is_left_alone(kind: str) -> None:
-    assert found(Net(kind), torch.randn(2, 3, 8, 8)) == []
+    model = Net(kind)
+    assert may_delay(model)
+    assert delay_relus(model, torch.randn(2, 3, 8, 8)) == []
+    assert late(model) == 0
 
 
 @pytest.mark.parametrize("kind", ["hook", "capped", "indices"])
 def test_no_search_where_nothing_may_be_found(kind: str) -> None:
     assert not may_delay(Net(kind))
+
+
+class NoGradient(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+class Noisy(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.randn(1)
+
+
+def test_models_without_a_gradient_or_with_noise_are_left_alone() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    torch.manual_seed(1)
+    assert [delay_relus(model, x) for model in (NoGradient(), Noisy())] == [[], []]
+    torch.manual_seed(1)
+    model, state = Noisy(), torch.get_rng_state()
+    delay_relus(model, x)
+    assert torch.equal(torch.get_rng_state(), state)  # the numbers that come next are those of before
 
 
 # The backbone, and its pairs.
@@ -123,11 +164,11 @@ def test_a_replica_gives_the_same_bits(name: str, dtype: torch.dtype | None, mem
     model = backbones.create(name, num_classes=10, in_chans=3, image_size=32, **arguments).eval()
     model = model.to(memory_format=memory_format)
     x = torch.rand(4, 3, 32, 32).contiguous(memory_format=memory_format)
-    late, plain = Replica(model, x[:2], dtype=dtype, delays=True), Replica(model, x[:2], dtype=dtype)
-    assert [(a.removeprefix("backbone."), b.removeprefix("backbone.")) for a, b in late.late_relus] == expected
-    assert plain.late_relus == []
-    assert [name for name, _ in late.copy.named_modules()] == [name for name, _ in model.named_modules()]
-    assert same(gradient(late.refresh(), x), gradient(plain.refresh(), x))
+    ours, plain = Replica(model, x[:2], dtype=dtype, delays=True), Replica(model, x[:2], dtype=dtype)
+    assert [(a.removeprefix("backbone."), b.removeprefix("backbone.")) for a, b in ours.late_relus] == expected
+    assert [late(made.copy) for made in (ours, plain)] == [len(expected), 0]
+    assert late(model) == 0
+    assert same(gradient(ours.refresh(), x), gradient(plain.refresh(), x))
     assert Replica(model, x[:2], delays=True, mode="train").late_relus == []
 
 
@@ -170,3 +211,37 @@ def test_not_where_the_layers_are_looked_at_or_in_training_mode(
     _, copies = weights_after(monkeypatch, delays=True, **options)
     assert all(pairs == [] for pairs in copies)
     assert len(copies) == ("precision" in options)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp32-reference", "bf16-verified"])
+def test_evaluation_has_it_and_gives_the_same_examples(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = backbones.create("lenet", num_classes=3, in_chans=1, image_size=8, width=2)
+    x, y = torch.rand(12, 1, 8, 8), torch.arange(12) % 3
+    counts: list[int] = []
+    half = HalfCopy.__init__
+
+    def counted(self: HalfCopy, attacked: nn.Module, image: Tensor) -> None:
+        half(self, attacked, image)
+        counts.append(late(self))
+
+    monkeypatch.setattr(HalfCopy, "__init__", counted)
+
+    def run() -> Any:
+        return evaluate(
+            model,
+            x,
+            y,
+            Protocol("test", "Linf", 0.1),
+            budget=Budget(n_iter=3, n_queries=10),
+            precision=precision,
+            progress=False,
+        )
+
+    ours = run()
+    assert counts == [2] * (precision == "bf16-verified")
+    assert late(model) == 0
+    monkeypatch.setattr("toolkit_ext.attacks.late_relu.may_delay", lambda _: False)
+    expected = run()
+    assert ours.settings == expected.settings
+    assert torch.equal(ours.examples.inputs, expected.examples.inputs)

@@ -195,6 +195,22 @@ def test_in_bf16_where_it_does_not_pay_it_is_left_to_torch(kind: str, monkeypatc
     assert not CALLS
 
 
+def test_a_compiler_sees_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would trace the question which instructions the processor has, and warn of its cache."""
+
+    def asked(*_: Any) -> bool:
+        raise AssertionError("traced")
+
+    monkeypatch.setattr(one_channel, "is_native", asked)
+    model, x = in_half(one_channel._CHANNELS_IN_BF16)
+    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(AssertionError, match="traced"):
+            model(x.requires_grad_())
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        model(x)
+    assert not CALLS
+
+
 def test_the_model_looks_as_before_and_is_itself_again_after() -> None:
     model, x = network(), torch.rand(2, 1, 8, 8)
     model(x)

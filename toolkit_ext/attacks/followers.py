@@ -47,9 +47,9 @@ def find_followers(model: nn.Module, x: Tensor, first: Which, second: Which) -> 
 
 
 def _users(last: Any) -> Counter[Any]:
-    """How many operations take the output of each operation, in the graph that ends in ``last``."""
+    """How many operations take the output of each operation, in the graph that ends in ``last`` (None: no graph)."""
     found: Counter[Any] = Counter()
-    seen, waiting = {last}, [last]
+    seen, waiting = {last}, [last] if last is not None else []
     while waiting:
         for node in (node for node, _ in waiting.pop().next_functions if node is not None):
             found[node] += 1

@@ -7,7 +7,8 @@ ones; where it is not, the ReLU stops it on either side. A network that pools 2 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +16,38 @@ from torch import Tensor, nn
 from toolkit_ext.attacks.followers import Pair, find_followers
 
 
+@contextmanager
+def late_relus(model: nn.Module, x: Tensor, *, use: bool = True) -> Iterator[None]:
+    """Within the context :func:`delay_relus` has been at ``model``, and at copies of it for good."""
+    pairs = delay_relus(model, x) if use else []
+    try:
+        yield
+    finally:
+        _put(model, pairs, nn.ReLU, nn.MaxPool2d)
+
+
 @torch.no_grad()
-def late_relus(copy: Callable[[], nn.Module], x: Tensor) -> list[Pair]:
-    """Names of the ReLUs of a model that may come late, each with its pooling; none where the output would change.
+def delay_relus(model: nn.Module, x: Tensor) -> list[Pair]:
+    """Let ReLUs of ``model`` come after the max-poolings that alone take their output, in place: the names of both.
 
-    ``copy`` makes a copy of the model in evaluation mode, which is spoiled here; ``x`` ``[N, C, H, W]`` are a few
-    inputs.
+    ``model`` is in evaluation mode; ``x`` ``[N, C, H, W]`` are a few inputs. Where its output for them would change,
+    as where it uses what is between the two beside the graph of its gradient, and where hooks anywhere would see other
+    values, it is left as it is. It prints, and is known by its hash, as before.
     """
-    model = copy()
-    pairs = find_followers(model, x, _is_relu, _is_pool)
-    before = model(x)
-    delay(model, pairs)
-    return pairs if torch.equal(model(x), before) else []
-
-
-def delay(model: nn.Module, pairs: list[Pair]) -> None:
-    """Let the ReLUs of ``pairs`` come after their poolings in ``model``, in place; names stay as they are."""
-    for relu, pool in pairs:
-        model.get_submodule(relu).__class__ = nn.Identity
-        model.get_submodule(pool).__class__ = _PoolThenReLU
+    if not may_delay(model):
+        return []
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # of a model that is random itself
+        before = model(x)
+        pairs = find_followers(model, x, _is_relu, _is_pool)
+        _put(model, pairs, _Nothing, _PoolThenReLU)
+        if torch.equal(model(x), before):
+            return pairs
+    _put(model, pairs, nn.ReLU, nn.MaxPool2d)
+    return []
 
 
 def may_delay(model: nn.Module) -> bool:
-    """Whether it is worth a search: layers of both classes, and no hooks anywhere, which would see other values."""
+    """Whether it is worth a search: layers of both classes, and no hooks."""
     layers = list(model.modules())
     return any(map(_is_relu, layers)) and any(map(_is_pool, layers)) and not any(map(_is_watched, layers))
 
@@ -54,6 +64,23 @@ def _is_watched(module: nn.Module) -> bool:
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-class _PoolThenReLU(nn.MaxPool2d):
+def _put(model: nn.Module, pairs: list[Pair], relu: type[nn.Module], pool: type[nn.Module]) -> None:
+    for first, second in pairs:
+        model.get_submodule(first).__class__ = relu
+        model.get_submodule(second).__class__ = pool
+
+
+class _Nothing(nn.ReLU):
+    def _get_name(self) -> str:
+        return "ReLU"
+
     def forward(self, input: Tensor) -> Tensor:  # torch's own name
+        return input
+
+
+class _PoolThenReLU(nn.MaxPool2d):
+    def _get_name(self) -> str:
+        return "MaxPool2d"
+
+    def forward(self, input: Tensor) -> Tensor:
         return torch.relu_(super().forward(input))

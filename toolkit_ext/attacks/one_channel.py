@@ -73,13 +73,13 @@ class Grey(nn.Conv2d):
 
     def _suits(self, x: Tensor) -> bool:
         return (
-            x.dim() == 4
+            not torch.compiler.is_compiling()  # first, as a compiler would trace the rest
+            and x.dim() == 4
             and x.requires_grad
             and torch.is_grad_enabled()
             and x.device.type == "cpu"
             and x.numel() * self.out_channels >= _SMALLEST
             and self._suits_numbers(x.dtype)
-            and not torch.compiler.is_compiling()
         )
 
     def _suits_numbers(self, dtype: torch.dtype) -> bool:

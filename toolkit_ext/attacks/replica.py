@@ -15,7 +15,7 @@ from toolkit_ext.attacks.crafting import Mode
 from toolkit_ext.attacks.folding import fold, foldable_pairs, folded
 from toolkit_ext.attacks.followers import Pair
 from toolkit_ext.attacks.half import Forward, half_passes
-from toolkit_ext.attacks.late_relu import delay, late_relus, may_delay
+from toolkit_ext.attacks.late_relu import delay_relus
 from toolkit_ext.errors import UserError
 
 Compiler = Callable[[Forward], Forward]
@@ -107,11 +107,9 @@ class Replica:
         self.model = model
         with _evaluating_parametrizations(model):
             self.pairs = foldable_pairs(lambda: plain_copy(model), example) if folds and mode == "eval" else []
-            delays = delays and mode == "eval" and may_delay(model)
-            self.late_relus = late_relus(lambda: plain_copy(model), example) if delays else []
             self.copy = plain_copy(model)
+        self.late_relus = delay_relus(self.copy, example) if delays and mode == "eval" else []
         fold(self.copy, self.pairs)
-        delay(self.copy, self.late_relus)
         self.copy.train(mode == "train")
         if dtype is not None:
             self._cast(dtype, example.device.type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import emulating
+from toolkit_ext.attacks import emulating, late_relus
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.evaluation._art import Classifier, as_module
 from toolkit_ext.evaluation.autoattack import Threat, targets
@@ -108,11 +109,13 @@ def evaluate(
     if save_examples is not None:
         make_folder(Path(save_examples).parent)
     half = torch.bfloat16 if precision == "bf16-verified" else None
-    with isolated(model, device), laid_out(model, precision, device), emulating(device, half):
+    with isolated(model, device), laid_out(model, precision, device), emulating(device, half), ExitStack() as more:
         x = check_images(x).detach().cpu().contiguous()
-        classes = check_model(model, to_unit(x[:1]).to(device), num_classes)
+        image = to_unit(x[:1]).to(device)
+        classes = check_model(model, image, num_classes)
         y = check_labels(y, len(x), classes).cpu()
-        passes = make_passes(precision, model, to_unit(x[:1]).to(device))
+        more.enter_context(late_relus(model, image, use=precision != "fp32-reference"))
+        passes = make_passes(precision, model, image)
         fastest = partial(find_batch_size, batch_size, passes.half or model, x, device, state_dir, fresh)
         at_once = ranks.first(fastest)
         check_options(seed, at_once, budget.n_iter, budget.n_queries)

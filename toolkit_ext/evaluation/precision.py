@@ -6,7 +6,8 @@ layers call oneDNN where that is faster, and :mod:`toolkit_ext.evaluation.lean` 
 
 ``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
 
-``bf16-verified``: the attacks search on a bfloat16 copy of the model. What that copy calls a success counts only if
+``bf16-verified``: the attacks search on a bfloat16 copy of the model, in which grey images have their gradient by
+:mod:`toolkit_ext.attacks.one_channel`. What that copy calls a success counts only if
 the float32 model agrees; where it does not, the attack goes on (:class:`~toolkit_ext.evaluation.selection.Judge`), or,
 where it is the library's own code, is run again on the float32 model, see :func:`verified`.
 """
@@ -23,7 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import half_attention, ordered_flatten
+from toolkit_ext.attacks import half_attention, ordered_flatten, shifted_sums, uses_shifted_sums
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.autoattack import perturb
 from toolkit_ext.evaluation.flags import Collector
@@ -99,7 +100,8 @@ class HalfCopy(nn.Module):
         super().__init__()
         head = _head(model, image)
         try:
-            self.model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
+            with shifted_sums(model, use=uses_shifted_sums("auto", image.device)):
+                self.model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
             if head is not None:
                 self.model.get_submodule(head).float().register_forward_pre_hook(_to_float32)
             with torch.no_grad():

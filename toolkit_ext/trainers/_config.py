@@ -59,7 +59,7 @@ class LoopConfig:
         "auto", "linear layers in fp32 by oneDNN: auto (on CPUs whose BLAS is slower), on or off"
     )
     shifted_sums: str = _option(
-        "auto", "gradient of grey images in fp32 by a product and shifted sums: auto (on CPUs), on or off"
+        "auto", "gradient of grey images by a matrix product and shifted sums: auto (on CPUs), on or off"
     )
     compile_mode: str = _option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
