@@ -137,6 +137,25 @@ class Noisy(Net):
         return super().forward(x) + torch.randn(1)
 
 
+class Once(Net):
+    """Fails on the third pass, the one of the comparison."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > 2:
+            raise RuntimeError("no more")
+        return super().forward(x)
+
+
+def test_a_pass_that_fails_leaves_the_model_as_it_was() -> None:
+    model = Once()
+    with pytest.raises(RuntimeError, match="no more"):
+        delay_relus(model, torch.randn(2, 3, 8, 8))
+    assert late(model) == 0
+
+
 def test_models_without_a_gradient_or_with_noise_are_left_alone() -> None:
     x = torch.randn(2, 3, 8, 8)
     torch.manual_seed(1)

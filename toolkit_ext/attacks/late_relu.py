@@ -39,11 +39,14 @@ def delay_relus(model: nn.Module, x: Tensor) -> list[Pair]:
     with torch.random.fork_rng([x.device] if x.is_cuda else []):  # of a model that is random itself
         before = model(x)
         pairs = find_followers(model, x, _is_relu, _is_pool)
-        _put(model, pairs, _Nothing, _PoolThenReLU)
-        if torch.equal(model(x), before):
-            return pairs
-    _put(model, pairs, nn.ReLU, nn.MaxPool2d)
-    return []
+        same = False
+        try:
+            _put(model, pairs, _Nothing, _PoolThenReLU)
+            same = torch.equal(model(x), before)
+        finally:
+            if not same:
+                _put(model, pairs, nn.ReLU, nn.MaxPool2d)
+    return pairs if same else []
 
 
 def may_delay(model: nn.Module) -> bool:
