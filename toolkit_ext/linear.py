@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.stand_in import of_class, standing_in
+from toolkit_ext.stand_in import StandIn, of_class, standing_in
 
 # Multiplications in a product; where there are fewer, the call itself takes longer than they do.
 _SMALLEST = 2**20
@@ -58,14 +58,11 @@ def onednn_linear(*models: nn.Module, use: bool = True) -> Iterator[None]:
     Layers of other classes than ``nn.Linear`` itself are left alone, so are products of other numbers than float32,
     under autocast, while compiling, and small ones.
     """
-    with standing_in(models if use else (), of_class(nn.Linear), _Linear):
+    with standing_in(models, of_class(nn.Linear), _Linear, use=use):
         yield
 
 
-class _Linear(nn.Linear):
-    def _get_name(self) -> str:
-        return "Linear"  # a model prints, and is known by its hash, as before
-
+class _Linear(StandIn, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # torch's own name
         if not _suits(input, self.weight):
             return super().forward(input)

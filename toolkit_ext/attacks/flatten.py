@@ -12,20 +12,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.stand_in import of_class, standing_in
+from toolkit_ext.stand_in import StandIn, of_class, standing_in
 
 
 @contextmanager
-def ordered_flatten(*models: nn.Module) -> Iterator[None]:
+def ordered_flatten(*models: nn.Module, use: bool = True) -> Iterator[None]:
     """Within the context the layers of ``models`` that are ``nn.Flatten`` itself do so, and copies of them for good."""
-    with standing_in(models, of_class(nn.Flatten), _Flatten):
+    with standing_in(models, of_class(nn.Flatten), _Flatten, use=use):
         yield
 
 
-class _Flatten(nn.Flatten):
-    def _get_name(self) -> str:
-        return "Flatten"  # a model prints, and is known by its hash, as before
-
+class _Flatten(StandIn, nn.Flatten):
     def forward(self, input: Tensor) -> Tensor:  # torch's own name
         # Not on a leaf: it is the user's, and would keep the hook.
         if input.grad_fn is not None and not torch.compiler.is_compiling() and _is_turned(input):

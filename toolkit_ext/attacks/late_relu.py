@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.attacks.followers import Pair, find_followers
+from toolkit_ext.stand_in import StandIn
 
 
 @contextmanager
@@ -73,17 +74,11 @@ def _put(model: nn.Module, pairs: list[Pair], relu: type[nn.Module], pool: type[
         model.get_submodule(second).__class__ = pool
 
 
-class _Nothing(nn.ReLU):
-    def _get_name(self) -> str:
-        return "ReLU"
-
+class _Nothing(StandIn, nn.ReLU):
     def forward(self, input: Tensor) -> Tensor:  # torch's own name
         return input
 
 
-class _PoolThenReLU(nn.MaxPool2d):
-    def _get_name(self) -> str:
-        return "MaxPool2d"
-
+class _PoolThenReLU(StandIn, nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         return torch.relu_(super().forward(input))

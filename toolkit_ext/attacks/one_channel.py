@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_weight
 
 from toolkit_ext.attacks.half import is_native
 from toolkit_ext.errors import UserError
-from toolkit_ext.stand_in import standing_in
+from toolkit_ext.stand_in import StandIn, standing_in
 
 # Pixels times channels out; where there are fewer, calling once for every weight takes longer.
 _SMALLEST = 2**18
@@ -45,7 +45,7 @@ def shifted_sums(*models: nn.Module, use: bool = True) -> Iterator[None]:
     without autocast; in bf16 where the weights are held in it, as a :class:`~toolkit_ext.attacks.Replica` does, and the
     processor has instructions for it: what a weight saw is rounded to bf16 then, and the sums are in float32.
     """
-    with standing_in(models if use else (), _is_grey, Grey):
+    with standing_in(models, _is_grey, Grey, use=use):
         yield
 
 
@@ -59,11 +59,8 @@ def _is_grey(layer: nn.Module) -> bool:
     )
 
 
-class Grey(nn.Conv2d):
+class Grey(StandIn, nn.Conv2d):
     """A convolution of one channel while :func:`shifted_sums` is on."""
-
-    def _get_name(self) -> str:
-        return "Conv2d"  # a model prints, and is known by its hash, as before
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name
         if not self._suits(input):

@@ -7,9 +7,9 @@ layers call oneDNN where that is faster, and :mod:`toolkit_ext.evaluation.lean` 
 ``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
 
 ``bf16-verified``: the attacks search on a bfloat16 copy of the model, in which grey images have their gradient by
-:mod:`toolkit_ext.attacks.one_channel`. What that copy calls a success counts only if
-the float32 model agrees; where it does not, the attack goes on (:class:`~toolkit_ext.evaluation.selection.Judge`), or,
-where it is the library's own code, is run again on the float32 model, see :func:`verified`.
+:mod:`toolkit_ext.attacks.one_channel`. What that copy calls a success counts only if the float32 model agrees; where it
+does not, the attack goes on (:class:`~toolkit_ext.evaluation.selection.Judge`), or, where it is the library's own code,
+is run again on the float32 model, see :func:`verified`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> It
         for weight, data in weights:
             # contiguous() would keep the strides of a layer of one channel, which oneDNN takes for the other layout.
             weight.data = torch.empty_like(data, memory_format=torch.channels_last).copy_(data)
-        with onednn_linear(model, use=linear_by_onednn(precision, device)), ordered_flatten(*[model] * wanted):
+        with onednn_linear(model, use=linear_by_onednn(precision, device)), ordered_flatten(model, use=wanted):
             yield
     finally:
         for weight, data in weights:
