@@ -26,7 +26,7 @@ from toolkit_ext import backbones
 from toolkit_ext.attacks import is_native, uses_shifted_sums
 from toolkit_ext.linear import uses_onednn
 from toolkit_ext.trainers import TRAINERS, as_classifier
-from toolkit_ext.trainers._craft import failure
+from toolkit_ext.trainers.attack_runner import failure
 
 STEPS, EPS, ALPHA, LR = 10, 0.1, 0.025, 1e-6
 QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0, "lr_schedule": "constant"}

@@ -31,8 +31,8 @@ from toolkit_ext.costs import Passes, count_passes
 from toolkit_ext.errors import check_choice
 from toolkit_ext.normalise_weights import spectral_normalise
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._config import LoopConfig
-from toolkit_ext.trainers._craft import layout
+from toolkit_ext.trainers.attack_runner import layout
+from toolkit_ext.trainers.config import LoopConfig
 
 # Whole rounds of the three attacks that multi_attack takes in turn. What is done once an epoch weighs a sixth.
 STEPS, TURNS = 6, 3

@@ -23,8 +23,8 @@ from contestants import Size, contestants  # type: ignore[import-not-found]
 from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._config import LoopConfig
-from toolkit_ext.trainers._craft import layout
+from toolkit_ext.trainers.attack_runner import layout
+from toolkit_ext.trainers.config import LoopConfig
 
 LENET = Size("lenet", (1, 28, 28), 128)
 VIT = {"patch_size": 4}

@@ -16,8 +16,8 @@ from typing import Any
 from toolkit_ext.costs import count_passes
 from toolkit_ext.io import atomic_write
 from toolkit_ext.trainers import TRAINERS, MethodTrainer
-from toolkit_ext.trainers._compose import AXES, options
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers.compose import AXES, options
+from toolkit_ext.trainers.config import LoopConfig
 
 FILE = Path(__file__).with_name("methods.md")
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -22,8 +22,8 @@ from toolkit_ext.claims.runner import cost_options
 from toolkit_ext.costs import count_passes
 from toolkit_ext.experiment import Experiment, protocol_for
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import compose
-from toolkit_ext.trainers._optim import make_schedulers
+from toolkit_ext.trainers.compose import compose
+from toolkit_ext.trainers.optim import make_schedulers
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "claims"
 GROUPS = {group.name: group for group in load_groups(FOLDER)}

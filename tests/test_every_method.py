@@ -22,8 +22,8 @@ from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, _trainer_of, as_classifier
-from toolkit_ext.trainers._compose import AXES, options
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers.compose import AXES, options
+from toolkit_ext.trainers.config import LoopConfig
 
 CLASSES, BATCH = 3, 8
 SHAPE = (1, 8, 8)

@@ -17,8 +17,8 @@ from torch.optim import SGD
 from toolkit_ext import backbones
 from toolkit_ext.experiment import Experiment
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import compose
-from toolkit_ext.trainers._optim import make_schedulers
+from toolkit_ext.trainers.compose import compose
+from toolkit_ext.trainers.optim import make_schedulers
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 METHODS = sorted({file.stem for file in FOLDER.glob("*.py")} & TRAINERS.keys())

@@ -16,7 +16,7 @@ from toolkit_ext import data
 from toolkit_ext.backbones import load_model
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import compose
+from toolkit_ext.trainers.compose import compose
 
 FILE = Path(__file__).parents[1] / "recipes" / "speedrun.py"
 

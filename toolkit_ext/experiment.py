@@ -21,8 +21,8 @@ from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers._compose import known
-from toolkit_ext.trainers._state import digest
+from toolkit_ext.trainers.compose import known
+from toolkit_ext.trainers.state import digest
 
 # Norm and data set to the protocol that people evaluate it by.
 _PROTOCOLS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import AXES, known
+from toolkit_ext.trainers.compose import AXES, known
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from cases import (  # type: ignore[import-not-found]
 from toolkit_ext import ranks
 from toolkit_ext.ranks import RankError, told_elsewhere
 from toolkit_ext.trainers import MethodTrainer
-from toolkit_ext.trainers._sharded import can_shard
+from toolkit_ext.trainers.fsdp import can_shard
 
 FOLDER = Path(sys.argv[1])
 team, device = ranks.start(torch.device("cpu"))

@@ -16,7 +16,7 @@ from cases import LINF, fitted, weights_of  # type: ignore[import-not-found]
 
 from toolkit_ext.cli import guarded
 from toolkit_ext.ranks import local_rank, restarted
-from toolkit_ext.trainers import _craft
+from toolkit_ext.trainers import attack_runner as _craft
 
 FOLDER = Path(sys.argv[1])
 calls = 0

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit_ext import backbones
 from toolkit_ext.data import split_validation, to_unit
-from toolkit_ext.trainers._batches import TensorSource, seed_of
-from toolkit_ext.trainers._sharded import can_shard
+from toolkit_ext.trainers.batches import TensorSource, seed_of
+from toolkit_ext.trainers.fsdp import can_shard
 
 Found = list[dict[str, Any]]
 STEPS = 2 * 3  # two epochs of 105 examples in batches of 41

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import AXES, options
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers.compose import AXES, options
+from toolkit_ext.trainers.config import LoopConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -18,7 +18,7 @@ from toolkit_ext.attacks.late_relu import _Nothing, _PoolThenReLU, delay_relus
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.evaluation.precision import HalfCopy
 from toolkit_ext.trainers import DeepTrainer, PGDTrainer, as_classifier
-from toolkit_ext.trainers import _craft as craft_module
+from toolkit_ext.trainers import attack_runner as craft_module
 
 
 def gradient(model: nn.Module, x: Tensor) -> list[Tensor]:

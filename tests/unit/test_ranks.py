@@ -15,7 +15,7 @@ from toolkit_ext import ranks
 from toolkit_ext.attacks import FGSM, MIM, PGD, TPGD, RandomFGSM, craft
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, RankError, Ranks, told_plainly
-from toolkit_ext.trainers._ranks import Team, check_batch
+from toolkit_ext.trainers.distributed import Team, check_batch
 from toolkit_ext.types import Losses
 
 
@@ -182,7 +182,7 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_user_update_without_share_is_refused() -> None:
-    from toolkit_ext.trainers._config import LoopConfig
+    from toolkit_ext.trainers.config import LoopConfig
 
     team = Team(Ranks(0, 2), nn.Linear(1, 1))
     with pytest.raises(UserError, match="update: mine is not allowed on several processes"):

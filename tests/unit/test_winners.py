@@ -10,7 +10,7 @@ import pytest
 from toolkit_ext import results, winners
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import compose
+from toolkit_ext.trainers.compose import compose
 from toolkit_ext.winners import WINNERS, Winner, winner
 
 QUICK = ["--backbone-arg", "width=2", "--epochs", "1", "--n-train", "200", "--n-test", "12", "--no-progress"]

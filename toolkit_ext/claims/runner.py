@@ -19,7 +19,7 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiment import Experiment, Place, check_device, facts, make_trainer, run, smoke
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
-from toolkit_ext.trainers._compose import compose, options
+from toolkit_ext.trainers.compose import compose, options
 
 
 def run_group(

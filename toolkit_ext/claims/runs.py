@@ -12,7 +12,7 @@ from toolkit_ext.claims.rules import Figure
 from toolkit_ext.experiment import Experiment
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import compose
+from toolkit_ext.trainers.compose import compose
 from toolkit_ext.units import parse_eps
 
 TAG = "claims_"

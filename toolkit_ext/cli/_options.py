@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from toolkit_ext.experiment import Place
-from toolkit_ext.trainers._compose import AXES, options
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers.compose import AXES, options
+from toolkit_ext.trainers.config import LoopConfig
 
 Command = Callable[..., Any]
 # Numbers that may be written as fractions; the dataclasses read the text.

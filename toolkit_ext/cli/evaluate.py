@@ -34,7 +34,7 @@ from toolkit_ext.experiment import Place, check_device, protocol_for, record_of
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start
 from toolkit_ext.results import Record
-from toolkit_ext.trainers._state import digest
+from toolkit_ext.trainers.state import digest
 
 
 @click.command("evaluate")

@@ -18,7 +18,7 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiment import Place, check_device
 from toolkit_ext.sweep import LOG, Outcome, Task, Workers, state_of, sweep
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import AXES, compose, known, options
+from toolkit_ext.trainers.compose import AXES, compose, known, options
 
 # Options of train whose text has commas of its own: one value each. The rest of train's options make a grid.
 _WHOLE = {"deep_layers"}

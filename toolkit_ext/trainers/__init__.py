@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from toolkit_ext.trainers._base import MethodTrainer
-from toolkit_ext.trainers._loop import NonFiniteLossError
 from toolkit_ext.trainers._view import as_classifier
+from toolkit_ext.trainers.base import MethodTrainer
+from toolkit_ext.trainers.loop import NonFiniteLossError
 
 __all__ = ["TRAINERS", "MethodTrainer", "NonFiniteLossError", "as_classifier"]
 

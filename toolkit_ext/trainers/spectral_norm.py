@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit_ext.trainers._base import MethodTrainer
+from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(

@@ -11,7 +11,7 @@ from toolkit_ext.claims import Arm, Claim, Group, Lower, Row
 from toolkit_ext.experiment import Experiment
 from toolkit_ext.results import SCHEMA, Record, validate
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import compose
+from toolkit_ext.trainers.compose import compose
 
 MakeRun = Callable[..., Record]
 

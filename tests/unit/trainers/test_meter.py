@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toolkit_ext import backbones
 from toolkit_ext.trainers import PGDTrainer, as_classifier
-from toolkit_ext.trainers._meter import GradientTrace
+from toolkit_ext.trainers.meter import GradientTrace
 
 Data = tuple[Tensor, Tensor]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import PGD
 from toolkit_ext.trainers import FGSMTrainer, PGDTrainer
-from toolkit_ext.trainers._monitor import Alarms, Held, Monitor, predictions, robust_accuracy
-from toolkit_ext.trainers._state import Board
+from toolkit_ext.trainers.monitor import Alarms, Held, Monitor, predictions, robust_accuracy
+from toolkit_ext.trainers.state import Board
 
 Data = tuple[Tensor, Tensor]
 FINE = {"val_top_share": 0.4, "val_robust_acc": 0.5, "train_fgsm_acc": 0.6, "train_pgd_acc": 0.55}

@@ -19,7 +19,7 @@ from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_folder
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, PGDTrainer, as_classifier
-from toolkit_ext.trainers._state import RunFolder
+from toolkit_ext.trainers.state import RunFolder
 
 Data = tuple[Tensor, Tensor]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -87,7 +87,8 @@ SCRIPT = """
     from test_resume import trainer_of
     from toolkit_ext import io
     from toolkit_ext.attacks import crafting
-    from toolkit_ext.trainers import _craft, _state
+    from toolkit_ext.trainers import attack_runner as _craft
+    from toolkit_ext.trainers import state as _state
 
     calls = 0
 

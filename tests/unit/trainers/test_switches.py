@@ -21,9 +21,9 @@ from toolkit_ext.trainers import (
     StandardTrainer,
     as_classifier,
 )
-from toolkit_ext.trainers._craft import Crafter, layout
-from toolkit_ext.trainers._guard import Guard
-from toolkit_ext.trainers._optim import keep_layouts, match_layouts
+from toolkit_ext.trainers.attack_runner import Crafter, layout
+from toolkit_ext.trainers.non_finite import Guard
+from toolkit_ext.trainers.optim import keep_layouts, match_layouts
 from toolkit_ext.types import Batch, Losses, Perturbed
 
 Data = tuple[Tensor, Tensor]
@@ -160,7 +160,7 @@ def test_optimisers_that_cannot_be_held_are_guarded_before_the_step() -> None:
 
 def test_the_end_of_an_epoch_looks_at_the_flag(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "toolkit_ext.trainers._loop.Guard", lambda optimizers, deferred: Guard(optimizers, deferred=True)
+        "toolkit_ext.trainers.loop.Guard", lambda optimizers, deferred: Guard(optimizers, deferred=True)
     )
     trainer = StandardTrainer(classifier(), **{**CALM, "lr": 1e30, "momentum": 0.0}, fused_optimizer="on")
     with pytest.raises(NonFiniteLossError, match=r"non-finite loss in step \d+ .*the weights are those before it"):
@@ -172,8 +172,8 @@ def test_the_end_of_an_epoch_looks_at_the_flag(data: Data, monkeypatch: pytest.M
 def test_slow_half_precision_is_told_once_with_its_ratio(
     data: Data, ratio: float, says: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("toolkit_ext.trainers._craft.is_native", lambda device, dtype: False)
-    monkeypatch.setattr("toolkit_ext.trainers._craft.half_ratio", lambda full, half, x: ratio)
+    monkeypatch.setattr("toolkit_ext.trainers.attack_runner.is_native", lambda device, dtype: False)
+    monkeypatch.setattr("toolkit_ext.trainers.attack_runner.half_ratio", lambda full, half, x: ratio)
     with caplog.at_level(logging.WARNING, "toolkit_ext"):
         trained(data, precision="bf16-mixed")
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("precision")]
@@ -217,7 +217,7 @@ def test_no_channels_last_on_a_cpu_where_onednn_overruns_its_memory(convolution:
 
 def test_no_copy_is_made_where_nothing_is_crafted(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr("toolkit_ext.trainers._craft.Replica", lambda *args, **options: made.append(args))
+    monkeypatch.setattr("toolkit_ext.trainers.attack_runner.Replica", lambda *args, **options: made.append(args))
     trained(data, StandardTrainer)
     trained(data, StandardTrainer, precision="bf16-mixed")
     assert not made

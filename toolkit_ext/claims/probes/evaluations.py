@@ -11,7 +11,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Protocol, evaluate, load_protocol
 from toolkit_ext.experiment import protocol_for
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers._compose import compose
+from toolkit_ext.trainers.compose import compose
 
 
 def other_budget(protocol: str, attacks: Sequence[str] = ("clean", "aa")) -> Probe:

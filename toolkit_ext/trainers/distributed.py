@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
-from toolkit_ext.trainers._batches import seed_of
-from toolkit_ext.trainers._config import LoopConfig
-from toolkit_ext.trainers._state import RunFolder
+from toolkit_ext.trainers.batches import seed_of
+from toolkit_ext.trainers.config import LoopConfig
+from toolkit_ext.trainers.state import RunFolder
 from toolkit_ext.types import Losses, Shareable, Update, no_exchange
 
 

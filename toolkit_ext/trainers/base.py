@@ -21,7 +21,8 @@ from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
 from toolkit_ext.normalise_weights import spectral_normalise
 from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
-from toolkit_ext.trainers._batches import (
+from toolkit_ext.trainers._view import clip_range, view
+from toolkit_ext.trainers.batches import (
     GeneratorSource,
     LoaderSource,
     Source,
@@ -29,15 +30,14 @@ from toolkit_ext.trainers._batches import (
     as_images,
     isolated_rng,
 )
-from toolkit_ext.trainers._checks import check_outputs
-from toolkit_ext.trainers._compose import compose
-from toolkit_ext.trainers._join import facts, join
-from toolkit_ext.trainers._loop import Run
-from toolkit_ext.trainers._monitor import Held, Monitor
-from toolkit_ext.trainers._optim import make_loss, make_optimizer, make_scaler, make_schedulers
-from toolkit_ext.trainers._ranks import check_batch, run_folder
-from toolkit_ext.trainers._state import digest
-from toolkit_ext.trainers._view import clip_range, view
+from toolkit_ext.trainers.checks import check_outputs
+from toolkit_ext.trainers.compose import compose
+from toolkit_ext.trainers.distributed import check_batch, run_folder
+from toolkit_ext.trainers.join import facts, join
+from toolkit_ext.trainers.loop import Run
+from toolkit_ext.trainers.monitor import Held, Monitor
+from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_scaler, make_schedulers
+from toolkit_ext.trainers.state import digest
 from toolkit_ext.types import NORMS, Method
 
 

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.schedules import lr_scheduler
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.types import LossFn
 
 

@@ -10,7 +10,7 @@ from toolkit_ext.attacks import ATTACKS
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
 from toolkit_ext.updates import UPDATES
 

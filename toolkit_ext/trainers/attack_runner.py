@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import Replica, attackable, craft, half_passes, half_ratio, is_native, may_delay
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers._config import LoopConfig
+from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.types import Attack, Perturbed
 
 log = logging.getLogger("toolkit_ext")

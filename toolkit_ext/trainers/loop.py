@@ -15,17 +15,17 @@ from tqdm import tqdm
 from toolkit_ext.attacks import emulating, half_passes, ordered_flatten, shifted_sums, uses_shifted_sums
 from toolkit_ext.errors import UserError
 from toolkit_ext.linear import onednn_linear, uses_onednn
-from toolkit_ext.trainers._augment import augment
-from toolkit_ext.trainers._batches import Source, isolated_rng, seed_of
-from toolkit_ext.trainers._compose import Axes
-from toolkit_ext.trainers._craft import DTYPES, Crafter, laid_out, layout
-from toolkit_ext.trainers._guard import Guard
-from toolkit_ext.trainers._meter import Averages, GradientMeter, GradientTrace, distance
-from toolkit_ext.trainers._monitor import Alarm, Alarms, Monitor
-from toolkit_ext.trainers._optim import keep_layouts, match_layouts
-from toolkit_ext.trainers._ranks import Team
-from toolkit_ext.trainers._sharded import like, load_whole, put_together
-from toolkit_ext.trainers._state import Board, RunFolder
+from toolkit_ext.trainers.attack_runner import DTYPES, Crafter, laid_out, layout
+from toolkit_ext.trainers.augment import augment
+from toolkit_ext.trainers.batches import Source, isolated_rng, seed_of
+from toolkit_ext.trainers.compose import Axes
+from toolkit_ext.trainers.distributed import Team
+from toolkit_ext.trainers.fsdp import like, load_whole, put_together
+from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
+from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers.non_finite import Guard
+from toolkit_ext.trainers.optim import keep_layouts, match_layouts
+from toolkit_ext.trainers.state import Board, RunFolder
 from toolkit_ext.types import Batch, Losses, LossFn, Perturbed, Update
 
 # Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.

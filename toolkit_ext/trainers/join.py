@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from toolkit_ext.ranks import Ranks
-from toolkit_ext.trainers._compose import Axes
-from toolkit_ext.trainers._monitor import Held
-from toolkit_ext.trainers._ranks import Team, synchronise_batch_norm
-from toolkit_ext.trainers._sharded import bare_copy, check_sharding, shard
-from toolkit_ext.trainers._state import digest
 from toolkit_ext.trainers._view import inner
+from toolkit_ext.trainers.compose import Axes
+from toolkit_ext.trainers.distributed import Team, synchronise_batch_norm
+from toolkit_ext.trainers.fsdp import bare_copy, check_sharding, shard
+from toolkit_ext.trainers.monitor import Held
+from toolkit_ext.trainers.state import digest
 
 _COMPARED = 64
 

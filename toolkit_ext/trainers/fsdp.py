@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import Ranks
-from toolkit_ext.trainers._compose import Axes
+from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.types import Update
 
 T = TypeVar("T")
