@@ -1,7 +1,4 @@
-"""The schedule axis: how epsilon moves with the epochs, and the learning rate with the batches.
-
-Both are closed forms of the position in training, so going on after a stop needs that position and nothing else.
-"""
+"""How epsilon moves with the epochs: closed forms of the position in training."""
 
 from __future__ import annotations
 
@@ -9,10 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from toolkit_ext._periods import check_resets, cosine_rise, equal_periods, progress
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.learning_rate import LR_SCHEDULES, LearningRate, lr_scheduler
-from toolkit_ext.types import Schedule
+from toolkit_ext.schedules.periods import check_resets, cosine_rise, equal_periods, progress
 from toolkit_ext.units import parse_eps
 
 SHAPES = ("cosine", "linear")
@@ -130,8 +125,3 @@ class Periodic:
     def _check_order(self, high: float) -> None:
         if self.eps_min > high:
             raise UserError(f"eps_min: {self.eps_min} is above eps_max {high}; it must be at most that")
-
-
-SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "warmup": Warmup, "periodic": Periodic}
-
-__all__ = ["LR_SCHEDULES", "SCHEDULES", "Constant", "LearningRate", "Periodic", "Warmup", "lr_scheduler"]

@@ -10,8 +10,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from toolkit_ext._periods import check_resets, cosine_rise, progress
 from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.schedules.periods import check_resets, cosine_rise, progress
 
 LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
 
