@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import is_native, uses_shifted_sums
-from toolkit_ext.linear import uses_onednn
+from toolkit_ext.fast.kernels.linear import uses_onednn
+from toolkit_ext.fast.kernels.single_channel_conv import uses_shifted_sums
+from toolkit_ext.fast.precision import is_native
 from toolkit_ext.trainers import TRAINERS, as_classifier
 from toolkit_ext.trainers.attack_runner import failure
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import emulating
-from toolkit_ext.attacks.emulation import ProductsInFloat32
-from toolkit_ext.attacks.half import _BF16_ON_X86, is_native
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
+from toolkit_ext.fast.emulation import ProductsInFloat32, emulating
+from toolkit_ext.fast.precision import _BF16_ON_X86, is_native
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 
 BF16, FP16 = torch.bfloat16, torch.float16
@@ -78,7 +77,7 @@ def test_it_is_only_for_processors_without_instructions(monkeypatch: pytest.Monk
         with emulating(device, *dtypes):
             return torch.utils._python_dispatch._get_current_dispatch_mode() is not None
 
-    monkeypatch.setattr("toolkit_ext.attacks.emulation.is_native", lambda device, dtype: dtype == FP16)
+    monkeypatch.setattr("toolkit_ext.fast.emulation.is_native", lambda device, dtype: dtype == FP16)
     assert entered(CPU, None, BF16)
     assert not entered(CPU, None)
     assert not entered(CPU, FP16)
@@ -115,7 +114,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> set[Any]:
             found.add(func)
         return inside(self, func, types, args, kwargs)
 
-    monkeypatch.setattr("toolkit_ext.attacks.emulation.is_native", lambda device, dtype: False)
+    monkeypatch.setattr("toolkit_ext.fast.emulation.is_native", lambda device, dtype: False)
     monkeypatch.setattr(ProductsInFloat32, "__torch_dispatch__", look)
     return found
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import flatten, ordered_flatten
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
+from toolkit_ext.fast.kernels import flatten
+from toolkit_ext.fast.kernels.flatten import ordered_flatten
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 
 CALLS: list[bool] = []

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import Replica, late_relus, may_delay
-from toolkit_ext.attacks.late_relu import _Nothing, _PoolThenReLU, delay_relus
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.evaluation.precision import HalfCopy
+from toolkit_ext.fast.frozen_copy import Replica
+from toolkit_ext.fast.kernels.relu_pool_swap import _Nothing, _PoolThenReLU, delay_relus, late_relus, may_delay
 from toolkit_ext.trainers import DeepTrainer, PGDTrainer, as_classifier
 from toolkit_ext.trainers import attack_runner as craft_module
 
@@ -260,7 +260,7 @@ def test_evaluation_has_it_and_gives_the_same_examples(precision: Any, monkeypat
     ours = run()
     assert counts == [2] * (precision == "bf16-verified")
     assert late(model) == 0
-    monkeypatch.setattr("toolkit_ext.attacks.late_relu.may_delay", lambda _: False)
+    monkeypatch.setattr("toolkit_ext.fast.kernels.relu_pool_swap.may_delay", lambda _: False)
     expected = run()
     assert ours.settings == expected.settings
     assert torch.equal(ours.examples.inputs, expected.examples.inputs)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext import linear
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
-from toolkit_ext.linear import blas_is_slow, onednn_linear, uses_onednn
+from toolkit_ext.fast.kernels import linear
+from toolkit_ext.fast.kernels.linear import blas_is_slow, onednn_linear, uses_onednn
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 
 CPU = torch.device("cpu")

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from toolkit_ext.memory import keep_freed_memory
+from toolkit_ext.fast.allocator import keep_freed_memory
 
 # Page faults of allocating and freeing 8 MB fifty times: each new page that the kernel hands out is one.
 FAULTS = """
 import resource, sys
 import torch
-from toolkit_ext.memory import keep_freed_memory
+from toolkit_ext.fast.allocator import keep_freed_memory
 told = sys.argv[1] == "keep" and keep_freed_memory()
 def pages(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,10 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import one_channel, shifted_sums, uses_shifted_sums
-from toolkit_ext.attacks.folding import find_pairs
-from toolkit_ext.attacks.one_channel import Grey, _Convolution, _shifted_sums
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.kernels import single_channel_conv as one_channel
+from toolkit_ext.fast.kernels.folding import find_pairs
+from toolkit_ext.fast.kernels.single_channel_conv import (
+    Grey,
+    _Convolution,
+    _shifted_sums,
+    shifted_sums,
+    uses_shifted_sums,
+)
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 
 CPU = torch.device("cpu")

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import PGD, Deep, Replica, craft, half_passes, half_ratio
-from toolkit_ext.attacks.folding import find_pairs, foldable_pairs
-from toolkit_ext.attacks.replica import plain_copy
+from toolkit_ext.attacks import PGD, Deep, craft
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.frozen_copy import Replica, plain_copy
+from toolkit_ext.fast.kernels.folding import find_pairs, foldable_pairs
+from toolkit_ext.fast.precision import half_passes, half_ratio
 from toolkit_ext.normalise_weights import spectral_normalise
 
 X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
@@ -224,5 +225,5 @@ def test_the_deep_attack_finds_its_layers_in_the_copy() -> None:
 
 def test_the_ratio_is_one_time_over_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 9.0, 0.0, 3.0, 0.0, 4.0, 0.0, 9.0, 0.0, 2.0, 0.0, 1.5])
-    monkeypatch.setattr("toolkit_ext.attacks.half.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("toolkit_ext.fast.precision.time.perf_counter", lambda: next(clock))
     assert half_ratio(nn.Flatten(), nn.Flatten(), X) == 2.0  # 3 by 1.5: the better of two, after one to warm up

@@ -2,14 +2,8 @@
 
 from toolkit_ext.attacks.crafting import attackable, craft
 from toolkit_ext.attacks.cyclic import MultiAttack
-from toolkit_ext.attacks.emulation import emulating
-from toolkit_ext.attacks.flatten import ordered_flatten
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
-from toolkit_ext.attacks.half import half_attention, half_passes, half_ratio, is_native
-from toolkit_ext.attacks.late_relu import late_relus, may_delay
 from toolkit_ext.attacks.layerwise import Deep
-from toolkit_ext.attacks.one_channel import shifted_sums, uses_shifted_sums
-from toolkit_ext.attacks.replica import Replica
 from toolkit_ext.types import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -33,17 +27,6 @@ __all__ = [
     "MultiAttack",
     "NoAttack",
     "RandomFGSM",
-    "Replica",
     "attackable",
     "craft",
-    "emulating",
-    "half_attention",
-    "half_passes",
-    "half_ratio",
-    "is_native",
-    "late_relus",
-    "may_delay",
-    "ordered_flatten",
-    "shifted_sums",
-    "uses_shifted_sums",
 ]

@@ -6,7 +6,6 @@ import sys
 
 import click
 
-from toolkit_ext import memory
 from toolkit_ext.cli.claims import claims_command
 from toolkit_ext.cli.evaluate import evaluate_command
 from toolkit_ext.cli.landscape import landscape_command
@@ -17,6 +16,7 @@ from toolkit_ext.cli.tables import plot_command, table_command
 from toolkit_ext.cli.train import train_command
 from toolkit_ext.console import say, say_error, set_up_logging
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast import allocator as memory
 from toolkit_ext.ranks import RankError
 from toolkit_ext.trainers import NonFiniteLossError
 

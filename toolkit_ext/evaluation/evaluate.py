@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import emulating, late_relus
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.evaluation._art import Classifier, as_module
 from toolkit_ext.evaluation.autoattack import Threat, targets
@@ -30,6 +29,8 @@ from toolkit_ext.evaluation.recheck import tolerance
 from toolkit_ext.evaluation.result import Evaluation, details_of, figures
 from toolkit_ext.evaluation.runner import Runner
 from toolkit_ext.evaluation.sharding import make_runner, shared_state
+from toolkit_ext.fast.emulation import emulating
+from toolkit_ext.fast.kernels.relu_pool_swap import late_relus
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import current
 

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import Replica, attackable, craft, half_passes, half_ratio, is_native, may_delay
+from toolkit_ext.attacks import attackable, craft
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.frozen_copy import Replica
+from toolkit_ext.fast.kernels.relu_pool_swap import may_delay
+from toolkit_ext.fast.precision import half_passes, half_ratio, is_native
 from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.types import Attack, Perturbed
 

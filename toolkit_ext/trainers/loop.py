@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import emulating, half_passes, ordered_flatten, shifted_sums, uses_shifted_sums
 from toolkit_ext.errors import UserError
-from toolkit_ext.linear import onednn_linear, uses_onednn
+from toolkit_ext.fast.emulation import emulating
+from toolkit_ext.fast.kernels.flatten import ordered_flatten
+from toolkit_ext.fast.kernels.linear import onednn_linear, uses_onednn
+from toolkit_ext.fast.kernels.single_channel_conv import shifted_sums, uses_shifted_sums
+from toolkit_ext.fast.precision import half_passes
 from toolkit_ext.trainers.attack_runner import DTYPES, Crafter, laid_out, layout
 from toolkit_ext.trainers.augment import augment
 from toolkit_ext.trainers.batches import Source, isolated_rng, seed_of

@@ -81,8 +81,8 @@ PLAIN = {
 def test_the_weights_are_those_without_the_switch(
     data: Data, switch: dict[str, str], tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit_ext.linear._SMALLEST", 1)
-    monkeypatch.setattr("toolkit_ext.attacks.one_channel._SMALLEST", 1)
+    monkeypatch.setattr("toolkit_ext.fast.kernels.linear._SMALLEST", 1)
+    monkeypatch.setattr("toolkit_ext.fast.kernels.single_channel_conv._SMALLEST", 1)
     plain = {name: value for name, value in switch.items() if name == "optimizer"}
     expected, found = trained(data, **PLAIN, **plain), trained(data, **{**PLAIN, **switch})
     for ours, theirs in zip(weights(found), weights(expected), strict=True):

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from toolkit_ext.attacks.half import is_native
 from toolkit_ext.errors import UserError
-from toolkit_ext.stand_in import StandIn, standing_in
+from toolkit_ext.fast.kernels.layer_swap import StandIn, standing_in
+from toolkit_ext.fast.precision import is_native
 
 # Pixels times channels out; where there are fewer, calling once for every weight takes longer.
 _SMALLEST = 2**18

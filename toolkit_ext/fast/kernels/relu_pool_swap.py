@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks.followers import Pair, find_followers
-from toolkit_ext.stand_in import StandIn
+from toolkit_ext.fast.kernels.layer_pairs import Pair, find_followers
+from toolkit_ext.fast.kernels.layer_swap import StandIn
 
 
 @contextmanager

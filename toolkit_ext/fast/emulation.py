@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from toolkit_ext.attacks.half import is_native
+from toolkit_ext.fast.precision import is_native
 
 _HALF = (torch.bfloat16, torch.float16)
 _ATEN = torch.ops.aten

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.stand_in import StandIn, of_class, standing_in
+from toolkit_ext.fast.kernels.layer_swap import StandIn, of_class, standing_in
 
 # Multiplications in a product; where there are fewer, the call itself takes longer than they do.
 _SMALLEST = 2**20

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
-from toolkit_ext.attacks.followers import Pair, find_followers
-from toolkit_ext.attacks.one_channel import Grey
+from toolkit_ext.fast.kernels.layer_pairs import Pair, find_followers
+from toolkit_ext.fast.kernels.single_channel_conv import Grey
 
 _TOLERANCE = 1e-4  # of the proof; a wrong pair is off by about 1
 

@@ -1,0 +1,1 @@
+"""How passes are made faster: layouts, precision, folded frozen copies, kernels and the allocator."""
