@@ -26,10 +26,10 @@ from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from toolkit_ext.backbones.spectral_norm import spectral_normalise
 from toolkit_ext.cli._options import _Words
 from toolkit_ext.costs import Passes, count_passes
 from toolkit_ext.errors import check_choice
-from toolkit_ext.normalise_weights import spectral_normalise
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.attack_runner import layout
 from toolkit_ext.trainers.config import LoopConfig

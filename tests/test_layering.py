@@ -48,7 +48,7 @@ ABOVE = {"claims", "costs", "experiment", "sweep", "cli", "recipe", "winners"}
 WRAPPED: dict[str, tuple[str, ...]] = {
     "art": (
         "attacks/_art.py",
-        "estimators.py",
+        "backbones/estimators.py",
         "evaluation/",
         "trainers/base.py",
         "trainers/batches.py",

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit_ext.normalise_weights import bake, spectral_normalise
+from toolkit_ext.backbones.spectral_norm import bake, spectral_normalise
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "padded": (nn.Conv2d(2, 3, 3, padding=1), (2, 5, 5)),

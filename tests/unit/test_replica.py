@@ -11,11 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
 from toolkit_ext.attacks import PGD, Deep, craft
+from toolkit_ext.backbones.spectral_norm import spectral_normalise
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast.frozen_copy import Replica, plain_copy
 from toolkit_ext.fast.kernels.folding import find_pairs, foldable_pairs
 from toolkit_ext.fast.precision import half_passes, half_ratio
-from toolkit_ext.normalise_weights import spectral_normalise
 
 X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from toolkit_ext import backbones
+from toolkit_ext.backbones.spectral_norm import CONV_NORMS, bake, spectral_normalise
 from toolkit_ext.errors import UserError
-from toolkit_ext.normalise_weights import CONV_NORMS, bake, spectral_normalise
 
 
 def small_model() -> nn.Sequential:

@@ -7,8 +7,8 @@ from typing import TypeAlias
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from toolkit_ext.backbones.estimators import view
 from toolkit_ext.errors import UserError
-from toolkit_ext.estimators import view
 
 Classifier: TypeAlias = nn.Module | PyTorchClassifier
 """What an evaluation takes in Python."""

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from toolkit_ext.trainers._view import as_classifier
+from toolkit_ext.backbones.estimators import as_classifier
 from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.trainers.loop import NonFiniteLossError
 

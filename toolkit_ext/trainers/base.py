@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from toolkit_ext.backbones.estimators import clip_range, view
+from toolkit_ext.backbones.spectral_norm import spectral_normalise
 from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
-from toolkit_ext.normalise_weights import spectral_normalise
 from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
-from toolkit_ext.trainers._view import clip_range, view
 from toolkit_ext.trainers.batches import (
     GeneratorSource,
     LoaderSource,

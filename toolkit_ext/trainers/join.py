@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from toolkit_ext.backbones.estimators import inner
 from toolkit_ext.ranks import Ranks
-from toolkit_ext.trainers._view import inner
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.distributed import Team, synchronise_batch_norm
 from toolkit_ext.trainers.fsdp import bare_copy, check_sharding, shard
