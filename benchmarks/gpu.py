@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import evaluate, load
-from toolkit_ext.evaluation.isolation import full_float32
+from toolkit_ext.evaluation.running.isolation import full_float32
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 # What our trainer is told in each mode; the word before the hyphen is the arithmetic.

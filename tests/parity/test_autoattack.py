@@ -13,8 +13,8 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.autoattack import plan, set_budget
-from toolkit_ext.evaluation.isolation import honest_dynamic_check
+from toolkit_ext.evaluation.running.isolation import honest_dynamic_check
+from toolkit_ext.evaluation.suite.autoattack import plan, set_budget
 
 SHORT = Budget(n_iter=8, n_queries=60)
 EPS = {"Linf": 0.05, "L2": 0.5}

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from toolkit_ext import backbones
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
-from toolkit_ext.evaluation.autoattack import perturb, plan, set_budget
-from toolkit_ext.evaluation.isolation import honest_dynamic_check
-from toolkit_ext.evaluation.lean import make_lean
-from toolkit_ext.evaluation.lean_fab import project_linf
-from toolkit_ext.evaluation.selection import Judge
+from toolkit_ext.evaluation.running.isolation import honest_dynamic_check
+from toolkit_ext.evaluation.suite.autoattack import perturb, plan, set_budget
+from toolkit_ext.evaluation.suite.fast import make_lean
+from toolkit_ext.evaluation.suite.fast_fab import project_linf
+from toolkit_ext.evaluation.suite.selection import Judge
 
 SHORT = Budget(n_iter=3, n_queries=12)
 EPS = {"Linf": 0.03, "L2": 0.2}

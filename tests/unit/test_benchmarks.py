@@ -14,7 +14,7 @@ import torch
 
 from toolkit_ext import backbones
 from toolkit_ext.costs import Passes
-from toolkit_ext.evaluation.fingerprint import float32_arithmetic
+from toolkit_ext.evaluation.loading.fingerprint import float32_arithmetic
 from toolkit_ext.results.environment import machine_name
 from toolkit_ext.trainers import TRAINERS
 

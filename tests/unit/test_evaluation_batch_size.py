@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Budget, Protocol, batch_size, evaluate, evaluate_budgets
-from toolkit_ext.evaluation.batch_size import measure, parse_batch_size
+from toolkit_ext.evaluation import Budget, Protocol, evaluate, evaluate_budgets
+from toolkit_ext.evaluation.running import batch_size
+from toolkit_ext.evaluation.running.batch_size import measure, parse_batch_size
 
 SHORT = Budget(n_iter=3, n_queries=10)
 PROTOCOL = Protocol("test", "Linf", 0.05)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate, evaluate_budgets, load_examples
-from toolkit_ext.evaluation.recheck import distance, recheck, tolerance
+from toolkit_ext.evaluation.running.recheck import distance, recheck, tolerance
 
 SHORT = Budget(n_iter=5, n_queries=30)
 ATTACKS = ("clean", "fgsm", "pgd20", "pgd_l2", "apgd_ce", "aa")

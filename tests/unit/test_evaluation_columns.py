@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD, craft
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.autoattack import set_budget
-from toolkit_ext.evaluation.isolation import preserved_rng
+from toolkit_ext.evaluation.running.isolation import preserved_rng
+from toolkit_ext.evaluation.suite.autoattack import set_budget
 from toolkit_ext.types import Attack
 
 SHORT = Budget(n_iter=5, n_queries=30)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.flags import Collector, Flag, read_flags, rejected_flag
+from toolkit_ext.evaluation.suite.flags import Collector, Flag, read_flags, rejected_flag
 
 SHORT = Budget(n_iter=3, n_queries=40)
 

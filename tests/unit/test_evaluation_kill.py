@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate, precision
-from toolkit_ext.evaluation.runner import Job, Runner
+from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
+from toolkit_ext.evaluation.running.runner import Job, Runner
+from toolkit_ext.evaluation.suite import precision
 
 KILLS = 10
 PROTOCOL = Protocol("test", "Linf", 0.06, attacks=("clean", "aa", "fgsm", "pgd20", "square", "apgd_dlr"))

@@ -21,7 +21,7 @@ from toolkit_ext import backbones, results
 from toolkit_ext.cli import cli
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, Shape, evaluate, load
-from toolkit_ext.evaluation.models import describe, ensemble
+from toolkit_ext.evaluation.loading.models import describe, ensemble
 
 SHORT = Budget(n_iter=4, n_queries=20)
 PROTOCOL = Protocol("test", "Linf", 0.05, attacks=("clean", "fgsm", "aa"))

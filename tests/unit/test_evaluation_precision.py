@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from toolkit_ext import backbones
 from toolkit_ext.cli import cli
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate, precision
-from toolkit_ext.evaluation.autoattack import perturb
-from toolkit_ext.evaluation.precision import HalfCopy, laid_out, verified
+from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
+from toolkit_ext.evaluation.suite import precision
+from toolkit_ext.evaluation.suite.autoattack import perturb
+from toolkit_ext.evaluation.suite.precision import HalfCopy, laid_out, verified
 
 SHORT = Budget(n_iter=6, n_queries=40)
 PROTOCOL = Protocol("test", "Linf", 0.01, attacks=("clean", "apgd_ce", "square", "aa"))

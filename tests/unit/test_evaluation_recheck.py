@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Budget, Protocol, battery, evaluate, load_examples
-from toolkit_ext.evaluation.recheck import distance, recheck, tolerance
+from toolkit_ext.evaluation import Budget, Protocol, evaluate, load_examples
+from toolkit_ext.evaluation.running.recheck import distance, recheck, tolerance
+from toolkit_ext.evaluation.suite import attack_suite as battery
 
 SHORT = Budget(n_iter=5, n_queries=30)
 

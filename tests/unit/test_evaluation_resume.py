@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.state import State, open_state
+from toolkit_ext.evaluation.running.state import State, open_state
 
 SHORT = Budget(n_iter=5, n_queries=30)
 ATTACKS = ("clean", "aa", "fgsm", "pgd20", "pgd_l2", "square")

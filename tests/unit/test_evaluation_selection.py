@@ -12,9 +12,9 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation import Budget
-from toolkit_ext.evaluation.autoattack import perturb, set_budget
-from toolkit_ext.evaluation.lean import make_lean
-from toolkit_ext.evaluation.selection import Judge, filled_up
+from toolkit_ext.evaluation.suite.autoattack import perturb, set_budget
+from toolkit_ext.evaluation.suite.fast import make_lean
+from toolkit_ext.evaluation.suite.selection import Judge, filled_up
 
 CLASSES, EPS, SHIFT = 5, 0.05, 0.4
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from toolkit_ext import backbones
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
-from toolkit_ext.evaluation.precision import HalfCopy
+from toolkit_ext.evaluation.suite.precision import HalfCopy
 from toolkit_ext.fast.frozen_copy import Replica
 from toolkit_ext.fast.kernels.relu_pool_swap import _Nothing, _PoolThenReLU, delay_relus, late_relus, may_delay
 from toolkit_ext.trainers import DeepTrainer, PGDTrainer, as_classifier

@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toolkit_ext.data import check_images, check_labels, to_unit
-from toolkit_ext.evaluation._art import Classifier, as_module
-from toolkit_ext.evaluation.autoattack import Threat, targets
-from toolkit_ext.evaluation.batch_size import BatchSize, find_batch_size
-from toolkit_ext.evaluation.battery import Battery
-from toolkit_ext.evaluation.carry import carried_key, check_carry, count_carried
-from toolkit_ext.evaluation.checks import check_model, check_options, find_device
-from toolkit_ext.evaluation.examples import Examples
-from toolkit_ext.evaluation.fingerprint import float32_arithmetic, hash_model, hash_tensors, versions
-from toolkit_ext.evaluation.flags import Collector
-from toolkit_ext.evaluation.isolation import isolated
-from toolkit_ext.evaluation.precision import Precision, check_precision, laid_out, linear_by_onednn, make_passes
+from toolkit_ext.evaluation.loading.art_models import Classifier, as_module
+from toolkit_ext.evaluation.loading.checks import check_model, check_options, find_device
+from toolkit_ext.evaluation.loading.fingerprint import float32_arithmetic, hash_model, hash_tensors, versions
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
-from toolkit_ext.evaluation.recheck import tolerance
 from toolkit_ext.evaluation.result import Evaluation, details_of, figures
-from toolkit_ext.evaluation.runner import Runner
-from toolkit_ext.evaluation.sharding import make_runner, shared_state
+from toolkit_ext.evaluation.running.batch_size import BatchSize, find_batch_size
+from toolkit_ext.evaluation.running.carry import carried_key, check_carry, count_carried
+from toolkit_ext.evaluation.running.examples import Examples
+from toolkit_ext.evaluation.running.isolation import isolated
+from toolkit_ext.evaluation.running.recheck import tolerance
+from toolkit_ext.evaluation.running.runner import Runner
+from toolkit_ext.evaluation.running.sharding import make_runner, shared_state
+from toolkit_ext.evaluation.suite.attack_suite import Battery
+from toolkit_ext.evaluation.suite.autoattack import Threat, targets
+from toolkit_ext.evaluation.suite.flags import Collector
+from toolkit_ext.evaluation.suite.precision import Precision, check_precision, laid_out, linear_by_onednn, make_passes
 from toolkit_ext.fast.emulation import emulating
 from toolkit_ext.fast.kernels.relu_pool_swap import late_relus
 from toolkit_ext.io import make_folder
@@ -61,11 +61,11 @@ def evaluate(
     AutoAttack is pyautoattack's (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, image by image the
     verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again, see
-    :func:`toolkit_ext.evaluation.recheck.recheck`. With fewer than 10 classes the targeted attacks take all other
+    :func:`toolkit_ext.evaluation.running.recheck.recheck`. With fewer than 10 classes the targeted attacks take all other
     classes as targets; what is undefined for 2 or 3 classes is left out and named in ``omitted``.
 
     In a job of several processes (torchrun) each attacks every n-th batch, and all return the same result, image by
-    image that of one process, see :mod:`toolkit_ext.evaluation.sharding`.
+    image that of one process, see :mod:`toolkit_ext.evaluation.running.sharding`.
 
     The model is held in evaluation mode, weights frozen, without autocast; its modes and gradients, torch's random
     numbers and the tracers of debuggers are put back. The attacks use the float32 arithmetic that torch's flags allow
@@ -79,11 +79,11 @@ def evaluate(
         protocol: A :class:`Protocol`, or the name or path of one.
         seed: Seed of every attack, set anew for each batch.
         batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch. ``auto``
-            measures some sizes on the model, see :func:`toolkit_ext.evaluation.batch_size.find_batch_size`; the one
+            measures some sizes on the model, see :func:`toolkit_ext.evaluation.running.batch_size.find_batch_size`; the one
             chosen is in ``settings`` and, of a resumed evaluation, the one in ``state_dir``.
         precision: ``fp32``; ``bf16-verified``, faster where there is AMX or a GPU with bfloat16: AutoAttack's attacks
             search in bfloat16 and every success is checked in float32; ``fp32-reference``, pyautoattack's own code
-            pixel by pixel. See :mod:`toolkit_ext.evaluation.precision`.
+            pixel by pixel. See :mod:`toolkit_ext.evaluation.suite.precision`.
         device: Checked against the model's; None takes the model's.
         state_dir: Folder for finished batches. An evaluation that was stopped, even by ``kill -9``, goes on from there
             with the same result. One folder serves one evaluation; further ``attacks`` may be added later.

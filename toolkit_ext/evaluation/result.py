@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit_ext.evaluation.examples import Examples
-from toolkit_ext.evaluation.flags import Flag
 from toolkit_ext.evaluation.protocol import Protocol
-from toolkit_ext.evaluation.runner import Row
+from toolkit_ext.evaluation.running.examples import Examples
+from toolkit_ext.evaluation.running.runner import Row
+from toolkit_ext.evaluation.suite.flags import Flag
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import attackable
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.isolation import preserved_rng
+from toolkit_ext.evaluation.running.isolation import preserved_rng
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.isolation import full_float32
+from toolkit_ext.evaluation.running.isolation import full_float32
 from toolkit_ext.landscape._examples import BATCH_SIZE, batches, check_batch_size, checked
 from toolkit_ext.landscape._model import device_of, dtype_of, evaluating, size_of, split
 from toolkit_ext.types import LossFn

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from toolkit_ext.evaluation.flags import Flag
+from toolkit_ext.evaluation.suite.flags import Flag
 from toolkit_ext.types import Norm
 
 Status = Literal["pass", "warning", "failure"]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from toolkit_ext.attacks import PGD, attackable
 from toolkit_ext.data import to_unit
-from toolkit_ext.evaluation.isolation import isolated
-from toolkit_ext.evaluation.recheck import recheck
+from toolkit_ext.evaluation.running.isolation import isolated
+from toolkit_ext.evaluation.running.recheck import recheck
 
 MOMENTS = (0, 1, 2, 5, 10, 20)
 """Steps of PGD-20 after which the loss is taken."""

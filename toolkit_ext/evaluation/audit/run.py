@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation._art import Classifier, as_module
 from toolkit_ext.evaluation.audit import judge
 from toolkit_ext.evaluation.audit.check import Audit, Check
 from toolkit_ext.evaluation.audit.probe import Probe
-from toolkit_ext.evaluation.budgets import evaluate_budgets
-from toolkit_ext.evaluation.checks import check_model, find_device
-from toolkit_ext.evaluation.columns import gradient_attack
 from toolkit_ext.evaluation.evaluate import evaluate
-from toolkit_ext.evaluation.fingerprint import hash_model
-from toolkit_ext.evaluation.isolation import isolated
+from toolkit_ext.evaluation.loading.art_models import Classifier, as_module
+from toolkit_ext.evaluation.loading.checks import check_model, find_device
+from toolkit_ext.evaluation.loading.fingerprint import hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
+from toolkit_ext.evaluation.running.isolation import isolated
+from toolkit_ext.evaluation.suite.budgets import evaluate_budgets
+from toolkit_ext.evaluation.suite.columns import gradient_attack
 
 COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
 TINY = 1e-10

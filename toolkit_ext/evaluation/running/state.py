@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.fingerprint import differences
+from toolkit_ext.evaluation.loading.fingerprint import differences
 from toolkit_ext.io import atomic_write, make_folder
 
 FORMAT = 1

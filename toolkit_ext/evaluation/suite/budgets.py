@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation._art import Classifier
 from toolkit_ext.evaluation.evaluate import evaluate
+from toolkit_ext.evaluation.loading.art_models import Classifier
 from toolkit_ext.evaluation.protocol import Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
 

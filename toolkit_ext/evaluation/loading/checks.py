@@ -9,8 +9,8 @@ from pyautoattack import checks
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.flags import Collector
-from toolkit_ext.evaluation.isolation import honest_dynamic_check, preserved_rng
+from toolkit_ext.evaluation.running.isolation import honest_dynamic_check, preserved_rng
+from toolkit_ext.evaluation.suite.flags import Collector
 
 
 def find_device(model: nn.Module, device: torch.device | str | None) -> torch.device:

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.autoattack import Perturb, Plan, Threat, build, perturb, plan
-from toolkit_ext.evaluation.checks import check_defence
-from toolkit_ext.evaluation.columns import column_job, single_adversary, undefined
-from toolkit_ext.evaluation.flags import read_flags
-from toolkit_ext.evaluation.lean import make_lean
-from toolkit_ext.evaluation.precision import Passes, compare_speed, verified
+from toolkit_ext.evaluation.loading.checks import check_defence
 from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.evaluation.result import Evaluation
-from toolkit_ext.evaluation.runner import Job, Row, Runner
-from toolkit_ext.evaluation.selection import Judge
+from toolkit_ext.evaluation.running.runner import Job, Row, Runner
+from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, Threat, build, perturb, plan
+from toolkit_ext.evaluation.suite.columns import column_job, single_adversary, undefined
+from toolkit_ext.evaluation.suite.fast import make_lean
+from toolkit_ext.evaluation.suite.flags import read_flags
+from toolkit_ext.evaluation.suite.precision import Passes, compare_speed, verified
+from toolkit_ext.evaluation.suite.selection import Judge
 
 _NO_RADIUS = "eps is 0, so that only the clean images are in the ball"
 _SAME_RUN = "aa/apgd-ce"

@@ -14,8 +14,8 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from toolkit_ext.evaluation.flags import Collector
 from toolkit_ext.evaluation.protocol import Budget, Version
+from toolkit_ext.evaluation.suite.flags import Collector
 from toolkit_ext.types import Norm
 
 ATTACKS: dict[Version, tuple[str, ...]] = {

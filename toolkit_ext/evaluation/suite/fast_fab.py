@@ -12,7 +12,7 @@ from pyautoattack import fab_base
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
-from toolkit_ext.evaluation.selection import Judge
+from toolkit_ext.evaluation.suite.selection import Judge
 
 # The library's floor of a distance.
 _FLOOR = 1e-8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.fingerprint import differences, hash_tensors
+from toolkit_ext.evaluation.loading.fingerprint import differences, hash_tensors
 from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.evaluation.result import Evaluation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.evaluation.isolation import full_float32, preserved_rng
+from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.types import Norm
 
 REASONS = ("norm", "box", "label")

@@ -11,9 +11,9 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from toolkit_ext.evaluation.lean_apgd import LeanAPGD, LeanTargetedAPGD
-from toolkit_ext.evaluation.lean_fab import LeanFAB
-from toolkit_ext.evaluation.selection import Judge, filled_up
+from toolkit_ext.evaluation.suite.fast_apgd import LeanAPGD, LeanTargetedAPGD
+from toolkit_ext.evaluation.suite.fast_fab import LeanFAB
+from toolkit_ext.evaluation.suite.selection import Judge, filled_up
 
 
 class LeanSquare(SquareAttack):  # type: ignore[misc]

@@ -9,10 +9,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD
-from toolkit_ext.evaluation.autoattack import Perturb, Threat, build, reason_undefined
-from toolkit_ext.evaluation.flags import Collector
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
-from toolkit_ext.evaluation.runner import Job
+from toolkit_ext.evaluation.running.runner import Job
+from toolkit_ext.evaluation.suite.autoattack import Perturb, Threat, build, reason_undefined
+from toolkit_ext.evaluation.suite.flags import Collector
 from toolkit_ext.types import Attack
 
 SINGLE = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "square": "square"}

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from toolkit_ext.evaluation.runner import Job, Runner, Stored
-from toolkit_ext.evaluation.state import State, join_state, open_state
+from toolkit_ext.evaluation.running.runner import Job, Runner, Stored
+from toolkit_ext.evaluation.running.state import State, join_state, open_state
 from toolkit_ext.ranks import Ranks, told_plainly
 
 

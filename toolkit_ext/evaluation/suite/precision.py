@@ -2,13 +2,13 @@
 
 ``fp32``: pyautoattack's passes, random numbers and verdicts image by image, at less cost: the weights lie
 channels-last on the CPU (oneDNN's convolutions and poolings want them so; sums are rounded in another order), linear
-layers call oneDNN where that is faster, and :mod:`toolkit_ext.evaluation.lean` stands in for its attacks.
+layers call oneDNN where that is faster, and :mod:`toolkit_ext.evaluation.suite.fast` stands in for its attacks.
 
 ``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
 
 ``bf16-verified``: the attacks search on a bfloat16 copy of the model, in which grey images have their gradient by
 :mod:`toolkit_ext.fast.kernels.single_channel_conv`. What that copy calls a success counts only if the float32 model agrees; where it
-does not, the attack goes on (:class:`~toolkit_ext.evaluation.selection.Judge`), or, where it is the library's own code,
+does not, the attack goes on (:class:`~toolkit_ext.evaluation.suite.selection.Judge`), or, where it is the library's own code,
 is run again on the float32 model, see :func:`verified`.
 """
 
@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.evaluation.autoattack import perturb
-from toolkit_ext.evaluation.flags import Collector
+from toolkit_ext.evaluation.suite.autoattack import perturb
+from toolkit_ext.evaluation.suite.flags import Collector
 from toolkit_ext.fast.kernels.flatten import ordered_flatten
 from toolkit_ext.fast.kernels.linear import onednn_linear, uses_onednn
 from toolkit_ext.fast.kernels.single_channel_conv import shifted_sums, uses_shifted_sums

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.precision import pass_seconds
-from toolkit_ext.evaluation.state import stored_key
+from toolkit_ext.evaluation.running.state import stored_key
+from toolkit_ext.evaluation.suite.precision import pass_seconds
 
 CANDIDATES = (64, 128, 250, 500, 1000)
 BatchSize = int | Literal["auto"]

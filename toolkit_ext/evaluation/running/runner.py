@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.examples import Examples
-from toolkit_ext.evaluation.flags import Collector, Flag, read_flags, rejected_flag
-from toolkit_ext.evaluation.isolation import rng_state, set_rng_state
-from toolkit_ext.evaluation.recheck import recheck
-from toolkit_ext.evaluation.state import State
+from toolkit_ext.evaluation.running.examples import Examples
+from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
+from toolkit_ext.evaluation.running.recheck import recheck
+from toolkit_ext.evaluation.running.state import State
+from toolkit_ext.evaluation.suite.flags import Collector, Flag, read_flags, rejected_flag
 from toolkit_ext.types import Norm
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]

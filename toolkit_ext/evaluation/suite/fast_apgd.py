@@ -15,7 +15,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.checks import check_zero_gradients
 from torch import Tensor
 
-from toolkit_ext.evaluation.selection import Judge
+from toolkit_ext.evaluation.suite.selection import Judge
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """What ``attack_single_run`` returns: best points, which images are still right, best losses, adversarial examples."""

@@ -1,0 +1,1 @@
+"""Doors for models: files, own modules, ART classifiers, ensembles, and the checks they pass."""
