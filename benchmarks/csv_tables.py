@@ -8,7 +8,7 @@ import click
 import pandas as pd
 
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.environment import environment, machine_name
+from toolkit_ext.results.records.environment import environment, machine_name
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchattacks", "art", "pyautoattack")

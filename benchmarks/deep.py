@@ -26,7 +26,7 @@ from toolkit_ext.attacks import PGD, craft
 from toolkit_ext.attacks.layerwise import Deep, choose, cross_entropy
 from toolkit_ext.attacks.layerwise.neurons import Target
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.environment import environment
+from toolkit_ext.results.records.environment import environment
 from toolkit_ext.types import Attack
 
 RESULTS = Path(__file__).parent / "results"

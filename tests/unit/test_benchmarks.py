@@ -15,7 +15,7 @@ import torch
 from toolkit_ext import backbones
 from toolkit_ext.costs import Passes
 from toolkit_ext.evaluation.loading.fingerprint import float32_arithmetic
-from toolkit_ext.results.environment import machine_name
+from toolkit_ext.results.records.environment import machine_name
 from toolkit_ext.trainers import TRAINERS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

@@ -8,7 +8,7 @@ from statistics import fmean
 from toolkit_ext import results
 from toolkit_ext.claims.runs import enough
 from toolkit_ext.results import Record
-from toolkit_ext.results.render import to_markdown
+from toolkit_ext.results.tables.rendering import to_markdown
 
 _COLUMNS = ("method", "runs", "clean_acc", "pgd20_acc", "aa_acc")
 _BY = ("data", "norm", "eps", "method")

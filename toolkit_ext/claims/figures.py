@@ -17,7 +17,7 @@ from toolkit_ext.claims.metrics import family, titled
 from toolkit_ext.claims.runs import enough, values_of
 from toolkit_ext.claims.verdict import RunsByScale
 from toolkit_ext.results import Record
-from toolkit_ext.results.figures import look, save
+from toolkit_ext.results.figures.plots import look, save
 
 _LABELS = {"small": "ours, small", "paper": "ours, paper"}
 _OFFSETS = {"source": 0.22, "paper": 0.0, "small": -0.22}

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
 from toolkit_ext.landscape.linear import logistic
-from toolkit_ext.results import figures
-from toolkit_ext.results.figures import COLORS, DASHES, MARKERS, save
+from toolkit_ext.results.figures import plots as figures
+from toolkit_ext.results.figures.plots import COLORS, DASHES, MARKERS, save
 
 
 def look(index: int, *, marker: bool = True) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from toolkit_ext.landscape.figures import bare, look
-from toolkit_ext.results.figures import save
+from toolkit_ext.results.figures.plots import save
 
 _WINDOW = 51
 """Batches in the running median, which shows the course that the noise of single batches hides."""

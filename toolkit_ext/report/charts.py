@@ -13,9 +13,9 @@ import pandas as pd
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.results import Curve, Record, label, training_log
-from toolkit_ext.results.breakdown import first_broken
-from toolkit_ext.results.concise import budget
-from toolkit_ext.results.figures import COLORS, training_panels
+from toolkit_ext.results.figures.breakdown import first_broken
+from toolkit_ext.results.figures.plots import COLORS, training_panels
+from toolkit_ext.results.tables.concise import budget
 
 Chart = dict[str, Any]
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")

@@ -10,8 +10,8 @@ from toolkit_ext import data, results
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import load_examples
 from toolkit_ext.results import Pair, Record
-from toolkit_ext.results.figures import encode
-from toolkit_ext.results.pictures import draw_pairs
+from toolkit_ext.results.figures.examples import draw_pairs
+from toolkit_ext.results.figures.plots import encode
 
 
 def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", limit: int = 8) -> list[Pair]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from toolkit_ext.report import charts
 from toolkit_ext.results import Curve, Record, frame, label
-from toolkit_ext.results.breakdown import attack_label
-from toolkit_ext.results.concise import budget, concise, interval
-from toolkit_ext.results.frames import missing
-from toolkit_ext.results.render import DAGGER, fewer_examples
+from toolkit_ext.results.figures.breakdown import attack_label
+from toolkit_ext.results.tables.concise import budget, concise, interval
+from toolkit_ext.results.tables.frames import missing
+from toolkit_ext.results.tables.rendering import DAGGER, fewer_examples
 
 FACTS = ("method", "attack", "objective", "update", "schedule", "data", "backbone", "norm", "eps", "version", "seed")
 Table = list[list[str]]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.results import Record, frame, plot_bars, plot_clean_vs_robust, plot_training
-from toolkit_ext.results import figures as module
+from toolkit_ext.results.figures import plots as module
 
 Make = Callable[..., Record]
 LOG = "epoch,loss_clean,loss_adversarial,grad_norm,eps,lr,lr1,val_clean_acc,val_robust_acc,distance,seconds\n"

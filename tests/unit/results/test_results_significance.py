@@ -12,19 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from toolkit_ext.results import (
-    Record,
-    aggregate,
-    frame,
-    members,
-    per_example,
-    render,
-    sort,
-    to_latex,
-    to_markdown,
-    vs_best,
-)
-from toolkit_ext.results.significance import holm
+from toolkit_ext.results import Record, aggregate, frame, members, per_example, sort, to_latex, to_markdown, vs_best
+from toolkit_ext.results.tables.aggregate import rendering as render
+from toolkit_ext.results.tables.significance import holm
 
 Make = Callable[..., Record]
 N = 200

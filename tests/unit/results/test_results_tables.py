@@ -20,11 +20,9 @@ from toolkit_ext.results import (
     RecordWarning,
     aggregate,
     columns,
-    concise,
     frame,
     printed,
     rebuild,
-    render,
     sort,
     to_csv,
     to_latex,
@@ -33,7 +31,9 @@ from toolkit_ext.results import (
     write_record,
     write_table,
 )
-from toolkit_ext.results.concise import budget, interval, label, number
+from toolkit_ext.results.tables.aggregate import concise
+from toolkit_ext.results.tables.aggregate import rendering as render
+from toolkit_ext.results.tables.concise import budget, interval, label, number
 
 Make = Callable[..., Record]
 

@@ -21,9 +21,9 @@ from matplotlib.ticker import MaxNLocator
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.concise import budget, label
-from toolkit_ext.results.schema import Record
-from toolkit_ext.results.tables import aggregate
+from toolkit_ext.results.records.schema import Record
+from toolkit_ext.results.tables.aggregate import aggregate
+from toolkit_ext.results.tables.concise import budget, label
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--")
@@ -56,7 +56,7 @@ def encode(figure: Figure, suffix: str = "png") -> bytes:
 def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> Path:
     """A group of bars for each method, a bar for each of ``metrics``, in percent.
 
-    ``table`` has one row for each run (:func:`~toolkit_ext.results.frames.frame`), all of one data set and budget.
+    ``table`` has one row for each run (:func:`~toolkit_ext.results.tables.frames.frame`), all of one data set and budget.
     Whiskers are 95% intervals for a single run and ± one standard deviation for the mean over several seeds.
     """
     points = _points(table, metrics)

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.results.concise import label
-from toolkit_ext.results.figures import look, save
-from toolkit_ext.results.schema import Record
-from toolkit_ext.results.significance import per_example
+from toolkit_ext.results.figures.plots import look, save
+from toolkit_ext.results.records.schema import Record
+from toolkit_ext.results.tables.concise import label
+from toolkit_ext.results.tables.significance import per_example
 
 Ints = np.ndarray[Any, np.dtype[np.int8]]
 # Dark where the attack won, so that the figure reads the same in grey.

@@ -12,8 +12,8 @@ from typing import Any
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.concise import budget
-from toolkit_ext.results.schema import Record
+from toolkit_ext.results.records.schema import Record
+from toolkit_ext.results.tables.concise import budget
 from toolkit_ext.types import Paper
 
 RANKED = ("cifar10", "cifar100", "imagenet")

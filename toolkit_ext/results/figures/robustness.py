@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.results.concise import budget, label
-from toolkit_ext.results.figures import look, save
-from toolkit_ext.results.schema import ProtocolFacts, Record
+from toolkit_ext.results.figures.plots import look, save
+from toolkit_ext.results.records.schema import ProtocolFacts, Record
+from toolkit_ext.results.tables.concise import budget, label
 
 
 @dataclass(frozen=True)

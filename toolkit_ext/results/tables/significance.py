@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from toolkit_ext.results.render import best, blocks, fewer_examples, metrics_of
-from toolkit_ext.results.schema import Record
-from toolkit_ext.results.tables import members
+from toolkit_ext.results.records.schema import Record
+from toolkit_ext.results.tables.aggregate import members
+from toolkit_ext.results.tables.rendering import best, blocks, fewer_examples, metrics_of
 
 LEVEL = 0.05
 DRAWS = 4000

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.results.figures import save
+from toolkit_ext.results.figures.plots import save
 
 Images = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype, is_object_dtype
 
-from toolkit_ext.results.concise import METRICS
-from toolkit_ext.results.schema import Record
+from toolkit_ext.results.records.schema import Record
+from toolkit_ext.results.tables.concise import METRICS
 
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import psutil
 import torch
 
-from toolkit_ext.results.schema import Git, Hardware, Memory
+from toolkit_ext.results.records.schema import Git, Hardware, Memory
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = {

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.environment import Environment, environment, peak_memory, portable
-from toolkit_ext.results.schema import SCHEMA, Axes, Backbone, Data, Memory, ProtocolFacts, Record, Times, check
+from toolkit_ext.results.records.environment import Environment, environment, peak_memory, portable
+from toolkit_ext.results.records.schema import SCHEMA, Axes, Backbone, Data, Memory, ProtocolFacts, Record, Times, check
 
 ALL_RUNS = "all_runs"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,149}")
@@ -64,7 +64,7 @@ def new_record(
 
     ``started`` is the :func:`environment` as it was when the run began: the code on disk may have changed since.
     Tuples become lists, ``warnings`` their text, and absolute paths are shortened
-    (:func:`~toolkit_ext.results.environment.portable`). Raises :class:`UserError` naming the first field
+    (:func:`~toolkit_ext.results.records.environment.portable`). Raises :class:`UserError` naming the first field
     that is not allowed.
     """
     now = datetime.now(UTC)

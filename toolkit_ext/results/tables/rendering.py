@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from toolkit_ext.errors import check_choice
-from toolkit_ext.results.concise import budget, concise, interval, is_fraction, label
-from toolkit_ext.results.frames import BUDGET, missing
-from toolkit_ext.results.select import columns as select_columns
+from toolkit_ext.results.tables.concise import budget, concise, interval, is_fraction, label
+from toolkit_ext.results.tables.frames import BUDGET, missing
+from toolkit_ext.results.tables.select import columns as select_columns
 
 DAGGER = "†"
 FORMATS = ("csv", "markdown", "latex")
@@ -105,7 +105,7 @@ def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
 def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
     """A GitHub Markdown table of an aggregated ``table``, the best of each metric in bold.
 
-    ``verdicts`` (:func:`~toolkit_ext.results.significance.vs_best`) adds :data:`MARKS` and what they mean.
+    ``verdicts`` (:func:`~toolkit_ext.results.tables.significance.vs_best`) adds :data:`MARKS` and what they mean.
     """
     shown = _marked(printed(table, columns, fractions=True), verdicts)
     winners = best(table)

@@ -13,8 +13,8 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.results.concise import number
-from toolkit_ext.results.frames import missing
+from toolkit_ext.results.tables.concise import number
+from toolkit_ext.results.tables.frames import missing
 
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
 _ORDERED: dict[str, Callable[[Any, Any], Any]] = {

@@ -10,10 +10,10 @@ import pandas as pd
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.frames import BUDGET, frame, metric_columns, missing
-from toolkit_ext.results.record import ALL_RUNS, check_name, read_records
-from toolkit_ext.results.render import printed, to_csv
-from toolkit_ext.results.schema import Record
+from toolkit_ext.results.records.record import ALL_RUNS, check_name, read_records
+from toolkit_ext.results.records.schema import Record
+from toolkit_ext.results.tables.frames import BUDGET, frame, metric_columns, missing
+from toolkit_ext.results.tables.rendering import printed, to_csv
 
 BY = ("data", "backbone", "norm", "eps", "method")
 
@@ -145,7 +145,7 @@ def rebuild(results_dir: Path | str) -> list[Path]:
 
     ``all_runs.csv`` has every run with every figure (fractions). Each name in a record's ``tables`` makes one more:
     the means over seeds of the :func:`reported` runs that name it, in percent. Records that cannot be read are left out
-    with a :class:`~toolkit_ext.results.record.RecordWarning`.
+    with a :class:`~toolkit_ext.results.records.record.RecordWarning`.
     """
     results = Path(results_dir)
     records = read_records(results / "runs")

@@ -1,0 +1,1 @@
+"""Run records: their schema, reading and writing, and the environment they were made in."""

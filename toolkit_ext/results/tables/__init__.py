@@ -1,0 +1,1 @@
+"""Tables from records: frames, means over seeds, significance, and their rendering."""
