@@ -1,6 +1,6 @@
 """What a training step of every method costs, beside what its passes take bare: its own limit.
 
-Passes are counted (``toolkit_ext.costs``) and the time of each kind of pass is measured right before and after the
+Passes are counted (``toolkit_ext.experiments.costs``) and the time of each kind of pass is measured right before and after the
 method, in fp32 and in the layout that we train in. With F forward and B backward passes in a step, W_f and W_b of
 these to the weights, the limit is
 
@@ -28,8 +28,8 @@ from torch.nn.functional import cross_entropy
 
 from toolkit_ext.backbones.spectral_norm import spectral_normalise
 from toolkit_ext.cli._options import _Words
-from toolkit_ext.costs import Passes, count_passes
 from toolkit_ext.errors import check_choice
+from toolkit_ext.experiments.costs import Passes, count_passes
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.attack_runner import layout
 from toolkit_ext.trainers.config import LoopConfig

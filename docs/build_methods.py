@@ -13,7 +13,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext.costs import count_passes
+from toolkit_ext.experiments.costs import count_passes
 from toolkit_ext.io import atomic_write
 from toolkit_ext.trainers import TRAINERS, MethodTrainer
 from toolkit_ext.trainers.compose import AXES, options

@@ -5,8 +5,8 @@ the worst weights in a ball of radius 0.5 gives a lower clean test error than st
 makes no claim on robustness; the record says what AutoAttack leaves.)
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="amp",

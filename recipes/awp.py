@@ -5,8 +5,8 @@ by 0.5% of its norm narrows the gap between training and test robustness: the la
 best, and both are more robust than without it.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="awp",

@@ -5,8 +5,8 @@ lowers the error on FGSM examples from 89.4% to 17.9%, and that on clean images 
 paper's network is a maxout network of two dense layers).
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="clean_adv",

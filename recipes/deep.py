@@ -5,8 +5,8 @@ for a stronger attacker than it can meet, and costs little more than perturbing 
 conjugate gradient solve the inner problem. The note measures nothing; ``pgd`` at the same eps is what to compare with.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="deep",

@@ -17,7 +17,7 @@ from toolkit_ext import console, results
 from toolkit_ext.cli import guarded
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.errors import check_choice
-from toolkit_ext.experiment import Experiment, run, smoke
+from toolkit_ext.experiments.experiment import Experiment, run, smoke
 from toolkit_ext.trainers import TRAINERS
 
 TABLE = "digits_methods"

@@ -5,8 +5,8 @@ with a large rate for SGD and a small one for Adam, and asks whether Adam can ex
 training that stays finite, no less accurate than ``clean_adv`` with one optimiser.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="dual",

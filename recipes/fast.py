@@ -5,8 +5,8 @@ start, of 1.25 eps and with a cyclic learning rate, reaches 45% under PGD at eps
 on PGD examples.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="fast",

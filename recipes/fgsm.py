@@ -5,8 +5,8 @@ Micheaux, Neau: Training robust neural networks. 2023. Claim: training on FGSM e
 hardly against PGD (the report's table: 0.46% under PGD in Linf, in a setting that it does not name).
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="fgsm",

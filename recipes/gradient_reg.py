@@ -5,8 +5,8 @@ AAAI 2018. Claim: the penalty raises the accuracy under PGD in Linf from 17.26% 
 (Robust above clean cannot be true of one set of images; the report names neither data set nor eps.)
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="gradient_reg",

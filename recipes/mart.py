@@ -5,8 +5,8 @@ Claim: weighting the divergence by how unsure the network is of the clean image 
 does at the same eps.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="mart",

@@ -5,8 +5,8 @@ robust under PGD as training on PGD examples (17.23% and 17.26% in Linf) at a lo
 56.25%). The report names neither data set nor eps; its attacks have 40 steps of 0.001.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="mim",

@@ -5,8 +5,8 @@ is more robust than PGD alone: 28.39% against 17.26% under PGD in Linf, 34.87% a
 56.25% clean accuracy. The report names neither data set nor eps.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="multi_attack",

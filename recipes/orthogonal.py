@@ -5,8 +5,8 @@ Weston, ICLR 2017. Claim: keeping weights near orthogonal stabilises learning, a
 normalisation does. The report's figures have no numbers.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="orthogonal",

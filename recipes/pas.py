@@ -5,8 +5,8 @@ periodic learning rate and eps rising along a cosine, the robust error (100 step
 against 50.29% at constant eps and 57.26% without periods. The resets are in a figure alone; these are equal periods.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="pas",

@@ -5,8 +5,8 @@ table 1. Claim: trained on 40 steps of 0.01 for 100,000 batches of 50, the netwo
 89.3% under the strongest white-box attack that the paper tried (PGD, 100 steps, 20 restarts).
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="pgd",

@@ -16,7 +16,7 @@ import torch
 from toolkit_ext import console, results
 from toolkit_ext.cli import guarded
 from toolkit_ext.cli._options import place_options, take_place
-from toolkit_ext.experiment import Experiment, run, smoke
+from toolkit_ext.experiments.experiment import Experiment, run, smoke
 
 METHODS = ("standard", "pgd", "clean_adv")
 EPS = 0.1

@@ -5,8 +5,8 @@ Kataoka, Koyama, Yoshida, ICLR 2018. Claim: dividing each weight by its largest 
 a layer is to a perturbation of its input. The report's figures have no numbers; ``pgd`` is what to compare with.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="spectral_norm",

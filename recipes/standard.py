@@ -5,8 +5,8 @@ section 4. Claim: without adversarial training the network classifies clean imag
 under PGD at eps 0.3.
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="standard",

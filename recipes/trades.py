@@ -5,8 +5,8 @@ Claim: with 1/λ = 6 the network is more robust than after PGD training, at a lo
 is WRN-34-10; steps, step size and optimiser are its own).
 """
 
-from toolkit_ext.experiment import Experiment
-from toolkit_ext.recipe import recipe
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import recipe
 
 EXPERIMENT = Experiment(
     method="trades",

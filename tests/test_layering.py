@@ -126,7 +126,7 @@ WRONG = {
     "with import": ("schedules.py", "import toolkit_ext.trainers.loop"),
     "inside a function": ("evaluation/new.py", "def late():\n    from toolkit_ext.trainers import TRAINERS"),
     "for types alone": ("landscape/new.py", "if TYPE_CHECKING:\n    from toolkit_ext.trainers import MethodTrainer"),
-    "upwards": ("trainers/new.py", "from toolkit_ext.experiment import run"),
+    "upwards": ("trainers/new.py", "from toolkit_ext.experiments.experiment import run"),
     "types import an axis": ("types.py", "from toolkit_ext.attacks import PGD"),
     "a part that is not in the table": ("trainers/other.py", "from toolkit_ext.helpers import anything"),
     "ART in a method's file": ("trainers/new.py", "from art.defences.trainer import Trainer"),

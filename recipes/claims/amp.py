@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 
 ATTACKS = ("clean", "pgd20", "aa")
 # Radii of AMP to choose from; the source's is 0.5 for the whole of CIFAR-10.

@@ -13,7 +13,7 @@ from typing import Any
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.probes import layerwise
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 
 STEPS = (1, 2, 3, 5, 10, 20)
 STRENGTH = {"layerwise": layerwise(200, STEPS)}

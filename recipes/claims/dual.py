@@ -12,7 +12,7 @@ from typing import Any
 from toolkit_ext.claims import Arm, AtLeast, AtMost, Claim, Group, Lower, Row
 from toolkit_ext.claims.probes import other_budget
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 
 LINF = {"Linf": other_budget("linf_0.1_digits")}
 SGD = tuple({"lr": rate} for rate in (0.01, 0.03, 0.1))

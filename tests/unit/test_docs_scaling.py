@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from toolkit_ext.costs import Passes
+from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.trainers import TRAINERS
 
 DOCS = Path(__file__).parents[2] / "docs"

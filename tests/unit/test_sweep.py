@@ -21,8 +21,10 @@ import toolkit_ext
 from toolkit_ext import results
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiment import Place
-from toolkit_ext.sweep import Workers, attempt, engine, state_of
+from toolkit_ext.experiments import sweep as engine
+from toolkit_ext.experiments.attempt import attempt, state_of
+from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.sweep import Workers
 from toolkit_ext.trainers import TRAINERS
 
 SMALL: dict[str, Any] = {
@@ -180,7 +182,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept(
     def broken(*_: Any) -> None:
         raise RuntimeError("no memory\nfor this")
 
-    monkeypatch.setattr("toolkit_ext.sweep.run.run", broken)
+    monkeypatch.setattr("toolkit_ext.experiments.attempt.run", broken)
     (task,) = plan(("fgsm",), (0,), SMALL)
     assert attempt(task, place, threads=1).failed == "RuntimeError: no memory for this"
     assert "Traceback" in (place.output / task.run_id / "sweep.log").read_text()
@@ -231,9 +233,10 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from toolkit_ext.cli.sweep import plan
-from toolkit_ext.experiment import Place
-from toolkit_ext.sweep import Workers, engine, sweep
-from toolkit_ext.sweep.run import Outcome
+from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.sweep import Workers, sweep
+from toolkit_ext.experiments import sweep as engine
+from toolkit_ext.experiments.attempt import Outcome
 
 def deadly(task, place, threads):
     with open(f"{place.output}-{task.experiment.seed}", "a") as tries:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from toolkit_ext import results, winners
+from toolkit_ext import results
 from toolkit_ext.errors import UserError
+from toolkit_ext.experiments import presets as winners
+from toolkit_ext.experiments.presets import WINNERS, Winner, winner
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
-from toolkit_ext.winners import WINNERS, Winner, winner
 
 QUICK = ["--backbone-arg", "width=2", "--epochs", "1", "--n-train", "200", "--n-test", "12", "--no-progress"]
 RISING = Winner(

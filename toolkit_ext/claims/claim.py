@@ -9,7 +9,7 @@ from typing import Any
 from toolkit_ext.claims.probe import Probe
 from toolkit_ext.claims.rules import Rule
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 
 SCALES = ("small", "paper")
 """``small`` is for two CPU cores, ``paper`` is the source's setting."""

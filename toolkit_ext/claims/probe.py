@@ -13,7 +13,7 @@ from toolkit_ext import backbones
 from toolkit_ext.data import Dataset
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Evaluation
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from toolkit_ext.claims.claim import Arm, Group, with_hyper_parameters
 from toolkit_ext.claims.probe import Probe, Trained
 from toolkit_ext.claims.runs import by_seed, choose, grid, of_claims, tuning_of
 from toolkit_ext.console import say
-from toolkit_ext.costs import count_passes
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiment import Experiment, Place, check_device, facts, make_trainer, run, smoke
+from toolkit_ext.experiments.costs import count_passes
+from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, run, smoke
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
 from toolkit_ext.trainers.compose import compose, options
@@ -88,7 +88,7 @@ def cost_options(experiment: Experiment) -> dict[str, Any]:
 
 
 def run_safely(experiment: Experiment, place: Place) -> Record:
-    """:func:`~toolkit_ext.experiment.run`; a loss that is not finite ends in a record too, without metrics.
+    """:func:`~toolkit_ext.experiments.experiment.run`; a loss that is not finite ends in a record too, without metrics.
 
     A run that is recorded for a claim is not made again, whatever its file is called: what an arm names can have
     become more since.

@@ -9,7 +9,7 @@ from typing import Any
 from toolkit_ext.claims.claim import SEEDS, Arm, Group, with_hyper_parameters
 from toolkit_ext.claims.metrics import history, measure, probed
 from toolkit_ext.claims.rules import Figure
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose

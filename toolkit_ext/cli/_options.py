@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from toolkit_ext.experiment import Place
+from toolkit_ext.experiments.experiment import Place
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import LoopConfig
 

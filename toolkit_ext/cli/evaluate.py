@@ -30,7 +30,7 @@ from toolkit_ext.evaluation import load as load_model
 from toolkit_ext.evaluation.loading.models import TIMM, describe, ensemble
 from toolkit_ext.evaluation.running.batch_size import parse_batch_size
 from toolkit_ext.evaluation.suite.budgets import budgets
-from toolkit_ext.experiment import Place, check_device, protocol_for, record_of
+from toolkit_ext.experiments.experiment import Place, check_device, protocol_for, record_of
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start
 from toolkit_ext.results import Record

@@ -16,7 +16,7 @@ from toolkit_ext.attacks import PGD
 from toolkit_ext.cli._evaluation import facts_of
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiment import Place, check_device
+from toolkit_ext.experiments.experiment import Place, check_device
 from toolkit_ext.landscape import batch_gradients, figures_training, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.landscape.study import STUDIES

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from toolkit_ext import console
-from toolkit_ext.costs import count_passes
+from toolkit_ext.experiments.costs import count_passes
 from toolkit_ext.trainers import TRAINERS
 
 

@@ -15,8 +15,9 @@ from toolkit_ext import console, data, results
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiment import Place, check_device
-from toolkit_ext.sweep import LOG, Outcome, Task, Workers, state_of, sweep
+from toolkit_ext.experiments.attempt import LOG, Outcome, Task, state_of
+from toolkit_ext.experiments.experiment import Place, check_device
+from toolkit_ext.experiments.sweep import Workers, sweep
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, compose, known, options
 

@@ -10,8 +10,8 @@ import click
 from toolkit_ext import console
 from toolkit_ext.cli._options import _Words, given, hyper_parameter_options, place_options, take_place
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiment import Experiment, run
-from toolkit_ext.winners import winner
+from toolkit_ext.experiments.experiment import Experiment, run
+from toolkit_ext.experiments.presets import winner
 
 
 def _backbone_args(pairs: tuple[str, ...]) -> dict[str, Any]:

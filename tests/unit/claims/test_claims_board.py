@@ -12,7 +12,7 @@ from toolkit_ext.claims import Arm, Group
 from toolkit_ext.claims.board import board, ranking
 from toolkit_ext.claims.page import page
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.results import Record
 
 MakeRun = Callable[..., Record]

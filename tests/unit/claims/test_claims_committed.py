@@ -16,8 +16,8 @@ from toolkit_ext.claims.load import load_groups
 from toolkit_ext.claims.metrics import probed, titled
 from toolkit_ext.claims.runs import of_claims, values_of
 from toolkit_ext.claims.verdict import runs_by_scale
+from toolkit_ext.experiments.presets import WINNERS
 from toolkit_ext.results import Record, read_records
-from toolkit_ext.winners import WINNERS
 
 ROOT = Path(__file__).parents[3]
 RESULTS, RECIPES = ROOT / "results", ROOT / "recipes" / "claims"

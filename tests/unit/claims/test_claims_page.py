@@ -14,7 +14,7 @@ from toolkit_ext.claims.load import load_groups
 from toolkit_ext.claims.page import page
 from toolkit_ext.claims.verdict import runs_by_scale
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.results import Record, write_record
 
 Both = Callable[[Sequence[float], Sequence[float]], list[Record]]
@@ -86,7 +86,7 @@ def test_no_figure_without_a_measurement_and_none_is_left_over(
 
 SCRIPT = '''"""A claim."""
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Row
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 
 ARMS = tuple(
     Arm(name, Experiment(name, backbone_args={"width": 8}, n_test=200, attacks=("clean", "aa")))

@@ -20,7 +20,7 @@ from toolkit_ext.claims.runs import (
     tuning_of,
     values_of,
 )
-from toolkit_ext.experiment import Experiment
+from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.results import Record
 
 Make = Callable[..., Record]

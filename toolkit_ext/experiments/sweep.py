@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiment import Place
-from toolkit_ext.sweep.run import Outcome, Task, attempt, in_one_line
+from toolkit_ext.experiments.attempt import Outcome, Task, attempt, in_one_line
+from toolkit_ext.experiments.experiment import Place
 
 # How often a run may be going on when its worker dies before it is given up; each time it resumes.
 _TRIES = 2

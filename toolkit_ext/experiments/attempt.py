@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiment import Experiment, Place, run
+from toolkit_ext.experiments.experiment import Experiment, Place, run
 from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
 

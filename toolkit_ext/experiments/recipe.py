@@ -14,7 +14,7 @@ import click
 from toolkit_ext import console
 from toolkit_ext.cli import guarded
 from toolkit_ext.cli._options import place_options, take_place
-from toolkit_ext.experiment import Experiment, run, smoke
+from toolkit_ext.experiments.experiment import Experiment, run, smoke
 
 
 def command(experiment: Experiment, text: str | None) -> click.Command:

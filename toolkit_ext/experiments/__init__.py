@@ -1,0 +1,1 @@
+"""Experiments from data to record: one run, sweeps of many, presets, costs, and what recipe scripts share."""
