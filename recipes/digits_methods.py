@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from toolkit_ext import console, results
-from toolkit_ext.cli import guarded
+from toolkit_ext import results
+from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.experiment import Experiment, run, smoke

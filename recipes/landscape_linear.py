@@ -16,8 +16,8 @@ import click
 import pandas as pd
 import torch
 
-from toolkit_ext import console, data, results
-from toolkit_ext.cli import guarded
+from toolkit_ext import data, results
+from toolkit_ext.cli import console, guarded
 from toolkit_ext.landscape import figures, linear
 
 

@@ -20,9 +20,9 @@ import click
 import psutil
 import torch
 
-from toolkit_ext import backbones, console, data, results
+from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
-from toolkit_ext.cli import guarded
+from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli._options import place_options, take_place
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol

@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 
-from toolkit_ext import console
 from toolkit_ext.claims.claim import SCALES, Group
 from toolkit_ext.claims.metrics import probed
 from toolkit_ext.claims.runner import run_group
-from toolkit_ext.cli import guarded
+from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.results import Record
 

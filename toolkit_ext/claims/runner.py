@@ -13,7 +13,7 @@ from toolkit_ext import data, results
 from toolkit_ext.claims.claim import Arm, Group, with_hyper_parameters
 from toolkit_ext.claims.probe import Probe, Trained
 from toolkit_ext.claims.runs import by_seed, choose, grid, of_claims, tuning_of
-from toolkit_ext.console import say
+from toolkit_ext.cli.console import say
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.costs import count_passes
 from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, run, smoke

@@ -7,6 +7,7 @@ import sys
 import click
 
 from toolkit_ext.cli.claims import claims_command
+from toolkit_ext.cli.console import say, say_error, set_up_logging
 from toolkit_ext.cli.evaluate import evaluate_command
 from toolkit_ext.cli.landscape import landscape_command
 from toolkit_ext.cli.methods import methods_command
@@ -14,7 +15,6 @@ from toolkit_ext.cli.report import report_command
 from toolkit_ext.cli.sweep import sweep_command
 from toolkit_ext.cli.tables import plot_command, table_command
 from toolkit_ext.cli.train import train_command
-from toolkit_ext.console import say, say_error, set_up_logging
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast import allocator as memory
 from toolkit_ext.ranks import RankError

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from toolkit_ext import data, results
-from toolkit_ext.console import percent
+from toolkit_ext.cli.console import percent
 from toolkit_ext.results import Record
 from toolkit_ext.results.tables.concise import budget
 

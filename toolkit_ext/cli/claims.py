@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from toolkit_ext import console
 from toolkit_ext.claims.build import build
+from toolkit_ext.cli import console
 from toolkit_ext.cli.tables import told_plainly
 
 _folder = click.Path(path_type=Path, file_okay=False)

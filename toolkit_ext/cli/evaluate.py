@@ -10,7 +10,8 @@ from typing import Any
 import click
 import torch
 
-from toolkit_ext import console, data, results
+from toolkit_ext import data, results
+from toolkit_ext.cli import console
 from toolkit_ext.cli._evaluation import audit_table, details_table, facts_of, figures_table
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.cli.train import _backbone_args

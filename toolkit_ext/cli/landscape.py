@@ -11,8 +11,9 @@ from typing import Any
 import click
 import torch
 
-from toolkit_ext import backbones, console, data, results
+from toolkit_ext import backbones, data, results
 from toolkit_ext.attacks import PGD
+from toolkit_ext.cli import console
 from toolkit_ext.cli._evaluation import facts_of
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.errors import UserError

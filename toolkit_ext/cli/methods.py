@@ -8,7 +8,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from toolkit_ext import console
+from toolkit_ext.cli import console
 from toolkit_ext.experiments.costs import count_passes
 from toolkit_ext.trainers import TRAINERS
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from toolkit_ext import console, results
+from toolkit_ext import results
+from toolkit_ext.cli import console
 from toolkit_ext.cli.tables import told_plainly
 from toolkit_ext.report import landscape_pictures, pictures, write_page
 

@@ -11,7 +11,8 @@ from typing import Any
 import click
 import torch
 
-from toolkit_ext import console, data, results
+from toolkit_ext import data, results
+from toolkit_ext.cli import console
 from toolkit_ext.cli._options import _Words, place_options, take_place
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from toolkit_ext import console, results
+from toolkit_ext import results
+from toolkit_ext.cli import console
 from toolkit_ext.cli._options import _Words
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from toolkit_ext import console
+from toolkit_ext.cli import console
 from toolkit_ext.cli._options import _Words, given, hyper_parameter_options, place_options, take_place
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import Experiment, run

@@ -14,7 +14,7 @@ import torch
 
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
-from toolkit_ext.console import say
+from toolkit_ext.cli.console import say
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol
 from toolkit_ext.io import make_folder

@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from toolkit_ext import console
-from toolkit_ext.cli import guarded
+from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli._options import place_options, take_place
 from toolkit_ext.experiments.experiment import Experiment, run, smoke
 
