@@ -2,7 +2,7 @@
 
 A method is one choice on each axis: an **attack** makes the inputs to train on, an **objective** turns them into
 named loss terms, an **update** moves the weights along their gradients, a **schedule** moves epsilon.
-This module imports nothing of the package but its errors; every axis folder may import it.
+This module imports nothing of the package but its errors, and no torch; every axis folder may import it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
-from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.optim import Optimizer
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.amp import GradScaler
+    from torch.optim import Optimizer
 
 Norm = Literal["Linf", "L2"]
 NORMS: tuple[Norm, ...] = ("Linf", "L2")
-LossFn = Callable[[Tensor, Tensor], Tensor]
+LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class StepReport:
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Exchange = Callable[[Sequence[Tensor]], None]
+Exchange = Callable[[Sequence["Tensor"]], None]
 """Turns, in place, the gradients of this process's part of a batch into those of the whole batch."""
 
 
@@ -176,12 +177,16 @@ class Paper:
 class Method:
     """The record of a method: its name, its paper, its choice on each axis and the defaults that differ from the axes'.
 
+    ``trainer`` is the name of the class that is made from it, and ``formula`` the docstring of that class: what is
+    minimised, with the equation's number in the paper.
     ``defaults`` and ``smoke`` map hyper-parameter names (fields of the axis dataclasses and of the loop's
     configuration) to values; ``smoke`` is a configuration that runs in seconds on ``digits``.
     """
 
     name: str
+    trainer: str
     summary: str
+    formula: str
     paper: Paper
     attack: str
     objective: str

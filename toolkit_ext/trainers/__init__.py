@@ -1,43 +1,47 @@
-"""The trainers: one file a method, found by looking through this folder.
+"""The trainers: one class a method, made from the records in :mod:`toolkit_ext.trainers.methods`.
 
-A file whose name does not begin with an underscore holds a ``METHOD`` record and one trainer class; that is all a new
-method needs to be listed, documented, tested and trained from the command line.
+A record is all that a new method needs to be listed, documented, tested and trained from the command line. Trainer
+classes are made when they are first asked for, so that the records can be read without torch and ART.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from toolkit_ext.backbones.estimators import as_classifier
-from toolkit_ext.trainers.base import MethodTrainer
-from toolkit_ext.trainers.loop import NonFiniteLossError
+from toolkit_ext.trainers.methods import METHODS
+from toolkit_ext.types import Method
 
-__all__ = ["TRAINERS", "MethodTrainer", "NonFiniteLossError", "as_classifier"]
+if TYPE_CHECKING:
+    from toolkit_ext.backbones.estimators import as_classifier
+    from toolkit_ext.trainers.base import MethodTrainer
+    from toolkit_ext.trainers.non_finite import NonFiniteLossError
 
+    TRAINERS: dict[str, type[MethodTrainer]]
 
-def _trainer_of(module: ModuleType) -> type[MethodTrainer]:
-    found = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
-    trainers = [kind for kind in found if issubclass(kind, MethodTrainer)]
-    record = getattr(module, "METHOD", None)
-    if record is None or len(trainers) != 1 or trainers[0].method is not record:
-        raise ImportError(f"{module.__name__}: a method's file holds METHOD and one trainer class with method = METHOD")
-    expected = module.__name__.rpartition(".")[2]
-    if record.name != expected:
-        raise ImportError(f"{module.__name__}: METHOD.name is {record.name!r}, the file's name says {expected!r}")
-    return trainers[0]
+__all__ = ["METHODS", "TRAINERS", "MethodTrainer", "NonFiniteLossError", "as_classifier", "trainer_class"]
 
 
-def _discover() -> dict[str, type[MethodTrainer]]:
-    names = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
-    return {name: _trainer_of(importlib.import_module(f"{__name__}.{name}")) for name in names}
+def trainer_class(method: Method) -> type[MethodTrainer]:
+    """The trainer of ``method``; its docstring is the method's formula."""
+    from toolkit_ext.trainers.base import MethodTrainer
+
+    return type(method.trainer, (MethodTrainer,), {"method": method, "__doc__": method.formula, "__module__": __name__})
 
 
-TRAINERS: dict[str, type[MethodTrainer]] = _discover()
-globals().update({trainer.__name__: trainer for trainer in TRAINERS.values()})
+def _load() -> dict[str, Any]:
+    """What :func:`__getattr__` serves: everything here that needs torch."""
+    from toolkit_ext.backbones.estimators import as_classifier
+    from toolkit_ext.trainers.base import MethodTrainer
+    from toolkit_ext.trainers.non_finite import NonFiniteLossError
+
+    trainers = {name: trainer_class(method) for name, method in METHODS.items()}
+    own = {kind.__name__: kind for kind in (MethodTrainer, NonFiniteLossError)}
+    return {"TRAINERS": trainers, "as_classifier": as_classifier} | own | {t.__name__: t for t in trainers.values()}
 
 
-def __getattr__(name: str) -> type[MethodTrainer]:
-    # Reached for unknown names only; it also tells type checkers that trainer classes are attributes of this module.
-    raise AttributeError(f"toolkit_ext.trainers has no {name}; trainers: {', '.join(sorted(TRAINERS))}")
+def __getattr__(name: str) -> Any:
+    known = {*__all__, *(method.trainer for method in METHODS.values())}
+    if name not in known:
+        raise AttributeError(f"toolkit_ext.trainers has no {name}; trainers: {', '.join(sorted(METHODS))}")
+    globals().update(_load())
+    return globals()[name]

@@ -26,17 +26,13 @@ from toolkit_ext.trainers.distributed import Team
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
-from toolkit_ext.trainers.non_finite import Guard
+from toolkit_ext.trainers.non_finite import Guard, NonFiniteLossError
 from toolkit_ext.trainers.optim import keep_layouts, match_layouts
 from toolkit_ext.trainers.state import Board, RunFolder
 from toolkit_ext.types import Batch, Losses, LossFn, Perturbed, Update
 
 # Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
 _BATCHES, _TRAINING, _MEASURING = 0, 1, 2
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss was not a number; the weights are those before the step, and the run's last state is on disk."""
 
 
 @dataclass

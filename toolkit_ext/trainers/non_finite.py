@@ -14,6 +14,10 @@ from toolkit_ext.types import Batch, Losses
 EVERY = 50  # steps between two looks at the device
 
 
+class NonFiniteLossError(RuntimeError):
+    """The loss was not a number; the weights are those before the step, and the run's last state is on disk."""
+
+
 def _stands_still(optimizer: Optimizer) -> bool:
     """Whether ``optimizer`` can be told on the device not to move, which torch's fused kernels can."""
     return all(group.get("fused") for group in optimizer.param_groups)

@@ -1,13 +1,16 @@
 """Adversarial model perturbation: descend from the worst weights nearby."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="amp",
+    trainer="AMPTrainer",
     summary="adversarial model perturbation",
+    formula="""Δ ← Δ + ζ ∇_θ L(θ + Δ), projected to ‖Δ‖₂ ≤ ε, N times from 0; then θ ← θ − η ∇L(θ + Δ)  (algorithm 1).
+
+    The paper's loss is the clean one; with ``objective="adversarial", attack="pgd"`` it is a partner of adversarial
+    training.
+    """,
     paper=Paper(
         authors="Zheng, Zhang, Mao",
         title="Regularizing neural networks via adversarial model perturbation",
@@ -18,13 +21,3 @@ METHOD = Method(
     objective="clean",
     update="amp",
 )
-
-
-class AMPTrainer(MethodTrainer):
-    """Δ ← Δ + ζ ∇_θ L(θ + Δ), projected to ‖Δ‖₂ ≤ ε, N times from 0; then θ ← θ − η ∇L(θ + Δ)  (algorithm 1).
-
-    The paper's loss is the clean one; with ``objective="adversarial", attack="pgd"`` it is a partner of adversarial
-    training.
-    """
-
-    method = METHOD

@@ -1,13 +1,13 @@
 """One optimiser on the sum of the clean and the adversarial cross-entropy."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="clean_adv",
+    trainer="CleanAdvTrainer",
     summary="clean plus adversarial cross-entropy, one optimiser",
+    formula="""min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``.
+    """,
     paper=Paper(
         authors="Goodfellow, Shlens, Szegedy",
         title="Explaining and harnessing adversarial examples",
@@ -19,9 +19,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class CleanAdvTrainer(MethodTrainer):
-    """min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``."""
-
-    method = METHOD

@@ -1,13 +1,17 @@
 """Deep adversarial training: the input and every chosen hidden layer are perturbed."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="deep",
+    trainer="DeepTrainer",
     summary="every layer perturbed, found by conjugate gradient",
+    formula="""min_w E max_d c(y, h(w, x, d)) + Σ_ℓ ρ_ℓ(d_ℓ) with n_ℓ = f_ℓ(w_ℓ n_{ℓ−1}) + d_ℓ (equations 6 and 8).
+
+    The maximum is found by nonlinear conjugate gradient, with one forward and one backward pass for the gradient of all
+    unknowns: over the perturbations d, or, with ``deep_variables="neurons"``, over the neurons n, where the layers
+    decouple (equation 11). Both have the same maximiser; ``Deep`` says how they differ.
+    """,
     paper=Paper(
         authors="Chinchilla",
         title="Deep adversarial training",
@@ -18,14 +22,3 @@ METHOD = Method(
     update="plain",
     smoke={"deep_steps": 2},
 )
-
-
-class DeepTrainer(MethodTrainer):
-    """min_w E max_d c(y, h(w, x, d)) + Σ_ℓ ρ_ℓ(d_ℓ) with n_ℓ = f_ℓ(w_ℓ n_{ℓ−1}) + d_ℓ (equations 6 and 8).
-
-    The maximum is found by nonlinear conjugate gradient, with one forward and one backward pass for the gradient of all
-    unknowns: over the perturbations d, or, with ``deep_variables="neurons"``, over the neurons n, where the layers
-    decouple (equation 11). Both have the same maximiser; ``Deep`` says how they differ.
-    """
-
-    method = METHOD

@@ -1,13 +1,16 @@
 """Two optimisers, one for each loss: SGD on the clean term, Adam on the adversarial term."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="dual",
+    trainer="DualOptimizerTrainer",
     summary="SGD on the clean loss, Adam on the adversarial loss",
+    formula="""θ_{t+1} = θ_t − η ∇L_CE(f(x), y) − γ Adam(∇L_CE(f(x'), y)),  both gradients taken at θ_t and x' from L2-PGD.
+
+    ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ and η warms up. The log shows the norms of both gradients,
+    their cosine and the sizes of both steps.
+    """,
     paper=Paper(
         authors="Lee",
         title="Formulation",
@@ -19,13 +22,3 @@ METHOD = Method(
     defaults={"norm": "L2", "eps": 0.5, "warmup_epochs": 1.0},
     smoke={"steps": 2},
 )
-
-
-class DualOptimizerTrainer(MethodTrainer):
-    """θ_{t+1} = θ_t − η ∇L_CE(f(x), y) − γ Adam(∇L_CE(f(x'), y)),  both gradients taken at θ_t and x' from L2-PGD.
-
-    ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ and η warms up. The log shows the norms of both gradients,
-    their cosine and the sizes of both steps.
-    """
-
-    method = METHOD

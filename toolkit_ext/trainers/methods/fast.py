@@ -1,13 +1,14 @@
 """Single-step adversarial training from a random start."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="fast",
+    trainer="FastTrainer",
     summary="adversarial training on random-start FGSM examples",
+    formula="""min_θ E L(f_θ(x'), y),  x' = Π(x + u + 1.25 eps sign ∇_x L(f_θ(x + u), y)),  u uniform in the Linf ball
+    (algorithm 3 of the paper).
+    """,
     paper=Paper(
         authors="Wong, Rice, Kolter",
         title="Fast is better than free: revisiting adversarial training",
@@ -19,11 +20,3 @@ METHOD = Method(
     update="plain",
     defaults={"lr_schedule": "onecycle"},
 )
-
-
-class FastTrainer(MethodTrainer):
-    """min_θ E L(f_θ(x'), y),  x' = Π(x + u + 1.25 eps sign ∇_x L(f_θ(x + u), y)),  u uniform in the Linf ball
-    (algorithm 3 of the paper).
-    """
-
-    method = METHOD

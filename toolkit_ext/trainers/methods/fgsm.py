@@ -1,13 +1,15 @@
 """Adversarial training on single-step examples."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="fgsm",
+    trainer="FGSMTrainer",
     summary="adversarial training on FGSM examples",
+    formula="""min_θ E L(f_θ(x'), y),  x' = clip(x + eps sign ∇_x L(f_θ(x), y)).
+
+    Without a random start the examples can collapse (catastrophic overfitting); the alarm of the same name says so.
+    """,
     paper=Paper(
         authors="Goodfellow, Shlens, Szegedy",
         title="Explaining and harnessing adversarial examples",
@@ -18,12 +20,3 @@ METHOD = Method(
     objective="adversarial",
     update="plain",
 )
-
-
-class FGSMTrainer(MethodTrainer):
-    """min_θ E L(f_θ(x'), y),  x' = clip(x + eps sign ∇_x L(f_θ(x), y)).
-
-    Without a random start the examples can collapse (catastrophic overfitting); the alarm of the same name says so.
-    """
-
-    method = METHOD

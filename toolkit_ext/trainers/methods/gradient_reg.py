@@ -1,13 +1,13 @@
 """Adversarial training with a penalty on the input gradient."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="gradient_reg",
+    trainer="GradientRegTrainer",
     summary="adversarial cross-entropy plus an input-gradient penalty",
+    formula="""min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation.
+    """,
     paper=Paper(
         authors="Ross, Doshi-Velez",
         title="Improving the adversarial robustness and interpretability of deep neural networks "
@@ -20,9 +20,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class GradientRegTrainer(MethodTrainer):
-    """min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation."""
-
-    method = METHOD

@@ -1,13 +1,13 @@
 """MART: misclassified examples weigh more in the divergence term."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="mart",
+    trainer="MARTTrainer",
     summary="boosted cross-entropy, divergence weighted by misclassification",
+    formula="""min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (algorithm 1), x' by PGD.
+    """,
     paper=Paper(
         authors="Wang, Zou, Yi, Bailey, Ma, Gu",
         title="Improving adversarial robustness requires revisiting misclassified examples",
@@ -19,9 +19,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class MARTTrainer(MethodTrainer):
-    """min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (algorithm 1), x' by PGD."""
-
-    method = METHOD

@@ -1,13 +1,13 @@
 """Adversarial training on momentum iterative examples."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="mim",
+    trainer="MIMTrainer",
     summary="adversarial training on MIM examples",
+    formula="""min_θ E L(f_θ(x'), y) with x' from MI-FGSM: g ← decay g + ∇_x L / ‖∇_x L‖₁, x' ← Π(x' + alpha sign g).
+    """,
     paper=Paper(
         authors="Dong, Liao, Pang, Su, Zhu, Hu, Li",
         title="Boosting adversarial attacks with momentum",
@@ -19,9 +19,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class MIMTrainer(MethodTrainer):
-    """min_θ E L(f_θ(x'), y) with x' from MI-FGSM: g ← decay g + ∇_x L / ‖∇_x L‖₁, x' ← Π(x' + alpha sign g)."""
-
-    method = METHOD

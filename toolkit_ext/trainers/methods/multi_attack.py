@@ -1,13 +1,13 @@
 """Adversarial training on several attacks in turn."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="multi_attack",
+    trainer="MultiAttackTrainer",
     summary="adversarial training on FGSM, MIM and PGD in turn",
+    formula="""min_θ E L(f_θ(x'), y) with x' from FGSM, MIM and PGD by batch index, each used equally often.
+    """,
     paper=Paper(
         authors="Kouvatseas, Lafaye de Micheaux, Neau",
         title="Training robust neural networks",
@@ -18,9 +18,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class MultiAttackTrainer(MethodTrainer):
-    """min_θ E L(f_θ(x'), y) with x' from FGSM, MIM and PGD by batch index, each used equally often."""
-
-    method = METHOD

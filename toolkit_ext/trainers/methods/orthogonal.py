@@ -1,13 +1,13 @@
 """Adversarial training with a penalty on the distance of the weights from orthogonality."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="orthogonal",
+    trainer="OrthogonalTrainer",
     summary="adversarial cross-entropy plus an orthogonality penalty",
+    formula="""min_θ E L(f_θ(x'), y) + λ Σ |W Wᵀ − I| over the weights of linear and convolution layers.
+    """,
     paper=Paper(
         authors="Brock, Lim, Ritchie, Weston",
         title="Neural photo editing with introspective adversarial networks",
@@ -19,9 +19,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class OrthogonalTrainer(MethodTrainer):
-    """min_θ E L(f_θ(x'), y) + λ Σ |W Wᵀ − I| over the weights of linear and convolution layers."""
-
-    method = METHOD

@@ -1,13 +1,15 @@
 """Periodic adversarial scheduling of epsilon and the learning rate."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="pas",
+    trainer="PASTrainer",
     summary="periodic epsilon and learning rate",
+    formula="""Between resets T_{i−1} and T_i, with p = (d − T_{i−1}) / (T_i − T_{i−1}) at epoch d:
+    ε_cos = ½ (1 − cos pπ)(ε_max − ε_min) + ε_min or ε_lin = (ε_max − ε_min) p + ε_min, capped at ``eps``; the learning
+    rate falls with the same resets. A snapshot is kept at each reset, to be used with the last model as an ensemble.
+    """,
     paper=Paper(
         authors="Liu, Salzmann, Lin, Tomioka, Süsstrunk",
         title="On the loss landscape of adversarial training: identifying challenges and how to overcome them",
@@ -21,12 +23,3 @@ METHOD = Method(
     defaults={"lr_schedule": "periodic"},
     smoke={"steps": 2},
 )
-
-
-class PASTrainer(MethodTrainer):
-    """Between resets T_{i−1} and T_i, with p = (d − T_{i−1}) / (T_i − T_{i−1}) at epoch d:
-    ε_cos = ½ (1 − cos pπ)(ε_max − ε_min) + ε_min or ε_lin = (ε_max − ε_min) p + ε_min, capped at ``eps``; the learning
-    rate falls with the same resets. A snapshot is kept at each reset, to be used with the last model as an ensemble.
-    """
-
-    method = METHOD

@@ -1,13 +1,14 @@
 """Adversarial training on PGD examples."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="pgd",
+    trainer="PGDTrainer",
     summary="adversarial training on PGD examples",
+    formula="""min_θ E max_{‖δ‖ ≤ eps} L(f_θ(x + δ), y), the maximum approximated by ``steps`` of projected gradient ascent
+    (equation 2.1 of the paper).
+    """,
     paper=Paper(
         authors="Madry, Makelov, Schmidt, Tsipras, Vladu",
         title="Towards deep learning models resistant to adversarial attacks",
@@ -19,11 +20,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class PGDTrainer(MethodTrainer):
-    """min_θ E max_{‖δ‖ ≤ eps} L(f_θ(x + δ), y), the maximum approximated by ``steps`` of projected gradient ascent
-    (equation 2.1 of the paper).
-    """
-
-    method = METHOD

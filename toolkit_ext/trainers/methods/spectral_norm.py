@@ -1,13 +1,15 @@
 """Adversarial training with spectrally normalised weights."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="spectral_norm",
+    trainer="SpectralNormTrainer",
     summary="every weight divided by its largest singular value",
+    formula="""W̄ = W / σ(W) for the weight of every linear and convolution layer, σ the largest singular value.
+
+    ``spectral="operator"`` divides by the norm of the convolution itself instead of that of its reshaped kernel.
+    """,
     paper=Paper(
         authors="Miyato, Kataoka, Koyama, Yoshida",
         title="Spectral normalization for generative adversarial networks",
@@ -20,12 +22,3 @@ METHOD = Method(
     defaults={"spectral": "reshaped"},
     smoke={"steps": 2},
 )
-
-
-class SpectralNormTrainer(MethodTrainer):
-    """W̄ = W / σ(W) for the weight of every linear and convolution layer, σ the largest singular value.
-
-    ``spectral="operator"`` divides by the norm of the convolution itself instead of that of its reshaped kernel.
-    """
-
-    method = METHOD

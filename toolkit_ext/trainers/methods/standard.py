@@ -1,13 +1,13 @@
 """Standard training on clean inputs, the baseline of every comparison."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="standard",
+    trainer="StandardTrainer",
     summary="cross-entropy on clean inputs",
+    formula="""min_θ E L(f_θ(x), y).
+    """,
     paper=Paper(
         authors="Bottou",
         title="Large-scale machine learning with stochastic gradient descent",
@@ -18,9 +18,3 @@ METHOD = Method(
     objective="clean",
     update="plain",
 )
-
-
-class StandardTrainer(MethodTrainer):
-    """min_θ E L(f_θ(x), y)."""
-
-    method = METHOD

@@ -1,13 +1,13 @@
 """TRADES: clean cross-entropy plus the divergence between clean and adversarial predictions."""
 
-from __future__ import annotations
-
-from toolkit_ext.trainers.base import MethodTrainer
 from toolkit_ext.types import Method, Paper
 
 METHOD = Method(
     name="trades",
+    trainer="TRADESTrainer",
     summary="clean cross-entropy plus β times the adversarial divergence",
+    formula="""min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (algorithm 1), x' by PGD on the divergence.
+    """,
     paper=Paper(
         authors="Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan",
         title="Theoretically principled trade-off between robustness and accuracy",
@@ -19,9 +19,3 @@ METHOD = Method(
     update="plain",
     smoke={"steps": 2},
 )
-
-
-class TRADESTrainer(MethodTrainer):
-    """min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (algorithm 1), x' by PGD on the divergence."""
-
-    method = METHOD
