@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext.backbones.spectral_norm import spectral_normalise
-from toolkit_ext.cli._options import _Words
+from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.costs import Passes, count_passes
 from toolkit_ext.trainers import TRAINERS
@@ -148,8 +148,10 @@ def measure(
 
 
 @click.command(help=__doc__)
-@click.option("--sizes", type=_Words(str), help=f"models to measure  [default: all of {', '.join(SIZES)}]")
-@click.option("--methods", type=_Words(str), default="all", show_default=True, help="methods to measure, or all")
+@click.option("--sizes", type=CommaSeparated(str), help=f"models to measure  [default: all of {', '.join(SIZES)}]")
+@click.option(
+    "--methods", type=CommaSeparated(str), default="all", show_default=True, help="methods to measure, or all"
+)
 @click.option("--rounds", type=int, help="rounds of which the figures are medians  [default: 7; 2 with --quick]")
 @click.option("--quick", is_flag=True, help="a small LeNet alone, fewer rounds")
 @click.option("--device", default="cpu", show_default=True, help="torch device")

@@ -15,7 +15,7 @@ import click
 
 from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli._options import _Words, place_options, take_place
+from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
 from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.experiment import Experiment, run, smoke
 from toolkit_ext.trainers import TRAINERS
@@ -52,8 +52,8 @@ def experiment(method: str, seed: int) -> Experiment:
 
 
 @click.command(help=__doc__)
-@click.option("--seeds", type=_Words(int), default="0,1,2", show_default=True, help="seeds of each method")
-@click.option("--methods", type=_Words(str), default="all", show_default=True, help="methods to run, or all")
+@click.option("--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of each method")
+@click.option("--methods", type=CommaSeparated(str), default="all", show_default=True, help="methods to run, or all")
 @click.option("--smoke", "small", is_flag=True, help="the same in seconds, to see that everything works")
 @place_options
 def main(seeds: tuple[int, ...], methods: tuple[str, ...], small: bool, **values: Any) -> None:

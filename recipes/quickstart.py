@@ -15,7 +15,7 @@ import torch
 
 from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli._options import place_options, take_place
+from toolkit_ext.cli.options import place_options, take_place
 from toolkit_ext.experiments.experiment import Experiment, run, smoke
 
 METHODS = ("standard", "pgd", "clean_adv")

@@ -23,7 +23,7 @@ import torch
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli._options import place_options, take_place
+from toolkit_ext.cli.options import place_options, take_place
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol
 from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, record_of, smoke

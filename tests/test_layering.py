@@ -20,29 +20,22 @@ PARTS: dict[str, set[str]] = {
     "io": {"errors"},
     "ranks": {"errors"},
     "types": {"errors"},
-    "memory": set(),
-    "stand_in": set(),
-    "linear": {"errors", "stand_in"},
     "units": {"errors", "types"},
-    "_periods": {"errors"},
-    "learning_rate": {"_periods", "errors"},
-    "normalise_weights": BASE,
-    "attacks": BASE | {"stand_in"},
+    "fast": BASE,
+    "attacks": BASE,
     "objectives": BASE,
     "updates": BASE,
-    "schedules": BASE | {"_periods", "learning_rate"},
-    "estimators": BASE,
+    "schedules": BASE,
     "backbones": BASE,
     "data": BASE,
     "results": BASE,
-    "console": BASE | {"ranks", "results"},
-    "evaluation": BASE | {"attacks", "backbones", "data", "estimators", "linear", "ranks"},
+    "evaluation": BASE | {"attacks", "backbones", "data", "fast", "ranks"},
     "landscape": BASE | {"attacks", "backbones", "data", "evaluation", "results"},
     "report": BASE | {"data", "evaluation", "results"},
-    "trainers": BASE | AXES | {"backbones", "data", "estimators", "landscape", "linear", "normalise_weights", "ranks"},
+    "trainers": BASE | AXES | {"backbones", "data", "fast", "landscape", "ranks"},
 }
 # Above the trainers: these put the parts together, and none of the parts may import them.
-ABOVE = {"claims", "costs", "experiment", "sweep", "cli", "recipe", "winners"}
+ABOVE = {"claims", "experiments", "cli"}
 
 # Libraries that a few files wrap, and nothing else may know.
 WRAPPED: dict[str, tuple[str, ...]] = {
@@ -123,7 +116,7 @@ WRONG = {
     "of the package itself": ("updates/new.py", "from toolkit_ext import schedules"),
     "with dots": ("attacks/deep/new.py", "from ...objectives import OBJECTIVES"),
     "with dots, in __init__": ("attacks/__init__.py", "from .. import trainers"),
-    "with import": ("schedules.py", "import toolkit_ext.trainers.loop"),
+    "with import": ("schedules/new.py", "import toolkit_ext.trainers.loop"),
     "inside a function": ("evaluation/new.py", "def late():\n    from toolkit_ext.trainers import TRAINERS"),
     "for types alone": ("landscape/new.py", "if TYPE_CHECKING:\n    from toolkit_ext.trainers import MethodTrainer"),
     "upwards": ("trainers/new.py", "from toolkit_ext.experiments.experiment import run"),
@@ -152,7 +145,7 @@ RIGHT = {
     "ART in its adapter": ("attacks/_art.py", "from art.attacks.evasion import FastGradientMethod"),
     "a library like ART's name": ("results/new.py", "import artistic"),
     "the version": ("results/new.py", "from toolkit_ext import __version__"),
-    "anything from the command line": ("cli/new.py", "from toolkit_ext import costs, experiment, trainers"),
+    "anything from the command line": ("cli/new.py", "from toolkit_ext import experiments, trainers"),
 }
 
 

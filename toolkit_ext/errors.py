@@ -14,6 +14,10 @@ class UserError(ValueError):
     """Input that the caller can correct: the message names the option, the value and what is allowed."""
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on, though its input was right: the message is one line, and what was saved is whole."""
+
+
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``allowed``, else raise :class:`UserError` that lists them, near ones first."""
     choices = sorted(allowed)

@@ -10,7 +10,7 @@ from toolkit_ext.claims.claim import SCALES, Group
 from toolkit_ext.claims.metrics import probed
 from toolkit_ext.claims.runner import run_group
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli._options import _Words, place_options, take_place
+from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
 from toolkit_ext.results import Record
 
 
@@ -20,7 +20,7 @@ def command(group: Group, text: str | None) -> click.Command:
 
     @click.command(help=text, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
     @click.option("--scale", type=click.Choice(SCALES), default="small", show_default=True, help="how large")
-    @click.option("--seeds", type=_Words(int), default="0,1,2", show_default=True, help="seeds of each arm")
+    @click.option("--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of each arm")
     @click.option("--only", multiple=True, metavar="ARM", help=f"this arm alone (repeatable): {arms}")
     @click.option("--smoke", "small", is_flag=True, help="the same on digits in seconds, to see that everything works")
     @place_options

@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
-from toolkit_ext.cli.claims import claims_command
 from toolkit_ext.cli.console import say, say_error, set_up_logging
-from toolkit_ext.cli.evaluate import evaluate_command
-from toolkit_ext.cli.landscape import landscape_command
-from toolkit_ext.cli.methods import methods_command
-from toolkit_ext.cli.report import report_command
-from toolkit_ext.cli.sweep import sweep_command
-from toolkit_ext.cli.tables import plot_command, table_command
-from toolkit_ext.cli.train import train_command
-from toolkit_ext.errors import UserError
-from toolkit_ext.fast import allocator as memory
-from toolkit_ext.ranks import RankError
-from toolkit_ext.trainers import NonFiniteLossError
+from toolkit_ext.errors import RunError, UserError
+from toolkit_ext.fast import allocator
+
+# Where each command is, and what the list of commands says of it: a command is imported when it is used.
+COMMANDS = {
+    "methods": (
+        "methods:methods_command",
+        "List the methods with their choice on each axis, their cost and their paper.",
+    ),
+    "train": ("train:train_command", "Train a method on a data set and evaluate it by AutoAttack."),
+    "sweep": ("sweep:sweep_command", "Train several methods with several seeds and settings."),
+    "evaluate": ("evaluate:evaluate_command", "Evaluate a model by AutoAttack."),
+    "landscape": ("landscape:landscape_command", "Measure the adversarial loss landscape of a model."),
+    "table": ("tables:table_command", "Print means and standard deviations of recorded runs."),
+    "plot": ("tables:plot_command", "Plot recorded runs."),
+    "report": ("report:report_command", "Write every run to one HTML page."),
+    "claims": ("claims:claims_command", "Rebuild CLAIMS.md and its figures from the records."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _LazyGroup(click.Group):
+    """A group whose commands are imported one by one, so that ``--help`` need not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"toolkit_ext.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="toolkit-ext")
 def cli() -> None:
     """Adversarial training of timm models, evaluated by AutoAttack."""
 
 
-for command in (
-    methods_command,
-    train_command,
-    sweep_command,
-    evaluate_command,
-    landscape_command,
-    table_command,
-    plot_command,
-    report_command,
-    claims_command,
-):
-    cli.add_command(command)
-
-
 def guarded(command: click.Command) -> None:
     """Run ``command`` with the process's arguments; bad input ends in one line and exit code 2."""
     set_up_logging()
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:
@@ -53,7 +64,7 @@ def guarded(command: click.Command) -> None:
     except UserError as error:
         say_error(str(error))
         sys.exit(2)
-    except (NonFiniteLossError, RankError) as error:
+    except RunError as error:
         say_error(str(error))
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):

@@ -12,9 +12,9 @@ import torch
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli._evaluation import audit_table, details_table, facts_of, figures_table
-from toolkit_ext.cli._options import _Words, place_options, take_place
-from toolkit_ext.cli.train import _backbone_args
+from toolkit_ext.cli.evaluation_options import audit_table, details_table, facts_of, figures_table
+from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
+from toolkit_ext.cli.train import parse_backbone_args
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import (
     Audit,
@@ -45,12 +45,12 @@ from toolkit_ext.trainers.state import digest
 @click.option("--n", "n_test", type=int, default=1000, show_default=True, help="attack the first N test examples")
 @click.option(
     "--eps",
-    type=_Words(str),
+    type=CommaSeparated(str),
     default=(),
     help="another radius than the protocol's, 8/255; several, 2/255,8/255, a curve",
 )
 @click.option(
-    "--attacks", type=_Words(str), default=(), help="columns instead of the protocol's, such as clean,pgd20,aa"
+    "--attacks", type=CommaSeparated(str), default=(), help="columns instead of the protocol's, such as clean,pgd20,aa"
 )
 @click.option("--version", help="AutoAttack's version: standard, plus, or rand for randomised models")
 @click.option("--errors", is_flag=True, help="print errors instead of accuracies")
@@ -62,8 +62,10 @@ from toolkit_ext.trainers.state import digest
     "--weights", multiple=True, type=click.Path(path_type=Path), help="weights of timm:NAME, one for each in order"
 )
 @click.option("--backbone-arg", multiple=True, metavar="NAME=VALUE", help="argument of timm:NAME, such as width=8")
-@click.option("--mean", type=_Words(float), default=(), help="normalisation of timm:NAME, by default timm's own")
-@click.option("--std", type=_Words(float), default=(), help="normalisation of timm:NAME, likewise")
+@click.option(
+    "--mean", type=CommaSeparated(float), default=(), help="normalisation of timm:NAME, by default timm's own"
+)
+@click.option("--std", type=CommaSeparated(float), default=(), help="normalisation of timm:NAME, likewise")
 @click.option(
     "--batch-size",
     default="250",
@@ -121,7 +123,11 @@ def _load(sources: Sequence[str], values: dict[str, Any], dataset: data.Dataset,
     if len(values["weights"]) != len(named):
         given = len(values["weights"])
         raise UserError(f"weights: {given} files for {len(named)} models named {TIMM}NAME; give one for each")
-    options = {"backbone_args": _backbone_args(values["backbone_arg"]), "mean": values["mean"], "std": values["std"]}
+    options = {
+        "backbone_args": parse_backbone_args(values["backbone_arg"]),
+        "mean": values["mean"],
+        "std": values["std"],
+    }
     if not named and (extra := next((name for name, value in options.items() if value), None)):
         raise UserError(f"{extra.removesuffix('s').replace('_', '-')}: has no effect without {TIMM}NAME")
     options = {name: value or None for name, value in options.items()}

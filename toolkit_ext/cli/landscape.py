@@ -14,8 +14,8 @@ import torch
 from toolkit_ext import backbones, data, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.cli import console
-from toolkit_ext.cli._evaluation import facts_of
-from toolkit_ext.cli._options import _Words, place_options, take_place
+from toolkit_ext.cli.evaluation_options import facts_of
+from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import Place, check_device
 from toolkit_ext.landscape import batch_gradients, figures_training, training_diagnostics
@@ -32,7 +32,7 @@ def _study_options(command: Command) -> Command:
         default: Any = entry.default
         kind: Any = type(default)
         if isinstance(default, tuple):
-            kind, default = _Words(type(default[0])), ",".join(map(str, default))
+            kind, default = CommaSeparated(type(default[0])), ",".join(map(str, default))
         flag = "--" + entry.name.replace("_", "-")
         command = click.option(flag, type=kind, default=default, show_default=True, help=entry.metadata["help"])(
             command

@@ -13,7 +13,7 @@ import torch
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli._options import _Words, place_options, take_place
+from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.attempt import LOG, Outcome, Task, state_of
@@ -56,7 +56,7 @@ def _values(name: str, given: Any) -> list[tuple[str, ...]]:
         return [(flag if given else option.secondary_opts[0],)]
     if isinstance(given, tuple):
         return [tuple(word for value in given for word in (flag, value))]
-    whole = isinstance(option.type, _Words) or name in _WHOLE
+    whole = isinstance(option.type, CommaSeparated) or name in _WHOLE
     texts = [given] if whole else [text.strip() for text in given.split(",") if text.strip()]
     return [(flag, text) for text in texts]
 
@@ -118,8 +118,10 @@ def _check(tasks: list[Task], place: Place) -> None:
 
 
 @click.command("sweep")
-@click.option("--methods", type=_Words(str), default="pgd", show_default=True, help="methods to train, or all")
-@click.option("--seeds", type=_Words(int), default="0,1,2", show_default=True, help="seeds of every combination")
+@click.option("--methods", type=CommaSeparated(str), default="pgd", show_default=True, help="methods to train, or all")
+@click.option(
+    "--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of every combination"
+)
 @click.option("--workers", type=int, help="processes; by default a core each, or a GPU each; 0: this process, no Dask")
 @click.option("--threads", type=int, help="CPU threads of a worker; by default its share of the cores")
 @click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")

@@ -12,7 +12,7 @@ import click
 
 from toolkit_ext import results
 from toolkit_ext.cli import console
-from toolkit_ext.cli._options import _Words
+from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.report import load_pairs
@@ -70,12 +70,12 @@ def _export(records: Sequence[Record], run_id: str, out: Path | None) -> None:
 
 @click.command("table")
 @click.option("--results", "folder", type=_folder, default="results", show_default=True, help="folder of the records")
-@click.option("--by", type=_Words(str), default=(), help="columns to group runs by; seeds are averaged over")
+@click.option("--by", type=CommaSeparated(str), default=(), help="columns to group runs by; seeds are averaged over")
 @click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
 )
-@click.option("--columns", type=_Words(str), default=(), help="columns to show")
-@click.option("--sort", type=_Words(str), default=(), help="columns to sort by; -name for descending")
+@click.option("--columns", type=CommaSeparated(str), default=(), help="columns to show")
+@click.option("--sort", type=CommaSeparated(str), default=(), help="columns to sort by; -name for descending")
 @click.option("--format", "form", default="markdown", show_default=True, help="csv, markdown or latex")
 @click.option("--allow-mixed", is_flag=True, help="rank runs of different data sets, norms or eps together")
 @click.option("--rebuild/--no-rebuild", default=True, show_default=True, help="write results/tables/*.csv anew")

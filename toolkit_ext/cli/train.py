@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from toolkit_ext.cli import console
-from toolkit_ext.cli._options import _Words, given, hyper_parameter_options, place_options, take_place
+from toolkit_ext.cli.options import CommaSeparated, given, hyper_parameter_options, place_options, take_place
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import Experiment, run
 from toolkit_ext.experiments.presets import winner
 
 
-def _backbone_args(pairs: tuple[str, ...]) -> dict[str, Any]:
+def parse_backbone_args(pairs: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -30,7 +30,7 @@ def _backbone_args(pairs: tuple[str, ...]) -> dict[str, Any]:
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     """The experiment that ``values``, the options of ``train`` but for those of its place, describe."""
     values = dict(values)
-    args = _backbone_args(values.pop("backbone_arg"))
+    args = parse_backbone_args(values.pop("backbone_arg"))
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
     return Experiment(method=method, backbone_args=args, hyper_parameters=given(values), **fixed)
 
@@ -45,7 +45,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--n-train", type=int, help="use the first N training examples only")
 @click.option("--n-test", type=int, default=1000, show_default=True, help="attack the first N test examples")
 @click.option("--protocol", help="evaluation; by default the usual one of the data set at the attack's eps")
-@click.option("--attacks", type=_Words(str), default=(), help="columns to evaluate instead of the protocol's")
+@click.option("--attacks", type=CommaSeparated(str), default=(), help="columns to evaluate instead of the protocol's")
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--resume", is_flag=True, help="go on from the checkpoint of the same run")
 @place_options

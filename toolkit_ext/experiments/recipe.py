@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli._options import place_options, take_place
+from toolkit_ext.cli.options import place_options, take_place
 from toolkit_ext.experiments.experiment import Experiment, run, smoke
 
 

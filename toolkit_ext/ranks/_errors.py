@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import RunError, UserError
 
 _KEY = "toolkit_ext/error"
 _PATIENCE = timedelta(seconds=2)
@@ -18,7 +18,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection re
 _HOST_MEMORY = "can't allocate memory"
 
 
-class RankError(RuntimeError):
+class RankError(RunError):
     """A process of the job failed, or lost another one; the message is one line."""
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from toolkit_ext.errors import RunError
 from toolkit_ext.types import Batch, Losses
 
 EVERY = 50  # steps between two looks at the device
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """The loss was not a number; the weights are those before the step, and the run's last state is on disk."""
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit_ext.results import peak_memory, peak_memory_mb, reset_peak_memory
-from toolkit_ext.results.records import environment
+from toolkit_ext.results import environment, peak_memory, peak_memory_mb, reset_peak_memory
 from toolkit_ext.results.records.environment import command_line, git_state, portable, shorten
 from toolkit_ext.results.records.schema import Git, Hardware, Memory, check
 

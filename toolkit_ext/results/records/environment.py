@@ -18,7 +18,7 @@ import torch
 
 from toolkit_ext.results.records.schema import Git, Hardware, Memory
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 _LIBRARIES = {
     "toolkit_ext": "toolkit-ext",
     "torch": "torch",

@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 _FRACTIONS = {"eps", "alpha", "eps_min", "eps_max"}
 
 
-class _Words(click.ParamType[Any]):
+class CommaSeparated(click.ParamType[Any]):
     """A comma-separated list."""
 
     name = "list"
@@ -51,7 +51,7 @@ def _click_type(name: str, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return str  # the dataclass checks it, with near names in its message
     if get_origin(hint) is tuple:
-        return _Words(get_args(hint)[0])
+        return CommaSeparated(get_args(hint)[0])
     return hint if hint in (int, float, bool, str) else str
 
 
