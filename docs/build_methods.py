@@ -1,4 +1,4 @@
-"""Writes docs/methods.md from the methods' records and docstrings, and from counted costs.
+"""Writes docs/methods.md from the methods' records, and from counted costs.
 
 python docs/build_methods.py
 """
@@ -23,7 +23,7 @@ FILE = Path(__file__).with_name("methods.md")
 RECIPES = Path(__file__).parents[1] / "recipes"
 HEAD = """# Methods
 
-Made by `python docs/build_methods.py` from the records and docstrings in `toolkit_ext/trainers/`; do not edit it.
+Made by `python docs/build_methods.py` from the records in `toolkit_ext/trainers/methods/`; do not edit it.
 
 Each method is a choice on four axes ([the method space](method_space.md)). The last columns are forward and backward
 passes of the whole batch in one training step, counted while the method takes steps on a small network with its own

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
 from toolkit_ext.objectives import OBJECTIVES
-from toolkit_ext.trainers import TRAINERS, MethodTrainer, _trainer_of, as_classifier
+from toolkit_ext.trainers import METHODS, TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import LoopConfig
+from toolkit_ext.trainers.methods import record_of
 
 CLASSES, BATCH = 3, 8
 SHAPE = (1, 8, 8)
@@ -167,10 +168,12 @@ def test_the_smoke_configuration_belongs_to_the_method(method: str) -> None:
 
 def test_a_file_without_a_record_stops_the_suite() -> None:
     # Importing the package looks at every file in this way, so the collection of this module fails.
-    with pytest.raises(
-        ImportError, match=r"toolkit_ext.trainers.nothing: a method's file holds METHOD and one trainer"
-    ):
-        _trainer_of(ModuleType("toolkit_ext.trainers.nothing"))
+    module = ModuleType("toolkit_ext.trainers.methods.nothing")
+    with pytest.raises(ImportError, match=r"toolkit_ext.trainers.methods.nothing: a method's file holds a record"):
+        record_of(module)
+    vars(module)["METHOD"] = METHODS["pgd"]
+    with pytest.raises(ImportError, match=r"METHOD.name is 'pgd', the file's name says 'nothing'"):
+        record_of(module)
 
 
 # ---- the axes, in pairs

@@ -1,7 +1,7 @@
 """Adversarial training methods as ART-compatible trainers for timm backbones, every result from AutoAttack.
 
 Importing the package registers its backbones with timm, so that ``timm.create_model("lenet", width=16)`` works. Where
-timm is not imported yet, this waits until it is, so that reading options, records and help needs neither timm nor torch.
+timm is not imported yet, this waits until it is: options, records and help can be read without timm and torch.
 """
 
 from __future__ import annotations

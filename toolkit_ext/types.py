@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Norm = Literal["Linf", "L2"]
+Mode = Literal["eval", "train"]
 NORMS: tuple[Norm, ...] = ("Linf", "L2")
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 

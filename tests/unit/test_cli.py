@@ -85,7 +85,9 @@ def test_methods_lists_every_method_with_its_cost(command: Any) -> None:
 
 @pytest.mark.parametrize("name", ["methods", "train", "sweep", "evaluate", "table", "plot"])
 def test_every_option_is_explained(name: str) -> None:
-    for option in cli.cli.commands[name].params:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    for option in command.params:
         assert isinstance(option, click.Argument) or getattr(option, "help", None), f"{name} {option.name}"
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit_ext.types import Attack, Perturbed
-
-Mode = Literal["eval", "train"]
+from toolkit_ext.types import Attack, Mode, Perturbed
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def evaluate(
     AutoAttack is pyautoattack's (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, image by image the
     verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again, see
-    :func:`toolkit_ext.evaluation.running.recheck.recheck`. With fewer than 10 classes the targeted attacks take all other
+    ``running.recheck``. With fewer than 10 classes the targeted attacks take all other
     classes as targets; what is undefined for 2 or 3 classes is left out and named in ``omitted``.
 
     In a job of several processes (torchrun) each attacks every n-th batch, and all return the same result, image by
@@ -79,7 +79,7 @@ def evaluate(
         protocol: A :class:`Protocol`, or the name or path of one.
         seed: Seed of every attack, set anew for each batch.
         batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch. ``auto``
-            measures some sizes on the model, see :func:`toolkit_ext.evaluation.running.batch_size.find_batch_size`; the one
+            measures some sizes on the model, see ``running.batch_size``; the one
             chosen is in ``settings`` and, of a resumed evaluation, the one in ``state_dir``.
         precision: ``fp32``; ``bf16-verified``, faster where there is AMX or a GPU with bfloat16: AutoAttack's attacks
             search in bfloat16 and every success is checked in float32; ``fp32-reference``, pyautoattack's own code

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit_ext.attacks.crafting import Mode
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast.kernels.folding import fold, foldable_pairs, folded
 from toolkit_ext.fast.kernels.layer_pairs import Pair
 from toolkit_ext.fast.kernels.relu_pool_swap import delay_relus
 from toolkit_ext.fast.precision import Forward, half_passes
+from toolkit_ext.types import Mode
 
 Compiler = Callable[[Forward], Forward]
 _CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from toolkit_ext.results import Record, aggregate, frame, members, per_example, sort, to_latex, to_markdown, vs_best
-from toolkit_ext.results.tables import rendering as render
+from toolkit_ext.results.tables.rendering import render
 from toolkit_ext.results.tables.significance import holm
 
 Make = Callable[..., Record]

@@ -7,8 +7,8 @@ layers call oneDNN where that is faster, and :mod:`toolkit_ext.evaluation.suite.
 ``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
 
 ``bf16-verified``: the attacks search on a bfloat16 copy of the model, in which grey images have their gradient by
-:mod:`toolkit_ext.fast.kernels.single_channel_conv`. What that copy calls a success counts only if the float32 model agrees; where it
-does not, the attack goes on (:class:`~toolkit_ext.evaluation.suite.selection.Judge`), or, where it is the library's own code,
+``fast.kernels.single_channel_conv``. What that copy calls a success counts only if the float32 model agrees; where it
+does not, the attack goes on (``suite.selection.Judge``), or, where it is the library's own code,
 is run again on the float32 model, see :func:`verified`.
 """
 
@@ -64,7 +64,7 @@ def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> It
     """Hold ``model`` as its passes are fastest, where ``precision`` lets them round otherwise; put it back after.
 
     On the CPU the weights of convolutions lie channels-last (CUDA's float32 convolutions are not faster for it), and
-    linear layers call oneDNN where :mod:`toolkit_ext.fast.kernels.linear` says so; flatten layers keep the order of the gradient.
+    linear layers call oneDNN where ``fast.kernels.linear`` says so; flatten layers keep the order of the gradient.
     """
     wanted = precision != "fp32-reference" and device.type == "cpu"
     weights = [(weight, weight.data) for weight in model.parameters() if wanted and weight.ndim == 4]

@@ -56,7 +56,7 @@ def encode(figure: Figure, suffix: str = "png") -> bytes:
 def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> Path:
     """A group of bars for each method, a bar for each of ``metrics``, in percent.
 
-    ``table`` has one row for each run (:func:`~toolkit_ext.results.tables.frames.frame`), all of one data set and budget.
+    ``table`` has one row for each run (``results.frame``), all of one data set and budget.
     Whiskers are 95% intervals for a single run and ± one standard deviation for the mean over several seeds.
     """
     points = _points(table, metrics)

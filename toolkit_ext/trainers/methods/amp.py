@@ -9,8 +9,7 @@ METHOD = Method(
     formula="""Δ ← Δ + ζ ∇_θ L(θ + Δ), projected to ‖Δ‖₂ ≤ ε, N times from 0; then θ ← θ − η ∇L(θ + Δ)  (algorithm 1).
 
     The paper's loss is the clean one; with ``objective="adversarial", attack="pgd"`` it is a partner of adversarial
-    training.
-    """,
+    training.""",
     paper=Paper(
         authors="Zheng, Zhang, Mao",
         title="Regularizing neural networks via adversarial model perturbation",

@@ -6,8 +6,8 @@ METHOD = Method(
     name="awp",
     trainer="AWPTrainer",
     summary="PGD training at adversarially perturbed weights",
-    formula="""min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{x'} L(f_{θ+v}(x'), y), v by a normalised ascent step a layer (section 4).
-    """,
+    formula="""
+    min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{x'} L(f_{θ+v}(x'), y), v by a normalised ascent step a layer (section 4).""",
     paper=Paper(
         authors="Wu, Xia, Wang",
         title="Adversarial weight perturbation helps robust generalization",

@@ -6,8 +6,7 @@ METHOD = Method(
     name="clean_adv",
     trainer="CleanAdvTrainer",
     summary="clean plus adversarial cross-entropy, one optimiser",
-    formula="""min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``.
-    """,
+    formula="min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``.",
     paper=Paper(
         authors="Goodfellow, Shlens, Szegedy",
         title="Explaining and harnessing adversarial examples",

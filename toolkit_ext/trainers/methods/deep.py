@@ -10,8 +10,7 @@ METHOD = Method(
 
     The maximum is found by nonlinear conjugate gradient, with one forward and one backward pass for the gradient of all
     unknowns: over the perturbations d, or, with ``deep_variables="neurons"``, over the neurons n, where the layers
-    decouple (equation 11). Both have the same maximiser; ``Deep`` says how they differ.
-    """,
+    decouple (equation 11). Both have the same maximiser; ``Deep`` says how they differ.""",
     paper=Paper(
         authors="Chinchilla",
         title="Deep adversarial training",

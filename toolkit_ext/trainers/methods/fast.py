@@ -7,8 +7,7 @@ METHOD = Method(
     trainer="FastTrainer",
     summary="adversarial training on random-start FGSM examples",
     formula="""min_θ E L(f_θ(x'), y),  x' = Π(x + u + 1.25 eps sign ∇_x L(f_θ(x + u), y)),  u uniform in the Linf ball
-    (algorithm 3 of the paper).
-    """,
+    (algorithm 3 of the paper).""",
     paper=Paper(
         authors="Wong, Rice, Kolter",
         title="Fast is better than free: revisiting adversarial training",

@@ -8,8 +8,7 @@ METHOD = Method(
     summary="adversarial training on FGSM examples",
     formula="""min_θ E L(f_θ(x'), y),  x' = clip(x + eps sign ∇_x L(f_θ(x), y)).
 
-    Without a random start the examples can collapse (catastrophic overfitting); the alarm of the same name says so.
-    """,
+    Without a random start the examples can collapse (catastrophic overfitting); the alarm of the same name says so.""",
     paper=Paper(
         authors="Goodfellow, Shlens, Szegedy",
         title="Explaining and harnessing adversarial examples",

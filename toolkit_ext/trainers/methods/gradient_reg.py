@@ -6,8 +6,7 @@ METHOD = Method(
     name="gradient_reg",
     trainer="GradientRegTrainer",
     summary="adversarial cross-entropy plus an input-gradient penalty",
-    formula="""min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation.
-    """,
+    formula="min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation.",
     paper=Paper(
         authors="Ross, Doshi-Velez",
         title="Improving the adversarial robustness and interpretability of deep neural networks "

@@ -6,8 +6,7 @@ METHOD = Method(
     name="mart",
     trainer="MARTTrainer",
     summary="boosted cross-entropy, divergence weighted by misclassification",
-    formula="""min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (algorithm 1), x' by PGD.
-    """,
+    formula="min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (algorithm 1), x' by PGD.",
     paper=Paper(
         authors="Wang, Zou, Yi, Bailey, Ma, Gu",
         title="Improving adversarial robustness requires revisiting misclassified examples",

@@ -6,8 +6,7 @@ METHOD = Method(
     name="mim",
     trainer="MIMTrainer",
     summary="adversarial training on MIM examples",
-    formula="""min_θ E L(f_θ(x'), y) with x' from MI-FGSM: g ← decay g + ∇_x L / ‖∇_x L‖₁, x' ← Π(x' + alpha sign g).
-    """,
+    formula="min_θ E L(f_θ(x'), y) with x' from MI-FGSM: g ← decay g + ∇_x L / ‖∇_x L‖₁, x' ← Π(x' + alpha sign g).",
     paper=Paper(
         authors="Dong, Liao, Pang, Su, Zhu, Hu, Li",
         title="Boosting adversarial attacks with momentum",

@@ -6,8 +6,7 @@ METHOD = Method(
     name="multi_attack",
     trainer="MultiAttackTrainer",
     summary="adversarial training on FGSM, MIM and PGD in turn",
-    formula="""min_θ E L(f_θ(x'), y) with x' from FGSM, MIM and PGD by batch index, each used equally often.
-    """,
+    formula="min_θ E L(f_θ(x'), y) with x' from FGSM, MIM and PGD by batch index, each used equally often.",
     paper=Paper(
         authors="Kouvatseas, Lafaye de Micheaux, Neau",
         title="Training robust neural networks",

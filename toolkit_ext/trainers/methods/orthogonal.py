@@ -6,8 +6,7 @@ METHOD = Method(
     name="orthogonal",
     trainer="OrthogonalTrainer",
     summary="adversarial cross-entropy plus an orthogonality penalty",
-    formula="""min_θ E L(f_θ(x'), y) + λ Σ |W Wᵀ − I| over the weights of linear and convolution layers.
-    """,
+    formula="min_θ E L(f_θ(x'), y) + λ Σ |W Wᵀ − I| over the weights of linear and convolution layers.",
     paper=Paper(
         authors="Brock, Lim, Ritchie, Weston",
         title="Neural photo editing with introspective adversarial networks",

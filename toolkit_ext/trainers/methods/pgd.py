@@ -6,9 +6,9 @@ METHOD = Method(
     name="pgd",
     trainer="PGDTrainer",
     summary="adversarial training on PGD examples",
-    formula="""min_θ E max_{‖δ‖ ≤ eps} L(f_θ(x + δ), y), the maximum approximated by ``steps`` of projected gradient ascent
-    (equation 2.1 of the paper).
-    """,
+    formula="""
+    min_θ E max_{‖δ‖ ≤ eps} L(f_θ(x + δ), y), the maximum approximated by ``steps`` of projected gradient ascent
+    (equation 2.1 of the paper).""",
     paper=Paper(
         authors="Madry, Makelov, Schmidt, Tsipras, Vladu",
         title="Towards deep learning models resistant to adversarial attacks",

@@ -8,8 +8,7 @@ METHOD = Method(
     summary="every weight divided by its largest singular value",
     formula="""W̄ = W / σ(W) for the weight of every linear and convolution layer, σ the largest singular value.
 
-    ``spectral="operator"`` divides by the norm of the convolution itself instead of that of its reshaped kernel.
-    """,
+    ``spectral="operator"`` divides by the norm of the convolution itself instead of that of its reshaped kernel.""",
     paper=Paper(
         authors="Miyato, Kataoka, Koyama, Yoshida",
         title="Spectral normalization for generative adversarial networks",

@@ -6,8 +6,7 @@ METHOD = Method(
     name="standard",
     trainer="StandardTrainer",
     summary="cross-entropy on clean inputs",
-    formula="""min_θ E L(f_θ(x), y).
-    """,
+    formula="min_θ E L(f_θ(x), y).",
     paper=Paper(
         authors="Bottou",
         title="Large-scale machine learning with stochastic gradient descent",
