@@ -1,8 +1,8 @@
 """What a training step of every method costs, beside what its passes take bare: its own limit.
 
 Passes are counted (``toolkit_ext.experiments.costs``) and the time of each kind of pass is measured right before and
-after the method, in fp32 and in the layout that we train in. With F forward and B backward passes in a step, W_f and W_b
-of these to the weights, the limit is
+after the method, in fp32 and in the layout that we train in. With F forward and B backward passes in a step, W_f and
+W_b of these to the weights, the limit is
 
     (F − W_f) t_craft_forward + (B − W_b) t_craft_backward + W_f t_weight_forward + W_b t_weight_backward + t_optimizer
 

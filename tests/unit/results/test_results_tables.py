@@ -31,8 +31,8 @@ from toolkit_ext.results import (
     write_record,
     write_table,
 )
-from toolkit_ext.results.tables.rendering import render
 from toolkit_ext.results.tables.concise import budget, concise, interval, label, number
+from toolkit_ext.results.tables.rendering import render
 
 Make = Callable[..., Record]
 
