@@ -188,10 +188,10 @@ def test_optimisers_that_cannot_be_held_are_guarded_before_the_step() -> None:
 
 
 def test_the_end_of_an_epoch_looks_at_the_flag(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "toolkit_ext.trainers.loop.NonFiniteCheck",
-        lambda optimizers, deferred: NonFiniteCheck(optimizers, deferred=True),
-    )
+    def always_deferred(optimizers: Any, deferred: bool) -> NonFiniteCheck:
+        return NonFiniteCheck(optimizers, deferred=True)
+
+    monkeypatch.setattr("toolkit_ext.trainers.loop.NonFiniteCheck", always_deferred)
     trainer = StandardTrainer(classifier(), **{**CALM, "lr": 1e30, "momentum": 0.0}, fused_optimizer="on")
     with pytest.raises(NonFiniteLossError, match=r"non-finite loss in step \d+ .*the weights are those before it"):
         trainer.fit(*data, **{**QUIET, "nb_epochs": 3})

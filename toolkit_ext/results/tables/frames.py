@@ -18,7 +18,10 @@ _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
 # Hyper-parameters that came after the first records, with what runs did that lack them; or, where it is rounding alone
 # that they change, what runs do unless told otherwise, so that newer seeds join the older.
-_BEFORE = {"crop_padding": 4, "onednn_linear": "auto", "shifted_sums": "auto"}
+_BEFORE = {"crop_padding": 4}
+_BEFORE_SPEED = {"onednn_linear": "auto", "shifted_sums": "auto"}
+# What stands for ``speed`` in runs from before it, beside newer ones: they used tricks that are gone.
+_NO_SPEED = "0.1"
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -30,6 +33,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     the hyper-parameters (``hp.<name>``).
     """
     rows = [_row(record) for record in records]
+    if any("hp.speed" in row for row in rows):
+        rows = [{"hp.speed": _NO_SPEED, **row} if "hp.augment" in row else row for row in rows]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     found = pd.DataFrame(rows, columns=sorted(columns, key=_position))
     for column in [name for name in found.columns if is_object_dtype(found[name])]:
@@ -81,7 +86,9 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
     """With the options that a training did not have yet, so that an older run stands with the seeds of a newer one."""
-    return {**(_BEFORE if "augment" in given else {}), **given}
+    if "augment" not in given:
+        return dict(given)
+    return {**_BEFORE, **({} if "speed" in given else _BEFORE_SPEED), **given}
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
