@@ -109,7 +109,7 @@ def _subject(
 ) -> tuple[Subject, dict[str, Any]]:
     """Models, data and attack, and the facts of the record."""
     device = check_device(place.device)
-    told = dict(backbones.read_config(checkpoints[0]).get("toolkit_ext", {}))
+    told = backbones.read_training(checkpoints[0])
     data_name = values["data_name"] or told.get("data", {}).get("name")
     if data_name is None:
         raise UserError("data: the checkpoint does not say what it was trained on; give --data")

@@ -48,7 +48,7 @@ def describe(source: str | Path) -> dict[str, Any]:
         UserError: nothing there, or a damaged configuration.
     """
     kind = _kind(source)
-    return dict(backbones.read_config(source).get("toolkit_ext", {})) if kind == "folder" else {}
+    return backbones.read_training(source) if kind == "folder" else {}
 
 
 def _kind(source: str | Path) -> str:
