@@ -15,7 +15,7 @@ from toolkit_ext import backbones, console, data, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.cli._evaluation import facts_of
 from toolkit_ext.cli._options import _Words, place_options, take_place
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.experiment import Place, check_device
 from toolkit_ext.landscape import batch_gradients, figures_training, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
@@ -23,6 +23,7 @@ from toolkit_ext.landscape.study import STUDIES
 from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
 
 Command = Callable[..., Any]
+_LONGEST_NAME = 120  # of a table, before what further tables of the analysis add
 
 
 def _study_options(command: Command) -> Command:
@@ -68,7 +69,8 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
     was at. See docs/landscape.md.
     """
     place = take_place(values)
-    name = values["name"] or results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}")
+    usual = results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}").rstrip(".")
+    name = results.check_name("name", check_file_name("name", values["name"] or usual, most=_LONGEST_NAME))
     if what == "training":
         _compare_trainings({_title(path): path for path in checkpoints}, place, name)
         return

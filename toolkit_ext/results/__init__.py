@@ -10,7 +10,16 @@ from toolkit_ext.results.environment import Environment, environment, peak_memor
 from toolkit_ext.results.figures import plot_bars, plot_clean_vs_robust, plot_training, training_log
 from toolkit_ext.results.frames import frame
 from toolkit_ext.results.pictures import Pair, pairs, plot_pairs
-from toolkit_ext.results.record import RecordWarning, new_record, new_run_id, read_records, slug, validate, write_record
+from toolkit_ext.results.record import (
+    RecordWarning,
+    check_name,
+    new_record,
+    new_run_id,
+    read_records,
+    slug,
+    validate,
+    write_record,
+)
 from toolkit_ext.results.render import printed, render, to_csv, to_latex, to_markdown
 from toolkit_ext.results.robustbench import model_info, write_model_info
 from toolkit_ext.results.robustness import Curve, curves, plot_robustness
@@ -28,6 +37,7 @@ __all__ = [
     "Record",
     "RecordWarning",
     "aggregate",
+    "check_name",
     "columns",
     "concise",
     "curves",
