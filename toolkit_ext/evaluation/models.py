@@ -18,6 +18,7 @@ from toolkit_ext.evaluation._files import read_export, read_script, read_state
 from toolkit_ext.evaluation.ensemble import Ensemble
 
 TIMM = "timm:"
+_DATA = ("folder", "timm")
 _SCRIPT, _EXPORT = (".pt", ".ts", ".torchscript"), ".pt2"
 _KINDS = f"a checkpoint folder, {TIMM}NAME with weights, a TorchScript file ({', '.join(_SCRIPT)}) or an export (.pt2)"
 
@@ -49,6 +50,15 @@ def describe(source: str | Path) -> dict[str, Any]:
     """
     kind = _kind(source)
     return backbones.read_training(source) if kind == "folder" else {}
+
+
+def runs_code(source: str | Path) -> bool:
+    """Whether loading ``source`` runs code of whoever wrote it: of the kinds, checkpoints and weights are data alone.
+
+    Raises:
+        UserError: nothing there.
+    """
+    return _kind(source) not in _DATA
 
 
 def _kind(source: str | Path) -> str:

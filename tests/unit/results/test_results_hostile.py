@@ -122,7 +122,7 @@ def test_the_console_obeys_no_name(text: str, hostile: Any, capsys: pytest.Captu
 @pytest.mark.parametrize("text", MARKUP)
 def test_the_report_holds_text_alone(text: str, hostile: Any) -> None:
     """The page of a hostile record has the elements, and the attributes, of the page of a tame one."""
-    from toolkit_ext.report import page
+    from toolkit_ext.report.page import page
 
     class Shape(HTMLParser):
         """The elements of a page with the names of their attributes."""
