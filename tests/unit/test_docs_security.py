@@ -28,7 +28,7 @@ def calls(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """The dotted name of every call in a file, and its keywords that are constants."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call):
-            constants = {
+            constants: dict[str, object] = {
                 word.arg or "": word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)
             }
             yield ast.unparse(node.func), constants

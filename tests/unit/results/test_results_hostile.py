@@ -15,6 +15,8 @@ import pytest
 
 from toolkit_ext import console, results
 from toolkit_ext.results.cells import csv_cell, markdown_cell, plain
+from toolkit_ext.results.frames import frame
+from toolkit_ext.results.render import render
 
 FORMULAS = (
     '=HYPERLINK("http://evil","x")', "=1+1", "+cmd|' /C calc'!A0", "-cmd", "@SUM(A1)", "\t=1+1", "\r=1+1", " =1+1",
@@ -94,14 +96,14 @@ def hostile(make: Callable[..., Any]) -> Callable[[str], Any]:
 
 @pytest.mark.parametrize("text", [*MARKUP, *FORMULAS])
 def test_every_form_of_a_table(text: str, hostile: Any) -> None:
-    table = results.aggregate(results.frame([hostile(text)]), allow_mixed=True)
+    table = results.aggregate(frame([hostile(text)]), allow_mixed=True)
     shown = ["method", "data", "backbone", "aa_acc"]
-    rows = list(csv.reader(io.StringIO(results.render(table, "csv", shown))))
+    rows = list(csv.reader(io.StringIO(render(table, "csv", shown))))
     assert rows[1][:3] == [csv_cell(text)] * 3 or text == ""
-    lines = results.render(table, "markdown", shown).splitlines()
+    lines = render(table, "markdown", shown).splitlines()
     assert len(lines) == 3
     assert lines[2].replace("\\|", "").count("|") == 5
-    latex = results.render(table, "latex", shown)
+    latex = render(table, "latex", shown)
     assert len(latex.splitlines()) == 7
     for command in ("\\input", "\\end{tabular}\\", "\x1b", "$x_{$"):
         assert command not in latex
