@@ -17,6 +17,7 @@ from toolkit_ext.results.records.environment import (
 )
 from toolkit_ext.results.records.record import (
     RecordWarning,
+    check_name,
     new_record,
     new_run_id,
     read_records,
@@ -42,6 +43,7 @@ __all__ = [
     "Record",
     "RecordWarning",
     "aggregate",
+    "check_name",
     "columns",
     "concise",
     "curves",

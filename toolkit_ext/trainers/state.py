@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.backbones.checkpoint import save_model
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.io import atomic_folder, atomic_write, make_folder, recover_folder
 
 _STATE = "trainer_state.pt"
@@ -86,6 +86,7 @@ class RunFolder:
         self, name: str, model: nn.Module, extra: Mapping[str, Any], state: Mapping[str, Any] | None = None
     ) -> None:
         """Write checkpoint ``name`` (``last`` or ``best``): the model, and ``state`` to train on from."""
+        check_file_name("checkpoint", name)
         with atomic_folder(self.path / name) as folder:
             if isinstance(model, Normalized):
                 save_model(model, folder, extra=dict(extra))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_file_name, is_device
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.records.environment import Environment, environment, peak_memory, portable
 from toolkit_ext.results.records.schema import SCHEMA, Axes, Backbone, Data, Memory, ProtocolFacts, Record, Times, check
@@ -35,7 +35,8 @@ def new_run_id(method: str, data: str, backbone: str, seed: int, when: datetime 
 
 def slug(text: str) -> str:
     """``text`` as the start of a ``run_id``: at most 120 letters, digits and ``._+=-``, all else as ``_``."""
-    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", text).lstrip("._+=-")[:120]
+    name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", text).lstrip("._+=-")[:120]
+    return name.replace(".", "_") if is_device(name) else name
 
 
 def new_record(
@@ -117,6 +118,7 @@ def validate(record: Mapping[str, Any]) -> Record:
 
 def check_name(option: str, name: str) -> str:
     """Return ``name`` if it can be a file's name everywhere and is not that of the table of all runs, else raise."""
+    check_file_name(option, name)
     if not _NAME.fullmatch(name) or name == ALL_RUNS:
         allowed = f"letters, digits and any of ._+=-, a letter or digit first, at most 150, and not {ALL_RUNS}"
         raise UserError(f"{option}: {name!r} is not allowed; it must be {allowed}")
