@@ -21,7 +21,9 @@ _HOMES = {"FrozenCopy": "frozen_copy", "Plan": "planning", "plan": "planning"}
 __all__ = ["COMPILE_MODES", "PRECISIONS", "SPEEDS", "TRICKS", "FrozenCopy", "Plan", "plan"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take every name for one of this package's
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -13,7 +13,8 @@ import markdown_it
 import pandas as pd
 import pytest
 
-from toolkit_ext import console, results
+from toolkit_ext import results
+from toolkit_ext.cli import console
 from toolkit_ext.results.cells import csv_cell, markdown_cell, plain
 from toolkit_ext.results.tables.frames import frame
 from toolkit_ext.results.tables.rendering import render
