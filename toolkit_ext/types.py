@@ -23,6 +23,11 @@ NORMS: tuple[Norm, ...] = ("Linf", "L2")
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
+def option(default: Any, help: str) -> Any:
+    """A dataclass field that is a hyper-parameter, with the text that the command line and the docs show."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Perturbed:
     """What an attack returns: perturbed inputs, and for deep attacks the perturbation of hidden layers.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.types import option as _option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
@@ -18,10 +19,6 @@ ASCENTS = ("rank", "batch")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 SWITCH = ("auto", "on", "off")
 COMPILERS = ("none", "default", "reduce-overhead", "max-autotune")
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
