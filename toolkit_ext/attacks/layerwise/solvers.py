@@ -1,12 +1,15 @@
-"""Nonlinear conjugate gradient, with its own direction and step length for every example of a batch."""
+"""Maximisers of the layer-wise objective: nonlinear conjugate gradient, and projected gradient ascent beside it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from toolkit_ext.attacks.layerwise.neurons import Objective
 
 _GROW, _SHRINK, _FARTHEST, _ARMIJO = 4.0, 0.25, 1e4, 1e-4
 
@@ -31,7 +34,7 @@ class Evaluate(Protocol):
 
 
 def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = True) -> Tensor:
-    """A local maximiser ``[N, D]`` of ``evaluate`` from ``z``, by ``steps`` steps of two evaluations each, plus one.
+    """A local maximiser ``[N, D]`` of ``evaluate`` from ``z`` by conjugate gradient: ``steps`` steps of two evaluations each, plus one.
 
     Every evaluation has a gradient but the last, after which no direction is chosen.
 
@@ -164,3 +167,19 @@ def _turn(
         return turned, slope, size
     turned = torch.where(ascends[:, None], turned, gradient)
     return turned, torch.where(ascends, slope, square), torch.where(ascends, size, square)
+
+
+def ascend(objective: Objective, z: Tensor, steps: int, alpha: float) -> Tensor:
+    """``d_l ← Π_l(d_l + alpha ε_l sign ∇_l)``, in L2 ``∇_l / ‖∇_l‖``, for ``steps`` evaluations of ``objective``.
+
+    ``objective`` has the perturbations for unknowns; ``z`` is the start, ``[N, Σ_l D_l]``. With quadratic penalties
+    there is no ball to project on, and the penalties hold the perturbations back through the gradient.
+    """
+    for _ in range(steps):
+        _, gradient = objective(z)
+        z = z.clone()
+        for part, slope, penalty in zip(
+            objective.split(z), objective.split(gradient), objective.penalties, strict=True
+        ):
+            part.copy_(penalty.feasible(part + alpha * penalty.steepest(slope)))
+    return z
