@@ -8,6 +8,7 @@ weight gradients in every step and goes through NumPy.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Backend = Literal["torchattacks", "art"]
+Call = tuple[str, dict[str, Any]]
+"""Name of an attack in its library, and the library's own options."""
 _ART_NORMS = {"Linf": math.inf, "L2": 2}
 
 
 @dataclass(frozen=True)
-class GradientAttack:
+class GradientAttack(ABC):
     """What every attack here shares: the budget, its checks, and the change of ``eps`` during training."""
 
     eps: float = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
@@ -41,8 +44,8 @@ class GradientAttack:
 
         if self.eps == 0:
             return Perturbed(x.detach())
-        run = run_torchattacks if self.backend == "torchattacks" else run_art
-        name, options = self._torchattacks() if self.backend == "torchattacks" else self._art()
+        name, options = self._call()
+        run = run_art if self.backend == "art" else run_torchattacks
         return Perturbed(run(name, model, x, y, **options))
 
     def at(self, *, eps: float, step: int = 0) -> Self:
@@ -54,11 +57,17 @@ class GradientAttack:
             return replace(self, eps=eps)
         return replace(self, eps=eps, alpha=alpha * eps / self.eps or None)  # type: ignore[call-arg]
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        raise UserError(f"backend: 'torchattacks' has no {type(self).__name__} attack in {self.norm}; use backend art")
+    def _call(self) -> Call:
+        calls = self._calls()
+        wanted = "art" if self.backend == "art" else f"torchattacks {self.norm}"
+        if wanted not in calls:
+            missing = f"{self.backend!r} has no {type(self).__name__} attack in {self.norm}"
+            raise UserError(f"backend: {missing}; allowed: {', '.join(calls)}")
+        return calls[wanted]
 
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        raise UserError(f"backend: 'art' has no {type(self).__name__} attack; use backend torchattacks")
+    @abstractmethod
+    def _calls(self) -> dict[str, Call]:
+        """What makes this attack, by ``art`` (both norms), ``torchattacks Linf`` and ``torchattacks L2``."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +92,11 @@ class FGSM(GradientAttack):
     Goodfellow, Shlens, Szegedy: Explaining and harnessing adversarial examples. ICLR 2015.
     """
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "FGSM", {"eps": self.eps}
+    def _calls(self) -> dict[str, Call]:
+        art = "FastGradientMethod", {"eps": self.eps, "eps_step": self.eps, "norm": _ART_NORMS[self.norm]}
         # torchattacks has no L2 FGSM; one step of its L2 PGD from the clean image is the same map.
-        return "PGDL2", {"eps": self.eps, "alpha": self.eps, "steps": 1, "random_start": False}
-
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        return "FastGradientMethod", {"eps": self.eps, "eps_step": self.eps, "norm": _ART_NORMS[self.norm]}
+        step = "PGDL2", {"eps": self.eps, "alpha": self.eps, "steps": 1, "random_start": False}
+        return {"torchattacks Linf": ("FGSM", {"eps": self.eps}), "torchattacks L2": step, "art": art}
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,8 @@ class RandomFGSM(GradientAttack):
         super().__post_init__()
         check_positive("fast_alpha", self.fast_alpha)
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "FFGSM", {"eps": self.eps, "alpha": self.fast_alpha * self.eps}
-        return super()._torchattacks()
+    def _calls(self) -> dict[str, Call]:
+        return {"torchattacks Linf": ("FFGSM", {"eps": self.eps, "alpha": self.fast_alpha * self.eps})}
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,10 @@ class PGD(IteratedAttack):
 
     random_start: bool = option(True, "start from a random point of the budget")
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        name = "PGD" if self.norm == "Linf" else "PGDL2"
-        return name, {**self._steps(), "random_start": self.random_start}
-
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        return "ProjectedGradientDescentPyTorch", {**self._art_steps(), "num_random_init": int(self.random_start)}
+    def _calls(self) -> dict[str, Call]:
+        options = {**self._steps(), "random_start": self.random_start}
+        art = "ProjectedGradientDescentPyTorch", {**self._art_steps(), "num_random_init": int(self.random_start)}
+        return {"torchattacks Linf": ("PGD", options), "torchattacks L2": ("PGDL2", options), "art": art}
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,9 @@ class MIM(IteratedAttack):
         super().__post_init__()
         check_positive("decay", self.decay, zero=True)
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "MIFGSM", {**self._steps(), "decay": self.decay}
-        return super()._torchattacks()
-
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        return "MomentumIterativeMethod", {**self._art_steps(), "decay": self.decay}
+    def _calls(self) -> dict[str, Call]:
+        art = "MomentumIterativeMethod", {**self._art_steps(), "decay": self.decay}
+        return {"torchattacks Linf": ("MIFGSM", {**self._steps(), "decay": self.decay}), "art": art}
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,5 @@ class TPGD(IteratedAttack):
     Zhang et al.: Theoretically principled trade-off between robustness and accuracy. ICML 2019, algorithm 1.
     """
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "TPGD", self._steps()
-        return super()._torchattacks()
+    def _calls(self) -> dict[str, Call]:
+        return {"torchattacks Linf": ("TPGD", self._steps())}

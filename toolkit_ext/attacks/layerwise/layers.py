@@ -19,7 +19,6 @@ Replace = Callable[[int, Tensor], Tensor]
 _STAGES = ("layer[0-9]", "stages.*", "blocks.*", "encoder.layers.*")
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLING = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_OPTION = "deep_layers"
 
 
 def choose(model: nn.Module, spec: str = "auto") -> dict[str, nn.Module]:
@@ -67,12 +66,12 @@ def _matches(pattern: str, model: nn.Module) -> set[str]:
 def _listed(model: nn.Module, spec: str) -> set[str]:
     patterns = [part.strip() for part in spec.split(",") if part.strip()]
     if not patterns:
-        raise UserError(f"{_OPTION}: {spec!r} names no layer; give names, patterns, auto or none")
+        raise UserError(f"deep_layers: {spec!r} names no layer; give names, patterns, auto or none")
     found: set[str] = set()
     for pattern in patterns:
         matched = _matches(pattern, model)
         if not matched:
-            raise UserError(f"{_OPTION}: {pattern!r} matches no module of the model; {_near(pattern, model)}")
+            raise UserError(f"deep_layers: {pattern!r} matches no module of the model; {_near(pattern, model)}")
         found |= matched
     return found
 
@@ -90,7 +89,7 @@ def _auto(model: nn.Module) -> set[str]:
         stages = stages or _matches(pattern, model)
     found = stages | set(_segments(model, stages))
     if not found:
-        raise UserError(f"{_OPTION}: auto finds no hidden layer in {type(model).__name__}; give names or none")
+        raise UserError(f"deep_layers: auto finds no hidden layer in {type(model).__name__}; give names or none")
     return found
 
 

@@ -76,15 +76,11 @@ class Objective:
 
     def start(self, fraction: float) -> Tensor:
         """Random unknowns in ``fraction`` of every layer's ball, from torch's global generator."""
-        return self._joined([p.random(self.target.x) * fraction for p in self.penalties])
+        return torch.cat([p.flat(p.random(self.target.x) * fraction) for p in self.penalties], dim=1)
 
     def split(self, z: Tensor) -> list[Tensor]:
         """Views of ``z``, or of a gradient like it, in each layer's own shape; the input's first."""
         return [p.shaped(part) for part, p in zip(torch.split(z, self._sizes, dim=1), self.penalties, strict=True)]
-
-    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """``[N, Σ_l D_l]``: the inverse of :meth:`split`."""
-        return torch.cat([p.flat(part) for part, p in zip(parts, self.penalties, strict=True)], dim=1)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective ``[N]`` and its gradient with respect to ``z``, shaped like ``z``."""
