@@ -40,14 +40,14 @@ ABOVE = {"claims", "experiments", "cli"}
 # Libraries that a few files wrap, and nothing else may know.
 WRAPPED: dict[str, tuple[str, ...]] = {
     "art": (
-        "attacks/_art.py",
+        "attacks/adapters.py",
         "backbones/estimators.py",
         "evaluation/",
         "trainers/base.py",
         "trainers/batches.py",
         "trainers/optim.py",
     ),
-    "torchattacks": ("attacks/_torchattacks.py",),
+    "torchattacks": ("attacks/adapters.py",),
     "pyautoattack": ("evaluation/",),
     "accelerate": ("ranks/_start.py",),
 }
@@ -142,7 +142,7 @@ RIGHT = {
     "its own part": ("attacks/deep/new.py", "from ..gradient import PGD\nfrom toolkit_ext.attacks.deep import other"),
     "its own part, in __init__": ("attacks/__init__.py", "from .gradient import PGD"),
     "an axis from the trainers": ("trainers/new.py", "from toolkit_ext.attacks import PGD"),
-    "ART in its adapter": ("attacks/_art.py", "from art.attacks.evasion import FastGradientMethod"),
+    "ART in its adapter": ("attacks/adapters.py", "from art.attacks.evasion import FastGradientMethod"),
     "a library like ART's name": ("results/new.py", "import artistic"),
     "the version": ("results/new.py", "from toolkit_ext import __version__"),
     "anything from the command line": ("cli/new.py", "from toolkit_ext import experiments, trainers"),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, RandomFGSM, _Gradient, _Iterated, _option
+from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, GradientAttack, IteratedAttack, RandomFGSM
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.types import Perturbed
+from toolkit_ext.types import Perturbed, option
 
-_MEMBERS: dict[str, type[_Gradient]] = {"fgsm": FGSM, "fast": RandomFGSM, "mim": MIM, "pgd": PGD}
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_MEMBERS: dict[str, type[GradientAttack]] = {"fgsm": FGSM, "fast": RandomFGSM, "mim": MIM, "pgd": PGD}
 _SHARED = ("eps", "alpha", "steps", "norm", "backend", "random_start", "decay")
 
 
 @dataclass(frozen=True)
-class MultiAttack(_Iterated):
+class MultiAttack(IteratedAttack):
     """Attacks ``multi_attacks`` with a common budget.
 
     ``cycle`` uses attack number ``step mod n``, so that over any ``n`` consecutive batches each is used exactly once;
@@ -25,10 +26,10 @@ class MultiAttack(_Iterated):
     cross-entropy.
     """
 
-    random_start: bool = _option(True, "start from a random point of the budget")
-    decay: float = _option(1.0, "decay of the momentum in MIM")
-    multi_attacks: tuple[str, ...] = _option(("fgsm", "mim", "pgd"), "attacks to combine, in order")
-    multi_mode: str = _option("cycle", "how the attacks are combined: cycle (by batch), random or worst (by example)")
+    random_start: bool = option(True, "start from a random point of the budget")
+    decay: float = option(1.0, "decay of the momentum in MIM")
+    multi_attacks: tuple[str, ...] = option(("fgsm", "mim", "pgd"), "attacks to combine, in order")
+    multi_mode: str = option("cycle", "how the attacks are combined: cycle (by batch), random or worst (by example)")
     _step: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class MultiAttack(_Iterated):
     def at(self, *, eps: float, step: int = 0) -> MultiAttack:
         return replace(super().at(eps=eps), _step=step)
 
-    def members(self) -> list[_Gradient]:
+    def members(self) -> list[GradientAttack]:
         """The attacks with this budget, in order."""
         chosen = [_MEMBERS[name] for name in self.multi_attacks]
         return [
@@ -59,8 +60,11 @@ class MultiAttack(_Iterated):
         return _worst([member(model, x, y) for member in members], model, y)
 
 
-@torch.no_grad()
 def _worst(candidates: list[Perturbed], model: nn.Module, y: Tensor) -> Perturbed:
-    losses = torch.stack([nn.functional.cross_entropy(c.logits(model), y, reduction="none") for c in candidates])
-    inputs = torch.stack([candidate.inputs for candidate in candidates])
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.no_grad():
+        losses = torch.stack([cross_entropy(each.logits(model), y, reduction="none") for each in candidates])
+    inputs = torch.stack([each.inputs for each in candidates])
     return Perturbed(inputs[losses.argmax(dim=0), torch.arange(len(y), device=y.device)])

@@ -1,13 +1,18 @@
-"""Nonlinear conjugate gradient, with its own direction and step length for every example of a batch."""
+"""Maximisers of the layer-wise objective: nonlinear conjugate gradient, and projected gradient ascent beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from toolkit_ext.attacks.layerwise.neurons import Objective
+
+Choice = Callable[[Tensor, Tensor, Tensor], Tensor]
 _GROW, _SHRINK, _FARTHEST, _ARMIJO = 4.0, 0.25, 1e4, 1e-4
 
 
@@ -31,9 +36,10 @@ class Evaluate(Protocol):
 
 
 def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = True) -> Tensor:
-    """A local maximiser ``[N, D]`` of ``evaluate`` from ``z``, by ``steps`` steps of two evaluations each, plus one.
+    """A local maximiser ``[N, D]`` of ``evaluate`` from ``z`` by conjugate gradient, in ``steps`` steps.
 
-    Every evaluation has a gradient but the last, after which no direction is chosen.
+    A step takes two evaluations, and the start one. All but the last, after which no direction is chosen, have a
+    gradient.
 
     Polak-Ribière+ with the line search of one secant step (Shewchuk, An introduction to the conjugate gradient method
     without the agonizing pain, 1994, section 14.2): with slope ``s_0`` here and ``s_h`` at the trial point
@@ -62,7 +68,8 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
         drop = slope - dot(trial.gradient, direction)
         length = _secant(here, trial, slope, drop)
         if step + 1 == steps:
-            return _last(evaluate, here, direction, trial, length, slope)
+            z = _along(here, direction, length)
+            return _choose(here, trial, evaluate.value(z), length, slope)(z, trial.z, here.z)
         after = _better(here, trial, _go(evaluate, here, direction, length), slope)
         before, square = square, _squares(after.gradient)
         turned, slope, last, size = after.gradient, square, size, square
@@ -96,40 +103,30 @@ def _go(evaluate: Evaluate, here: _Point, direction: Tensor, length: Tensor) -> 
     return _Point(z, *evaluate(z), length)
 
 
-def _last(evaluate: Evaluate, here: _Point, direction: Tensor, trial: _Point, length: Tensor, slope: Tensor) -> Tensor:
-    """Where the last step ends, found without the gradient there."""
-    z = _along(here, direction, length)
-    return _choose(here, trial, evaluate.value(z), length, slope)(z, trial.z, here.z)
-
-
 def _secant(here: _Point, trial: _Point, slope: Tensor, drop: Tensor) -> Tensor:
     """The length that maximises the parabola through both slopes, or a longer or shorter one where it has no top."""
     blind = torch.where(trial.value > here.value, _GROW, _SHRINK)
     return trial.length * torch.where(drop > 0, slope / drop, blind).clamp_max(_FARTHEST)
 
 
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """Which examples go to the trial point and which stay, as indices; all others go where the secant landed."""
+def _choose(here: _Point, trial: _Point, value: Tensor, length: Tensor, slope: Tensor) -> Choice:
+    """The better of the trial point and the one at ``length``, of this ``value``; neither if neither gains enough.
 
-    trial: Tensor
-    here: Tensor
-
-    def __call__(self, landed: Tensor, trial: Tensor, here: Tensor) -> Tensor:
-        """For every example what was chosen; made of ``landed``, which is written over."""
-        if not (len(self.trial) or len(self.here)):
-            return landed
-        # Another tensor than ``landed``, so that nobody takes it for the point that was evaluated.
-        chosen = landed.detach()
-        return chosen.index_copy_(0, self.trial, trial[self.trial]).index_copy_(0, self.here, here[self.here])
-
-
-def _choose(here: _Point, trial: _Point, value: Tensor, length: Tensor, slope: Tensor) -> _Choice:
-    """The better of the trial point and the one at ``length``, of this ``value``; neither if neither gains enough."""
+    Returns a function of something at the three points, ``(landed, trial, here)``: for every example what was chosen,
+    made of ``landed``, which is written over.
+    """
     tried = trial.value >= here.value + _ARMIJO * trial.length * slope
     landed = value >= here.value + _ARMIJO * length * slope
     landed = landed & ~(tried & (trial.value > value))
-    return _Choice((tried & ~landed).nonzero().squeeze(1), (~tried & ~landed).nonzero().squeeze(1))
+    to_trial, stays = (tried & ~landed).nonzero().squeeze(1), (~tried & ~landed).nonzero().squeeze(1)
+
+    def chosen(landed: Tensor, trial: Tensor, here: Tensor) -> Tensor:
+        if not (len(to_trial) or len(stays)):
+            return landed
+        # Another tensor than ``landed``, so that nobody takes it for the point that was evaluated.
+        return landed.detach().index_copy_(0, to_trial, trial[to_trial]).index_copy_(0, stays, here[stays])
+
+    return chosen
 
 
 def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Point:
@@ -164,3 +161,18 @@ def _turn(
         return turned, slope, size
     turned = torch.where(ascends[:, None], turned, gradient)
     return turned, torch.where(ascends, slope, square), torch.where(ascends, size, square)
+
+
+def ascend(objective: Objective, z: Tensor, steps: int, alpha: float) -> Tensor:
+    """``d_l ← Π_l(d_l + alpha ε_l sign ∇_l)``, in L2 ``∇_l / ‖∇_l‖``, for ``steps`` evaluations of ``objective``.
+
+    ``objective`` has the perturbations for unknowns; ``z`` is the start, ``[N, Σ_l D_l]``. With quadratic penalties
+    there is no ball to project on, and the penalties hold the perturbations back through the gradient.
+    """
+    for _ in range(steps):
+        _, gradient = objective(z)
+        z = z.clone()
+        parts = zip(objective.split(z), objective.split(gradient), objective.penalties, strict=True)
+        for part, slope, penalty in parts:
+            part.copy_(penalty.feasible(part + alpha * penalty.steepest(slope)))
+    return z

@@ -1,4 +1,4 @@
-"""Calls torchattacks' attacks on a model whose mode the caller has set, with this package's vocabulary."""
+"""Calls the attacks of torchattacks and of ART on a model whose mode the caller has set, with this package's names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torchattacks
 from torch import Tensor, nn
+
+from toolkit_ext.errors import UserError
 
 _FLATTENS = ("PGDL2",)
 """Attacks that look at images and gradients through ``.view(N, -1)``, which a channels_last layout does not have."""
@@ -39,14 +40,48 @@ class _View(nn.Module):
         return "View()"
 
 
-def craft(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+def run_torchattacks(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
     """Adversarial examples ``[N, C, H, W]`` of ``torchattacks.<name>(model, **options)``.
 
     An example whose input gradient vanishes comes back as NaN from MIFGSM (0/0) and, at a zero perturbation, from
     PGDL2; such an example keeps its clean pixels.
     """
+    import torchattacks
+
     flat = name in _FLATTENS
     attack = getattr(torchattacks, name)(_View(model, x.device, flat=flat), **options)
     with torch.enable_grad():
         crafted: Tensor = attack(x.contiguous() if flat else x, y).detach()
     return torch.where(crafted.isfinite(), crafted, x)
+
+
+def run_art(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    """Adversarial examples ``[N, C, H, W]`` of ``art.attacks.evasion.<name>``.
+
+    ``options`` are ART's own (``eps``, ``eps_step``, ``max_iter``, ``norm``, ``num_random_init``, ``decay``). ART
+    works through NumPy, with its random numbers from NumPy's global generator.
+
+    Raises:
+        UserError: what ART refuses, in its own words.
+    """
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    with torch.no_grad():
+        classes = model(x[:1]).shape[1]
+    estimator = PyTorchClassifier(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(x.shape[1:]),
+        nb_classes=classes,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if x.is_cuda else "cpu",
+    )
+    try:
+        attack = getattr(evasion, name)(estimator, batch_size=len(x), **options)
+    except ValueError as error:
+        raise UserError(f"backend art: {error}") from error
+    one_hot = nn.functional.one_hot(y, classes).float().cpu().numpy()
+    with torch.enable_grad():
+        crafted = attack.generate(x.detach().float().cpu().numpy(), one_hot)
+    return torch.from_numpy(crafted).to(x)

@@ -13,18 +13,42 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, Exchange, StepReport, no_exchange
-from toolkit_ext.updates._base import WrappedOptimizer, check_closure, check_inner, detached, gradients
-from toolkit_ext.updates.batch_norm import (
-    BatchNormPasses,
-    check_batch_norm,
-    hold_running_statistics,
-    updates_statistics,
-)
+from toolkit_ext.updates.plain import WrappedOptimizer, check_closure, check_inner, detached, gradients
+from toolkit_ext.updates.rules import BatchNormPasses, check_batch_norm
+
+
+@contextmanager
+def hold_running_statistics(model: nn.Module | None = None) -> Iterator[None]:
+    """While open, forward passes leave the running statistics of batch-norm layers as they are.
+
+    ``model`` names the layers to hold. Without it, every batch-norm layer of the process that is called meanwhile is
+    held, through a global hook of torch; a graph that ``torch.compile`` has already made ignores that hook: name it.
+    Layers in evaluation mode behave as always. What was changed is put back on leaving, also after an exception.
+    """
+    held: dict[nn.Module, bool] = {}
+
+    def hold(module: nn.Module, _inputs: object = None) -> None:
+        if isinstance(module, _BatchNorm) and module not in held:
+            held[module] = module.track_running_stats
+            module.track_running_stats = False
+
+    hook = register_module_forward_pre_hook(hold) if model is None else None
+    try:
+        for module in model.modules() if model is not None else ():
+            hold(module)
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
+        for module, tracked in held.items():
+            module.track_running_stats = tracked  # type: ignore[assignment]
 
 
 @contextmanager
@@ -145,7 +169,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         return {"perturbation_norm": get_total_norm(delta), "loss": loss.detach()}
 
     def _evaluate(self, closure: Callable[[], Tensor], index: int) -> Tensor:
-        counted = updates_statistics(self.batch_norm, index, self.rounds)
+        counted = {"once": index == 0, "last": index == self.rounds, "every": True}[self.batch_norm]
         with torch.enable_grad(), nullcontext() if counted else hold_running_statistics(self.model):
             loss = closure()
         if not isinstance(loss, Tensor):
