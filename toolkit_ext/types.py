@@ -129,9 +129,6 @@ class Resources(Protocol):
     def checkpoint(self, path: str | Path) -> nn.Module:
         """The network of a checkpoint, frozen, in evaluation mode; a run resumes with the same weights only."""
 
-    def trained(self, method: str, **hyper_parameters: Any) -> nn.Module:
-        """A network like the run's, frozen, that ``method`` trains on the run's data before the run starts."""
-
     def moving_copy(self, model: nn.Module, decay: float) -> nn.Module:
         """A frozen copy, ``θ' ← decay θ' + (1 − decay) θ`` after each step of the update (buffers too)."""
 

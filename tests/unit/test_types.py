@@ -203,9 +203,6 @@ class Provided:
     def checkpoint(self, path: str | Path) -> nn.Module:
         return self.networks[str(path)].eval().requires_grad_(False)
 
-    def trained(self, method: str, **hyper_parameters: Any) -> nn.Module:
-        return self.checkpoint(method)
-
     def moving_copy(self, model: nn.Module, decay: float) -> nn.Module:
         return deepcopy(model).requires_grad_(False)
 
