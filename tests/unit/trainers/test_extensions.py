@@ -1,4 +1,4 @@
-"""Methods that need more than today's axes have, each written as one new file, trained and resumed by the loop as it is."""
+"""Methods that need more than the axes have, each as one new file, trained and resumed by the loop as it is."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from toolkit_ext.trainers.batches import TensorSource, seed_of
 from toolkit_ext.types import Attack, Batch, BatchPart, Losses, LossFn, Objective, Perturbed, Resources
 
 sys.path.append(str(Path(__file__).parent / "extensions"))
-from free import FreeRule
-from hat import HelperLoss
+from free import FreeRule  # type: ignore[import-not-found]
+from hat import HelperLoss  # type: ignore[import-not-found]
 
 EPS, LR = 0.1, 0.05
 CALM: dict[str, Any] = {"lr": LR, "momentum": 0.0, "weight_decay": 0.0, "lr_schedule": "constant", "measure_every": 0}
