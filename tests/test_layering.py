@@ -49,7 +49,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
     ),
     "torchattacks": ("attacks/_torchattacks.py",),
     "pyautoattack": ("evaluation/",),
-    "accelerate": ("ranks/_start.py",),
+    "accelerate": ("ranks/launch.py",),
 }
 
 
