@@ -23,8 +23,7 @@ from timm.models import is_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit_ext.backbones._create import build
-from toolkit_ext.backbones.normalized import Normalized
+from toolkit_ext.backbones.building import Normalized, build
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write, make_folder
 
