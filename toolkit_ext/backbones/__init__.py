@@ -5,7 +5,7 @@ from toolkit_ext.backbones.building import Normalized, create
 from toolkit_ext.backbones.checkpoint import load_model, read_config, save_model
 from toolkit_ext.backbones.registry import check_name, names
 
-preact_resnet = small_resnet = resnets  # their names in 0.1
+preact_resnet = small_resnet = resnets  # earlier names
 
 __all__ = [
     "Normalized",

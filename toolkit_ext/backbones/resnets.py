@@ -4,8 +4,7 @@
 ``"seresnet18"``, ``"resnext50_32x4d"``, ...), so the stem is part of a registered architecture and a checkpoint's
 ``config.json`` can name it. ``resnet18_w`` is ResNet-18 with 4w, 8w, 16w and 32w channels (w = 16: the usual one).
 ``preact_resnet18``, on timm's ``ResNetV2``, is the network of most papers on robust overfitting and of adversarial
-model perturbation; ``wrn_28_10`` (Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016) that of the CIFAR
-leaderboards.
+model perturbation; ``wrn_28_10`` (Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016) of CIFAR leaderboards.
 """
 
 from __future__ import annotations
@@ -41,10 +40,11 @@ def _small_stem(model: Any, in_chans: int, channels: int) -> nn.Conv2d:
     return conv
 
 
-def _without_pooling(model: ResNet, in_chans: int = 3) -> nn.Module:
+def _without_pooling(model: Any, in_chans: int) -> nn.Module:
     model.in_chans = in_chans  # timm records it from 1.0.20 on
     model.conv1 = _small_stem(model, in_chans, model.bn1.num_features)
     model.maxpool = nn.Identity()
+    assert isinstance(model, nn.Module)
     return model
 
 
