@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit_ext.backbones.estimators import clip_range, view
-from toolkit_ext.backbones.spectral_norm import spectral_normalise
+from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
@@ -106,7 +106,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         self.clip = clip_range(classifier)
         if self.axes.loop.spectral != "none":
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
-                spectral_normalise(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
+                spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
         self._scheduler = scheduler
         self._optimizer = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
         self.history: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What ends a job of several processes, said in one line by the process that knows it."""
+"""Errors that end a multi-process job, reported in one line by the process that knows the cause."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _HOST_MEMORY = "can't allocate memory"
 
 
 class RankError(RunError):
-    """A process of the job failed, or lost another one; the message is one line."""
+    """A process of the job failed or lost contact with another; the message is one line."""
 
 
 class SharedError(UserError):
-    """Input that the caller can correct, found by one process and raised in all."""
+    """Invalid input, found by one process and raised in all."""
 
 
 def who() -> str:
@@ -43,7 +43,7 @@ def _is_memory(error: BaseException) -> bool:
 
 @contextmanager
 def told_plainly(doing: str, device: object = "") -> Iterator[None]:
-    """Turn running out of memory, and the loss of another process, into a :class:`RankError` that says what to do."""
+    """Raise a :class:`RankError` that says what to do when memory runs out or another process is lost."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -62,7 +62,7 @@ def told_plainly(doing: str, device: object = "") -> Iterator[None]:
 
 
 def told_elsewhere(message: str) -> bool:
-    """Whether rank 0 ends with the same ``message``, so that this process need not print it too."""
+    """Whether rank 0 ends with the same ``message``, so that this process need not repeat it."""
     if not distributed.is_initialized():
         return False
     rank, store = distributed.get_rank(), distributed.distributed_c10d._get_default_store()
@@ -72,5 +72,5 @@ def told_elsewhere(message: str) -> bool:
             return False
         store.wait([f"{_KEY}/0"], _PATIENCE)
         return bool(store.get(f"{_KEY}/0").decode() == message)
-    except RuntimeError:  # rank 0 had no error, or is gone
+    except RuntimeError:  # rank 0 had no error, or has ended
         return False

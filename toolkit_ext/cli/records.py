@@ -1,4 +1,4 @@
-"""``toolkit-ext table`` and ``toolkit-ext plot``."""
+"""The commands that read run records: ``toolkit-ext table``, ``plot``, ``report`` and ``claims``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ import click
 
 from toolkit_ext import results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.options import CommaSeparated
+from toolkit_ext.cli.options import FILE, FOLDER, CommaSeparated, data_root_option, results_option, where_option
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
-from toolkit_ext.report import load_pairs
+from toolkit_ext.report import landscape_pictures, load_pairs, pictures, write_page
 from toolkit_ext.results import Record
 from toolkit_ext.results.records.robustbench import RANKED
 from toolkit_ext.trainers import TRAINERS
 
-_folder = click.Path(path_type=Path, file_okay=False)
-_file = click.Path(path_type=Path, dir_okay=False)
-
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
-    """Tell each record that is left out in one line, once."""
+def skipped_records_shown() -> Iterator[None]:
+    """Print one line for each record that cannot be read, instead of Python's warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", results.RecordWarning)
         try:
@@ -40,11 +37,11 @@ def told_plainly() -> Iterator[None]:
 
 
 def _table(records: list[Record], values: dict[str, Any]) -> str:
-    # A run that was not evaluated, such as an analysis of the landscape, has nothing to put into a table.
+    # A run without evaluation, such as an analysis of the landscape, has no values for a table.
     reported = results.reported(records)
     evaluated = [record for record in reported if record["metrics"]]
     chosen = results.where(results.frame(evaluated or reported), values["where"])
-    # Grouped by data set, norm and eps, as they are by default, runs are listed but not ranked against each other.
+    # By default runs are grouped by data set, norm and eps, and not ranked against each other.
     mixed = values["allow_mixed"] or not (values["by"] or values["sort"])
     table = results.aggregate(chosen, values["by"] or None, allow_mixed=mixed)
     table = results.sort(table, values["sort"]) if values["sort"] else table
@@ -52,15 +49,10 @@ def _table(records: list[Record], values: dict[str, Any]) -> str:
     return results.render(table, values["form"], list(values["columns"]) or None, verdicts)
 
 
-def _run(records: Sequence[Record], run_id: str, option: str) -> Record:
-    check_choice(option, run_id, [record["run_id"] for record in records])
-    return next(record for record in records if record["run_id"] == run_id)
-
-
 def _export(records: Sequence[Record], run_id: str, out: Path | None) -> None:
     if out is None:
         raise UserError(f"--out: is missing; name the file for --robustbench {run_id}, such as model_info.json")
-    record = _run(records, run_id, "--robustbench")
+    record = one_of(records, run_id, "--robustbench")
     trainer = TRAINERS.get(record["method"])
     written = results.write_model_info(record, out, trainer.method.paper if trainer else None)
     if record["data"]["name"] not in RANKED:
@@ -69,28 +61,26 @@ def _export(records: Sequence[Record], run_id: str, out: Path | None) -> None:
 
 
 @click.command("table")
-@click.option("--results", "folder", type=_folder, default="results", show_default=True, help="folder of the records")
+@results_option("folder")
 @click.option("--by", type=CommaSeparated(str), default=(), help="columns to group runs by; seeds are averaged over")
-@click.option(
-    "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
-)
+@where_option
 @click.option("--columns", type=CommaSeparated(str), default=(), help="columns to show")
 @click.option("--sort", type=CommaSeparated(str), default=(), help="columns to sort by; -name for descending")
 @click.option("--format", "form", default="markdown", show_default=True, help="csv, markdown or latex")
 @click.option("--allow-mixed", is_flag=True, help="rank runs of different data sets, norms or eps together")
-@click.option("--rebuild/--no-rebuild", default=True, show_default=True, help="write results/tables/*.csv anew")
+@click.option("--rebuild/--no-rebuild", default=True, show_default=True, help="rebuild results/tables/*.csv")
 @click.option(
-    "--significance/--no-significance", default=True, show_default=True, help="mark what the best does not clearly beat"
+    "--significance/--no-significance", default=True, show_default=True, help="mark means not clearly below the best"
 )
 @click.option("--robustbench", metavar="RUN_ID", help="write this run as a RobustBench model_info JSON instead")
-@click.option("--out", type=_file, help="file for --robustbench, or for the table instead of the screen")
+@click.option("--out", type=FILE, help="file for --robustbench, or for the table instead of the screen")
 def table_command(folder: Path, robustbench: str | None, out: Path | None, **values: Any) -> None:
     """Print the mean and standard deviation of the recorded runs, and rebuild every CSV from the records.
 
-    The best is bold. With --significance a paired bootstrap over test images and seeds says which means the best does
-    not clearly beat: they bear a mark, and so do those that cannot be tested.
+    The best mean is bold. With --significance, a paired bootstrap over test images and seeds tests the best mean
+    against each other one. Means that it does not clearly beat, and those that cannot be tested, have a mark.
     """
-    with told_plainly():
+    with skipped_records_shown():
         records = results.read_records(folder / "runs")
         if robustbench:
             _export(records, robustbench, out)
@@ -105,15 +95,19 @@ def table_command(folder: Path, robustbench: str | None, out: Path | None, **val
         console.show(text)
 
 
-def _kept(records: Sequence[Record], where: Sequence[str]) -> list[Record]:
-    names = set(results.where(results.frame(records), where)["run_id"])
+def _read(folder: Path, where: Sequence[str]) -> list[Record]:
+    """The records in the results ``folder`` that match all conditions in ``where``."""
+    with skipped_records_shown():
+        records = results.read_records(folder / "runs")
+        names = set(results.where(results.frame(records), where)["run_id"])
     return [record for record in records if record["run_id"] in names]
 
 
-def one_of(records: Sequence[Record], run_id: str | None) -> Record:
-    """The record named by ``--run``, or the only one there is."""
+def one_of(records: Sequence[Record], run_id: str | None, option: str = "--run") -> Record:
+    """The record that ``option`` names, or the only record."""
     if run_id:
-        return _run(records, run_id, "--run")
+        check_choice(option, run_id, [record["run_id"] for record in records])
+        return next(record for record in records if record["run_id"] == run_id)
     if len(records) != 1:
         names = ", ".join(record["run_id"] for record in records)
         raise UserError(f"--run: is missing; this figure shows one run of: {names}")
@@ -130,31 +124,28 @@ KINDS: dict[str, Callable[..., Any]] = {
 
 
 @click.command("plot")
-@click.option("--results", "folder", type=_folder, default="results", show_default=True, help="folder of the records")
-@click.option(
-    "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
-)
+@results_option("folder")
+@where_option
 @click.option(
     "--kind",
     default="accuracy",
     show_default=True,
-    help="accuracy (clean against robust), curve (against eps), attacks (what each broke first), matrix (attacks by "
-    "images of one run), training (the course of one run), examples (pictures of one run)",
+    help="accuracy (clean against robust), curve (against eps), attacks (images each broke first), matrix (attacks by "
+    "images of one run), training (curves of one run), examples (pictures of one run)",
 )
-@click.option("--run", metavar="RUN_ID", help="the run of a figure that shows one")
-@click.option("--examples", type=_file, help="for examples: the file that evaluate --save-examples wrote")
-@click.option("--data-root", type=_folder, default="data", show_default=True, help="for examples: folder of the data")
+@click.option("--run", metavar="RUN_ID", help="run to show, for figures of one run")
+@click.option("--examples", type=FILE, help="for examples: the file that evaluate --save-examples wrote")
+@data_root_option
 @click.option("--log", type=click.Path(path_type=Path, exists=True), help="plot the training in this log.csv instead")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="picture to write (.png, .svg or .pdf)")
 def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Path, **values: Any) -> None:
-    """Plot the recorded runs: accuracies, a robustness curve, what broke which image, a training, or pictures."""
+    """Plot recorded runs: accuracies, a robustness curve, images each attack broke, training curves, or pictures."""
     kind = check_choice("--kind", values["kind"], [*KINDS, "examples"])
     if log:
         results.plot_training(log, out)
         console.say(f"plot: {out}")
         return
-    with told_plainly():
-        runs = _kept(results.read_records(folder / "runs"), where)
+    runs = _read(folder, where)
     if kind == "examples":
         if values["examples"] is None:
             raise UserError("--examples: is missing; name the file that evaluate --save-examples wrote")
@@ -162,3 +153,38 @@ def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Pa
     else:
         KINDS[kind](runs, out, run=values["run"])
     console.say(f"plot: {out}")
+
+
+@click.command("report")
+@results_option("folder")
+@where_option
+@click.option("--examples", type=FOLDER, help="folder of <run_id>.safetensors  [default: RESULTS/examples]")
+@data_root_option
+@click.option("--title", default="Robustness report", show_default=True, help="heading of the page")
+@click.option("--out", type=FILE, default="report.html", show_default=True, help="page to write")
+def report_command(
+    folder: Path, where: tuple[str, ...], examples: Path | None, data_root: Path, title: str, out: Path
+) -> None:
+    """Write all runs to one HTML page that needs no network: a table to sort and filter, and under each row the run's
+    curves, audit, pictures, hyper-parameters and command.
+
+    Pictures come from the files <run_id>.safetensors that evaluate --save-examples writes.
+    """
+    kept = _read(folder, where)
+    shown = pictures(kept, examples or folder / "examples", data_root) | landscape_pictures(kept, folder / "figures")
+    console.say(f"report: {write_page(kept, out, shown, title)} ({len(kept)} runs, {len(shown)} with pictures)")
+
+
+@click.command("claims")
+@results_option("folder")
+@click.option("--recipes", type=FOLDER, default="recipes/claims", show_default=True, help="folder of the claims")
+def claims_command(folder: Path, recipes: Path) -> None:
+    """Rebuild CLAIMS.md and its figures from the records: the sources' claims, our measurements, the verdicts.
+
+    See docs/claims.md.
+    """
+    from toolkit_ext.claims.build import build  # with all that experiments need, which the other commands do not
+
+    with skipped_records_shown():
+        for path in build(recipes, folder):
+            console.say(f"claims: {path}")

@@ -1,4 +1,4 @@
-"""`toolkit-ext train` without a method takes what won, and gives way to every option."""
+"""Without a method, `toolkit-ext train` takes the preset of the data set; every given option comes before it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from toolkit_ext import results
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments import presets as winners
-from toolkit_ext.experiments.presets import WINNERS, Winner, winner
+from toolkit_ext.experiments import presets
+from toolkit_ext.experiments.presets import PRESETS, Preset, preset_for
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 
 QUICK = ["--backbone-arg", "width=2", "--epochs", "1", "--n-train", "200", "--n-test", "12", "--no-progress"]
-RISING = Winner(
+RISING = Preset(
     "digits 0.1",
     "pas + awp at eps 0.2",
     "pas",
@@ -39,15 +39,15 @@ def test_another_choice_on_an_axis_leaves_out_what_it_does_not_have() -> None:
     assert found.keys() == {"update", "schedule", "eps", "lr", "protocol"}
 
 
-@pytest.mark.parametrize("data", WINNERS)
-def test_every_winner_can_be_composed(data: str) -> None:
+@pytest.mark.parametrize("data", PRESETS)
+def test_every_preset_can_be_composed(data: str) -> None:
     given = {"epochs": None, "protocol": None}
-    chosen = {name: value for name, value in winner(data).with_options(given).items() if name not in given}
-    compose(TRAINERS[winner(data).method].method, chosen)
+    chosen = {name: value for name, value in preset_for(data).with_options(given).items() if name not in given}
+    compose(TRAINERS[preset_for(data).method].method, chosen)
 
 
 def test_train_without_a_method(toolkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winners, "WINNERS", {"digits": RISING})
+    monkeypatch.setattr(presets, "PRESETS", {"digits": RISING})
     done = toolkit("train", *QUICK, "--attacks", "clean,fgsm", "--steps", "2", "--lr", "0.02")
     assert done.code == 0, done.err
     assert "method: pas + awp at eps 0.2, the best of digits 0.1 in results/CLAIMS.md (pas)" in done.err
@@ -68,5 +68,5 @@ def test_a_data_set_without_a_leaderboard_needs_a_method(toolkit: Callable[..., 
     assert "METHOD: none is given" in line
     assert "'svhn'" in line
     assert "pgd" in line
-    with pytest.raises(UserError, match=r"a best for .*mnist"):
-        winner("svhn")
+    with pytest.raises(UserError, match=r"a preset for .*mnist"):
+        preset_for("svhn")

@@ -1,4 +1,4 @@
-"""Make any timm classifier, with normalisation inside and errors that say what to change."""
+"""Any timm classifier, with normalisation inside and errors that say what to change."""
 
 from __future__ import annotations
 
@@ -9,13 +9,63 @@ from typing import Any
 import timm
 import torch
 from timm.models import get_arch_name
-from torch import nn
+from torch import Tensor, nn
 
-from toolkit_ext.backbones._arguments import NOT_RECORDED, check_arguments
-from toolkit_ext.backbones._names import check_name, timm_cfg
-from toolkit_ext.backbones._register import MEAN, STD
-from toolkit_ext.backbones.normalized import Normalized
+from toolkit_ext.backbones.arguments import NOT_RECORDED, check_arguments
+from toolkit_ext.backbones.registry import MEAN, STD, check_name, timm_cfg
 from toolkit_ext.errors import UserError
+
+
+class Normalized(nn.Module):
+    r"""A timm model that takes images in [0, 1]: :math:`f((x - \mu) / \sigma)`.
+
+    With the normalisation inside the model, attacks work in [0, 1], and epsilon means the same for every model.
+
+    Args:
+        backbone: A timm classifier, ``[N, C, H, W]`` to logits ``[N, K]``.
+        name: Its architecture, as timm's registry names it.
+        num_classes: Number of classes K.
+        in_chans: Number of channels C.
+        image_size: Height and width the model was made for.
+        mean: One value per channel, in units of [0, 1] images.
+        std: One positive value per channel, likewise.
+        model_args: Further arguments of the architecture, as plain JSON values.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        name: str,
+        num_classes: int,
+        in_chans: int,
+        image_size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name = name
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.image_size = image_size
+        self.model_args = dict(model_args or {})
+        # Not in the state dict: the values are part of the configuration, as they are in timm.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, K]`` of images ``[N, C, H, W]`` in [0, 1]."""
+        logits: Tensor = self.backbone((x - self.mean) / self.std)
+        return logits
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` adds."""
+        return f"name={self.name!r}, num_classes={self.num_classes}, image_size={self.image_size}"
 
 
 def create(
@@ -36,14 +86,14 @@ def create(
         name: Any name of :func:`names`; a pretrained tag (``resnet18.a1_in1k``) is allowed with ``pretrained``.
         num_classes: Number of classes, at least 2.
         in_chans: Channels of the images.
-        image_size: Height and width of the images, or one number for both. Handed to architectures that need it
-            (ViT, LeNet, ...); for all, a forward pass checks that the model can take this size. By default the
+        image_size: Height and width of the images, or one number for both. Passed to architectures that need it
+            (ViT, LeNet, ...); for all, a forward pass checks that the model accepts this size. By default the
             architecture's own, unchecked.
-        mean: Normalisation, one number or one per channel, in units of [0, 1] images. By default those the
-            pretrained weights were trained with, else 0.5: near the mean of natural images and independent of the
-            data set, so that a checkpoint does not depend on the sample it was trained on.
+        mean: Normalisation, one number or one per channel, in units of [0, 1] images. By default that of the
+            pretrained weights, else 0.5: near the mean of natural images and independent of the data set, so that a
+            checkpoint does not depend on the sample it was trained on.
         std: Likewise; 0.25 without pretrained weights, which gives natural images about unit variance.
-        pretrained: Start from timm's weights (fetched by timm).
+        pretrained: Start from timm's weights, which timm downloads.
         small_stem: For timm's ResNets: 3 x 3 stem of stride 1 without max-pooling (``resnet_small_stem``).
         **model_args: Further arguments of the architecture, plain JSON values (``width=8``, ``patch_size=4``), and
             timm's own on the source of weights (``pretrained_cfg_overlay={"file": ...}``) and on layers
@@ -94,7 +144,7 @@ def build(
     *,
     pretrained: bool = False,
 ) -> nn.Module:
-    """The bare timm model. Architectures whose configuration has ``fixed_input_size`` are told the image size."""
+    """The timm model without normalisation. Architectures with ``fixed_input_size`` get the image size."""
     arguments = dict(model_args)
     if timm_cfg(name).fixed_input_size and not arguments.get("dynamic_img_size"):
         arguments.setdefault("img_size", size)
@@ -104,7 +154,7 @@ def build(
         )
     except UserError:
         raise
-    except Exception as error:  # timm and its architectures raise what they like on arguments they cannot use
+    except Exception as error:  # timm and its architectures raise any exception for bad arguments
         given = f"{in_chans} x {size[0]} x {size[1]} images" + (f", {dict(model_args)}" if model_args else "")
         what = f"{name!r} with pretrained weights" if pretrained else repr(name)
         raise UserError(f"backbone: {what} cannot be built for {given}: {_one_line(error)}") from error
@@ -143,7 +193,7 @@ def _default(name: str, key: str, in_chans: int, pretrained: bool) -> Sequence[f
     if not pretrained:
         return {"mean": MEAN, "std": STD}[key]
     values: Sequence[float] = getattr(timm_cfg(name), key)
-    # timm folds the weights of the first convolution to in_chans channels; there is one grey mean to go with that.
+    # timm sums the first convolution's weights over channels; one grey mean goes with that.
     return values if len(values) == in_chans else sum(values) / len(values)
 
 
@@ -162,15 +212,24 @@ def _per_channel(
 
 
 def _try_out(model: Normalized) -> None:
-    """One image through the model in evaluation mode: it must give ``[1, num_classes]``. Leaves the mode as it was."""
-    training = model.training
+    """Check that the model gives ``[1, num_classes]`` logits for one image."""
     size = f"{model.in_chans} x {model.image_size[0]} x {model.image_size[1]}"
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = model.eval()(torch.zeros(1, model.in_chans, *model.image_size))
+        with torch.random.fork_rng(devices=[]):
+            logits = dry_forward(model, (model.in_chans, *model.image_size))
     except Exception as error:
         raise UserError(f"backbone: {model.name!r} cannot take {size} images: {_one_line(error)}") from error
-    finally:
-        model.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, model.num_classes):
         raise UserError(f"backbone: {model.name!r} is not a classifier; it does not give {model.num_classes} logits")
+
+
+def dry_forward(model: nn.Module, input_size: tuple[int, ...]) -> Any:
+    """The output of ``model`` for one zero input of ``input_size``, in evaluation mode; restores each module's mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    like = next(model.parameters())
+    try:
+        with torch.no_grad():
+            return model.eval()(like.new_zeros(1, *input_size))
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,4 +1,4 @@
-"""The processes of a job and what they tell each other."""
+"""The processes of a job, what they tell each other, and the random numbers they share."""
 
 from __future__ import annotations
 
@@ -9,19 +9,64 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.overrides import TorchFunctionMode
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.ranks._draws import GlobalDraws
-from toolkit_ext.ranks._errors import SharedError, told_plainly
+from toolkit_ext.ranks.errors import SharedError, told_plainly
 
 T = TypeVar("T")
+_FILLS = {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.bernoulli_, torch.Tensor.random_}
+_LIKES = {torch.rand_like, torch.randn_like, torch.randint_like}
+_SIZED = {torch.rand, torch.randn}
+
+
+class GlobalDraws(TorchFunctionMode):
+    """While open, a draw with ``local`` rows returns rows ``part`` of the same draw with ``total`` rows.
+
+    Every rank has the same generator state and draws for the whole batch. So its generator advances as in a
+    single-process run, and the noise of an image does not depend on the number of ranks. Drawing noise takes far less
+    time than a forward pass. Draws without torch are not covered (ART's attacks use NumPy).
+    """
+
+    def __init__(self, part: slice, local: int, total: int) -> None:
+        super().__init__()
+        self.part, self.local, self.total = part, local, total
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLS and self._mine(args[0]):
+            whole = self._whole(args[0])
+            func(whole, *args[1:], **kwargs)
+            return args[0].copy_(whole[self.part])
+        if func in _LIKES and self._mine(args[0]):
+            return func(self._whole(args[0]), *args[1:], **kwargs)[self.part]
+        if func in _SIZED and (size := _size(args)) and size[0] == self.local:
+            return func((self.total, *size[1:]), **kwargs)[self.part]
+        return func(*args, **kwargs)
+
+    def _mine(self, tensor: Tensor) -> bool:
+        return tensor.ndim > 0 and len(tensor) == self.local
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        shape = (self.total, *tensor.shape[1:])
+        # The order of the draws is that of the memory.
+        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        keep = torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
+        return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=keep)
+
+
+def _size(args: Sequence[Any]) -> tuple[int, ...]:
+    size = args[0] if len(args) == 1 and isinstance(args[0], Sequence) else args
+    return tuple(size) if all(isinstance(length, int) for length in size) else ()
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """``size`` processes that do one job, of which this one is number ``rank``.
+    """``size`` processes that share one job; this one is number ``rank``.
 
-    Every method must be called by all of them, in the same order.
+    All of them must call every method, in the same order.
     """
 
     rank: int = 0
@@ -38,14 +83,14 @@ class Ranks:
         return self.rank == 0
 
     def _own(self, n: int) -> tuple[int, int]:
-        """First and last of this rank's examples of ``n``: all ranks have the same number, give or take one."""
+        """Start and stop of this rank's examples of ``n``; the sizes of the ranks' parts differ by at most one."""
         return self.rank * n // self.size, (self.rank + 1) * n // self.size
 
     def part(self, n: int) -> slice:
         """This rank's examples of a batch of ``n`` ≥ 1, in the order of the ranks.
 
-        A rank that has none (the last batch of an epoch can be smaller than the job) is given one to keep in step
-        with the others; its :meth:`weight` is 0.
+        A rank without examples (the last batch of an epoch can have fewer than there are ranks) gets one with
+        :meth:`weight` 0, so that it takes the same steps as the others.
         """
         first, last = self._own(n)
         return slice(first, last) if last > first else slice(min(first, n - 1), min(first, n - 1) + 1)
@@ -85,7 +130,7 @@ class Ranks:
                 distributed.broadcast(tensor.detach(), src=0)
 
     def gather(self, value: T) -> list[T]:
-        """The ``value`` of every rank, in order; any Python object."""
+        """The ``value`` of every rank, in order; it can be any Python object."""
         if self.alone:
             return [value]
         found: list[Any] = [None] * self.size
@@ -94,7 +139,7 @@ class Ranks:
         return found
 
     def first(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns on rank 0, on all ranks; it is called there alone.
+        """Call ``make`` on rank 0 only, and return its result on all ranks.
 
         Raises:
             SharedError: rank 0 had a ``UserError``.
@@ -115,10 +160,10 @@ class Ranks:
         return value  # type: ignore[no-any-return]
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """See that ``facts`` are the same on all ranks.
+        """Check that ``facts`` are the same on all ranks.
 
         Raises:
-            SharedError: they are not; the message names what differs, on which rank.
+            SharedError: they are not; the message names the difference and the rank.
         """
         for rank, theirs in enumerate(everyone := self.gather(dict(facts))):
             ours = everyone[0]
@@ -135,7 +180,7 @@ class Ranks:
 
     @contextmanager
     def one_by_one(self, local: int) -> Iterator[None]:
-        """Let the first rank of every machine (``local`` 0) through before the others, to fetch a file for them."""
+        """Run the block on the first rank of every machine (``local`` 0) before the others, to fetch files for them."""
         if local != 0:
             self.gather(None)
         yield

@@ -1,7 +1,8 @@
-"""Checks of images and labels that a caller brings; each failure is one line that says what was found."""
+"""Images and labels as tensors: checks of what a caller brings, the range [0, 1], statistics and splits."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ def check_images(x: Any, name: str = "images") -> Tensor:
 
     Args:
         x: Tensor or NumPy array.
-        name: What to call them in messages.
+        name: Their name in messages.
 
     Returns:
         ``x`` as uint8 or float32 tensor (no copy where none is needed); floats of other widths are converted.
@@ -61,7 +62,7 @@ def check_labels(y: Any, n: int, num_classes: int | None = None, name: str = "la
         y: Tensor or NumPy array: integers ``[N]``, or one-hot ``[N, K]`` of any dtype (ART hands over floats).
         n: Number of images.
         num_classes: K, or ``None`` if unknown.
-        name: What to call them in messages.
+        name: Their name in messages.
 
     Returns:
         int64 tensor ``[N]``.
@@ -113,3 +114,60 @@ def _from_one_hot(y: Tensor, num_classes: int | None, name: str) -> Tensor:
     if not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
         raise UserError(f"{name}: the rows of shape {list(y.shape)} are not one-hot; soft labels are not allowed")
     return y.to(torch.int64).argmax(1)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]: uint8 pixels divided by 255, as torchvision's ``ToTensor`` does; floats as they are.
+
+    Large sets are kept as uint8, a quarter of the memory; call this on each batch.
+    """
+    return x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x.to(torch.float32)
+
+
+def channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over images ``[N, C, H, W]``, in units of [0, 1] images.
+
+    For ``mean`` and ``std`` of :func:`toolkit_ext.backbones.create`; a constant channel gets standard deviation 1.
+    """
+    scale = 255.0 if x.dtype == torch.uint8 else 1.0
+    sums = torch.zeros(2, x.shape[1], dtype=torch.float64)
+    for part in torch.split(x, 4096):
+        values = part.to(torch.float64).div(scale).transpose(0, 1).flatten(1)
+        sums += torch.stack((values.sum(1), values.square().sum(1)))
+    mean, square = sums / (x.numel() / x.shape[1])
+    std = (square - mean.square()).clamp_min(0).sqrt()
+    std = torch.where(std < 1e-6, torch.ones_like(std), std)
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
+
+
+def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split a validation part off the training data, with the class shares of the whole.
+
+    If a class is too small to be in both parts, the split is random. The same arguments give the same split on every
+    machine.
+
+    Args:
+        x: The images; only their number is used.
+        y: Index labels ``[N]``.
+        fraction: Share of the validation part, between 0 and 1.
+        seed: Seed of the split.
+
+    Returns:
+        Indices of the training part and of the validation part, int64, ascending.
+
+    Raises:
+        UserError: a fraction outside (0, 1), or so few images that a part would be empty.
+    """
+    from sklearn.model_selection import train_test_split  # takes a second to import, and few callers split
+
+    labels, count = np.asarray(y), len(x)
+    size = round(fraction * count) if 0 < fraction < 1 else 0
+    if not 1 <= size < count or len(labels) != count:
+        raise UserError(f"validation: a share of {fraction} of {count} images is not allowed; both parts need images")
+    sizes = np.unique(labels, return_counts=True)[1]
+    fits = sizes.min() >= 2 and min(size, count - size) >= len(sizes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        parts = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=labels if fits else None)
+    train, validation = (torch.from_numpy(np.sort(part)) for part in parts)
+    return train, validation

@@ -10,40 +10,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit_ext.data._dataset import Dataset
-from toolkit_ext.data._folder import load_folder
+from toolkit_ext.data.dataset import Dataset, load_folder, shuffled
 from toolkit_ext.errors import UserError, check_choice
 
 Part = tuple[Tensor, Tensor]
 _SPLIT_SEED = 0
 _GTSRB_SIZE = 32
+_BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
+_DIGITS = tuple(str(digit) for digit in range(10))
 
 
 def load(name: str, *, root: str | Path = "data", download: bool = False, image_size: int | None = None) -> Dataset:
     """Load a data set.
 
     Args:
-        name: ``digits`` (8 x 8 grey, ships with scikit-learn; 1,437 training and 360 test images, split once for
-            all), ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (its images vary in size and are resized to
-            32 x 32), ``cifar10-jpeg`` (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG, whose numbers
+        name: ``digits`` (8 x 8 grey, ships with scikit-learn; 1,437 training and 360 test images, a fixed
+            split), ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (resized to 32 x 32, as its images differ
+            in size), ``cifar10-jpeg`` (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; its accuracies
             are not CIFAR-10's), or ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, read as RGB.
         root: Folder of the files, laid out as torchvision does.
         download: Let torchvision fetch what is missing.
-        image_size: Side in pixels to resize to; for ``folder:`` (needed if its images differ in size) and ``gtsrb``.
+        image_size: Side in pixels to resize to, for ``gtsrb`` and ``folder:`` (required if its images differ in size).
 
     Returns:
         A :class:`Dataset`; ``digits`` as float32, all others as uint8. Image folders come in a fixed random order.
 
     Raises:
-        UserError: unknown name, files missing (the line names ``--download``) or damaged, or a failed download.
+        UserError: unknown name, missing files (the message names ``--download``), damaged files, or a failed download.
     """
-    folder = name.removeprefix("folder:") if name.startswith("folder:") else None
-    if folder is None:
-        check_choice("data", name, NAMES)
-    if image_size is not None and (image_size < 1 or (folder is None and name != "gtsrb")):
+    is_folder = name.startswith("folder:")
+    check_choice("data", "folder:PATH" if is_folder else name, NAMES)
+    if image_size is not None and (image_size < 1 or not (is_folder or name == "gtsrb")):
         raise UserError(f"image_size: {image_size} is not allowed for {name}; a positive number for folder: and gtsrb")
-    if folder is not None:
-        return load_folder(name, Path(folder).expanduser(), image_size)
+    if is_folder:
+        return load_folder(name, Path(name.removeprefix("folder:")).expanduser(), image_size)
     root = Path(root).expanduser()
     try:
         return _LOADERS[name](name, root, download, image_size)
@@ -71,7 +71,7 @@ def _digits(name: str, root: Path, download: bool, image_size: int | None) -> Da
     y = torch.from_numpy(labels.astype(np.int64))
     parts = train_test_split(np.arange(len(y)), test_size=360, random_state=_SPLIT_SEED, stratify=labels)
     train, test = (torch.from_numpy(part) for part in parts)
-    return Dataset(name, x[train], y[train], x[test], y[test], 10, tuple(str(digit) for digit in range(10)))
+    return Dataset(name, x[train], y[train], x[test], y[test], 10, _DIGITS)
 
 
 def _mnist(name: str, root: Path, download: bool, image_size: int | None) -> Dataset:
@@ -81,7 +81,7 @@ def _mnist(name: str, root: Path, download: bool, image_size: int | None) -> Dat
         source = MNIST(root, train=train, download=download)
         return source.data.unsqueeze(1).contiguous(), source.targets.to(torch.int64)
 
-    return Dataset(name, *part(True), *part(False), 10, tuple(str(digit) for digit in range(10)))
+    return Dataset(name, *part(True), *part(False), 10, _DIGITS)
 
 
 def _cifar(name: str, root: Path, download: bool, image_size: int | None) -> Dataset:
@@ -104,7 +104,7 @@ def _svhn(name: str, root: Path, download: bool, image_size: int | None) -> Data
         source = SVHN(root, split=split, download=download)
         return torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels.astype(np.int64))
 
-    return Dataset(name, *part("train"), *part("test"), 10, tuple(str(digit) for digit in range(10)))
+    return Dataset(name, *part("train"), *part("test"), 10, _DIGITS)
 
 
 def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dataset:
@@ -116,22 +116,18 @@ def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dat
     def part(split: str) -> Part:
         source = GTSRB(root, split=split, download=download)
         items = [(pil_to_tensor(image.resize((side, side), _BILINEAR)), label) for image, label in source]
-        order = torch.randperm(len(items), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-        images = torch.stack([image for image, _ in items])
-        return images[order], torch.tensor([label for _, label in items], dtype=torch.int64)[order]
+        labels = torch.tensor([label for _, label in items], dtype=torch.int64)
+        return shuffled(torch.stack([image for image, _ in items]), labels)
 
     return Dataset(name, *part("train"), *part("test"), 43, tuple(f"{index:02d}" for index in range(43)))
 
 
 def _cifar10_jpeg(name: str, root: Path, download: bool, image_size: int | None) -> Dataset:
-    if download and not (root / name).is_dir():
-        raise UserError(
-            f"data {name}: there is no download; put train/ and test/ of one folder a class in {root / name}"
-        )
-    return load_folder(name, root / name, None)
+    folder = root / name
+    if download and not folder.is_dir():
+        raise UserError(f"data {name}: there is no download; put train/ and test/, a folder per class, in {folder}")
+    return load_folder(name, folder, None)
 
-
-_BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
 
 _LOADERS: dict[str, Callable[[str, Path, bool, int | None], Dataset]] = {
     "digits": _digits,
