@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from toolkit_ext.claims.build import build
+from toolkit_ext.claims.page import build
 from toolkit_ext.cli import console
 from toolkit_ext.cli.tables import told_plainly
 
