@@ -5,27 +5,9 @@ by 0.5% of its norm narrows the gap between training and test robustness: the la
 best, and both are more robust than without it.
 """
 
-from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.recipe import recipe
+from toolkit_ext.experiments.recipe import cifar10, recipe
 
-EXPERIMENT = Experiment(
-    method="awp",
-    data="cifar10",
-    backbone="preact_resnet18",
-    hyper_parameters={
-        "eps": 8 / 255,
-        "alpha": 2 / 255,
-        "steps": 10,
-        "awp_gamma": 5e-3,
-        "lr": 0.1,
-        "lr_schedule": "multistep",
-        "milestones": (100, 150),
-        "weight_decay": 5e-4,
-        "augment": "crop-flip",
-    },
-    epochs=200,
-    batch_size=128,
-)
+EXPERIMENT = cifar10("awp", backbone="preact_resnet18", eps=8 / 255, alpha=2 / 255, steps=10, awp_gamma=5e-3)
 
 if __name__ == "__main__":
     recipe(EXPERIMENT, __doc__)

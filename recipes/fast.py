@@ -5,23 +5,17 @@ start, of 1.25 eps and with a cyclic learning rate, reaches 45% under PGD at eps
 on PGD examples.
 """
 
-from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.recipe import recipe
+from toolkit_ext.experiments.recipe import cifar10, recipe
 
-EXPERIMENT = Experiment(
-    method="fast",
-    data="cifar10",
+EXPERIMENT = cifar10(
+    "fast",
     backbone="preact_resnet18",
-    hyper_parameters={
-        "eps": 8 / 255,
-        "fast_alpha": 1.25,
-        "lr": 0.2,
-        "lr_schedule": "onecycle",
-        "weight_decay": 5e-4,
-        "augment": "crop-flip",
-    },
+    eps=8 / 255,
+    fast_alpha=1.25,
+    lr=0.2,
+    milestones=(),
+    lr_schedule="onecycle",
     epochs=30,
-    batch_size=128,
 )
 
 if __name__ == "__main__":

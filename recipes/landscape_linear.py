@@ -53,7 +53,7 @@ def main(directions: int, points: int, seed: int, folder: Path) -> None:
         "ε̄ of an example, at most": float(x.abs().amax()),
     }
     for name, eps in marks.items():
-        console.say(f"{name}: every direction is in T from eps {eps:.4f} on")
+        console.say(f"{name}: from eps {eps:.4f} on, every direction is in T")
     console.say(f"table: {results.write_table('linear_spaces', table, folder / 'tables')}")
     console.say(f"figure: {figures.plot_linear_spaces(table, folder / 'figures' / 'linear_spaces.png', marks)}")
     console.say(f"figure: {figures.plot_linear_1d((0.6, 1.2), folder / 'figures' / 'linear_1d.png')}")

@@ -5,27 +5,9 @@ robust under PGD as training on PGD examples (17.23% and 17.26% in Linf) at a lo
 56.25%). The report names neither data set nor eps; its attacks have 40 steps of 0.001.
 """
 
-from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.recipe import recipe
+from toolkit_ext.experiments.recipe import cifar10, recipe
 
-EXPERIMENT = Experiment(
-    method="mim",
-    data="cifar10",
-    backbone="resnet18_w",
-    backbone_args={"width": 16},
-    hyper_parameters={
-        "eps": 8 / 255,
-        "steps": 10,
-        "decay": 1.0,
-        "lr": 0.1,
-        "lr_schedule": "multistep",
-        "milestones": (100, 150),
-        "weight_decay": 5e-4,
-        "augment": "crop-flip",
-    },
-    epochs=200,
-    batch_size=128,
-)
+EXPERIMENT = cifar10("mim", eps=8 / 255, steps=10, decay=1.0)
 
 if __name__ == "__main__":
     recipe(EXPERIMENT, __doc__)

@@ -5,26 +5,10 @@ table 1. Claim: trained on 40 steps of 0.01 for 100,000 batches of 50, the netwo
 89.3% under the strongest white-box attack that the paper tried (PGD, 100 steps, 20 restarts).
 """
 
-from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.recipe import recipe
+from toolkit_ext.experiments.recipe import mnist, recipe
 
-EXPERIMENT = Experiment(
-    method="pgd",
-    data="mnist",
-    backbone="lenet",
-    backbone_args={"width": 16},
-    hyper_parameters={
-        "eps": 0.3,
-        "alpha": 0.01,
-        "steps": 40,
-        "optimizer": "adam",
-        "lr": 1e-4,
-        "weight_decay": 0.0,
-        "lr_schedule": "constant",
-        "measure_every": 5,
-    },
-    epochs=93,
-    batch_size=50,
+EXPERIMENT = mnist(
+    "pgd", eps=0.3, alpha=0.01, steps=40, lr=1e-4, lr_schedule="constant", measure_every=5, epochs=93, batch_size=50
 )
 
 if __name__ == "__main__":

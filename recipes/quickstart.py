@@ -1,13 +1,14 @@
-"""Train three methods on the digits that ship with scikit-learn, evaluate each by AutoAttack, print one table.
+"""Train three methods on the digits of scikit-learn, evaluate each by AutoAttack, and print one table.
 
     python recipes/quickstart.py
 
-Standard training, PGD training and training on clean and adversarial examples together, with a small timm backbone:
-under two minutes on two CPU cores. Writes a record for each run, a table and a plot.
+Standard training, PGD training, and training on clean and adversarial examples together, with a small timm backbone.
+Takes under two minutes on two CPU cores. Writes a record for each run, a table and a plot.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -15,9 +16,8 @@ import torch
 
 from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli.options import place_options, take_place
-from toolkit_ext.experiments.experiment import Experiment, run
-from toolkit_ext.experiments.recipe import smoke
+from toolkit_ext.experiments.experiment import Experiment, Place, run
+from toolkit_ext.experiments.recipe import digits, script, smoke
 
 METHODS = ("standard", "pgd", "clean_adv")
 EPS = 0.1
@@ -27,29 +27,16 @@ COLUMNS = ("clean", "fgsm", "pgd20", "mim", "aa")
 def experiment(method: str, seed: int) -> Experiment:
     """The quickstart's run of ``method``."""
     attack: dict[str, Any] = {} if method == "standard" else {"eps": EPS, "steps": 7}
-    return Experiment(
-        method=method,
-        data="digits",
-        backbone="lenet",
-        backbone_args={"width": 8},
-        hyper_parameters={"lr": 0.05, "measure_every": 5, **attack},
-        epochs=15,
-        batch_size=64,
-        n_test=100,
-        protocol="linf_0.1_digits",
-        attacks=COLUMNS,
-        seed=seed,
-    )
+    usual = {"lr": 0.05, "measure_every": 5, "epochs": 15, "n_test": 100, "protocol": "linf_0.1_digits"}
+    return digits(method, **usual, **attack, attacks=COLUMNS, seed=seed)
 
 
-@click.command(help=__doc__)
+@script(__doc__)
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
-@click.option("--resume/--no-resume", default=True, help="go on with runs that were stopped")
-@click.option("--smoke", "small", is_flag=True, help="the same in seconds, to see that everything works")
-@place_options
-def main(seed: int, small: bool, **values: Any) -> None:
+@click.option("--resume/--no-resume", default=True, help="continue runs that were interrupted")
+def main(place: Place, small: bool, seed: int) -> None:
     torch.set_num_threads(1)  # on images this small, threads wait for each other longer than they work
-    place = take_place({**values, "tables": ("quickstart",)})
+    place = replace(place, tables=("quickstart",))
     experiments = [experiment(method, seed) for method in METHODS]
     records = [run(smoke(chosen) if small else chosen, place) for chosen in experiments]
     for path in results.rebuild(place.results):

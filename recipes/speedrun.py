@@ -1,11 +1,11 @@
-"""The highest AutoAttack accuracy on CIFAR-10 at eps 8/255 that a ResNet-18 reaches in some minutes on one GPU.
+"""Train a ResNet-18 on CIFAR-10 for the highest AutoAttack accuracy at eps 8/255 within some minutes on one GPU.
 
     python recipes/speedrun.py --minutes 5
 
-The clock starts with the process and stops when the trained model is in hand; AutoAttack, which measures it, comes
-after. A few steps on the real model are timed first, and the number of epochs, with it the one-cycle learning rate, is
-what fits into the time that is left. Up to 10 minutes: TRADES on few steps; above: more steps, and adversarial weight
-perturbation against robust overfitting. Goals: 50% in 5 minutes of an H200, 52.5% in 30. Neither has been measured;
+The clock starts with the process and stops when the model is trained; the evaluation by AutoAttack comes after. A few
+steps on the real model are timed first. The number of epochs, and with it the one-cycle learning rate, is what fits
+into the remaining time. Up to 10 minutes, TRADES takes few attack steps; above, it takes more, and adversarial weight
+perturbation prevents robust overfitting. Goals: 50% in 5 minutes of an H200, 52.5% in 30. Neither has been measured;
 the settings follow the papers (Zhang et al., ICML 2019; Wu, Xia, Wang, NeurIPS 2020; Gowal et al., arXiv:2010.03593, on
 weight averaging), not a search.
 """
@@ -23,22 +23,20 @@ import torch
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli.options import place_options, take_place
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol
-from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, record_of
-from toolkit_ext.experiments.recipe import smoke
-from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, record_of
+from toolkit_ext.experiments.recipe import cifar10, script, smoke, with_hyper_parameters
+from toolkit_ext.trainers import MethodTrainer
 
 SHORT, PROBE_STEPS = 10.0, 20
-# Share of the time that is kept back, for the measurement of the last epoch and for steps that turn out slower.
+# Share of the time in reserve, for the measurement of the last epoch and for steps that turn out slower.
 RESERVE = 0.04
 COMMON: dict[str, Any] = {
+    "backbone": "preact_resnet18",
     "eps": 8 / 255,
     "lr": 0.2,
     "lr_schedule": "onecycle",
-    "weight_decay": 5e-4,
-    "augment": "crop-flip",
     "precision": "bf16-mixed",
     "clip_grad": 5.0,
     "validation_fraction": 0.02,
@@ -65,42 +63,16 @@ class Clock:
 
 def experiment(minutes: float, data_set: str, seed: int) -> Experiment:
     """The run for that budget; its number of epochs is set when the time of a step is known."""
-    return Experiment(
-        method="trades",
-        data=data_set,
-        backbone="preact_resnet18",
-        hyper_parameters={**COMMON, **(FEW if minutes <= SHORT else MANY)},
-        batch_size=128,
-        n_test=None,
-        protocol="linf_8_255",
-        attacks=("clean", "aa"),
-        seed=seed,
-    )
-
-
-def make(
-    chosen: Experiment, held: data.Dataset, device: torch.device, **changes: Any
-) -> tuple[Normalized, MethodTrainer]:
-    """The model and its trainer, which lays it out as its precision asks for."""
-    torch.manual_seed(chosen.seed)
-    shape = (held.in_chans, *held.image_size)
-    model = backbones.create(
-        chosen.backbone,
-        num_classes=held.num_classes,
-        in_chans=held.in_chans,
-        image_size=held.image_size,
-        **chosen.backbone_args,
-    )
-    model = model.to(device)
-    options = {"seed": chosen.seed, **chosen.hyper_parameters, **changes}
-    return model, TRAINERS[chosen.method](as_classifier(model, shape, held.num_classes, str(device)), **options)
+    chosen = {**COMMON, **(FEW if minutes <= SHORT else MANY)}
+    evaluation: dict[str, Any] = {"n_test": None, "protocol": "linf_8_255", "attacks": ("clean", "aa")}
+    return cifar10("trades", milestones=(), data=data_set, seed=seed, **chosen, **evaluation)
 
 
 def step_seconds(chosen: Experiment, held: data.Dataset, device: torch.device) -> float:
     """Seconds of a training step: the second of two short trainings, after the libraries have chosen their kernels."""
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "lr_schedule": "constant", "schedule": "constant"}
     kept = {name: value for name, value in chosen.hyper_parameters.items() if name != "eps_warmup_epochs"}
-    _, trainer = make(replace(chosen, hyper_parameters=kept), held, device, **quiet)
+    _, trainer = make_trainer(replace(chosen, hyper_parameters={**kept, **quiet}), held, device)
     steps = max(1, min(PROBE_STEPS, len(held.x_train) // chosen.batch_size))
     n = steps * chosen.batch_size
     for _ in range(2):
@@ -109,7 +81,7 @@ def step_seconds(chosen: Experiment, held: data.Dataset, device: torch.device) -
 
 
 def epochs_within(seconds: float, step: float, steps_per_epoch: int) -> int:
-    """Whole epochs that fit into ``seconds``, a share of them kept back.
+    """Whole epochs that fit into ``seconds``, less a reserve.
 
     Raises:
         UserError: not even one does.
@@ -134,11 +106,11 @@ def train(
     epochs = min(epochs, most or epochs)
     console.say(f"{clock.spent:.1f} s spent, {step:.4f} s a step: {epochs} epochs of {per_epoch} steps")
     # Only the last epoch is measured: with a learning rate that ends at 0 and averaged weights it is the one to keep.
-    settings = {**chosen.hyper_parameters, "measure_every": epochs}
-    if "eps_warmup_epochs" in settings:
-        settings["eps_warmup_epochs"] = min(settings["eps_warmup_epochs"], epochs / 4)
-    chosen = replace(chosen, epochs=epochs, hyper_parameters=settings)
-    model, trainer = make(chosen, held, device)
+    settings = {"epochs": epochs, "measure_every": epochs}
+    if warmup := chosen.hyper_parameters.get("eps_warmup_epochs"):
+        settings["eps_warmup_epochs"] = min(warmup, epochs / 4)
+    chosen = with_hyper_parameters(chosen, settings)
+    model, trainer = make_trainer(chosen, held, device)
     trainer.fit(held.x_train, held.y_train, batch_size=chosen.batch_size, nb_epochs=epochs, progress=False)
     trainer.load_best()
     return chosen, model, trainer
@@ -173,23 +145,20 @@ def measure(
     return record
 
 
-@click.command(help=__doc__, context_settings={"default_map": {"device": "cuda"}})
+@script(__doc__, device="cuda")
 @click.option("--minutes", default=5.0, show_default=True, help="wall-clock budget, start-up included, evaluation not")
 @click.option("--data", "data_set", default="cifar10", show_default=True, help="cifar10 or cifar10-jpeg")
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--n-test", type=int, help="attack the first N test images only")
-@click.option("--smoke", "small", is_flag=True, help="the same on digits in seconds, to see that everything works")
-@place_options
-def main(minutes: float, data_set: str, seed: int, n_test: int | None, small: bool, **values: Any) -> None:
-    place = take_place({**values, "device": "cpu"} if small else values)
+def main(place: Place, small: bool, minutes: float, data_set: str, seed: int, n_test: int | None) -> None:
+    place = replace(place, device="cpu") if small else place
     check_positive("minutes", minutes)
     clock = Clock(time.time() if small else psutil.Process().create_time(), 60 * minutes)
     device = check_device(place.device)
     torch.backends.cudnn.benchmark = device.type == "cuda"
     chosen = replace(experiment(minutes, data_set, seed), n_test=n_test)
     if small:
-        chosen = smoke(chosen)
-        chosen = replace(chosen, hyper_parameters={**chosen.hyper_parameters, "lr_schedule": "onecycle"})
+        chosen = with_hyper_parameters(smoke(chosen), {"lr_schedule": "onecycle"})
     held = data.load(chosen.data, root=place.data_root, download=place.download).subset(chosen.n_train, chosen.n_test)
     chosen, model, trainer = train(chosen, held, device, clock, most=2 if small else None)
     console.show_table(console.results_table([measure(chosen, held, model, trainer, clock, place)]))

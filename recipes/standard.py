@@ -5,24 +5,9 @@ section 4. Claim: without adversarial training the network classifies clean imag
 under PGD at eps 0.3.
 """
 
-from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.recipe import recipe
+from toolkit_ext.experiments.recipe import mnist, recipe
 
-EXPERIMENT = Experiment(
-    method="standard",
-    data="mnist",
-    backbone="lenet",
-    backbone_args={"width": 16},
-    hyper_parameters={
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "lr_schedule": "constant",
-        "measure_every": 5,
-    },
-    epochs=20,
-    batch_size=128,
-)
+EXPERIMENT = mnist("standard", lr_schedule="constant", measure_every=5, epochs=20)
 
 if __name__ == "__main__":
     recipe(EXPERIMENT, __doc__)

@@ -5,27 +5,10 @@ Claim: with 1/λ = 6 the network is more robust than after PGD training, at a lo
 is WRN-34-10; steps, step size and optimiser are its own).
 """
 
-from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.recipe import recipe
+from toolkit_ext.experiments.recipe import cifar10, recipe
 
-EXPERIMENT = Experiment(
-    method="trades",
-    data="cifar10",
-    backbone="resnet18_w",
-    backbone_args={"width": 16},
-    hyper_parameters={
-        "eps": 0.031,
-        "alpha": 0.007,
-        "steps": 10,
-        "trades_beta": 6.0,
-        "lr": 0.1,
-        "lr_schedule": "multistep",
-        "milestones": (75, 90),
-        "weight_decay": 2e-4,
-        "augment": "crop-flip",
-    },
-    epochs=100,
-    batch_size=128,
+EXPERIMENT = cifar10(
+    "trades", eps=0.031, alpha=0.007, steps=10, trades_beta=6.0, milestones=(75, 90), weight_decay=2e-4, epochs=100
 )
 
 if __name__ == "__main__":

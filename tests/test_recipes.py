@@ -16,6 +16,7 @@ from torch.optim import SGD
 
 from toolkit_ext import backbones
 from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import cifar10, digits
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.optim import make_schedulers
@@ -23,6 +24,26 @@ from toolkit_ext.trainers.optim import make_schedulers
 FOLDER = Path(__file__).parents[1] / "recipes"
 METHODS = sorted({file.stem for file in FOLDER.glob("*.py")} & TRAINERS.keys())
 SHAPES = {"mnist": (1, 28), "cifar10": (3, 32)}
+# The hash that each run_id ends in: a changed setting that recipes share would repeat their recorded runs.
+PINNED = {
+    "amp": "9b38373f",
+    "awp": "869c92a7",
+    "clean_adv": "34dda0bf",
+    "deep": "14f2af93",
+    "dual": "18e89bfb",
+    "fast": "4a6098c0",
+    "fgsm": "a0bfe725",
+    "gradient_reg": "6a37c191",
+    "mart": "c276a8ab",
+    "mim": "2a69cc5f",
+    "multi_attack": "90e0c479",
+    "orthogonal": "86bd8c63",
+    "pas": "51662239",
+    "pgd": "06c956d6",
+    "spectral_norm": "2e17b67b",
+    "standard": "22d6a603",
+    "trades": "852a1efd",
+}
 
 
 def names_of(recipe: str) -> dict[str, Any]:
@@ -52,6 +73,28 @@ def test_the_pinned_experiment_is_possible(method: str) -> None:
     axes.schedule.bind(experiment.epochs)
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=axes.loop.lr)
     make_schedulers([optimizer], axes.loop, 10, experiment.epochs, axes.schedule.resets(experiment.epochs))
+
+
+def test_the_pinned_experiments_keep_their_run_ids() -> None:
+    found = {method: names_of(method)["EXPERIMENT"].run_id.rpartition("-")[2] for method in METHODS}
+    assert PINNED.items() <= found.items()
+
+
+def test_given_values_replace_those_of_a_setting() -> None:
+    experiment = cifar10("trades", epochs=3, lr=0.2, trades_beta=5.0)
+    assert (experiment.epochs, experiment.batch_size, experiment.backbone_args) == (3, 128, {"width": 16})
+    assert experiment.hyper_parameters == {
+        "lr": 0.2, "lr_schedule": "multistep", "milestones": (100, 150), "weight_decay": 5e-4, "augment": "crop-flip",
+        "trades_beta": 5.0,
+    }  # fmt: skip
+    assert "lr_schedule" not in cifar10("pas", milestones=()).hyper_parameters
+
+
+def test_another_backbone_does_not_take_the_width_of_a_setting() -> None:
+    assert digits("pgd").backbone_args == {"width": 8}
+    assert digits("pgd", backbone="resnet18").backbone_args == {}
+    assert digits("pgd", backbone="vgg16_w", width=2).backbone_args == {"width": 2}
+    assert digits("pgd", backbone="resnet18", backbone_args={"layers": [1]}).backbone_args == {"layers": [1]}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,8 +1,8 @@
-"""Claim 5: adversarial model perturbation (AMP) lowers the clean test error; and beside AWP in adversarial training.
+"""Claim 5: adversarial model perturbation (AMP) lowers the clean test error; AMP and AWP in adversarial training.
 
 Zheng, Zhang, Mao: Regularizing neural networks via adversarial model perturbation. CVPR 2021. PreAct ResNet-18: clean
-test error with AMP and without, at about 1.8 times the cost of standard training. Small: LeNet on 5,000
-images of cifar10-jpeg, eps of AMP chosen on the validation split; adversarial training of half the width at equal cost.
+test error with AMP and without, at about 1.8 times the cost of standard training. Small: LeNet on 5,000 images of
+cifar10-jpeg, with the eps of AMP chosen on the validation split; adversarial training at half the width and equal cost.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet
 
-ATTACKS = ("clean", "pgd20", "aa")
 # Radii of AMP to choose from; the source's is 0.5 for the whole of CIFAR-10.
 RADII = tuple({"amp_epsilon": radius} for radius in (0.01, 0.03, 0.1, 0.5))
 SIZES = tuple({"awp_gamma": size} for size in (0.002, 0.005, 0.01))
@@ -22,60 +22,21 @@ PLACE = "table of test errors, CIFAR-10, PreActResNet-18"
 
 def small(method: str, epochs: int, **more: Any) -> Experiment:
     """Clean training, minutes on one core."""
-    return Experiment(
-        method=method,
-        data="cifar10-jpeg",
-        backbone="lenet",
-        backbone_args={"width": 8},
-        hyper_parameters={"lr": 0.05, "weight_decay": 5e-4, "measure_every": 2, **more},
-        epochs=epochs,
-        batch_size=64,
-        n_train=5_000,
-        n_test=500,
-        protocol="linf_8_255",
-        attacks=ATTACKS,
-    )
+    sizes: dict[str, Any] = {"epochs": epochs, "n_train": 5_000, "n_test": 500, "protocol": "linf_8_255"}
+    return cifar10_lenet(method, measure_every=2, **sizes, **more)
 
 
 def robust(method: str, epochs: int, **more: Any) -> Experiment:
     """Adversarial training, minutes on one core; at full eps from the start, perturbed weights end as a constant."""
-    return Experiment(
-        method=method,
-        data="cifar10-jpeg",
-        backbone="lenet",
-        backbone_args={"width": 4},
-        hyper_parameters={
-            "eps": 8 / 255,
-            "steps": 5,
-            "lr": 0.05,
-            "weight_decay": 5e-4,
-            "measure_every": 2,
-            "schedule": "warmup",
-            "eps_warmup_epochs": epochs / 3,
-            **more,
-        },
-        epochs=epochs,
-        batch_size=64,
-        n_train=4_000,
-        n_test=200,
-        attacks=ATTACKS,
-    )
+    attack = {"eps": 8 / 255, "steps": 5, "schedule": "warmup", "eps_warmup_epochs": epochs / 3}
+    return cifar10_lenet(method, width=4, epochs=epochs, measure_every=2, **attack, **more)
 
 
 def paper(method: str, epochs: int = 300, milestones: tuple[int, ...] = (100, 200), **more: Any) -> Experiment:
     """The source's setting."""
-    clean = {"lr": 0.1, "lr_schedule": "multistep", "milestones": milestones, "weight_decay": 1e-4}
-    return Experiment(
-        method=method,
-        data="cifar10",
-        backbone="preact_resnet18",
-        hyper_parameters={**clean, "augment": "crop-flip", "measure_every": 10, **more},
-        epochs=epochs,
-        batch_size=50,
-        n_test=10_000,
-        protocol="linf_8_255",
-        attacks=("clean", "aa"),
-    )
+    network = {"backbone": "preact_resnet18", "weight_decay": 1e-4, "batch_size": 50, "measure_every": 10}
+    evaluation: dict[str, Any] = {"n_test": 10_000, "protocol": "linf_8_255", "attacks": ("clean", "aa")}
+    return cifar10(method, milestones=milestones, epochs=epochs, **network, **evaluation, **more)
 
 
 STANDARD, LONGER, AMP = "standard", "standard, twice as long", "AMP"

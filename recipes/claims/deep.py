@@ -1,9 +1,9 @@
 """Claim 7: deep adversarial training perturbs hidden layers too, with a few steps of conjugate gradient.
 
-Chinchilla: Deep adversarial training. Technical note, 2020. The note measures nothing; its statements: perturbing
-every layer prepares for a stronger attacker, and a few steps of conjugate gradient suffice. Against ``pgd`` and
-``gradient_reg`` at equal cost, the weight of the penalty and the budget of hidden layers chosen on the validation
-split. Small: LeNet of width 8 on digits, eps 0.1 in Linf.
+Chinchilla: Deep adversarial training. Technical note, 2020. The note measures nothing. It states that perturbing every
+layer prepares for a stronger attacker, and that a few steps of conjugate gradient suffice. ``deep`` is compared with
+``pgd`` and ``gradient_reg`` at equal cost; the weight of the penalty and the budget of hidden layers are chosen on the
+validation split. Small: LeNet of width 8 on digits, eps 0.1 in Linf.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from toolkit_ext.claims import Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.probes import layerwise
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import digits, mnist
 
 STEPS = (1, 2, 3, 5, 10, 20)
 STRENGTH = {"layerwise": layerwise(200, STEPS)}
@@ -23,33 +24,13 @@ BUDGETS = tuple({"deep_hidden_eps": budget} for budget in (0.0, 0.01, 0.02, 0.05
 
 def small(method: str, epochs: int, **more: Any) -> Experiment:
     """Seconds of training on one core."""
-    return Experiment(
-        method=method,
-        data="digits",
-        backbone="lenet",
-        backbone_args={"width": 8},
-        hyper_parameters={"eps": 0.1, "lr": 0.05, "measure_every": 2, **more},
-        epochs=epochs,
-        batch_size=64,
-        n_test=200,
-        attacks=("clean", "pgd20", "aa"),
-    )
+    return digits(method, epochs=epochs, eps=0.1, lr=0.05, measure_every=2, **more)
 
 
 def paper(method: str, epochs: int, **more: Any) -> Experiment:
     """LeNet of width 16 on MNIST, eps 0.3."""
-    usual = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "warmup", "measure_every": 5}
-    return Experiment(
-        method=method,
-        data="mnist",
-        backbone="lenet",
-        backbone_args={"width": 16},
-        hyper_parameters={"eps": 0.3, **usual, **more},
-        epochs=epochs,
-        batch_size=50,
-        n_test=1000,
-        attacks=("clean", "pgd20", "aa"),
-    )
+    length = {"epochs": epochs, "batch_size": 50, "measure_every": 5}
+    return mnist(method, eps=0.3, lr=1e-4, schedule="warmup", attacks=("clean", "pgd20", "aa"), **length, **more)
 
 
 PGD, PENALTY, DEEP = "pgd", "gradient_reg", "deep"

@@ -1,8 +1,8 @@
 """Claim 6: SGD on the clean and Adam on the adversarial loss, against one optimiser for both, at equal cost.
 
-Lee: Formulation. Graduation project, Konkuk University, 2024. The source measures nothing: it proposes the update with
-a large rate η of SGD and a small rate γ of Adam, and asks whether Adam explodes. Rates are chosen on the validation
-split. Small: LeNet of width 8 on digits, L2-PGD at eps 0.5.
+Lee: Formulation. Graduation project, Konkuk University, 2024. The source measures nothing. It proposes the update with
+a large learning rate η of SGD and a small one γ of Adam, and asks whether Adam explodes. Both are chosen on the
+validation split. Small: LeNet of width 8 on digits, L2-PGD at eps 0.5.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from toolkit_ext.claims import Arm, AtLeast, AtMost, Claim, Group, Lower, Row
 from toolkit_ext.claims.probes import other_budget
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import cifar10, digits
 
 LINF = {"Linf": other_budget("linf_0.1_digits")}
 SGD = tuple({"lr": rate} for rate in (0.01, 0.03, 0.1))
@@ -20,35 +21,18 @@ ADAM = tuple({"lr": rate} for rate in (3e-4, 1e-3, 3e-3))
 BOTH = tuple({"lr": eta, "dual_gamma": gamma} for eta in (0.01, 0.03, 0.1) for gamma in (1e-4, 1e-3, 3e-3))
 
 
-def small(method: str, epochs: int, **more: Any) -> Experiment:
+L2 = {"norm": "L2", "eps": 0.5, "steps": 10}
+
+
+def small(method: str, epochs: int, warmup_epochs: float = 1.0, **more: Any) -> Experiment:
     """Seconds of training on one core."""
-    return Experiment(
-        method=method,
-        data="digits",
-        backbone="lenet",
-        backbone_args={"width": 8},
-        hyper_parameters={"norm": "L2", "eps": 0.5, "steps": 10, "measure_every": 2, "warmup_epochs": 1.0, **more},
-        epochs=epochs,
-        batch_size=64,
-        n_test=200,
-        attacks=("clean", "pgd20", "aa"),
-    )
+    return digits(method, epochs=epochs, **L2, measure_every=2, warmup_epochs=warmup_epochs, **more)
 
 
-def paper(method: str, epochs: int, **more: Any) -> Experiment:
+def paper(method: str, epochs: int) -> Experiment:
     """ResNet-18 on CIFAR-10."""
-    usual = {"weight_decay": 5e-4, "augment": "crop-flip", "measure_every": 10, "warmup_epochs": 5.0}
-    return Experiment(
-        method=method,
-        data="cifar10",
-        backbone="resnet18_w",
-        backbone_args={"width": 16},
-        hyper_parameters={"norm": "L2", "eps": 0.5, "steps": 10, **usual, **more},
-        epochs=epochs,
-        batch_size=128,
-        n_test=1000,
-        attacks=("clean", "pgd20", "aa"),
-    )
+    length = {"epochs": epochs, "measure_every": 10, "warmup_epochs": 5.0}
+    return cifar10(method, milestones=(), **L2, **length, attacks=("clean", "pgd20", "aa"))
 
 
 PGD, ONE_SGD, ONE_ADAM, DUAL = "pgd, SGD", "clean_adv, SGD", "clean_adv, Adam", "dual"

@@ -1,19 +1,21 @@
-"""Claim 3: the landscape of the adversarial loss is harder, the larger eps is.
+"""Claim 3: the larger eps is, the harder the landscape of the adversarial loss.
 
-Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. With eps the top
-eigenvalue of the Hessian grows, gradients are larger and do not vanish, the weights stay nearer to their start, and
-small models end as constant classifiers; adversarial examples change along the top eigenvector and not along a random
+Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. As eps grows, the
+top eigenvalue of the Hessian grows, gradients are larger and do not vanish, the weights stay closer to their start, and
+small models end as constant classifiers. Adversarial examples change along the top eigenvector but not along a random
 direction. Small: LeNet on 6,400 images of MNIST, and ResNet-18 of width 4 on 2,000 of cifar10-jpeg.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from toolkit_ext.claims import Alike, All, Arm, AtLeast, AtMost, Claim, Group, Lower, Row
 from toolkit_ext.claims.probes import hessian, similarity
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, mnist
 
 Cosines = dict[float, tuple[float, float]]
 # Mean cosine of the perturbations at θ ± av, along the top eigenvector and a random direction: the source's figures.
@@ -33,54 +35,36 @@ LENET: Cosines = {
 }
 
 
-def mnist(eps: float, *, width: int = 4, paper: bool = False) -> Experiment:
-    """LeNet on MNIST at ``eps``, which rises over the first third of the training but for the smallest network."""
-    rise = {} if width < 4 else {"schedule": "warmup", "eps_warmup_epochs": 30.0 if paper else 2.0}
-    adam = {"optimizer": "adam", "lr": 1e-4 if paper else 1e-3, "lr_schedule": "constant", "weight_decay": 0.0}
-    return Experiment(
-        method="pgd",
-        data="mnist",
-        backbone="lenet",
-        backbone_args={"width": width},
-        hyper_parameters={"eps": eps, "steps": 10, **adam, "measure_every": 5 if paper else 3, **rise},
-        epochs=100 if paper else 6,
-        batch_size=64,
-        n_train=None if paper else 6_400,
-        n_test=1000 if paper else 200,
-        attacks=("clean", "pgd20", "aa"),
-    )
+ATTACKS = ("clean", "pgd20", "aa")
+
+
+def small_lenet(eps: float, *, width: int = 4) -> Experiment:
+    """Minutes on one core."""
+    size: dict[str, Any] = {"epochs": 6, "n_train": 6_400, "n_test": 200, "measure_every": 3}
+    return _lenet(eps, width, 2.0, **size, lr=1e-3)
+
+
+def paper_lenet(eps: float, *, width: int = 16) -> Experiment:
+    """All of MNIST, 100 epochs."""
+    return _lenet(eps, width, 30.0, epochs=100, measure_every=5, lr=1e-4)
+
+
+def _lenet(eps: float, width: int, rise: float, **scale: Any) -> Experiment:
+    """LeNet on MNIST; eps rises over the first third of the training, except for the smallest network."""
+    warmup = {"schedule": "warmup", "eps_warmup_epochs": rise} if width > 1 else {}
+    usual = {"steps": 10, "lr_schedule": "constant", "batch_size": 64, "attacks": ATTACKS}
+    return mnist("pgd", width=width, eps=eps, **usual, **warmup, **scale)
 
 
 def small_resnet() -> Experiment:
     """Minutes on one core."""
-    return Experiment(
-        method="pgd",
-        data="cifar10-jpeg",
-        backbone="resnet18_w",
-        backbone_args={"width": 4},
-        hyper_parameters={"eps": 8 / 255, "steps": 5, "lr": 0.05, "weight_decay": 5e-4, "measure_every": 4},
-        epochs=8,
-        batch_size=64,
-        n_train=2_000,
-        n_test=200,
-        attacks=("clean", "pgd20", "aa"),
-    )
+    network: dict[str, Any] = {"backbone": "resnet18_w", "width": 4, "epochs": 8, "n_train": 2_000}
+    return cifar10_lenet("pgd", **network, eps=8 / 255, steps=5, measure_every=4)
 
 
-def resnet() -> Experiment:
+def paper_resnet() -> Experiment:
     """ResNet-18 on CIFAR-10 at 8/255, the model of the source's table."""
-    rates = {"lr": 0.1, "lr_schedule": "multistep", "milestones": (100, 150), "weight_decay": 5e-4}
-    return Experiment(
-        method="pgd",
-        data="cifar10",
-        backbone="resnet18_w",
-        backbone_args={"width": 16},
-        hyper_parameters={"eps": 8 / 255, "steps": 10, **rates, "augment": "crop-flip", "measure_every": 10},
-        epochs=200,
-        batch_size=128,
-        n_test=1000,
-        attacks=("clean", "pgd20", "aa"),
-    )
+    return cifar10("pgd", eps=8 / 255, steps=10, measure_every=10, attacks=ATTACKS)
 
 
 def lenet(eps: float) -> str:
@@ -132,9 +116,9 @@ GROUP = Group(
     title="The adversarial loss landscape",
     source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
     arms=(
-        *(Arm(lenet(eps), mnist(eps), mnist(eps, width=16, paper=True), probes=PROBES[eps]) for eps in RADII),
-        Arm(RESNET18, small_resnet(), resnet(), probes={"similarity": similarity(250, tuple(RESNET))}),
-        Arm(NARROW, mnist(0.4, width=1), mnist(0.4, width=1, paper=True)),
+        *(Arm(lenet(eps), small_lenet(eps), paper_lenet(eps), probes=PROBES[eps]) for eps in RADII),
+        Arm(RESNET18, small_resnet(), paper_resnet(), probes={"similarity": similarity(250, tuple(RESNET))}),
+        Arm(NARROW, small_lenet(0.4, width=1), paper_lenet(0.4, width=1)),
     ),
     claims=(
         Claim(

@@ -1,9 +1,9 @@
-"""Claim 8: what wins together, a leaderboard of combinations at equal cost.
+"""Claim 8: a leaderboard of combinations at equal cost.
 
-No source claims this; it decides what ``toolkit-ext train`` does by default. Each combination is held against plain
-PGD training of as many forward and backward passes, on MNIST at eps 0.3 and 0.4 and on cifar10-jpeg at 8/255. To beat
-on MNIST at 0.3 under AutoAttack: 88.5% (Madry et al.), 92.8% (TRADES), 96.3% (best published). Small: LeNet; all
-combinations on MNIST at 0.3, some of them on the others. One of them trains at a larger eps than it is attacked at.
+No source claims this; it decides what ``toolkit-ext train`` does by default. Each combination is compared with plain
+PGD training with as many forward and backward passes, on MNIST at eps 0.3 and 0.4 and on cifar10-jpeg at 8/255. The
+published figures on MNIST at 0.3 under AutoAttack are 88.5% (Madry et al.), 92.8% (TRADES) and 96.3% (best). Small:
+LeNet; all combinations on MNIST at 0.3, some of them on the others. One trains at a larger eps than that of the attack.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Combination:
-    """A method with choices on the other axes, and the epochs that make its cost that of the rest.
+    """A method with choices on the other axes, and the epochs at which it costs as much as the others.
 
-    ``protocol`` is the evaluation of one that is not attacked at the eps that it trains at.
+    ``protocol`` is the evaluation of a combination that trains at another eps than that of the attack.
     """
 
     method: str

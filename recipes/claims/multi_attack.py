@@ -1,7 +1,7 @@
 """Claim 4: training on FGSM, MIM and PGD in turn is more robust than training on any one of them.
 
 Kouvatseas, Lafaye de Micheaux, Neau: Training robust neural networks. 2023. Accuracy on CIFAR-10, clean and under PGD
-in Linf and in L2, of training on one attack, with a gradient penalty, and on the attacks in turn; the report names
+in Linf and in L2, after training on one attack, with a gradient penalty, and on the attacks in turn. The report names
 neither eps nor the length of training. Added here: TRADES, AutoAttack, and at the small scale the same number of passes
 for all. Small: LeNet of width 8 on 4,000 images of cifar10-jpeg, passes in bf16.
 """
@@ -13,10 +13,10 @@ from typing import Any
 from toolkit_ext.claims import All, Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet
 
 ATTACKS = ("clean", "pgd20", "pgd_l2", "aa")
 COLUMNS = ("clean_acc", "pgd20_acc", "pgd_l2_acc", "aa_acc")
-USUAL = {"measure_every": 4, "precision": "bf16-mixed"}
 WEIGHTS = tuple({"penalty_lambda": weight} for weight in (0.01, 0.1, 1.0))
 PLACE = "table of accuracies, natural/PGD-Linf/PGD-L2"
 PGD, FGSM, MIM, PENALTY, MULTI, TRADES = "PGD", "FGSM", "MIM", "gradient penalty", "multi-attack", "TRADES"
@@ -32,34 +32,13 @@ SOURCE = {
 
 def small(method: str, epochs: int, **more: Any) -> Experiment:
     """Minutes on one core."""
-    return Experiment(
-        method=method,
-        data="cifar10-jpeg",
-        backbone="lenet",
-        backbone_args={"width": 8},
-        hyper_parameters={"eps": 8 / 255, "lr": 0.05, "weight_decay": 5e-4, **USUAL, **more},
-        epochs=epochs,
-        batch_size=64,
-        n_train=4_000,
-        n_test=200,
-        attacks=ATTACKS,
-    )
+    usual: dict[str, Any] = {"measure_every": 4, "precision": "bf16-mixed", "attacks": ATTACKS}
+    return cifar10_lenet(method, epochs=epochs, eps=8 / 255, **usual, **more)
 
 
 def paper(method: str, **more: Any) -> Experiment:
     """ResNet-18 on CIFAR-10, the same epochs for all, as in the source."""
-    rates = {"lr": 0.1, "lr_schedule": "multistep", "milestones": (100, 150), "weight_decay": 5e-4}
-    return Experiment(
-        method=method,
-        data="cifar10",
-        backbone="resnet18_w",
-        backbone_args={"width": 16},
-        hyper_parameters={"eps": 8 / 255, **rates, "augment": "crop-flip", "measure_every": 10, **more},
-        epochs=200,
-        batch_size=128,
-        n_test=1000,
-        attacks=ATTACKS,
-    )
+    return cifar10(method, eps=8 / 255, measure_every=10, attacks=ATTACKS, **more)
 
 
 def rows(arm: str) -> tuple[Row, ...]:

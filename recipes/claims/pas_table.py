@@ -1,7 +1,7 @@
 """Claim 2: the table of periodic adversarial scheduling (PAS), robust error under five attacks.
 
 Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. LeNet on MNIST at
-eps 0.4, and ResNet-18 of width 8 on CIFAR-10 at 8/255, there with a periodic learning rate and the ensemble of the
+eps 0.4, and ResNet-18 of width 8 on CIFAR-10 at 8/255, the latter with a periodic learning rate and the ensemble of the
 snapshots at epochs 100, 150 and 200. Small: the runs of claim 1 at 1e-4, and LeNet on 3,000 images of cifar10-jpeg.
 """
 
@@ -13,6 +13,7 @@ from toolkit_ext.claims import All, Arm, Claim, Group, Lower, Row
 from toolkit_ext.claims.probes import ensemble
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, mnist
 
 ATTACKS = ("clean", "pgd20", "pgd100", "apgd_ce", "apgd_dlr", "aa")
 COLUMNS = ("clean_err", "pgd20_err", "pgd100_err", "apgd_ce_err", "apgd_dlr_err")
@@ -41,45 +42,27 @@ RISES: dict[str, dict[str, Any]] = {
 }
 
 
-def mnist(schedule: str, *, paper: bool) -> Experiment:
+def lenet(schedule: str, *, paper: bool) -> Experiment:
     """The runs of claim 1 at a learning rate of 1e-4."""
-    adam = {"optimizer": "adam", "lr": 1e-4, "lr_schedule": "constant", "weight_decay": 0.0}
-    own = RISES[schedule] | ({"eps_per": "epoch"} if paper and schedule != "constant" else {})
+    small: dict[str, Any] = {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 200}
+    size = {"epochs": 100, "n_test": 10_000} if paper else small
     attack = {"steps": 50, "alpha": 0.01} if paper else {"steps": 10, "precision": "bf16-mixed"}
-    return Experiment(
-        method="pgd",
-        data="mnist",
-        backbone="lenet",
-        backbone_args={"width": 16 if paper else 8},
-        hyper_parameters={"eps": EPS, **attack, **adam, "measure_every": 5, **own},
-        epochs=100 if paper else 10,
-        batch_size=128 if paper else 32,
-        n_train=None if paper else 6_400,
-        n_test=10_000 if paper else 200,
-        attacks=ATTACKS,
-    )
+    own = RISES[schedule] | ({"eps_per": "epoch"} if paper and schedule != "constant" else {})
+    rates = {"lr": 1e-4, "lr_schedule": "constant", "measure_every": 5}
+    return mnist("pgd", eps=EPS, **size, **attack, **rates, **own, attacks=ATTACKS)
 
 
 def cifar(schedule: str, *, paper: bool) -> Experiment:
-    """Resets at 1/2 and 3/4 of the training, where the learning rate falls if it has no periods."""
+    """Resets at 1/2 and 3/4 of the training; without periods the learning rate falls there."""
     epochs, steps = (200, 10) if paper else (12, 5)
     cuts = (epochs // 2, epochs * 3 // 4)
     falls: dict[str, Any] = {"lr_schedule": "multistep", "milestones": cuts}
     own = falls if schedule == "no periods" else {"reset_epochs": cuts, **PERIODIC[schedule]}
-    usual: dict[str, Any] = {"steps": steps, "weight_decay": 5e-4, "measure_every": 10 if paper else 3}
-    usual |= {"lr": 0.1, "augment": "crop-flip"} if paper else {"lr": 0.05}
-    return Experiment(
-        method="pgd" if schedule == "no periods" else "pas",
-        data="cifar10" if paper else "cifar10-jpeg",
-        backbone="resnet18_w" if paper else "lenet",
-        backbone_args={"width": 8 if paper else 4},
-        hyper_parameters={"eps": LEVEL, **usual, **own},
-        epochs=epochs,
-        batch_size=128 if paper else 64,
-        n_train=None if paper else 3_000,
-        n_test=10_000 if paper else 100,
-        attacks=ATTACKS,
-    )
+    usual: dict[str, Any] = {"epochs": epochs, "steps": steps, "measure_every": 10 if paper else 3, "attacks": ATTACKS}
+    method = "pgd" if schedule == "no periods" else "pas"
+    if paper:
+        return cifar10(method, width=8, eps=LEVEL, n_test=10_000, **usual, **{"milestones": (), **own})
+    return cifar10_lenet(method, width=4, eps=LEVEL, n_train=3_000, n_test=100, **usual, **own)
 
 
 def rows(arm: str, figures: tuple[float, ...], probe: str = "") -> tuple[Row, ...]:
@@ -107,7 +90,7 @@ GROUP = Group(
     title="The table of periodic adversarial scheduling",
     source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
     arms=(
-        *(Arm(m(s), mnist(s, paper=False), mnist(s, paper=True)) for s in MNIST),
+        *(Arm(m(s), lenet(s, paper=False), lenet(s, paper=True)) for s in MNIST),
         Arm(c("no periods"), cifar("no periods", paper=False), cifar("no periods", paper=True)),
         *(
             Arm(c(s), cifar(s, paper=False), cifar(s, paper=True), probes={"ensemble": ensemble()})

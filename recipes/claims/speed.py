@@ -1,9 +1,9 @@
 """Claim 9: does what makes training fast cost robustness?
 
-No source claims this; it is what the defaults of this project rest on. Runs that differ in the arithmetic of their
-passes alone (`precision`, `craft_precision`), and runs with batch norm folded into the convolutions while examples are
-crafted (`fold_batch_norm`) or not, which differ in rounding alone. What rounding alone does is shown by two layouts in
-memory. LeNet for the precision, a residual network of four blocks for the folding.
+No source claims this; the defaults of this project rest on it. Some runs differ only in the precision of their passes
+(`precision`, `craft_precision`). Others fold batch norm into the convolutions while examples are crafted
+(`fold_batch_norm`) or do not, which changes only rounding. Two memory layouts show the effect of rounding alone. LeNet
+tests the precision, a residual network of four blocks the folding.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 }
 LAYOUTS = {**PRECISIONS, "fp32 in another layout": {**PRECISIONS["fp32"], "memory_format": PLAIN}}
 FOLDINGS: dict[str, dict[str, Any]] = {"not folded": {"fold_batch_norm": "off"}, "folded": {"fold_batch_norm": "auto"}}
-# Weights that settle and are averaged: what is left of rounding at the end is least then.
+# Weights that settle and are averaged, so that rounding changes the final model the least.
 SETTLED: dict[str, Any] = {"lr": 0.01, "weight_decay": 5e-4, "lr_schedule": "cosine", "ema_decay": 0.99, "eps": 0.1}
-# A residual network gets nowhere in so few epochs with steps that short.
+# A residual network does not learn in so few epochs with such short steps.
 LONGER: dict[str, Any] = {"lr": 0.05}
-# And on MNIST two of its runs end closer to each other after all of it three times than after a fifth of it six times.
+# On MNIST, two of its runs end closer together after three epochs on all images than after six on a fifth of them.
 ALL: dict[str, Any] = {"epochs": 3, "batch_size": 128, "n_train": 60_000, "n_test": 1000}
 
 
 def mnist(backbone: str, arguments: dict[str, Any], size: dict[str, Any] | None = None, **switches: Any) -> Experiment:
-    """PGD training on a fifth of MNIST, six times, or what ``size`` says."""
+    """PGD training on a fifth of MNIST for six epochs, unless ``size`` says otherwise."""
     size = {"epochs": 6, "batch_size": 64, "n_train": 12_800, "n_test": 1000} | (size or {})
     return Experiment(
         method="pgd",
@@ -48,7 +48,7 @@ def mnist(backbone: str, arguments: dict[str, Any], size: dict[str, Any] | None 
 
 
 def digits(backbone: str, arguments: dict[str, Any], **switches: Any) -> Experiment:
-    """PGD training on all of digits, evaluated on all of its test images."""
+    """PGD training on all of digits, evaluated on all test images."""
     return Experiment(
         method="pgd",
         data="digits",

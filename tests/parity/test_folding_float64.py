@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from toolkit_ext import data
-from toolkit_ext.claims.load import load_groups
+from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.experiments.experiment import Experiment, make_trainer
 
 GROUPS = {group.name: group for group in load_groups(Path(__file__).parents[2] / "recipes" / "claims")}

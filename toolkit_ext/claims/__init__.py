@@ -1,12 +1,12 @@
 """The claims of the sources, tested: what was claimed, the runs that test it, and the page of verdicts.
 
-``toolkit_ext.claims.recipe`` is the command line of ``recipes/claims``; it is imported by those scripts alone.
+``toolkit_ext.claims.recipe`` is the command line of ``recipes/claims``.
 """
 
-from toolkit_ext.claims.claim import SCALES, SEEDS, Arm, Claim, Group, Row
-from toolkit_ext.claims.probe import Found, Probe, Trained
-from toolkit_ext.claims.rules import Alike, All, AtLeast, AtMost, Lower, Ratio, Rule
-from toolkit_ext.claims.runner import run_group
+from toolkit_ext.claims.claim import SCALES, SEEDS, Arm, Claim, Group, Row, Rule
+from toolkit_ext.claims.probes import Found, Probe, Trained
+from toolkit_ext.claims.recipe import run_group
+from toolkit_ext.claims.rules import Alike, All, AtLeast, AtMost, Lower, Ratio
 from toolkit_ext.claims.verdict import VERDICTS, Verdict, judge
 
 __all__ = [

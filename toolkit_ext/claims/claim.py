@@ -1,28 +1,47 @@
-"""What a claim is: a statement of a source, the runs that test it, and the rule that gives the verdict."""
+"""What a claim is: a statement from a source, the runs that test it, and the rule that decides it."""
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
-from toolkit_ext.claims.probe import Probe
-from toolkit_ext.claims.rules import Rule
+from toolkit_ext.claims.probes import Probe
 from toolkit_ext.errors import UserError, check_choice, check_file_name
 from toolkit_ext.experiments.experiment import Experiment
 
 SCALES = ("small", "paper")
-"""``small`` is for two CPU cores, ``paper`` is the source's setting."""
+"""``small`` runs on two CPU cores, ``paper`` is the source's setting."""
 SEEDS = 3
-"""Fewer runs than this are no figure."""
+"""A figure needs at least this many runs."""
+
+Figure = tuple[str, str]
+"""A metric of an arm, such as ``("cosine", "aa_err")``."""
+Values = Mapping[Figure, Mapping[int, float]]
+"""The values of each figure, by seed."""
+
+
+class Rule(Protocol):
+    """Decides a claim from the values of its figures; as text it is the rule in words."""
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures it needs."""
+
+    def holds(self, values: Values) -> bool:
+        """The decision; every figure has at least two values."""
+
+    def found(self, values: Values) -> str:
+        """The numbers that decided, in words."""
 
 
 @dataclass(frozen=True)
 class Arm:
     """One configuration of a claim, run once for each seed.
 
-    ``candidates`` are hyper-parameters to choose from: each is trained once with a seed of its own, and the one with
-    the best validation robust accuracy is what the arm runs. ``probes`` are measured on the trained model.
+    ``candidates`` are hyper-parameters to choose from: each is trained once with a seed of its own, and the arm runs
+    the one with the best validation robust accuracy. ``probes`` are measured on the trained model.
     """
 
     name: str
@@ -36,15 +55,9 @@ class Arm:
         return self.small if check_choice("scale", scale, SCALES) == "small" else self.paper
 
 
-def with_hyper_parameters(experiment: Experiment, more: Mapping[str, Any]) -> Experiment:
-    """``experiment`` with ``more`` hyper-parameters; ``epochs`` among them sets its length."""
-    values = {**experiment.hyper_parameters, **more}
-    return replace(experiment, epochs=values.pop("epochs", experiment.epochs), hyper_parameters=values)
-
-
 @dataclass(frozen=True)
 class Row:
-    """A figure of the table of a claim: ``metric`` of ``arm``, and the source's value (None where it has none).
+    """A row in the table of a claim: ``metric`` of ``arm``, and the source's value (None where it has none).
 
     ``where`` is the place in the source, a table or a figure.
     """
@@ -57,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, the rule that decides whether the runs of a scale bear it out, and further figures to show.
+    """A statement, the rule that decides whether the runs of a scale support it, and further rows to show.
 
     ``where`` is the place of the statement in the source.
     """
@@ -67,6 +80,12 @@ class Claim:
     rule: Rule
     where: str = ""
     rows: tuple[Row, ...] = ()
+
+    def table(self) -> list[Row]:
+        """``rows``, and a row for each figure of the rule that they do not list."""
+        listed = {(row.arm, row.metric) for row in self.rows}
+        others = [Row(*figure) for figure in self.rule.figures() if figure not in listed]
+        return list(dict.fromkeys([*self.rows, *others]))
 
 
 @dataclass(frozen=True)
@@ -97,8 +116,7 @@ class Group:
         for kind, names in (("arm", [a.name for a in self.arms]), ("claim", [c.name for c in self.claims])):
             if len(set(names)) < len(names):
                 raise UserError(f"{kind}: two of group {self.name} have the same name")
-        wanted = {arm for claim in self.claims for arm, _ in claim.rule.figures()}
-        wanted |= {row.arm for claim in self.claims for row in claim.rows}
+        wanted = {row.arm for claim in self.claims for row in claim.table()}
         wanted |= {name for names in (*self.equal_cost, *self.boards.values()) for name in names}
         for name in sorted(wanted):
             check_choice("arm", name, [arm.name for arm in self.arms])
@@ -111,3 +129,25 @@ class Group:
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+
+def load_groups(folder: Path | str) -> list[Group]:
+    """The ``GROUP`` of every script in ``folder``, in the order of their numbers.
+
+    Raises:
+        UserError: no such folder, no scripts, one without a ``GROUP`` or with another name than its file's, or two of
+            one number.
+    """
+    groups: list[Group] = []
+    for file in sorted(Path(folder).glob("*.py")):
+        found = runpy.run_path(str(file), run_name="claims").get("GROUP")
+        if not isinstance(found, Group):
+            raise UserError(f"--recipes: {file} does not define GROUP, a toolkit_ext.claims.Group")
+        if found.name != file.stem:
+            raise UserError(f"--recipes: GROUP of {file} is named {found.name!r}; it must have the file's name")
+        if any(group.number == found.number for group in groups):
+            raise UserError(f"--recipes: two scripts of {folder} define claim {found.number}")
+        groups.append(found)
+    if not groups:
+        raise UserError(f"--recipes: {folder} holds no claims; it must be a folder of scripts that define GROUP")
+    return sorted(groups, key=lambda group: group.number)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
 from statistics import fmean, stdev
 
-from toolkit_ext.claims.board import board
-from toolkit_ext.claims.claim import SCALES, Claim, Group, Row
-from toolkit_ext.claims.metrics import titled
-from toolkit_ext.claims.runs import enough, values_of
-from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, RunsByScale, Verdict, judge, runs_by_scale
+from toolkit_ext import results
+from toolkit_ext.claims.claim import SCALES, SEEDS, Claim, Group, Row, load_groups
+from toolkit_ext.claims.figures import plot_group
+from toolkit_ext.claims.runs import Runs, runs_by_scale, titled
+from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, Verdict, judge
+from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
 from toolkit_ext.results.cells import markdown_cell
-from toolkit_ext.results.tables.concise import concise
 
 _HEAD = """# Do the claims hold?
 
@@ -29,38 +31,47 @@ its verdicts are.
 """
 
 
-def cell(values: Sequence[float]) -> str:
-    """``45.40(123)``, or *not measured* for too few runs."""
-    return concise(fmean(values), stdev(values)) if enough(values) else NOT_MEASURED
+def build(recipes: Path | str, folder: Path | str) -> list[Path]:
+    """Write ``CLAIMS.md`` and ``figures/claims_*.png`` into ``folder``; the same bytes for the same records.
+
+    Records that cannot be read are left out with a :class:`~toolkit_ext.results.RecordWarning`. A group of which
+    nothing was measured has no figure.
+
+    Raises:
+        UserError: no records, or scripts that define no claims.
+    """
+    folder = Path(folder)
+    groups, records = load_groups(recipes), results.read_records(folder / "runs")
+    drawn = {
+        group.name: plot_group(group, runs_by_scale(group, records), folder / "figures" / f"{group.tag}.png")
+        for group in groups
+    }
+    made = {name: path for name, path in drawn.items() if path}
+    return [atomic_write(folder / "CLAIMS.md", page(groups, records, made)), *made.values()]
 
 
 def page(groups: Sequence[Group], records: Sequence[Record], figures: Iterable[str] = ()) -> str:
     """The page in Markdown; ``figures`` are the names of the groups that have a figure."""
     drawn = set(figures)
     runs = {group.name: runs_by_scale(group, records) for group in groups}
-    verdicts = {
-        (group.name, claim.name): judge(claim, runs[group.name], records) for group in groups for claim in group.claims
-    }
-    parts = [_HEAD, _summary(groups, verdicts)]
-    for group in groups:
-        own = {claim.name: verdicts[group.name, claim.name] for claim in group.claims}
-        parts.append(_section(group, runs[group.name], own, records, group.name in drawn))
-    return "\n".join(parts)
+    verdicts = {group.name: {claim.name: judge(claim, runs[group.name]) for claim in group.claims} for group in groups}
+    sections = [_section(group, runs[group.name], verdicts[group.name], group.name in drawn) for group in groups]
+    return "\n".join([_HEAD, *_summary(groups, verdicts), *sections])
 
 
-def _summary(groups: Sequence[Group], verdicts: Mapping[tuple[str, str], Verdict]) -> str:
-    counts = {word: sum(verdict.word == word for verdict in verdicts.values()) for word in VERDICTS}
-    lines = [
-        "Of " + str(len(verdicts)) + " claims: " + ", ".join(f"{n} {word}" for word, n in counts.items()) + ".",
-        "",
+def _table(header: str, rows: Iterable[Iterable[str]]) -> list[str]:
+    return [header, "| --- " * (header.count("|") - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def _summary(groups: Sequence[Group], verdicts: Mapping[str, Mapping[str, Verdict]]) -> list[str]:
+    words = [verdict.word for own in verdicts.values() for verdict in own.values()]
+    counts = ", ".join(f"{words.count(word)} {word}" for word in VERDICTS)
+    rows = [
+        (f"[{group.number}](#{_anchor(group)})", claim.statement, _marked(verdict.word), ", ".join(verdict.held))
+        for group in groups
+        for claim, verdict in zip(group.claims, verdicts[group.name].values(), strict=True)
     ]
-    lines += ["| | claim | verdict | measured at |", "| --- | --- | --- | --- |"]
-    for group in groups:
-        for claim in group.claims:
-            verdict = verdicts[group.name, claim.name]
-            words = (f"[{group.number}](#{_anchor(group)})", claim.statement, _marked(verdict.word))
-            lines.append(f"| {' | '.join((*words, ', '.join(verdict.held)))} |")
-    return "\n".join(lines) + "\n"
+    return [f"Of {len(words)} claims: {counts}.", "", *_table("| | claim | verdict | measured at |", rows)]
 
 
 def _heading(group: Group) -> str:
@@ -68,81 +79,60 @@ def _heading(group: Group) -> str:
 
 
 def _anchor(group: Group) -> str:
-    kept = "".join(c for c in _heading(group).lower() if c.isalnum() or c in " -")
-    return kept.replace(" ", "-")
+    return "".join(c for c in _heading(group).lower().replace(" ", "-") if c.isalnum() or c == "-")
 
 
 def _marked(word: str) -> str:
     return word if word.lower() == NOT_MEASURED else f"**{word}**"
 
 
-def _section(
-    group: Group, runs: RunsByScale, verdicts: Mapping[str, Verdict], records: Sequence[Record], drawn: bool
-) -> str:
+def _section(group: Group, runs: Mapping[str, Runs], verdicts: Mapping[str, Verdict], drawn: bool) -> str:
     lines = [f"## {_heading(group)}", "", f"{group.source}.", ""]
     lines += [group.notes, ""] if group.notes else []
     scales = [scale for scale in SCALES if any(arm.at(scale) for arm in group.arms)]
     lines += ["```", *(_command(group.name, scale, runs[scale]) for scale in scales), "```", ""]
-    if drawn:
-        lines += [f"![Figures of the source beside ours](figures/{group.tag}.png)", ""]
-    lines += _boards(group, runs)
+    lines += [f"![Figures of the source beside ours](figures/{group.tag}.png)", ""] if drawn else []
+    for (title, arms), scale in product(group.boards.items(), SCALES):
+        if table := board(arms, runs[scale].of):
+            lines += [f"### Leaderboard: {title} ({scale})", "", table]
     for claim in group.claims:
-        lines += _claim(claim, verdicts[claim.name], runs, records)
-    return "\n".join([*lines, *_runs(group, runs)])
+        lines += _claim(claim, verdicts[claim.name], runs)
+    return "\n".join([*lines, *_records(runs)])
 
 
-def _command(name: str, scale: str, runs: Mapping[str, Sequence[Record]]) -> str:
+def _command(name: str, scale: str, runs: Runs) -> str:
     """What makes the runs of a scale, with the seeds that are recorded."""
-    seeds = sorted({record["seed"] for made in runs.values() for record in made}) or [0, 1, 2]
+    seeds = sorted({record["seed"] for made in runs.of.values() for record in made}) or [0, 1, 2]
     return f"python recipes/claims/{name}.py --scale {scale} --seeds {','.join(map(str, seeds))}"
 
 
-def _boards(group: Group, runs: RunsByScale) -> list[str]:
-    """The leaderboards of the group at every scale where two arms have runs enough."""
-    tables = {(title, scale): board(arms, runs[scale]) for title, arms in group.boards.items() for scale in SCALES}
-    return [
-        line
-        for (title, scale), table in tables.items()
-        if table
-        for line in (f"### Leaderboard: {title} ({scale})", "", table)
-    ]
-
-
-def _claim(claim: Claim, verdict: Verdict, runs: RunsByScale, records: Sequence[Record]) -> list[str]:
+def _claim(claim: Claim, verdict: Verdict, runs: Mapping[str, Runs]) -> list[str]:
     lines = [f"### {claim.statement}", ""]
     lines += [f"Source: {claim.where}.", ""] if claim.where else []
     lines += [f"{_marked(verdict.word.capitalize())}. Rule: {claim.rule}.", ""]
     for scale, found in verdict.found.items():
         lines += [f"- {scale}: {'holds' if verdict.held[scale] else 'does not hold'}: {found}."]
     lines += [""] if verdict.found else []
-    rows = list(dict.fromkeys([*claim.rows, *_of_rule(claim)]))
-    lines += ["| run | figure | source | ours, small | ours, paper |", "| --- | --- | --- | --- | --- |"]
-    return [*lines, *(_row(row, runs, records) for row in rows), ""]
+    rows = [_row(row, runs) for row in claim.table()]
+    return lines + _table("| run | figure | source | ours, small | ours, paper |", rows)
 
 
-def _of_rule(claim: Claim) -> list[Row]:
-    """Figures of the rule that the claim does not list."""
-    listed = {(row.arm, row.metric) for row in claim.rows}
-    return [Row(arm, metric) for arm, metric in claim.rule.figures() if (arm, metric) not in listed]
-
-
-def _row(row: Row, runs: RunsByScale, records: Sequence[Record]) -> str:
+def _row(row: Row, runs: Mapping[str, Runs]) -> list[str]:
     source = "" if row.source is None else f"{row.source:g}" + (f" ({row.where})" if row.where else "")
-    cells = [cell([*values_of((row.arm, row.metric), runs[scale], records).values()]) for scale in SCALES]
-    return f"| {row.arm} | {titled(row.metric)} | {source} | {' | '.join(cells)} |"
+    ours = [list(runs[scale].values((row.arm, row.metric)).values()) for scale in SCALES]
+    cells = [results.concise(fmean(values), stdev(values)) if len(values) >= SEEDS else NOT_MEASURED for values in ours]
+    return [row.arm, titled(row.metric), source, *cells]
 
 
-def _runs(group: Group, runs: RunsByScale) -> list[str]:
+def _records(runs: Mapping[str, Runs]) -> list[str]:
     """The records behind the section, by arm and scale, with the passes of a step times the epochs."""
-    lines = []
-    for scale in SCALES:
-        for name, made in runs[scale].items():
-            if made:
-                links = ", ".join(f"[seed {record['seed']}](runs/{record['run_id']}.json)" for record in made)
-                lines.append(f"| {name} | {scale} | {_facts(made[0])} | {links} |")
-    if not lines:
-        return ["No runs are recorded.", ""]
-    return ["| run | scale | what | records |", "| --- | --- | --- | --- |", *lines, ""]
+    rows = [
+        (name, scale, _facts(made[0]), ", ".join(f"[seed {run['seed']}](runs/{run['run_id']}.json)" for run in made))
+        for scale in SCALES
+        for name, made in runs[scale].of.items()
+        if made
+    ]
+    return _table("| run | scale | what | records |", rows) if rows else ["No runs are recorded.", ""]
 
 
 def _facts(record: Record) -> str:
@@ -151,3 +141,35 @@ def _facts(record: Record) -> str:
     size = f"{record['data']['train']:,} images, {record['n_examples']} attacked"
     names = f"{markdown_cell(record['data']['name'])}, {markdown_cell(record['backbone']['name'])}"
     return f"{names}, {size}" + (f", {cost:g} passes" if passes else "")
+
+
+def board(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> str:
+    """A leaderboard of ``arms`` in Markdown, in the order of :func:`ranking`; empty where fewer than two are ranked.
+
+    Marks are those of every table of the project (:func:`~toolkit_ext.results.vs_best`): a paired bootstrap over test
+    images and seeds, corrected by Holm's method for the number of arms.
+    """
+    order = list(ranking(arms, runs))
+    if len(order) < 2:
+        return ""
+    named: list[Record] = [{**record, "method": arm} for arm in order for record in runs[arm]]
+    frame = results.frame(named)
+    table = results.aggregate(frame, by=("data", "norm", "eps", "method"))
+    table = table.set_index("method", drop=False).loc[order].reset_index(drop=True)
+    shown = [column for column in ("method", "runs", "clean_acc", "pgd20_acc", "aa_acc") if column in table]
+    return results.to_markdown(table, shown, results.vs_best(table, frame, named))
+
+
+def ranking(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> dict[str, float]:
+    """The mean AutoAttack accuracy of every arm with enough runs, in [0, 1], the best first.
+
+    Of equals the one with the better clean accuracy comes first. A run that failed counts as 0.
+    """
+    measured = [arm for arm in arms if len(runs[arm]) >= SEEDS]
+    means = {arm: [_mean(runs[arm], metric) for metric in ("aa_acc", "clean_acc")] for arm in measured}
+    return {arm: means[arm][0] for arm in sorted(measured, key=means.__getitem__, reverse=True)}
+
+
+def _mean(runs: Sequence[Record], metric: str) -> float:
+    # Sums of the same terms in another order differ in their last bits; a tie must count as one.
+    return round(fmean(record["metrics"].get(metric, 0.0) for record in runs), 9)

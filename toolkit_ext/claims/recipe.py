@@ -1,36 +1,46 @@
-"""The command line of the recipes of claims: ``recipe(GROUP, __doc__)``."""
+"""What a recipe of claims does, ``recipe(GROUP, __doc__)``: run the arms of a group one by one, and their probes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 import click
+import torch
 
-from toolkit_ext.claims.claim import SCALES, Group
-from toolkit_ext.claims.metrics import probed
-from toolkit_ext.claims.runner import run_group
+from toolkit_ext import data, results
+from toolkit_ext.claims.claim import SCALES, Arm, Group
+from toolkit_ext.claims.probes import Probe, Trained
+from toolkit_ext.claims.runs import by_seed, choose, grid, of_claims, probed, tuning_of
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
+from toolkit_ext.cli.options import CommaSeparated
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.experiments.costs import count_passes
+from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, run
+from toolkit_ext.experiments.recipe import script, smoke, with_hyper_parameters
 from toolkit_ext.results import Record
+from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
+from toolkit_ext.trainers.compose import compose, options
 
 
-def command(group: Group, text: str | None) -> click.Command:
-    """The command that runs ``group``; ``text`` is what its ``--help`` says."""
+def recipe(group: Group, text: str | None) -> None:
+    """Run ``group`` as a script whose ``--help`` says ``text``; bad input ends in one line and exit code 2."""
     arms = "; ".join(arm.name for arm in group.arms)
 
-    @click.command(help=text, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+    @script(text)
     @click.option("--scale", type=click.Choice(SCALES), default="small", show_default=True, help="how large")
     @click.option("--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of each arm")
     @click.option("--only", multiple=True, metavar="ARM", help=f"this arm alone (repeatable): {arms}")
-    @click.option("--smoke", "small", is_flag=True, help="the same on digits in seconds, to see that everything works")
-    @place_options
-    def main(scale: str, seeds: tuple[int, ...], only: tuple[str, ...], small: bool, **values: Any) -> None:
-        records = run_group(group, scale, seeds, take_place(values), only, small=small)
+    def main(place: Place, small: bool, scale: str, seeds: tuple[int, ...], only: tuple[str, ...]) -> None:
+        records = run_group(group, scale, seeds, place, only, small=small)
         evaluated = [_named(record) for record in records if record["metrics"]]
         for probe in dict.fromkeys(probed(record).get("name") for record in evaluated):
             console.show_table(console.results_table([r for r in evaluated if probed(r).get("name") == probe]))
 
-    return main
+    guarded(main)
 
 
 def _named(record: Record) -> Record:
@@ -39,6 +49,111 @@ def _named(record: Record) -> Record:
     return {**record, "method": f"{arm}, {probe}" if probe else arm}
 
 
-def recipe(group: Group, text: str | None) -> None:
-    """Run ``group`` with the process's arguments; bad input ends in one line and exit code 2."""
-    guarded(command(group, text))
+def run_group(
+    group: Group, scale: str, seeds: Sequence[int], place: Place, only: Sequence[str] = (), *, small: bool = False
+) -> list[Record]:
+    """Run the arms of ``group`` (those named in ``only``) with every seed; ``small`` is the smoke test of each.
+
+    Raises:
+        UserError: an arm that does not exist, or one without an experiment at ``scale``.
+    """
+    names = [check_choice("only", name, [arm.name for arm in group.arms]) for name in only]
+    arms = [arm for arm in group.arms if not names or arm.name in names]
+    if all(arm.at(scale) is None for arm in arms):
+        raise UserError(f"scale: {group.name} has nothing to run at {scale!r}")
+    place = replace(place, resume=True, tables=() if small else (group.tag,))
+    records: list[Record] = []
+    for seed, arm in product(seeds, arms):
+        if (experiment := arm.at(scale)) is not None:
+            told = {"group": group.name, "arm": arm.name, "scale": "smoke" if small else scale}
+            records += _run_arm(arm, replace(experiment, seed=seed), place, told, small)
+    return records
+
+
+def _run_arm(arm: Arm, experiment: Experiment, place: Place, told: dict[str, Any], small: bool) -> list[Record]:
+    """Choose among the candidates of ``arm`` where it has some, run it, and its probes."""
+    if arm.candidates and small:
+        experiment = with_hyper_parameters(experiment, arm.candidates[0])
+    elif arm.candidates:
+        experiment, told["grid"] = _tuned(arm, experiment, told, place)
+    # Some probes need an image of each class at least, or as many.
+    experiment = replace(smoke(experiment), n_test=16) if small else experiment
+    told["passes"] = asdict(count_passes(experiment.method, **cost_options(experiment)))
+    place = replace(place, told={"claim": told})
+    record = _run_once(experiment, place)
+    if not record["metrics"]:
+        return [record]
+    return [record, *(_run_probe(name, probe, experiment, record, place) for name, probe in arm.probes.items())]
+
+
+def _tuned(arm: Arm, experiment: Experiment, told: Mapping[str, Any], place: Place) -> tuple[Experiment, list[Any]]:
+    """The experiment with the best candidate, and the scores of all of them."""
+    place = replace(place, told={"claim": {**told, "tuning": True}})
+    known = grid(arm, experiment, [_run_once(tuning_of(experiment, each), place) for each in arm.candidates])
+    assert known is not None
+    best = choose(known)
+    console.say(f"{arm.name}: chosen on the validation split: {best}")
+    return with_hyper_parameters(experiment, best), known
+
+
+def cost_options(experiment: Experiment) -> dict[str, Any]:
+    """The hyper-parameters that a step's cost depends on: those of attack, objective and update, at constant eps."""
+    given = dict(experiment.hyper_parameters)
+    axes = compose(TRAINERS[experiment.method].method, given)
+    kept = {"attack", "objective", "update"}
+    kept |= {name for part in (axes.attack, axes.objective, axes.update) for name in options(type(part))}
+    chosen = {name: value for name, value in given.items() if name in kept}
+    # Methods whose own schedule is periodic are counted at a period of constant eps, see count_passes.
+    own = TRAINERS[experiment.method].method.schedule == "periodic"
+    return {**chosen, "lr_schedule": "constant", **({} if own else {"schedule": "constant"})}
+
+
+def _run_once(experiment: Experiment, place: Place) -> Record:
+    """Run ``experiment``; a loss that is not finite ends in a record without metrics.
+
+    A run that is recorded for a claim is not repeated, whatever its file is called: the arm may name more than it did.
+    """
+    folder = place.results / "runs"
+    made = of_claims(results.read_records(folder)) if place.tables and folder.is_dir() else []
+    if known := by_seed(experiment, made).get(experiment.seed):
+        console.say(f"{known['run_id']}: recorded already")
+        return known
+    started, began = results.environment(), time.perf_counter()
+    try:
+        return run(experiment, place)
+    except NonFiniteLossError as error:
+        times = {"train_s": time.perf_counter() - began, "eval_s": None}
+        console.say(f"{experiment.run_id}: {error}")
+        dataset = _dataset(experiment, place)
+        about = facts(experiment, dataset, *make_trainer(experiment, dataset, torch.device("cpu")))
+        alarms = [{"kind": "non_finite_loss", "epoch": 0, "message": str(error)}]
+        about |= {"times": times, "alarms": alarms, "details": dict(place.told)}
+        return _write(about, experiment.run_id, place, started)
+
+
+def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, place: Place) -> Record:
+    """Measure ``probe`` on the model of run ``of`` and write a record of its own; skip what is recorded."""
+    run_id = f"{of['run_id']}-{name}"
+    if (written := place.results / "runs" / f"{run_id}.json").exists():
+        console.say(f"{run_id}: recorded already, see {written}")
+        return next(r for r in results.read_records(written.parent) if r["run_id"] == run_id)
+    started, began = results.environment(), time.perf_counter()
+    folder, device = place.output / of["run_id"], check_device(place.device)
+    found = probe(Trained(experiment, folder, _dataset(experiment, place), device))
+    about: dict[str, Any] = found.evaluation.to_record() if found.evaluation else {}
+    told = {"probe": {"name": name, "of": of["run_id"], "facts": dict(found.facts)}, **place.told}
+    about["details"] = {**about.get("details", {}), **told}
+    about |= {key: of[key] for key in ("method", "axes", "data", "backbone", "seed")}
+    about["hyper_parameters"] = {**of["hyper_parameters"], "probe": name}
+    about["times"] = {"train_s": None, "eval_s": time.perf_counter() - began}
+    return _write(about, run_id, place, started)
+
+
+def _dataset(experiment: Experiment, place: Place) -> data.Dataset:
+    return data.load(experiment.data, root=place.data_root).subset(experiment.n_train, experiment.n_test)
+
+
+def _write(about: dict[str, Any], run_id: str, place: Place, started: results.Environment) -> Record:
+    record = results.new_record(**about, run_id=run_id, tables=place.tables, started=started)
+    console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+    return record

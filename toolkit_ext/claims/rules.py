@@ -1,47 +1,55 @@
-"""Rules that decide a claim from its figures, and the verdicts that follow.
+"""Rules that decide a claim from its figures.
 
-A figure is a metric of an arm, ``("cosine", "aa_err")``; its values are those of the runs, by their seeds. The
-spread between seeds is the uncertainty that every rule counts; that of the test images is shared by the arms, which
-are evaluated on the same ones.
+The values of a figure are those of its runs, by seed. Every rule counts the spread between seeds as the uncertainty;
+that of the test images is shared by the arms, which are evaluated on the same ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Protocol
+from statistics import fmean, variance
+from typing import ClassVar
 
-from toolkit_ext.claims.margins import margin, margin_by_seed, margin_of_mean
-from toolkit_ext.claims.metrics import describe, unit, unit_of_difference
+from scipy.stats import t as student
 
-Figure = tuple[str, str]
-Values = Mapping[Figure, Mapping[int, float]]
+from toolkit_ext.claims.claim import Figure, Rule, Values
+from toolkit_ext.claims.runs import describe, unit, unit_of_difference
 
-
-class Rule(Protocol):
-    """Decides from the values of its figures."""
-
-    def figures(self) -> tuple[Figure, ...]:
-        """The figures it needs."""
-
-    def holds(self, values: Values) -> bool:
-        """The decision; every figure has at least two values."""
-
-    def found(self, values: Values) -> str:
-        """The numbers that decided, in words."""
-
-    def __str__(self) -> str:
-        """The rule in words."""
+LEVEL = 0.05
 
 
-def _name(figure: Figure) -> str:
-    return f"{describe(figure[1])} of {figure[0]}"
+def margin(*samples: Collection[float]) -> float:
+    """``t_{0.95}(k) √(Σ s_i²/n_i)``: the one-sided 95% margin of a mean, or of the difference of two, by Welch's test.
+
+    ``k = (Σ s_i²/n_i)² / Σ (s_i²/n_i)² / (n_i − 1)`` (Welch 1947, Biometrika 34); for one sample it is ``n − 1``,
+    Student's. Without any spread the margin is 0.
+    """
+    errors = [variance(values) / len(values) for values in samples]
+    total = sum(errors)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / sum(error**2 / (len(values) - 1) for error, values in zip(errors, samples, strict=True))
+    return float(student.ppf(1 - LEVEL, freedom)) * math.sqrt(total)
 
 
-def _each(values: Values, figure: Figure) -> list[float]:
-    return list(values[figure].values())
+def margin_by_seed(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, str]:
+    """The one-sided 95% margin of the difference of two means, and in words how it was found.
+
+    Runs of one seed start from the same weights and see the same batches and random starts, so both share much of
+    what a seed brings. Where the seeds are the same it is the :func:`margin` of the mean difference (the paired
+    t-test), else that of two samples.
+    """
+    if first.keys() == second.keys():
+        return margin([first[seed] - second[seed] for seed in first]), "seed by seed"
+    return margin(first.values(), second.values()), "seeds apart"
+
+
+def _name(figure: Figure, beside: Figure | None = None) -> str:
+    """The figure in words; shorter ``beside`` another one of the same metric."""
+    arm, metric = figure
+    return f"that of {arm}" if beside and beside[1] == metric else f"{describe(metric)} of {arm}"
 
 
 def _mean(values: Values, figure: Figure) -> float:
@@ -64,7 +72,7 @@ class Lower:
 
     def bound(self, values: Values) -> float:
         """The lower 95% bound of the difference."""
-        low, high = _each(values, self.first), _each(values, self.second)
+        low, high = (values[figure].values() for figure in self.figures())
         return fmean(high) - fmean(low) - margin(low, high)
 
     def holds(self, values: Values) -> bool:
@@ -72,63 +80,47 @@ class Lower:
 
     def found(self, values: Values) -> str:
         gap = _mean(values, self.second) - _mean(values, self.first)
-        of = unit_of_difference(self.first[1])
-        return f"{_name(self.second)} less {self._rival()} is {gap:.2f}{of}, at least {self.bound(values):.2f}{of}"
-
-    def _rival(self) -> str:
-        return f"that of {self.first[0]}" if self.second[1] == self.first[1] else _name(self.first)
+        both, of = f"{_name(self.second)} less {_name(self.first, self.second)}", unit_of_difference(self.first[1])
+        return f"{both} is {gap:.2f}{of}, at least {self.bound(values):.2f}{of}"
 
     def __str__(self) -> str:
-        than = f"that of {self.second[0]}" if self.second[1] == self.first[1] else _name(self.second)
         more = f" by more than {self.by:g}{unit_of_difference(self.first[1])}" if self.by else ""
-        return f"{_name(self.first)} is lower than {than}{more}"
+        return f"{_name(self.first)} is lower than {_name(self.second, self.first)}{more}"
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class _Bound:
+    figure: Figure
+    bound: float
+
+    side: ClassVar[int]
+    words: ClassVar[str]
+
+    def figures(self) -> tuple[Figure, ...]:
+        return (self.figure,)
+
+    def holds(self, values: Values) -> bool:
+        return self.side * (_mean(values, self.figure) - self.bound) >= margin(values[self.figure].values())
+
+    def found(self, values: Values) -> str:
+        metric, found = self.figure[1], values[self.figure].values()
+        half = f"{margin(found):.2f}{unit_of_difference(metric)}"
+        return f"{_name(self.figure)} is {fmean(found):.2f}{unit(metric)}, give or take {half}"
+
+    def __str__(self) -> str:
+        return f"{_name(self.figure)} is {self.words} {self.bound:g}{unit(self.figure[1])}"
+
+
+class AtLeast(_Bound):
     """The lower one-sided 95% bound of the mean, ``m − t_{0.95}(n − 1) s/√n``, is at least ``bound``."""
 
-    figure: Figure
-    bound: float
-
-    def figures(self) -> tuple[Figure, ...]:
-        return (self.figure,)
-
-    def holds(self, values: Values) -> bool:
-        return _mean(values, self.figure) - margin_of_mean(_each(values, self.figure)) >= self.bound
-
-    def found(self, values: Values) -> str:
-        return _mean_found(self.figure, values)
-
-    def __str__(self) -> str:
-        return f"{_name(self.figure)} is at least {self.bound:g}{unit(self.figure[1])}"
+    side, words = 1, "at least"
 
 
-@dataclass(frozen=True)
-class AtMost:
+class AtMost(_Bound):
     """The upper one-sided 95% bound of the mean, ``m + t_{0.95}(n − 1) s/√n``, is at most ``bound``."""
 
-    figure: Figure
-    bound: float
-
-    def figures(self) -> tuple[Figure, ...]:
-        return (self.figure,)
-
-    def holds(self, values: Values) -> bool:
-        return _mean(values, self.figure) + margin_of_mean(_each(values, self.figure)) <= self.bound
-
-    def found(self, values: Values) -> str:
-        return _mean_found(self.figure, values)
-
-    def __str__(self) -> str:
-        return f"{_name(self.figure)} is at most {self.bound:g}{unit(self.figure[1])}"
-
-
-def _mean_found(figure: Figure, values: Values) -> str:
-    of = unit(figure[1])
-    found = _each(values, figure)
-    more = unit_of_difference(figure[1])
-    return f"{_name(figure)} is {fmean(found):.2f}{of}, give or take {margin_of_mean(found):.2f}{more}"
+    side, words = -1, "at most"
 
 
 @dataclass(frozen=True)
@@ -187,9 +179,7 @@ class Ratio:
         return self.low <= self.value(values) <= self.high
 
     def found(self, values: Values) -> str:
-        return (
-            f"the {describe(self.first[1])} of {self.first[0]} is {self.value(values):.2f} × that of {self.second[0]}"
-        )
+        return f"the {_name(self.first)} is {self.value(values):.2f} × that of {self.second[0]}"
 
     def __str__(self) -> str:
         factor = f"{self.low:g} to {self.high:g}" if self.high < math.inf else f"at least {self.low:g}"

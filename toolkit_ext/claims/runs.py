@@ -1,46 +1,129 @@
-"""The runs of a claim, found again among the records by what they are."""
+"""The runs of a claim: found among the records by what they are, and the metrics read from them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from toolkit_ext.claims.claim import SEEDS, Arm, Group, with_hyper_parameters
-from toolkit_ext.claims.metrics import history, measure, probed
-from toolkit_ext.claims.rules import Figure
+from toolkit_ext.claims.claim import SCALES, Arm, Figure, Group
 from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.results import Record
+from toolkit_ext.experiments.recipe import with_hyper_parameters
+from toolkit_ext.results import Record, label
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.units import parse_eps
 
-TAG = "claims_"
 TUNING_SEED = 100
 """The seed of the runs that hyper-parameters are chosen by; none of them is reported."""
-_EPS = ("eps", "eps_max", "eps_min", "alpha")
+_SCORES = ("val_robust_acc", "val_clean_acc")
+_SHARES = ("_acc", "_err")  # fractions in the record, printed as percentages
+_WORDS = {
+    "epoch_s": "seconds of an epoch",
+    "failed": "share of runs that stopped at a loss that is not finite",
+    "constant": "share of runs that end as a constant classifier",
+    "dead": "share of runs with a dead layer",
+    "lost": "share of runs that fail or end as a constant classifier",
+    "grad_norm": "gradient norm in the last epoch",
+    "distance": "distance from the initial weights",
+}
+# A run is in this state if the column of its last measured epoch reaches the bound.
+_STATES = {"constant": ("val_top_share", 0.99), "dead": ("dead_share", 1.0)}
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One choice of hyper-parameters, and how it did on the validation split."""
+def measure(record: Record, metric: str) -> float | None:
+    """The value of ``metric`` in ``record``; None where the run does not have it.
 
-    hyper_parameters: Mapping[str, Any]
-    run_id: str
-    val_robust_acc: float
-    val_clean_acc: float
+    ``<attack>_acc`` and ``<attack>_err`` are percentages. ``epoch_s`` is the shortest epoch: other processes of the
+    machine and the measurements after some epochs can only make one longer. ``failed``, ``constant``, ``lost`` and
+    ``dead`` are 0 or 100, so that their mean is the percentage of runs; ``grad_norm`` and ``distance`` are of the last
+    epoch. Anything else is a fact that a probe left in the record.
+    """
+    epochs = history(record)
+    if metric == "failed":
+        return 100.0 * any(alarm["kind"] == "non_finite_loss" for alarm in record["alarms"])
+    if metric == "lost":
+        return max(measure(record, state) or 0.0 for state in ("failed", "constant"))
+    if metric in _STATES:
+        column, bound = _STATES[metric]
+        shares = [row[column] for row in epochs if column in row]
+        return 100.0 * (shares[-1] >= bound) if shares else None
+    if metric in ("grad_norm", "distance"):
+        return epochs[-1].get(metric) if epochs else None
+    if metric == "epoch_s":
+        return min((row["seconds"] for row in epochs), default=None)
+    known = {**record["metrics"], **probed(record).get("facts", {})}
+    if metric.endswith("_err") and metric not in known:
+        accuracy = known.get(f"{metric.removesuffix('_err')}_acc")
+        return None if accuracy is None else 100.0 * (1 - accuracy)
+    value = known.get(metric)
+    return value if value is None else float(value) * (100.0 if metric.endswith(_SHARES) else 1.0)
 
 
-def same(experiment: Experiment, record: Record) -> bool:
+def probed(record: Record) -> dict[str, Any]:
+    """What a probe of a trained model left: its ``name``, the run it is ``of``, its ``facts``; else nothing."""
+    found = record["details"].get("probe")
+    return found if isinstance(found, dict) else {}
+
+
+def history(record: Record) -> list[dict[str, Any]]:
+    """The epochs of the training; empty where there was none."""
+    training = record["details"].get("training")
+    rows = training.get("history") if isinstance(training, dict) else None
+    return rows if isinstance(rows, list) else []
+
+
+def describe(metric: str) -> str:
+    """The metric in words; ``<probe>:<metric>`` is a metric of a probe of the trained model."""
+    probe, _, name = metric.rpartition(":")
+    if name in _WORDS:
+        return _WORDS[name]
+    kind = {"_err": " error", "_acc": " accuracy"}.get(name[-4:], "")
+    text = label(f"{name[:-4]}_acc") if kind else name.replace("_", " ")
+    return f"{text}{kind}{f' ({probe})' if kind and probe else ''}"
+
+
+def titled(metric: str) -> str:
+    """The metric with its unit, ``AutoAttack error [%]``."""
+    of = unit(metric).strip()
+    return f"{describe(metric)} [{of}]" if of else describe(metric)
+
+
+def family(metric: str) -> tuple[str, str]:
+    """The family of a probe's metric, and the number that tells its members apart (empty if there is none).
+
+    >>> family("similarity:cosine_random_0.3")
+    ('similarity:cosine_random', '0.3')
+    """
+    number = re.search(r"(?<=[a-z_])\d[\d.]*", metric) if ":" in metric else None
+    if number is None:
+        return metric, ""
+    return (metric[: number.start()].rstrip("_") + metric[number.end() :]), number.group()
+
+
+def unit(metric: str) -> str:
+    """``%`` for shares, `` s`` for seconds, nothing for plain numbers."""
+    if metric in ("failed", "lost", *_STATES) or metric.endswith(_SHARES):
+        return "%"
+    return " s" if metric.endswith("_s") else ""
+
+
+def unit_of_difference(metric: str) -> str:
+    """The unit of a difference of two values: `` points`` for shares, else that of the metric."""
+    return " points" if unit(metric) == "%" else unit(metric)
+
+
+def matches(experiment: Experiment, record: Record) -> bool:
     """Whether ``record`` is a run of ``experiment``, with any seed.
 
-    Compared are method, axes, data and their number, backbone, every hyper-parameter that the experiment names, and
-    the attacks and the protocol of the evaluation. What it does not name is the default of the version that ran it, as
-    in the record. A run that stopped at a loss that is not finite has no evaluation, and counts.
+    Compares method, axes, data and their number, backbone, every hyper-parameter that the experiment names, and the
+    attacks and the protocol of the evaluation. What it does not name is the default of the version that ran it, as in
+    the record. A run that stopped at a loss that is not finite has no evaluation, and counts.
     """
-    hyper_parameters = {**experiment.hyper_parameters, "epochs": experiment.epochs, "batch_size": experiment.batch_size}
+    length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     axes = compose(TRAINERS[experiment.method].method, experiment.hyper_parameters).names
-    named = {name: value for name, value in hyper_parameters.items() if name not in axes}
+    named = {name: value for name, value in {**experiment.hyper_parameters, **length}.items() if name not in axes}
     backbone, data = record["backbone"], record["data"]
     return (
         not probed(record)
@@ -50,42 +133,37 @@ def same(experiment: Experiment, record: Record) -> bool:
         and all(_plain(name, record["hyper_parameters"].get(name)) == _plain(name, named[name]) for name in named)
         and {key: backbone["args"].get(key) for key in experiment.backbone_args} == dict(experiment.backbone_args)
         and experiment.n_train in (None, data["train"] + data["validation"])
-        and (bool(measure(record, "failed")) or _evaluated(experiment, record))
+        and (bool(measure(record, "failed")) or _evaluated_as(experiment, record))
     )
 
 
-def _evaluated(experiment: Experiment, record: Record) -> bool:
-    if experiment.n_test not in (None, record["n_examples"]):
-        return False
+def _evaluated_as(experiment: Experiment, record: Record) -> bool:
     protocol = record["protocol"]
-    if experiment.protocol not in (None, protocol and protocol["name"]):
-        return False
     asked = {f"{attack}_acc" for attack in experiment.attacks}
     found = record["metrics"].keys() - {"union_acc"}
-    return asked == found if asked else bool(found)
+    return (
+        experiment.n_test in (None, record["n_examples"])
+        and experiment.protocol in (None, protocol and protocol["name"])
+        and (asked == found if asked else bool(found))
+    )
 
 
 def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, str) and name in _EPS:
+    if isinstance(value, str) and name in ("eps", "eps_max", "eps_min", "alpha"):
         return parse_eps(value, "L2")
     return list(value) if isinstance(value, tuple) else value
 
 
 def of_claims(records: Iterable[Record]) -> list[Record]:
     """The records that were made for a claim."""
-    return [record for record in records if any(name.startswith(TAG) for name in record["tables"])]
+    return [record for record in records if any(name.startswith("claims_") for name in record["tables"])]
 
 
 def by_seed(experiment: Experiment, records: Iterable[Record]) -> dict[int, Record]:
     """The newest run of ``experiment`` with each seed, in the order of the seeds."""
     ordered = sorted(records, key=lambda record: (record["created"], record["run_id"]))
-    found = {record["seed"]: record for record in ordered if same(experiment, record)}
+    found = {record["seed"]: record for record in ordered if matches(experiment, record)}
     return dict(sorted(found.items()))
-
-
-def runs_of(experiment: Experiment, records: Iterable[Record]) -> list[Record]:
-    """The runs of ``experiment``, one for each seed (the newest), in the order of the seeds."""
-    return [record for seed, record in by_seed(experiment, records).items() if seed != TUNING_SEED]
 
 
 def tuning_of(experiment: Experiment, candidate: Mapping[str, Any]) -> Experiment:
@@ -93,27 +171,23 @@ def tuning_of(experiment: Experiment, candidate: Mapping[str, Any]) -> Experimen
     return replace(with_hyper_parameters(experiment, candidate), seed=TUNING_SEED, attacks=("clean",))
 
 
-def grid(arm: Arm, experiment: Experiment, records: Sequence[Record]) -> list[Candidate] | None:
-    """How the candidates of ``arm`` did on the validation split; None while one is missing."""
+def grid(arm: Arm, experiment: Experiment, records: Sequence[Record]) -> list[dict[str, Any]] | None:
+    """The candidates of ``arm`` with their scores on the validation split; None while one is missing."""
     found = []
     for candidate in arm.candidates:
         run = by_seed(tuning_of(experiment, candidate), records).get(TUNING_SEED)
         if run is None:
             return None
-        best = _best(run)
-        scores = float(best.get("val_robust_acc", -1.0)), float(best.get("val_clean_acc", -1.0))
-        found.append(Candidate(candidate, run["run_id"], *scores))
+        best_epoch = run["details"].get("training", {}).get("best_epoch")
+        best = next((row for row in history(run) if row["epoch"] == best_epoch), {})
+        scores = {score: float(best.get(score, -1.0)) for score in _SCORES}
+        found.append({"hyper_parameters": dict(candidate), "run_id": run["run_id"], **scores})
     return found
 
 
-def _best(record: Record) -> dict[str, Any]:
-    epoch = record["details"].get("training", {}).get("best_epoch")
-    return next((row for row in history(record) if row["epoch"] == epoch), {})
-
-
-def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate with the best validation robust accuracy, then clean accuracy; the first of equals."""
-    return max(candidates, key=lambda candidate: (candidate.val_robust_acc, candidate.val_clean_acc))
+def choose(grid: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The hyper-parameters with the best validation robust accuracy, then clean accuracy; the first of equals."""
+    return dict(max(grid, key=lambda candidate: [candidate[score] for score in _SCORES])["hyper_parameters"])
 
 
 def settled(arm: Arm, scale: str, records: Sequence[Record]) -> Experiment | None:
@@ -122,33 +196,37 @@ def settled(arm: Arm, scale: str, records: Sequence[Record]) -> Experiment | Non
     if experiment is None or not arm.candidates:
         return experiment
     known = grid(arm, experiment, records)
-    return with_hyper_parameters(experiment, choose(known).hyper_parameters) if known else None
+    return with_hyper_parameters(experiment, choose(known)) if known else None
 
 
-def runs_at(group: Group, scale: str, records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The runs of every arm of ``group`` at ``scale``; arms without any have an empty list."""
+@dataclass(frozen=True)
+class Runs:
+    """The runs of each arm of a group at one scale, and the records of the probes on their models.
+
+    ``probes`` has a probe's newest record by the id of its run and the probe's name.
+    """
+
+    of: Mapping[str, Sequence[Record]]
+    probes: Mapping[tuple[str, str], Record] = field(default_factory=dict)
+
+    def values(self, figure: Figure) -> dict[int, float]:
+        """The values of ``figure`` by seed, one for each run that has it."""
+        arm, metric = figure
+        probe, _, name = metric.rpartition(":")
+        found = {run["seed"]: self.probes.get((run["run_id"], probe)) if probe else run for run in self.of[arm]}
+        values = {seed: measure(record, name) for seed, record in found.items() if record}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+
+def runs_by_scale(group: Group, records: Sequence[Record]) -> dict[str, Runs]:
+    """The runs of every arm of ``group`` at every scale; arms without any have an empty list."""
     made = of_claims(records)
-    experiments = {arm.name: settled(arm, scale, made) for arm in group.arms}
-    return {name: runs_of(each, made) if each else [] for name, each in experiments.items()}
+    ordered = sorted((record for record in records if probed(record)), key=lambda record: record["created"])
+    probes = {(probed(record)["of"], probed(record)["name"]): record for record in ordered}
 
+    def runs(arm: Arm, scale: str) -> list[Record]:
+        experiment = settled(arm, scale, made)
+        found = by_seed(experiment, made) if experiment else {}
+        return [run for seed, run in found.items() if seed != TUNING_SEED]
 
-def values_of(figure: Figure, runs: Mapping[str, Sequence[Record]], records: Sequence[Record]) -> dict[int, float]:
-    """The values of a figure by seed, one for each run that has it; those of a probe are in records of their own."""
-    arm, metric = figure
-    probe, _, name = metric.rpartition(":")
-    found = {run["seed"]: run for run in runs.get(arm, [])}
-    if probe:
-        found = {seed: made for seed, run in found.items() for made in probes_of(run, probe, records)[-1:]}
-    values = {seed: measure(record, name) for seed, record in found.items()}
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def probes_of(run: Record, probe: str, records: Sequence[Record]) -> list[Record]:
-    """The records of ``probe`` on the model of ``run``, the newest last."""
-    made = [r for r in records if (probed(r).get("of"), probed(r).get("name")) == (run["run_id"], probe)]
-    return sorted(made, key=lambda record: record["created"])
-
-
-def enough(values: Collection[object]) -> bool:
-    """Whether these are a figure: :data:`SEEDS` runs at least."""
-    return len(values) >= SEEDS
+    return {scale: Runs({arm.name: runs(arm, scale) for arm in group.arms}, probes) for scale in SCALES}

@@ -183,7 +183,7 @@ def claims_command(folder: Path, recipes: Path) -> None:
 
     See docs/claims.md.
     """
-    from toolkit_ext.claims.build import build  # with all that experiments need, which the other commands do not
+    from toolkit_ext.claims.page import build  # with all that experiments need, which the other commands do not
 
     with skipped_records_shown():
         for path in build(recipes, folder):

@@ -1,44 +1,120 @@
-"""The command line of a recipe script, which runs one pinned experiment or its smoke test.
+"""What recipe scripts share: their command line, and the settings that many of them start from.
 
-A recipe has a docstring that states the claim to reproduce, ``EXPERIMENT = Experiment(...)``, and
-``recipe(EXPERIMENT, __doc__)``.
+A recipe is ``EXPERIMENT = ...`` under a docstring that states the claim to reproduce, and ``recipe(EXPERIMENT,
+__doc__)``. It names what differs from one of the settings, :func:`cifar10`, :func:`mnist`, :func:`digits` or
+:func:`cifar10_lenet`. Changing a setting changes the ``run_id`` of every recipe that starts from it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import click
 
 from toolkit_ext.cli import CONTEXT_SETTINGS, console, guarded
 from toolkit_ext.cli.options import place_options, take_place
-from toolkit_ext.experiments.experiment import Experiment, run
+from toolkit_ext.experiments.experiment import Experiment, Place, run
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import known
 
+_SMALL: dict[str, Any] = {"batch_size": 64, "n_test": 200, "attacks": ("clean", "pgd20", "aa")}
 
-def command(experiment: Experiment, text: str | None) -> click.Command:
-    """The command that runs ``experiment``; ``text`` is what its ``--help`` says."""
 
-    @click.command(help=text, context_settings=CONTEXT_SETTINGS)
+def cifar10(method: str, *, milestones: tuple[int, ...] = (100, 150), **given: Any) -> Experiment:
+    """ResNet-18 of width 16 on CIFAR-10: 200 epochs of SGD, the learning rate divided by 10 at the ``milestones``.
+
+    Args:
+        method: The method that is trained.
+        milestones: Epochs at which the learning rate falls; none leave ``lr_schedule`` to the method.
+        given: Fields of :class:`Experiment` and hyper-parameters; ``width`` is that of the backbone.
+
+    Example:
+        >>> cifar10("mim", eps=8 / 255, steps=10).hyper_parameters["lr"]
+        0.1
+    """
+    usual = {"data": "cifar10", "backbone": "resnet18_w", "width": 16, "epochs": 200, "batch_size": 128}
+    rates = {"lr_schedule": "multistep", "milestones": milestones} if milestones else {}
+    return _setting(method, {**usual, "lr": 0.1, **rates, "weight_decay": 5e-4, "augment": "crop-flip"}, given)
+
+
+def mnist(method: str, **given: Any) -> Experiment:
+    """LeNet of width 16 on MNIST: Adam at 0.001, no weight decay, batches of 128; ``given`` as in :func:`cifar10`."""
+    usual = {"data": "mnist", "backbone": "lenet", "width": 16, "batch_size": 128}
+    return _setting(method, {**usual, "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}, given)
+
+
+def digits(method: str, **given: Any) -> Experiment:
+    """LeNet of width 8 on digits: batches of 64, 200 images attacked; ``given`` as in :func:`cifar10`."""
+    return _setting(method, {"data": "digits", "backbone": "lenet", "width": 8, **_SMALL}, given)
+
+
+def cifar10_lenet(method: str, **given: Any) -> Experiment:
+    """LeNet of width 8 on 4,000 images of cifar10-jpeg: SGD at 0.05, batches of 64, 200 images attacked.
+
+    ``given`` is as in :func:`cifar10`. A run takes minutes on one core.
+    """
+    usual = {"data": "cifar10-jpeg", "backbone": "lenet", "width": 8, "n_train": 4_000, **_SMALL}
+    return _setting(method, {**usual, "lr": 0.05, "weight_decay": 5e-4}, given)
+
+
+def _setting(method: str, usual: Mapping[str, Any], given: Mapping[str, Any]) -> Experiment:
+    """The ``usual`` fields and hyper-parameters with those ``given`` in their place; another backbone has no width."""
+    values = {**usual, **given}
+    width = values.pop("width")
+    if "width" in given or "backbone" not in given:
+        values = {"backbone_args": {"width": width}, **values}
+    chosen = {entry.name: values.pop(entry.name) for entry in fields(Experiment) if entry.name in values}
+    return Experiment(method, hyper_parameters=values, **chosen)
+
+
+def with_hyper_parameters(experiment: Experiment, more: Mapping[str, Any]) -> Experiment:
+    """``experiment`` with ``more`` hyper-parameters; ``epochs`` among them sets its length."""
+    values = {**experiment.hyper_parameters, **more}
+    return replace(experiment, epochs=values.pop("epochs", experiment.epochs), hyper_parameters=values)
+
+
+def script(text: str | None, **defaults: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a function the command of a recipe, with ``--smoke`` and the options that say where to run.
+
+    The function is called with ``place`` (a :class:`Place`), ``small`` (whether ``--smoke`` was given), and the options
+    of its own.
+
+    Args:
+        text: What ``--help`` says.
+        defaults: Other defaults of options, such as ``device="cuda"``.
+    """
+    context = {**CONTEXT_SETTINGS, "default_map": defaults}
+    smoke_help = "the same on digits in seconds, to see that everything works"
+
+    def decorate(main: Callable[..., None]) -> click.Command:
+        @click.command(help=text, context_settings=context)
+        @click.option("--smoke", "small", is_flag=True, help=smoke_help)
+        @place_options
+        def command(**values: Any) -> None:
+            place = take_place(values)
+            main(place=place, **values)
+
+        command.params[:0] = reversed(getattr(main, "__click_params__", []))
+        return command
+
+    return decorate
+
+
+def recipe(experiment: Experiment, text: str | None) -> None:
+    """Run ``experiment`` as a script whose ``--help`` says ``text``; bad input ends in one line and exit code 2."""
+
+    @script(text)
     @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
     @click.option("--data", default=experiment.data, show_default=True, help="another data set than the source's")
-    @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
-    @click.option("--smoke", "small", is_flag=True, help="a test run on digits that takes seconds")
-    @place_options
-    def main(seed: int, data: str, small: bool, **values: Any) -> None:
-        place = take_place(values)
+    @click.option("--resume", is_flag=True, help="go on from the checkpoint of the same run")
+    def main(place: Place, small: bool, seed: int, data: str) -> None:
         chosen = replace(experiment, seed=seed, data=data)
         record = run(smoke(chosen) if small else chosen, place)
         console.show_table(console.results_table([record]))
 
-    return main
-
-
-def recipe(experiment: Experiment, text: str | None) -> None:
-    """Run ``experiment`` with the process's arguments; bad input ends in one line and exit code 2."""
-    guarded(command(experiment, text))
+    guarded(main)
 
 
 def smoke(experiment: Experiment) -> Experiment:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from toolkit_ext.claims import Arm, Group
-from toolkit_ext.claims.board import board, ranking
-from toolkit_ext.claims.page import page
+from toolkit_ext.claims.page import board, page, ranking
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.results import Record

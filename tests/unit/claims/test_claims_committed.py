@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from toolkit_ext.claims import SCALES, SEEDS
-from toolkit_ext.claims.board import ranking
-from toolkit_ext.claims.build import build
-from toolkit_ext.claims.load import load_groups
-from toolkit_ext.claims.metrics import probed, titled
-from toolkit_ext.claims.runs import of_claims, values_of
-from toolkit_ext.claims.verdict import runs_by_scale
+from toolkit_ext.claims.claim import load_groups
+from toolkit_ext.claims.page import build, ranking
+from toolkit_ext.claims.runs import of_claims, probed, runs_by_scale, titled
 from toolkit_ext.experiments.presets import PRESETS
 from toolkit_ext.results import Record, read_records
 
@@ -78,7 +75,7 @@ def test_every_figure_has_enough_seeds_or_says_not_measured(records: list[Record
         runs = runs_by_scale(group, records)
         for claim in group.claims:
             for row in claim.rows:
-                counts = [len(values_of((row.arm, row.metric), runs[scale], records)) for scale in SCALES]
+                counts = [len(runs[scale].values((row.arm, row.metric))) for scale in SCALES]
                 start = f"| {row.arm} | {titled(row.metric)} |"
                 missing = {line.count("not measured") for line in lines if line.startswith(start)}
                 assert missing == {sum(count < SEEDS for count in counts)}, (row, counts)
@@ -100,7 +97,7 @@ def test_train_takes_the_best_of_the_leaderboard_for_default(data: str, records:
     preset = PRESETS[data]
     (group,) = [group for group in load_groups(RECIPES) if preset.board in group.boards]
     arms = group.boards[preset.board]
-    ranked = ranking(arms, runs_by_scale(group, records)["small"])
+    ranked = ranking(arms, runs_by_scale(group, records)["small"].of)
     assert ranked.keys() == set(arms), "every arm is measured"
     best = group.arm(next(iter(ranked)))
     assert best.name == f"{preset.board}: {preset.name}"

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Row
-from toolkit_ext.claims.build import build
+from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.claims.figures import plot_group
-from toolkit_ext.claims.load import load_groups
-from toolkit_ext.claims.page import page
-from toolkit_ext.claims.verdict import runs_by_scale
+from toolkit_ext.claims.page import build, page
+from toolkit_ext.claims.runs import runs_by_scale
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.results import Record, write_record
@@ -78,9 +77,9 @@ def test_no_figure_without_a_measurement_and_none_is_left_over(
 ) -> None:
     path = tmp_path / "claims_example.png"
     measured = runs_of_both(LOW, HIGH)
-    assert plot_group(group, runs_by_scale(group, measured), measured, path) == path
+    assert plot_group(group, runs_by_scale(group, measured), path) == path
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert plot_group(group, runs_by_scale(group, []), [], path) is None
+    assert plot_group(group, runs_by_scale(group, []), path) is None
     assert not path.exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from toolkit_ext import results
 from toolkit_ext.claims import Arm, AtLeast, Claim, Found, Group, Trained, run_group
-from toolkit_ext.claims.runs import TUNING_SEED, runs_at, values_of
+from toolkit_ext.claims.runs import TUNING_SEED, runs_by_scale
 from toolkit_ext.experiments.experiment import Experiment, Place
 from toolkit_ext.experiments.recipe import smoke
 
@@ -43,9 +43,9 @@ def test_the_best_candidate_runs_and_the_grid_is_in_the_record(place: Place) -> 
     records = results.read_records(place.results / "runs")
     assert sorted(r["seed"] for r in records) == [0, 0, TUNING_SEED, TUNING_SEED]
     assert all(r["tables"] == ["claims_example"] for r in records)
-    runs = runs_at(ours, "small", records)
-    assert [run["run_id"] for run in runs["pgd"]] == [record["run_id"]]
-    assert values_of(("pgd", "images:seen"), runs, records) == {0: 8.0}
+    runs = runs_by_scale(ours, records)["small"]
+    assert [run["run_id"] for run in runs.of["pgd"]] == [record["run_id"]]
+    assert runs.values(("pgd", "images:seen")) == {0: 8.0}
     assert run_group(ours, "small", (0,), place) == [record, probe]  # read back, not run again
     assert results.rebuild(place.results)  # tables of claims hold runs of a grid and of probes too
 
@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_ends_in_a_record(place: Place) -> None:
     assert record["metrics"] == {}
     assert [alarm["kind"] for alarm in record["alarms"]] == ["non_finite_loss"]
     records = results.read_records(place.results / "runs")
-    assert values_of(("pgd", "failed"), runs_at(group(arm), "small", records), records) == {0: 100.0}
+    assert runs_by_scale(group(arm), records)["small"].values(("pgd", "failed")) == {0: 100.0}
     assert run_group(group(arm), "small", (0,), place) == records
 
 

@@ -8,18 +8,8 @@ from typing import Any
 
 import pytest
 
-from toolkit_ext.claims import Arm
-from toolkit_ext.claims.runs import (
-    TUNING_SEED,
-    choose,
-    grid,
-    probes_of,
-    runs_of,
-    same,
-    settled,
-    tuning_of,
-    values_of,
-)
+from toolkit_ext.claims import Arm, Group
+from toolkit_ext.claims.runs import TUNING_SEED, Runs, choose, grid, matches, runs_by_scale, settled, tuning_of
 from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.results import Record
 
@@ -42,40 +32,44 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
+def measured(ours: Experiment, *records: Record) -> Runs:
+    """The runs of a group whose one arm, ``pgd``, is ``ours``."""
+    return runs_by_scale(Group(1, "example", "?", "A paper", (Arm("pgd", ours),), ()), records)["small"]
+
+
 @pytest.mark.parametrize("difference", OTHERS)
 def test_a_run_is_the_same_only_if_nothing_that_is_named_differs(
     difference: str, experiment: MakeExperiment, recorded: Make
 ) -> None:
     ours = experiment(hyper_parameters={"eps": 0.1, "steps": 10}, n_train=1437)
-    assert same(ours, recorded(ours, 3))
-    assert not same(replace(ours, **OTHERS[difference]), recorded(ours, 3))
+    assert matches(ours, recorded(ours, 3))
+    assert not matches(replace(ours, **OTHERS[difference]), recorded(ours, 3))
 
 
 def test_eps_as_text_and_lists_for_tuples_are_the_same(experiment: MakeExperiment, recorded: Make) -> None:
     ours = experiment(hyper_parameters={"eps": "8/255", "lr_schedule": "multistep", "milestones": (3, 5)})
-    assert same(ours, recorded(ours))
+    assert matches(ours, recorded(ours))
 
 
 def test_one_run_for_each_seed_the_newest_and_no_probe(experiment: MakeExperiment, recorded: Make) -> None:
     ours = experiment()
     old, new, other = recorded(ours, 1), recorded(ours, 1, created="2026-11-21T00:00:00Z"), recorded(ours, 0)
-    probe = recorded(
-        ours, 2, details={"probe": {"name": "similarity", "of": other["run_id"], "facts": {"cosine": 0.9}}}
-    )
-    tuning = recorded(ours, TUNING_SEED)
-    records = [new, old, other, probe, tuning]
-    assert runs_of(ours, records) == [other, new]
-    assert probes_of(other, "similarity", records) == [probe]
-    assert values_of(("pgd", "similarity:cosine"), {"pgd": [other, new]}, records) == {0: 0.9}
+    told = {"name": "similarity", "of": other["run_id"]}
+    probe = recorded(ours, 2, details={"probe": {**told, "facts": {"cosine": 0.9}}}, created="2026-11-21T00:00:00Z")
+    stale = recorded(ours, 3, details={"probe": {**told, "facts": {"cosine": 0.8}}})
+    runs = measured(ours, new, old, other, probe, stale, recorded(ours, TUNING_SEED))
+    assert runs.of["pgd"] == [other, new]
+    assert runs.values(("pgd", "similarity:cosine")) == {0: 0.9}
+    assert runs.values(("pgd", "hessian:cosine")) == {}
 
 
 def test_a_run_that_failed_counts_without_an_evaluation(experiment: MakeExperiment, recorded: Make) -> None:
     alarm = {"kind": "non_finite_loss", "epoch": 1, "message": "loss nan"}
     failed = recorded(experiment(), 0, {}, alarms=[alarm], details={})
-    runs = {"pgd": runs_of(experiment(), [failed, recorded(experiment(), 1)])}
-    assert values_of(("pgd", "failed"), runs, []) == {0: 100.0, 1: 0.0}
-    assert values_of(("pgd", "lost"), runs, []) == {0: 100.0, 1: 0.0}
-    assert values_of(("pgd", "aa_err"), runs, []) == {1: 50.0}
+    runs = measured(experiment(), failed, recorded(experiment(), 1))
+    assert runs.values(("pgd", "failed")) == {0: 100.0, 1: 0.0}
+    assert runs.values(("pgd", "lost")) == {0: 100.0, 1: 0.0}
+    assert runs.values(("pgd", "aa_err")) == {1: 50.0}
 
 
 def _tuned(experiment: Experiment, candidate: dict[str, Any], robust: float, clean: float, recorded: Make) -> Record:
@@ -95,8 +89,8 @@ def test_the_candidate_is_chosen_by_validation_robust_accuracy_then_clean(
     made = [_tuned(ours, c, *score, recorded) for c, score in zip(candidates, scores, strict=True)]
     found = grid(arm, ours, made)
     assert found is not None
-    assert [(c.val_robust_acc, c.val_clean_acc) for c in found] == list(scores)
-    assert choose(found).hyper_parameters == {"lr": 0.1}
+    assert [(c["val_robust_acc"], c["val_clean_acc"]) for c in found] == list(scores)
+    assert choose(found) == {"lr": 0.1}
     chosen = settled(arm, "small", made)
     assert chosen is not None
     assert chosen.hyper_parameters == {"lr": 0.1}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_ind_from_stats, ttest_rel
 
 from toolkit_ext.claims import Alike, All, AtLeast, AtMost, Lower, Ratio, Rule
-from toolkit_ext.claims.margins import margin, margin_by_seed
-from toolkit_ext.claims.verdict import NOT_MEASURED, NOT_REPRODUCED, REDUCED, REPRODUCED, word
+from toolkit_ext.claims.rules import margin, margin_by_seed
+from toolkit_ext.claims.verdict import NOT_MEASURED, NOT_REPRODUCED, REDUCED, REPRODUCED, Verdict
 
 A, B = ("first", "aa_acc"), ("second", "aa_acc")
 
@@ -164,4 +164,4 @@ def test_a_rule_says_what_it_asks_and_what_it_found(rule: Rule, words: str, foun
     ],
 )
 def test_the_verdict_follows_from_what_holds_where(held: dict[str, bool], expected: str) -> None:
-    assert word(held) == expected
+    assert Verdict(held, {}).word == expected

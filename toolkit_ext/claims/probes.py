@@ -1,0 +1,162 @@
+"""Probes: measurements of a trained model besides its evaluation, each with a record of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from toolkit_ext import backbones
+from toolkit_ext.attacks import PGD, Deep, craft
+from toolkit_ext.data import Dataset, to_unit
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation import Ensemble, Evaluation, Protocol, evaluate, load_protocol
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.presets import protocol_for
+from toolkit_ext.landscape import perturbation_similarity, random_direction
+from toolkit_ext.landscape.subject import Subject
+from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.trainers.compose import compose
+from toolkit_ext.types import Attack
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: what was run, the folder of its checkpoints, its data, and where to compute."""
+
+    experiment: Experiment
+    folder: Path
+    dataset: Dataset
+    device: torch.device
+
+    def model(self, name: str = "best") -> backbones.Normalized:
+        """The checkpoint ``best``, ``last`` or ``snapshot-NNN``.
+
+        Raises:
+            UserError: the checkpoint is not there.
+        """
+        if not (self.folder / name).is_dir():
+            raise UserError(f"output: {self.folder / name} is missing; remove the run's record to train it again")
+        return backbones.load_model(self.folder / name, device=self.device)
+
+    def budget(self) -> dict[str, Any]:
+        """The ``eps`` and the ``norm`` of the training."""
+        given = self.experiment.hyper_parameters
+        return {"eps": given["eps"], "norm": given.get("norm", "Linf")}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a probe found: facts (``*_acc`` and ``*_err`` as fractions), and an evaluation if it made one."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+
+
+Probe = Callable[[Trained], Found]
+
+
+Settings = ParamSpec("Settings")
+
+
+def _probe(measure: Callable[Concatenate[Trained, Settings], Found]) -> Callable[Settings, Probe]:
+    """Take the settings now and the trained model later: ``hessian(500)`` is a :data:`Probe`."""
+
+    @wraps(measure)
+    def settings(*args: Settings.args, **kwargs: Settings.kwargs) -> Probe:
+        return lambda trained: measure(trained, *args, **kwargs)
+
+    return settings
+
+
+@_probe
+def other_budget(trained: Trained, protocol: str, attacks: tuple[str, ...] = ("clean", "aa")) -> Found:
+    """AutoAttack in the budget of another protocol than the training's."""
+    return Found(evaluation=_evaluated(trained, trained.model(), load_protocol(protocol).at(attacks=attacks)))
+
+
+@_probe
+def ensemble(trained: Trained) -> Found:
+    """The attacks of the run on the ensemble of the snapshots at the schedule's resets and the last model."""
+    chosen = trained.experiment
+    names = [path.name for path in sorted(trained.folder.glob("snapshot-*"))] + ["last"]
+    schedule = compose(TRAINERS[chosen.method].method, chosen.hyper_parameters).schedule
+    if len(names) != (periods := len(schedule.resets(chosen.epochs)) - 1):
+        raise UserError(f"output: {trained.folder} has {len(names) - 1} snapshots; it must have {periods - 1}")
+    protocol = protocol_for(chosen.data, chosen.hyper_parameters)
+    protocol = protocol.at(attacks=chosen.attacks or protocol.attacks)
+    model = Ensemble([trained.model(name) for name in names]).to(trained.device)
+    return Found({"members": len(names)}, _evaluated(trained, model, protocol))
+
+
+def _evaluated(trained: Trained, model: nn.Module, protocol: Protocol) -> Evaluation:
+    data = trained.dataset
+    settings: dict[str, Any] = {"num_classes": data.num_classes, "seed": trained.experiment.seed, "progress": False}
+    return evaluate(model, data.x_test, data.y_test, protocol, **settings)
+
+
+@_probe
+def hessian(trained: Trained, n: int, tol: float = 1e-2) -> Found:
+    """``eigenvalue``: the largest of the Hessian of the adversarial loss of ``n`` training images."""
+    pairs = _subject(trained, n).eigenpairs(1, tol)
+    facts = {"eigenvalue": float(pairs.values[0]), "residual": float(pairs.residuals[0])}
+    return Found({**facts, "converged": bool(pairs.converged[0]), "images": n})
+
+
+@_probe
+def similarity(trained: Trained, n: int, distances: Sequence[float], tol: float = 1e-2) -> Found:
+    """``cosine_eigenvector_<a>``, ``cosine_random_<a>``: mean cosine of the perturbations at θ ± av, v of length 1.
+
+    With the robust error at the same places, as ``robust_eigenvector_<a>_err``, and the top ``eigenvalue``.
+    """
+    on, seed = _subject(trained, n), trained.experiment.seed
+    pairs = on.eigenpairs(1, tol)
+    directions = {"eigenvector": pairs.vectors[0], "random": random_direction(on.model, seed=seed)}
+    facts = {"eigenvalue": float(pairs.values[0]), "residual": float(pairs.residuals[0]), "images": float(n)}
+    test: dict[str, Any] = {"x_test": on.x_test, "y_test": on.y_test}
+    for name, direction in directions.items():
+        table = perturbation_similarity(on.model, on.attack, on.x, on.y, direction, distances, **test, seed=seed)
+        for a, cosine, error in zip(distances, table["cosine"], table["robust_error"], strict=True):
+            facts |= {f"cosine_{name}_{a:g}": float(cosine), f"robust_{name}_{a:g}_err": float(error)}
+    return Found(facts)
+
+
+def _subject(trained: Trained, n: int) -> Subject:
+    data, attack = trained.dataset, PGD(steps=10, **trained.budget())
+    images = data.x_train[:n], data.y_train[:n], data.x_test[:n], data.y_test[:n]
+    return Subject([trained.model("last")], attack, *images, seed=trained.experiment.seed)
+
+
+@_probe
+def layerwise(trained: Trained, n: int, steps: Sequence[int], hidden_eps: float = 0.02) -> Found:
+    """Error and mean loss of ``n`` test images under PGD-20, and under the deep attack after each number of ``steps``.
+
+    ``pgd_err``, ``pgd_loss``; ``deep<k>_err`` and ``deep<k>_loss`` with the perturbations of the hidden layers;
+    ``deep<k>_input_err`` with the perturbation of the input alone. The latter is comparable with PGD's, because the
+    deep attack runs with ``deep_rho="ball"`` and both stay in the same ball around the input.
+    """
+    ball = trained.budget()
+    attacks: dict[str, Attack] = {"pgd": PGD(steps=20, **ball)}
+    attacks |= {f"deep{k}": Deep(deep_steps=k, deep_rho="ball", deep_hidden_eps=hidden_eps, **ball) for k in steps}
+    x, y = to_unit(trained.dataset.x_test[:n]).to(trained.device), trained.dataset.y_test[:n].to(trained.device)
+    model = trained.model().eval()
+    facts: dict[str, float] = {}
+    for name, attack in attacks.items():
+        torch.manual_seed(trained.experiment.seed)
+        made = craft(attack, model, x, y)
+        with torch.no_grad():
+            under, at_input = made.logits(model), model(made.inputs)
+        facts |= {f"{name}_err": _error(under, y), f"{name}_loss": float(cross_entropy(under, y))}
+        if name != "pgd":
+            facts[f"{name}_input_err"] = _error(at_input, y)
+    return Found(facts)
+
+
+def _error(logits: Tensor, y: Tensor) -> float:
+    return float((logits.argmax(dim=1) != y).float().mean())
