@@ -13,8 +13,9 @@ import pandas as pd
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.results import Curve, Record, label, training_log
-from toolkit_ext.results.figures.breakdown import first_broken
-from toolkit_ext.results.figures.plots import COLORS, training_panels
+from toolkit_ext.results.figures.curves import training_panels
+from toolkit_ext.results.figures.images import first_broken
+from toolkit_ext.results.figures.plots import COLORS
 from toolkit_ext.results.tables.concise import budget
 
 Chart = dict[str, Any]

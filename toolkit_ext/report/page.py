@@ -15,7 +15,7 @@ from toolkit_ext.report import assets
 from toolkit_ext.report.landscape import is_landscape, panels
 from toolkit_ext.report.rows import columns, filters, rows, shared
 from toolkit_ext.results import Curve, Record, curves, label
-from toolkit_ext.results.figures.robustness import model_key
+from toolkit_ext.results.figures.curves import model_key
 from toolkit_ext.results.tables.frames import BUDGET
 
 

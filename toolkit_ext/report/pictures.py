@@ -10,7 +10,7 @@ from toolkit_ext import data, results
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import load_examples
 from toolkit_ext.results import Pair, Record
-from toolkit_ext.results.figures.examples import draw_pairs
+from toolkit_ext.results.figures.images import draw_pairs
 from toolkit_ext.results.figures.plots import encode
 
 

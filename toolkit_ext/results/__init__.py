@@ -4,10 +4,9 @@
 ``results/figures`` is made from the records.
 """
 
-from toolkit_ext.results.figures.breakdown import plot_breakdown, plot_matrix
-from toolkit_ext.results.figures.examples import Pair, pairs, plot_pairs
-from toolkit_ext.results.figures.plots import plot_bars, plot_clean_vs_robust, plot_training, training_log
-from toolkit_ext.results.figures.robustness import Curve, curves, plot_robustness
+from toolkit_ext.results.figures.curves import Curve, curves, plot_robustness, plot_training, training_log
+from toolkit_ext.results.figures.images import Pair, pairs, plot_breakdown, plot_matrix, plot_pairs
+from toolkit_ext.results.figures.plots import plot_bars, plot_clean_vs_robust
 from toolkit_ext.results.records.environment import (
     Environment,
     environment,

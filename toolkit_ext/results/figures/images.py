@@ -1,22 +1,25 @@
-"""Which attack broke which test image."""
+"""Figures of test images: which attack broke which, and images beside their adversarial examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.results.figures.plots import look, save
+from toolkit_ext.results.figures.plots import despine, look, panels, save
 from toolkit_ext.results.records.schema import Record
 from toolkit_ext.results.tables.concise import label
 from toolkit_ext.results.tables.significance import per_example
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Images = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int8]]
 # Dark where the attack won, so that the figure reads the same in grey.
 _SURVIVED, _BROKEN, _MISCLASSIFIED = 0, 1, 2
@@ -56,8 +59,7 @@ def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
     if not found:
         raise UserError("results: no run has results for each image (details.robust), which this figure shows")
     parts = [*dict.fromkeys(name for _, counts in found for name in counts if name != "robust"), "robust"]
-    figure = Figure(figsize=(8, 1.4 + 0.4 * len(found)), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(8, 1.4 + 0.4 * len(found))
     ends = np.zeros(len(found))
     for index, part in enumerate(parts):
         shares = np.array([100 * counts.get(part, 0) / record["n_examples"] for record, counts in found])
@@ -69,7 +71,7 @@ def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
     axes.set_yticks(range(len(found)), names if unique else [record["run_id"] for record, _ in found])
     axes.invert_yaxis()
     axes.set(xlabel="share of the test images [%]", xlim=(0, 100))
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return save(figure, path)
 
@@ -97,9 +99,11 @@ def plot_matrix(record: Record, path: Path | str) -> Path:
 
     Raises :class:`UserError` where the run has no results for each image.
     """
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch
+
     names, states = matrix(record)
-    figure = Figure(figsize=(8, 1.6 + 0.3 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(8, 1.6 + 0.3 * len(names))
     colours = ListedColormap(list(_STATES))
     scale = BoundaryNorm([-0.5, 0.5, 1.5, 2.5], colours.N)
     axes.pcolormesh(states, cmap=colours, norm=scale, rasterized=True)
@@ -113,3 +117,75 @@ def plot_matrix(record: Record, path: Path | str) -> Path:
     patches = [Patch(facecolor=_STATES[state], edgecolor="black", label=name) for name, state in kinds.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return save(figure, path)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An image and what an attack made of it.
+
+    ``clean`` and ``adversarial`` are ``[C, H, W]`` in [0, 1] with 1 or 3 channels; ``label`` is the true class,
+    ``prediction`` the class that the model sees in the adversarial image, ``attack`` what made it.
+    """
+
+    clean: Images
+    adversarial: Images
+    label: str
+    prediction: str
+    attack: str
+
+
+def pairs(
+    clean: Images, inputs: Images, facts: Sequence[tuple[int, int, str]], classes: Sequence[str], limit: int = 8
+) -> list[Pair]:
+    """The first ``limit`` pairs that an attack made (images misclassified as they are have none).
+
+    Args:
+        clean: ``[M, C, H, W]`` in [0, 1].
+        inputs: ``[M, C, H, W]``, the adversarial examples of the same images.
+        facts: For each, the true label, the prediction on the adversarial image, and the attack.
+        classes: Names of the classes; a class without one is told by its number.
+        limit: Pairs at most.
+    """
+    names = dict(enumerate(classes))
+    made = zip(clean, inputs, facts, strict=True)
+    return [
+        Pair(image, adversarial, names.get(true, str(true)), names.get(seen, str(seen)), attack)
+        for image, adversarial, (true, seen, attack) in made
+        if attack != "clean"
+    ][:limit]
+
+
+def plot_pairs(found: Sequence[Pair], path: Path | str) -> Path:
+    """Write :func:`draw_pairs` to ``path``."""
+    return save(draw_pairs(found), path)
+
+
+def draw_pairs(found: Sequence[Pair]) -> Figure:
+    """A column for each pair: the image, the adversarial example, and their difference amplified around mid-grey.
+
+    The factor of the amplification, the same for all of the figure, fills half of the range from black to white at
+    the largest difference; it is written beside the row. Raises :class:`UserError` if there is no pair.
+    """
+    if not found:
+        raise UserError("examples: there is no adversarial example to show; all images were robust or misclassified")
+    largest = max(float(np.abs(pair.adversarial - pair.clean).max()) for pair in found)
+    factor = 0.5 / largest if largest else 1.0
+    figure, images = panels(1.0 + 1.1 * len(found), 4.4, 3, len(found))
+    grid = np.reshape(images, (3, len(found)))
+    for column, pair in enumerate(found):
+        difference = 0.5 + factor * (pair.adversarial - pair.clean)
+        for axes, image in zip(grid[:, column], (pair.clean, pair.adversarial, difference), strict=True):
+            _show(axes, image)
+        grid[0, column].set_title(pair.label, fontsize=8)
+        grid[1, column].set_title(f"seen as {pair.prediction}", fontsize=8)
+        grid[2, column].set_xlabel(pair.attack, fontsize=7)
+    for axes, text in zip(grid[:, 0], ("clean", "adversarial", f"difference × {factor:.3g}"), strict=True):
+        axes.set_ylabel(text, fontsize=8)
+    return figure
+
+
+def _show(axes: Axes, image: Images) -> None:
+    shown = np.clip(image, 0, 1)
+    axes.imshow(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
