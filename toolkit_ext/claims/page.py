@@ -11,7 +11,7 @@ from toolkit_ext.claims.metrics import titled
 from toolkit_ext.claims.runs import enough, values_of
 from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, RunsByScale, Verdict, judge, runs_by_scale
 from toolkit_ext.results import Record
-from toolkit_ext.results.tables.concise import concise
+from toolkit_ext.results.tables.formatting import concise
 
 _HEAD = """# Do the claims hold?
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from toolkit_ext import data, results
 from toolkit_ext.cli.console import percent
 from toolkit_ext.results import Record
-from toolkit_ext.results.tables.concise import budget
+from toolkit_ext.results.tables.formatting import budget
 
 
 def figures_table(records: Sequence[Record], *, errors: bool = False) -> Table:

@@ -17,7 +17,7 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.report import load_pairs
 from toolkit_ext.results import Record
-from toolkit_ext.results.records.robustbench import RANKED
+from toolkit_ext.results.records.record import RANKED
 from toolkit_ext.trainers import TRAINERS
 
 _folder = click.Path(path_type=Path, file_okay=False)

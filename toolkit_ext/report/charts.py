@@ -16,7 +16,7 @@ from toolkit_ext.results import Curve, Record, label, training_log
 from toolkit_ext.results.figures.curves import training_panels
 from toolkit_ext.results.figures.images import first_broken
 from toolkit_ext.results.figures.plots import COLORS
-from toolkit_ext.results.tables.concise import budget
+from toolkit_ext.results.tables.formatting import budget
 
 Chart = dict[str, Any]
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")

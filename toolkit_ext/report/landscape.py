@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit_ext.report.pictures import address
 from toolkit_ext.results import Record
-from toolkit_ext.results.tables.concise import budget
+from toolkit_ext.results.tables.formatting import budget
 
 _MOST_LINES = 100
 """Lines of a table on the page; a surface has thousands of points, and its picture says more."""

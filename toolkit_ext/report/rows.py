@@ -10,7 +10,7 @@ from typing import Any
 from toolkit_ext.report import charts
 from toolkit_ext.results import Curve, Record, frame, label
 from toolkit_ext.results.figures.images import attack_label
-from toolkit_ext.results.tables.concise import budget, concise, interval
+from toolkit_ext.results.tables.formatting import budget, concise, interval
 from toolkit_ext.results.tables.frames import missing
 from toolkit_ext.results.tables.rendering import DAGGER, fewer_examples
 

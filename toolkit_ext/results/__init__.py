@@ -16,20 +16,19 @@ from toolkit_ext.results.records.environment import (
 )
 from toolkit_ext.results.records.record import (
     RecordWarning,
+    model_info,
     new_record,
     new_run_id,
     read_records,
     slug,
-    validate,
+    write_model_info,
     write_record,
 )
-from toolkit_ext.results.records.robustbench import model_info, write_model_info
-from toolkit_ext.results.records.schema import SCHEMA, Record
+from toolkit_ext.results.records.schema import SCHEMA, Record, validate
 from toolkit_ext.results.tables.aggregate import aggregate, members, rebuild, reported, write_table
-from toolkit_ext.results.tables.concise import METRICS, concise, label
-from toolkit_ext.results.tables.frames import frame
+from toolkit_ext.results.tables.formatting import METRICS, concise, label
+from toolkit_ext.results.tables.frames import columns, frame, sort, where
 from toolkit_ext.results.tables.rendering import printed, render, to_csv, to_latex, to_markdown
-from toolkit_ext.results.tables.select import columns, sort, where
 from toolkit_ext.results.tables.significance import per_example, vs_best
 
 __all__ = [

@@ -15,7 +15,7 @@ import pandas as pd
 from toolkit_ext.errors import UserError
 from toolkit_ext.results.figures.plots import despine, integer_ticks, line_look, look, panels, save
 from toolkit_ext.results.records.schema import ProtocolFacts, Record
-from toolkit_ext.results.tables.concise import budget, label
+from toolkit_ext.results.tables.formatting import budget, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

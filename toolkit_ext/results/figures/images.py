@@ -12,7 +12,7 @@ import numpy as np
 from toolkit_ext.errors import UserError
 from toolkit_ext.results.figures.plots import despine, look, panels, save
 from toolkit_ext.results.records.schema import Record
-from toolkit_ext.results.tables.concise import label
+from toolkit_ext.results.tables.formatting import label
 from toolkit_ext.results.tables.significance import per_example
 
 if TYPE_CHECKING:

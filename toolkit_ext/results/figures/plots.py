@@ -18,7 +18,7 @@ import pandas as pd
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.tables.aggregate import aggregate
-from toolkit_ext.results.tables.concise import budget, label
+from toolkit_ext.results.tables.formatting import budget, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

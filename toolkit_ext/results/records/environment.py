@@ -1,4 +1,7 @@
-"""What a run ran on: hardware, library versions, commit and command line, with nothing that names the machine."""
+"""What a run ran on: hardware, library versions, commit and command line, with nothing that names the machine.
+
+Torch is imported when it is asked: records are read without it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import psutil
-import torch
 
 from toolkit_ext.results.records.schema import Git, Hardware, Memory
 
@@ -31,7 +33,7 @@ _LIBRARIES = {
 }
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
 _BY_SPEED = ("asimd", "sve", "avx2", "avx512f", "avx512_bf16", "amx_bf16")
-# Files whose change can change a result; the records and figures that a run writes do not make the code dirty.
+# Only changes of these files can change a result; the records and figures that a run writes do not count.
 _CODE = ("toolkit_ext", "recipes", "eval", "pyproject.toml")
 # A slash that starts a path: not the one of 8/255 or of a URL, and not a slash between words.
 _ABSOLUTE = re.compile(r"(?:file://|(?<![\w.~)\]/-]))/(?=[A-Za-z_.~])[^\s=:,;'\"()\[\]]*")
@@ -53,10 +55,10 @@ def environment() -> Environment:
 
 
 def machine_name(device: str = "cpu") -> str:
-    """What a benchmark's file is named after: GPU, or processor and threads, and torch.
+    """The name of a benchmark's file: GPU, or processor and threads, and the version of torch.
 
     ``NVIDIA-H200-torch2.15.0``, ``AMD-EPYC-avx512_bf16-2t-torch2.15.0``: the processor with the best of its
-    instructions, since on virtual machines processors of several generations have one name.
+    instruction sets, because virtual machines give processors of several generations one name.
     """
     here = _hardware()
     gpu = here["gpu"] if device.startswith("cuda") else None
@@ -69,6 +71,8 @@ def machine_name(device: str = "cpu") -> str:
 
 
 def _hardware() -> Hardware:
+    import torch
+
     model, flags = _cpu()
     return {
         "cpu": model,
@@ -90,11 +94,15 @@ def _cpu() -> tuple[str, set[str]]:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     if not flags:
+        import torch
+
         flags = {{"AVX2": "avx2", "AVX512": "avx512f"}.get(torch.backends.cpu.get_cpu_capability(), "")}
     return facts.get("model name") or platform.processor() or platform.machine(), flags
 
 
 def _versions() -> dict[str, str | None]:
+    import torch
+
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name, distribution in _LIBRARIES.items():
         try:
@@ -170,6 +178,8 @@ def portable(value: Any) -> Any:
 
 def peak_memory() -> Memory:
     """Peak memory of this process (since :func:`reset_peak_memory`, where the system allows it), host and GPU."""
+    import torch
+
     device = torch.cuda.max_memory_allocated() / _MB if torch.cuda.is_available() else None
     return {"host_mb": peak_memory_mb(), "device_mb": None if device is None else round(device, 1)}
 
@@ -193,6 +203,8 @@ def peak_memory_mb() -> float:
 
 def reset_peak_memory() -> None:
     """Start a new peak for the next run of this process; where the system cannot, the peak stays the process's."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.records.record import ALL_RUNS, check_name, read_records
-from toolkit_ext.results.records.schema import Record
-from toolkit_ext.results.tables.frames import BUDGET, frame, metric_columns, missing
+from toolkit_ext.results.records.record import read_records
+from toolkit_ext.results.records.schema import ALL_RUNS, Record, check_name
+from toolkit_ext.results.tables.frames import BUDGET, check_columns, frame, metric_columns, missing
 from toolkit_ext.results.tables.rendering import printed, to_csv
 
 BY = ("data", "backbone", "norm", "eps", "method")
@@ -62,11 +62,7 @@ def aggregate(
 def _known(option: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]:
     if not names:
         raise UserError(f"{option}: no column is named; name at least one, such as method or aa_acc")
-    for position, name in enumerate(names):
-        check_choice(option, name, allowed)
-        if name in names[:position]:
-            raise UserError(f"{option}: {name!r} is named twice")
-    return list(names)
+    return check_columns(option, names, allowed)
 
 
 def _configuration(table: pd.DataFrame) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from toolkit_ext.errors import check_choice
-from toolkit_ext.results.tables.concise import budget, concise, interval, is_fraction, label
+from toolkit_ext.results.tables.formatting import budget, concise, interval, is_fraction, label
 from toolkit_ext.results.tables.frames import BUDGET, missing
-from toolkit_ext.results.tables.select import columns as select_columns
+from toolkit_ext.results.tables.frames import columns as select_columns
 
 DAGGER = "†"
 FORMATS = ("csv", "markdown", "latex")
