@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.landscape._model import device_of, dtype_of, flat, size_of
+from toolkit_ext.landscape.adversarial_loss import device_of, dtype_of, flat, size_of
 
 
 def check_direction(model: nn.Module, direction: Tensor) -> Tensor:

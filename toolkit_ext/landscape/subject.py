@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.landscape._examples import adversarial_examples
+from toolkit_ext.landscape.adversarial_loss import adversarial_examples
 from toolkit_ext.landscape.hessian import Hessian
 from toolkit_ext.landscape.spectrum import Eigenpairs, top_eigenpairs
 from toolkit_ext.types import Attack

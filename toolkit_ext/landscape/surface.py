@@ -15,8 +15,7 @@ from tqdm import tqdm
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.fingerprint import hash_model, hash_tensors
 from toolkit_ext.io import atomic_write, make_folder
-from toolkit_ext.landscape._examples import BATCH_SIZE, adversarial_examples, checked, loss_and_error
-from toolkit_ext.landscape._model import move_to, restored
+from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.types import Attack
 
@@ -123,17 +122,9 @@ def loss_surface(
     with restored(model):
         for index in tqdm(mine, "points", disable=not progress, leave=False):
             move_to(model, plane.at(*grid[index]))
-            shard.add(index, _measure(model, attack, x, y, batch_size, seed))
+            shard.add(index, measure(model, attack, x, y, batch_size=batch_size, seed=seed))
     rows = [{"a": grid[i][0], "b": grid[i][1], **row} for i, row in sorted(shard.all().items())]
     return pd.DataFrame(rows)
-
-
-def _measure(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, batch_size: int, seed: int) -> dict[str, float]:
-    clean = loss_and_error(model, x, y, batch_size)
-    made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=seed)
-    attacked = loss_and_error(model, made, y, batch_size)
-    names = ("clean_loss", "clean_error", "adv_loss", "adv_error")
-    return dict(zip(names, (*clean, *attacked), strict=True))
 
 
 def fingerprint(

@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import filter as filter_names
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
     ``log_csv`` is the epoch log: ``epoch``, ``loss_<term>``, ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ...
     (a file, or the frame of :func:`training_log`). Raises :class:`UserError` if it is missing or has no epoch in it.
     """
-    log = log_csv if isinstance(log_csv, pd.DataFrame) else _read_log(Path(log_csv))
+    log = log_csv if isinstance(log_csv, pd.DataFrame) else read_log(Path(log_csv), "loss_*")
     shown = training_panels(log)
     heights = [1 if name in ("eps", "learning rate") else 2 for name in shown]
     figure, rows = panels(6.4, 1.2 + 1.5 * len(shown), len(shown), sharex=True, height_ratios=heights)
@@ -72,13 +73,17 @@ def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> 
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _read_log(path: Path) -> pd.DataFrame:
+def read_log(path: Path, *needed: str) -> pd.DataFrame:
+    """The epoch log in the file ``path``.
+
+    Raises :class:`UserError` if it cannot be read, has no epoch, or no column like one of the patterns ``needed``.
+    """
     try:
         log = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"log {path}: is not an epoch log that can be read") from error
-    if "epoch" not in log.columns or not any(column.startswith("loss_") for column in log.columns) or log.empty:
-        raise UserError(f"log {path}: has no epochs; its columns must be epoch, loss_*, *_acc, eps, lr")
+    if log.empty or not all(filter_names(log.columns, pattern) for pattern in ("epoch", *needed)):
+        raise UserError(f"log {path}: is not an epoch log with the columns {', '.join(('epoch', *needed))}")
     return log
 
 
