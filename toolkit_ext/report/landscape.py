@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext.report.pictures import address
+from toolkit_ext.report.charts import address
 from toolkit_ext.results import Record
 from toolkit_ext.results.tables.formatting import budget
 
