@@ -7,13 +7,7 @@
 from toolkit_ext.results.figures.curves import Curve, curves, plot_robustness, plot_training, training_log
 from toolkit_ext.results.figures.images import Pair, pairs, plot_breakdown, plot_matrix, plot_pairs
 from toolkit_ext.results.figures.plots import plot_bars, plot_clean_vs_robust
-from toolkit_ext.results.records.environment import (
-    Environment,
-    environment,
-    peak_memory,
-    peak_memory_mb,
-    reset_peak_memory,
-)
+from toolkit_ext.results.records.environment import environment, peak_memory, peak_memory_mb, reset_peak_memory
 from toolkit_ext.results.records.record import (
     RecordWarning,
     model_info,
@@ -24,7 +18,7 @@ from toolkit_ext.results.records.record import (
     write_model_info,
     write_record,
 )
-from toolkit_ext.results.records.schema import SCHEMA, Record, validate
+from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate
 from toolkit_ext.results.tables.aggregate import aggregate, members, rebuild, reported, write_table
 from toolkit_ext.results.tables.formatting import METRICS, concise, label
 from toolkit_ext.results.tables.frames import columns, frame, sort, where

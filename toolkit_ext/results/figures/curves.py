@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
-    """The course of a training run: loss terms, accuracies, and below them eps and the learning rate, over epochs.
+    """A training run over epochs: loss terms, accuracies, and below them eps and the learning rate.
 
     ``log_csv`` is the epoch log: ``epoch``, ``loss_<term>``, ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ...
     (a file, or the frame of :func:`training_log`). Raises :class:`UserError` if it is missing or has no epoch in it.
@@ -117,7 +117,7 @@ def model_key(record: Record, *, seed: bool = True) -> str:
 def curves(records: Iterable[Record], metric: str = "aa_acc") -> list[Curve]:
     """A curve for each configuration, norm and version that has ``metric`` at two radii or more, in order of name.
 
-    Of several evaluations of one model at one radius the one on most examples counts, then the newest.
+    Of several evaluations of one model at one radius, the one on the most examples counts, then the newest.
     """
     groups: dict[tuple[str, str, str], dict[tuple[float, str], Record]] = {}
     for record in sorted(records, key=lambda r: (r["n_examples"], r["created"], r["run_id"])):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Images = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int8]]
-# Dark where the attack won, so that the figure reads the same in grey.
+# Dark where the attack succeeded, so that the figure reads the same in grey.
 _SURVIVED, _BROKEN, _MISCLASSIFIED = 0, 1, 2
 _STATES = ("#FFFFFF", "#0072B2", "#D9D9D9")
 
@@ -33,8 +33,11 @@ def attack_label(name: str) -> str:
 
 
 def first_broken(record: Record) -> dict[str, int]:
-    """How many images fell where: ``misclassified``, to each of AutoAttack's parts in turn, to the other columns alone
-    (``other attacks``), and ``robust``: the numbers add up to the examples. Empty without results for each image."""
+    """The number of images by what broke them first; the numbers add up to the examples.
+
+    In this order: ``misclassified``, each of AutoAttack's parts, ``other attacks`` (the other columns), and ``robust``.
+    Empty without results for each image.
+    """
     names = list(record["details"].get("robust", {}))
     steps = [("misclassified", "clean"), *((attack_label(n), n) for n in names if n.startswith("aa/"))]
     steps += [("other attacks" if len(steps) > 1 else "any attack", "union")] if "union" in names else []
@@ -49,7 +52,7 @@ def first_broken(record: Record) -> dict[str, int]:
 
 
 def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
-    """A stacked bar for each run: what share of the images was misclassified, fell to which attack, or held.
+    """A stacked bar for each run: the share of images that were misclassified, broken by each attack, or robust.
 
     AutoAttack's parts run one after the other, so each part's share is of what the earlier ones left.
     Raises :class:`UserError` where no run has results for each image.
@@ -95,7 +98,7 @@ def matrix(record: Record) -> tuple[list[str], Ints]:
 def plot_matrix(record: Record, path: Path | str) -> Path:
     """A row for each attack, a column for each test image: dark where the attack broke it.
 
-    AutoAttack's parts run one after the other: the row of a part shows what it and those before it broke.
+    AutoAttack's parts run one after the other: the row of a part shows what it and the parts before it broke.
 
     Raises :class:`UserError` where the run has no results for each image.
     """
@@ -137,13 +140,13 @@ class Pair:
 def pairs(
     clean: Images, inputs: Images, facts: Sequence[tuple[int, int, str]], classes: Sequence[str], limit: int = 8
 ) -> list[Pair]:
-    """The first ``limit`` pairs that an attack made (images misclassified as they are have none).
+    """The first ``limit`` pairs that an attack made (there is none for images that are misclassified unperturbed).
 
     Args:
         clean: ``[M, C, H, W]`` in [0, 1].
         inputs: ``[M, C, H, W]``, the adversarial examples of the same images.
         facts: For each, the true label, the prediction on the adversarial image, and the attack.
-        classes: Names of the classes; a class without one is told by its number.
+        classes: Names of the classes; a class without a name is shown by its number.
         limit: Pairs at most.
     """
     names = dict(enumerate(classes))

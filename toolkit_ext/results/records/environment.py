@@ -12,13 +12,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import psutil
 
-from toolkit_ext.results.records.schema import Git, Hardware, Memory
+from toolkit_ext.results.records.schema import Environment, Git, Hardware, Memory
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _LIBRARIES = {
@@ -40,17 +41,8 @@ _ABSOLUTE = re.compile(r"(?:file://|(?<![\w.~)\]/-]))/(?=[A-Za-z_.~])[^\s=:,;'\"
 _MB = 2**20
 
 
-class Environment(TypedDict):
-    """The fields of a record that describe where and how it ran."""
-
-    hardware: Hardware
-    versions: dict[str, str | None]
-    git: Git | None
-    command: str
-
-
 def environment() -> Environment:
-    """The machine, the library versions (null: not installed), the commit and the command line of this process."""
+    """The machine, the library versions, the commit and the command line of this process."""
     return {"hardware": _hardware(), "versions": _versions(), "git": git_state(), "command": command_line()}
 
 
@@ -103,12 +95,10 @@ def _cpu() -> tuple[str, set[str]]:
 def _versions() -> dict[str, str | None]:
     import torch
 
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = {"python": platform.python_version(), **dict.fromkeys(_LIBRARIES)}
     for name, distribution in _LIBRARIES.items():
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(distribution)
-        except PackageNotFoundError:
-            found[name] = None
     return found | {"cuda": torch.version.cuda}
 
 
@@ -180,8 +170,8 @@ def peak_memory() -> Memory:
     """Peak memory of this process (since :func:`reset_peak_memory`, where the system allows it), host and GPU."""
     import torch
 
-    device = torch.cuda.max_memory_allocated() / _MB if torch.cuda.is_available() else None
-    return {"host_mb": peak_memory_mb(), "device_mb": None if device is None else round(device, 1)}
+    device = round(torch.cuda.max_memory_allocated() / _MB, 1) if torch.cuda.is_available() else None
+    return {"host_mb": peak_memory_mb(), "device_mb": device}
 
 
 def peak_memory_mb() -> float:
@@ -207,7 +197,5 @@ def reset_peak_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return

@@ -15,8 +15,8 @@ from typing import Any
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.records import schema
-from toolkit_ext.results.records.environment import Environment, environment, peak_memory, portable
-from toolkit_ext.results.records.schema import SCHEMA, Record, validate
+from toolkit_ext.results.records.environment import environment, peak_memory, portable
+from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate
 from toolkit_ext.results.tables.formatting import budget, concise
 from toolkit_ext.types import Paper
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -96,7 +97,16 @@ class Git(TypedDict):
     dirty: bool
 
 
-class Record(TypedDict):
+class Environment(TypedDict):
+    """The fields of a record that say where and how it ran; a version is null for what is not installed."""
+
+    hardware: Hardware
+    versions: dict[str, str | None]
+    git: Git | None
+    command: str
+
+
+class Record(Environment):
     """One run: ``results/runs/<run_id>.json``. Metrics and intervals are fractions in [0, 1].
 
     ``axes`` is null for a model that was not trained here, ``protocol`` for a run that was not evaluated. Runs that
@@ -126,10 +136,6 @@ class Record(TypedDict):
     alarms: list[Alarm]
     times: Times
     memory: Memory
-    hardware: Hardware
-    versions: dict[str, str | None]
-    git: Git | None
-    command: str
     tables: list[str]
 
 
@@ -163,21 +169,25 @@ def check_name(option: str, name: str) -> str:
 
 
 def _check_created(created: str) -> None:
-    try:
+    offset = None
+    with suppress(ValueError):
         offset = datetime.fromisoformat(created).utcoffset()
-    except ValueError:
-        offset = None
     _demand(offset == timedelta(0), "created", created, "an ISO 8601 time in UTC, such as 2026-11-20T19:05:01Z")
 
 
 _NAMES = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
+_JSON: dict[type, Any] = {dict: dict[str, Any], list: list[Any], float: float}
 
 
 def check(field: str, value: object, hint: Any = Record) -> None:
     """Raise :class:`UserError`, naming the field, unless ``value`` has the type ``hint`` and can be written as JSON."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
-        _check_json(field, value)
+        inner = next((inner for kind, inner in _JSON.items() if isinstance(value, kind)), None)
+        if inner is not None:
+            check(field, value, inner)
+        else:
+            _demand(value is None or isinstance(value, str | int), field, value, "a JSON value")
     elif is_typeddict(hint):
         _check_fields(field, value, get_type_hints(hint))
     elif origin is Literal:
@@ -216,17 +226,6 @@ def _check_fields(field: str, value: object, hints: dict[str, Any]) -> None:
             raise UserError(f"record field {_join(field, str(min(names, key=str)))}: {problem}")
     for name, hint in hints.items():
         check(_join(field, name), value[name], hint)
-
-
-def _check_json(field: str, value: object) -> None:
-    if isinstance(value, dict):
-        check(field, value, dict[str, Any])
-    elif isinstance(value, list):
-        check(field, value, list[Any])
-    elif isinstance(value, float):
-        check(field, value, float)
-    else:
-        _demand(value is None or isinstance(value, str | int), field, value, "a JSON value")
 
 
 def _join(field: str, name: str) -> str:

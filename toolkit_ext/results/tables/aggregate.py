@@ -1,4 +1,4 @@
-"""Tables over seeds, and ``results/tables/*.csv`` rebuilt from the run records."""
+"""Means over seeds, and ``results/tables/*.csv`` rebuilt from the run records."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def aggregate(
 
     Columns: ``by``, ``runs`` (how many), ``n_examples`` (the fewest that one of them was evaluated on), each metric's
     mean, then ``<metric>_std`` (NaN for one run) and the interval ``<metric>_lo``, ``<metric>_hi`` (of a single run).
-    Of several runs with the same configuration and seed the one with most of the metrics counts, then the one on most
-    examples, then the newest.
+    Of several runs with the same configuration and seed, the one with the most metrics counts, then the one on the
+    most examples, then the newest.
 
     Args:
         table: one row for each run, from :func:`frame`.
@@ -122,22 +122,22 @@ def _keys(columns: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def reported(records: Iterable[Record]) -> list[Record]:
-    """All ``records`` but those of runs that hyper-parameters were chosen by (``details.claim.tuning``).
+    """All ``records`` except those of runs that only chose hyper-parameters (``details.claim.tuning``).
 
-    Such a run has a seed of its own and is not attacked on test data; among the seeds of a mean it has no place.
+    Such a run has its own seed and is not attacked on test data, so no mean over seeds includes it.
     """
     return [record for record in records if not record["details"].get("claim", {}).get("tuning")]
 
 
 def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
-    """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically, and with the same bytes for the same table."""
+    """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically and with the same bytes for the same table."""
     if name != ALL_RUNS:
         check_name("table", name)
     return atomic_write(Path(tables_dir) / f"{name}.csv", to_csv(table))
 
 
 def rebuild(results_dir: Path | str) -> list[Path]:
-    """Write every table of ``<results_dir>/tables`` anew from ``<results_dir>/runs``; return their paths.
+    """Rebuild every table of ``<results_dir>/tables`` from ``<results_dir>/runs``; return their paths.
 
     ``all_runs.csv`` has every run with every figure (fractions). Each name in a record's ``tables`` makes one more:
     the means over seeds of the :func:`reported` runs that name it, in percent. Records that cannot be read are left out

@@ -1,4 +1,4 @@
-"""Numbers as tables print them."""
+"""Headings and numbers as tables and figures print them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_fraction(metric: str) -> bool:
 
 
 def concise(mean: float, std: float = math.nan, decimals: int = 2) -> str:
-    """``18.62(6)`` for 18.62 ± 0.06: the deviation stands in units of the last digit printed.
+    """``18.62(6)`` for 18.62 ± 0.06: the deviation in units of the last digit printed.
 
     Both are rounded to ``decimals`` (ties to even, as Python and NumPy round). Without a deviation (``std`` NaN, one
     run) the mean stands alone; without a mean (NaN) the cell is empty.
@@ -65,7 +65,7 @@ def number(text: str) -> float:
 
 
 def budget(eps: float) -> str:
-    """``8/255`` for 0.031372..., the plain number where eps is not a whole number of grey levels of 255, or is 0.2."""
+    """``8/255`` for 0.031372...; the plain number if eps is no multiple of 1/255, or a multiple of 0.2 (51/255)."""
     levels = round(eps * 255)
     grey = 0 < levels < 255 and levels % 51 != 0 and math.isclose(eps * 255, levels, rel_tol=1e-6)
     return f"{levels}/255" if grey else f"{eps:.12g}"

@@ -23,8 +23,8 @@ from toolkit_ext.results.tables.formatting import METRICS, number
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
-# Hyper-parameters that came after the first records, with what runs did that lack them; or, where it is rounding alone
-# that they change, what runs do unless told otherwise, so that newer seeds join the older.
+# Hyper-parameters that are younger than the first records, with the value that older runs used; for those that change
+# rounding alone, today's default, so that seeds of older and newer runs are averaged together.
 _BEFORE = {"crop_padding": 4, "onednn_linear": "auto", "shifted_sums": "auto"}
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
 _ORDERED: dict[str, Callable[[Any, Any], Any]]
@@ -90,7 +90,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """With the options that a training did not have yet, so that an older run stands with the seeds of a newer one."""
+    """``given`` with the values of options that are younger than the run, so that it is grouped with newer seeds."""
     return {**(_BEFORE if "augment" in given else {}), **given}
 
 

@@ -74,9 +74,9 @@ def fewer_examples(table: pd.DataFrame) -> pd.Series[bool]:
 
 
 def best(table: pd.DataFrame) -> pd.DataFrame:
-    """Which mean is the best of its metric in its block, as printed (ties are all best); one boolean column a metric.
+    """Which mean is the best of its metric in its block, as printed (ties are all best); one boolean column per metric.
 
-    Rows on fewer examples than the rest do not compete, and a block of one row has no best.
+    Rows on fewer examples than the rest are not compared, and a block of one row has no best.
     """
     found = pd.DataFrame(False, index=table.index, columns=metrics_of(table))
     rivals = table[~fewer_examples(table)]
