@@ -23,11 +23,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.fast.kernels.linear import uses_onednn
-from toolkit_ext.fast.kernels.single_channel_conv import uses_shifted_sums
+from toolkit_ext.fast.planning import failure
 from toolkit_ext.fast.precision import is_native
 from toolkit_ext.trainers import TRAINERS, as_classifier
-from toolkit_ext.trainers.attack_runner import failure
 
 STEPS, EPS, ALPHA, LR = 10, 0.1, 0.025, 1e-6
 QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0, "lr_schedule": "constant"}
@@ -206,15 +204,13 @@ def compiled(model: nn.Module, work: Work, **options: Any) -> Timed:
 def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:
     """Every contestant by name, built on copies of ``model``.
 
-    Those in bf16 only where it is not emulated, compiled only where that works, those without what we do for linear
-    layers and grey images only where we do it.
+    Those in bf16 only where the processor has it, compiled only where that works, those without the kernel for grey
+    images only where there is one.
     """
     pgd: dict[str, Any] = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
     some = {}
-    if uses_onednn("auto", work.x.device):
-        some["ours fp32, torch's linear layers"] = ours(model, work, onednn_linear="off", **pgd)
-    if uses_shifted_sums("auto", work.x.device) and work.x.shape[1] == 1:
-        some["ours fp32, torch's gradient of grey images"] = ours(model, work, shifted_sums="off", **pgd)
+    if work.x.device.type == "cpu" and work.x.shape[1] == 1:
+        some["ours fp32, torch's gradient of grey images"] = ours(model, work, without=("single_channel_conv",), **pgd)
     if is_native(work.x.device.type, torch.bfloat16):
         some["ours fp32, crafting in bf16"] = ours(model, work, craft_precision="bf16-mixed", **pgd)
         some["ours bf16-mixed"] = ours(model, work, precision="bf16-mixed", **pgd)
@@ -224,7 +220,7 @@ def contestants(model: nn.Module, work: Work) -> dict[str, Timed]:
         "limit": limit(model, work, torch.contiguous_format),
         "limit, channels_last": limit(model, work, torch.channels_last),
         "ours fp32": ours(model, work, **pgd),
-        "ours fp32, unfolded": ours(model, work, fold_batch_norm="off", **pgd),
+        "ours fp32, unfolded": ours(model, work, without=("folding",), **pgd),
         **some,
         "torchattacks loop": torchattacks_loop(model, work),
         "ART AdversarialTrainer": art(model, work, madry=False),

@@ -30,9 +30,8 @@ from toolkit_ext.backbones.spectral_norm import spectral_normalise
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.costs import Passes, count_passes
+from toolkit_ext.fast.layout import choose_layout
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers.attack_runner import layout
-from toolkit_ext.trainers.config import LoopConfig
 
 # Whole rounds of the three attacks that multi_attack takes in turn. What is done once an epoch weighs a sixth.
 STEPS, TURNS = 6, 3
@@ -49,7 +48,7 @@ def kinds_of_pass(model: nn.Module, work: Work) -> dict[str, Callable[[], Any]]:
 
     And a step of the optimiser. The model is laid out as our trainers do.
     """
-    shape = layout(LoopConfig(), model, work.x.device)
+    shape = choose_layout(model, work.x.device, half=False)
     model = model.to(memory_format=shape)  # type: ignore[call-overload]
     x, y = work.x[: work.batch].contiguous(memory_format=shape), work.y[: work.batch]
     optimizer = sgd(model)

@@ -22,9 +22,8 @@ import torch
 from contestants import Size, contestants  # type: ignore[import-not-found]
 from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 
+from toolkit_ext.fast.layout import choose_layout
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers.attack_runner import layout
-from toolkit_ext.trainers.config import LoopConfig
 
 LENET = Size("lenet", (1, 28, 28), 128)
 VIT = {"patch_size": 4}
@@ -44,7 +43,7 @@ QUICK = {
 def side_by_side(label: str, size: Size, steps: int, rounds: int, device: str) -> Iterator[dict[str, Any]]:
     """A row for every contestant on one model."""
     model, work = size.model(device), size.work(steps, device)
-    last = layout(LoopConfig(), model, work.x.device) == torch.channels_last
+    last = choose_layout(model, work.x.device, half=False) == torch.channels_last
     peers = {
         "to_limit": "limit",
         "to_limit_same_layout": "limit, channels_last" if last else "limit",

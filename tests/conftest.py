@@ -13,4 +13,4 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that tests run in their own process leave its allocator alone."""
-    monkeypatch.setattr("toolkit_ext.fast.allocator.keep_freed_memory", lambda: False)
+    monkeypatch.setattr("toolkit_ext.fast.allocator.retain_freed", lambda: False)

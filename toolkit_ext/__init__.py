@@ -49,10 +49,12 @@ class _RegisterWithTimm(MetaPathFinder):
         return spec
 
 
-def __getattr__(name: str) -> Any:
-    if name == "backbones":
-        return import_module("toolkit_ext.backbones")
-    raise AttributeError(f"module 'toolkit_ext' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every name for one of this package's
+
+    def __getattr__(name: str) -> Any:
+        if name == "backbones":
+            return import_module("toolkit_ext.backbones")
+        raise AttributeError(f"module 'toolkit_ext' has no attribute {name!r}")
 
 
 if "timm" in sys.modules:

@@ -7,6 +7,7 @@ command line can print it as it stands and leave with exit code 2.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -26,6 +27,38 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, choices, n=3)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise UserError(f"{option}: {value!r} is not known{hint}; allowed: {', '.join(choices)}")
+
+
+# What Windows, the strictest system, does not take in a name of a file, whatever its ending.
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows takes a file of this name for a device (``con``, ``nul.txt``)."""
+    return _DEVICES.fullmatch(name) is not None
+
+
+def check_file_name(option: str, name: object, *, most: int = 150) -> str:
+    """Return ``name`` if it can be that of one file or folder on every system, so that it leads nowhere else.
+
+    Args:
+        option: The name of the option, for the message.
+        name: The name, before endings such as ``.csv`` are added.
+        most: Bytes that it may have in UTF-8.
+
+    Raises:
+        UserError: no text; empty or too long; a separator, a control character, a dot or space at either end, or the
+            name of a device of Windows (``con``, ``nul``).
+    """
+    plain = isinstance(name, str) and 0 < len(name.encode(errors="replace")) <= most and name == name.strip(". ")
+    if isinstance(name, str) and plain and not _NOT_IN_NAMES.search(name) and not is_device(name):
+        return name
+    text = repr(name) if isinstance(name, str) else type(name).__name__
+    raise UserError(
+        f"{option}: {text[:80]} is not allowed; it must be a plain file name of at most {most} bytes: no folders,"
+        " no dot or space at either end, none of the names that Windows reserves"
+    )
 
 
 def check_positive(option: str, value: float, *, zero: bool = False) -> float:

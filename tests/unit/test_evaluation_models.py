@@ -241,7 +241,9 @@ def test_a_curve_of_an_ensemble_by_the_command_line(tmp_path: Path, capfd: Any) 
     }
     assert records[0]["details"]["curve"]["eps"] == [2 / 255, 8 / 255, 0.1]
     assert {record["protocol"]["version"] for record in records if record["protocol"]} == {"plus"}
-    assert "8/255" in capfd.readouterr().out
+    shown = capfd.readouterr()
+    assert "8/255" in shown.out
+    assert "run code" not in shown.err
 
 
 def test_an_audit_by_the_command_line(tmp_path: Path, capfd: Any) -> None:
@@ -266,6 +268,8 @@ def test_an_audit_by_the_command_line(tmp_path: Path, capfd: Any) -> None:
     shown = capfd.readouterr()
     assert "audit: failure (8 images, Linf eps 0.1)" in shown.out
     assert "warning: audit: gradients" in shown.err
+    assert shown.err.count("files run code when they are loaded") == 1
+    assert f"warning: {path}, {other}: TorchScript" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -286,6 +290,12 @@ def test_bad_options_are_one_line(words: list[str], message: str, tmp_path: Path
     with pytest.raises(UserError, match=message) as error:
         call(tmp_path, str(tmp_path / "m"), "--data", "digits", *words)
     assert "\n" not in str(error.value)
+
+
+def test_help_says_what_runs_code(toolkit: Any) -> None:
+    code, out, _ = toolkit("evaluate", "--help")
+    assert code == 0
+    assert "programs, and loading one runs its code" in " ".join(out.split())
 
 
 def test_checkpoints_of_different_data_need_a_name(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from toolkit_ext import ranks
 from toolkit_ext.attacks import FGSM, MIM, PGD, TPGD, RandomFGSM, craft
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, RankError, Ranks, told_plainly
-from toolkit_ext.trainers.distributed import Team, check_batch
+from toolkit_ext.trainers.distributed import DataParallelContext, check_batch
 from toolkit_ext.types import Losses
 
 
@@ -88,7 +88,7 @@ def test_dropout_differs_between_ranks_and_leaves_the_common_generator() -> None
     model, drawn, after = nn.Linear(2, 2), [], []
     for rank in range(2):
         torch.manual_seed(0)
-        with Team(Ranks(rank, 2), model, seed=3).own_draws(5):
+        with DataParallelContext(Ranks(rank, 2), model, seed=3).own_draws(5):
             drawn.append(torch.rand(4))
         after.append(torch.rand(4))
     assert not torch.equal(*drawn)
@@ -97,7 +97,7 @@ def test_dropout_differs_between_ranks_and_leaves_the_common_generator() -> None
 
 def test_sharded_losses_are_weighted_and_reported_as_they_are() -> None:
     terms = {"clean": torch.tensor(2.0), "penalty": torch.tensor(1.0)}
-    team = Team(Ranks(1, 3), nn.Linear(1, 1), sharded=True)
+    team = DataParallelContext(Ranks(1, 3), nn.Linear(1, 1), sharded=True)
     team.take(torch.zeros(7, 1), torch.zeros(7))  # 2, 2 and 3 examples
     scaled = team.scaled(Losses(terms, {"penalty": 0.5}))
     assert scaled.total.item() == pytest.approx(3 * 2 / 7 * 2.5)
@@ -184,6 +184,6 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
 def test_a_user_update_without_share_is_refused() -> None:
     from toolkit_ext.trainers.config import LoopConfig
 
-    team = Team(Ranks(0, 2), nn.Linear(1, 1))
+    team = DataParallelContext(Ranks(0, 2), nn.Linear(1, 1))
     with pytest.raises(UserError, match="update: mine is not allowed on several processes"):
         team.share(object(), LoopConfig(), "mine")  # type: ignore[arg-type]

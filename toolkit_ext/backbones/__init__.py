@@ -3,7 +3,7 @@
 from toolkit_ext.backbones import lenet, preact_resnet, small_resnet, small_vgg
 from toolkit_ext.backbones._create import create
 from toolkit_ext.backbones._names import check_name, names
-from toolkit_ext.backbones.checkpoint import load_model, read_config, save_model
+from toolkit_ext.backbones.checkpoint import load_model, read_config, read_training, save_model
 from toolkit_ext.backbones.normalized import Normalized
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "names",
     "preact_resnet",
     "read_config",
+    "read_training",
     "save_model",
     "small_resnet",
     "small_vgg",

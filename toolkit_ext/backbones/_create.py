@@ -11,13 +11,11 @@ import torch
 from timm.models import get_arch_name
 from torch import nn
 
+from toolkit_ext.backbones._arguments import NOT_RECORDED, check_arguments
 from toolkit_ext.backbones._names import check_name, timm_cfg
 from toolkit_ext.backbones._register import MEAN, STD
 from toolkit_ext.backbones.normalized import Normalized
 from toolkit_ext.errors import UserError
-
-# Arguments of timm.create_model that say where weights come from: no part of the architecture.
-_WEIGHT_SOURCE = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 def create(
@@ -48,10 +46,12 @@ def create(
         pretrained: Start from timm's weights (fetched by timm).
         small_stem: For timm's ResNets: 3 x 3 stem of stride 1 without max-pooling (``resnet_small_stem``).
         **model_args: Further arguments of the architecture, plain JSON values (``width=8``, ``patch_size=4``), and
-            timm's own on the source of weights (``pretrained_cfg_overlay={"file": ...}``), which are not recorded.
+            timm's own on the source of weights (``pretrained_cfg_overlay={"file": ...}``) and on layers
+            (``scriptable``), which are not recorded.
 
     Raises:
-        UserError: unknown name, an argument the architecture refuses, or images too small for it.
+        UserError: unknown name, an argument that the architecture or a checkpoint's configuration refuses, or images
+            too small for it.
     """
     check_name(name)
     if small_stem:
@@ -69,11 +69,20 @@ def create(
         image_size=size,
         mean=_per_channel("mean", mean, _default(name, "mean", in_chans, pretrained), in_chans),
         std=_per_channel("std", std, _default(name, "std", in_chans, pretrained), in_chans),
-        model_args={key: value for key, value in model_args.items() if key not in _WEIGHT_SOURCE},
+        model_args={key: value for key, value in model_args.items() if key not in NOT_RECORDED},
     )
     if image_size is not None:
         _try_out(model)
+    _check_loadable(model)
     return model
+
+
+def _check_loadable(model: Normalized) -> None:
+    """Refuse before a training what its checkpoint could not be loaded with."""
+    try:
+        check_arguments(model.model_args)
+    except UserError as error:
+        raise UserError(f"backbone: a checkpoint of {model.name!r} could not be loaded: {error}") from error
 
 
 def build(

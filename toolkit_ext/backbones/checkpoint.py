@@ -19,19 +19,17 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from timm.models import is_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from toolkit_ext.backbones._arguments import check_arguments
+from toolkit_ext.backbones._config import CONFIG, DIGEST, KEY, WEIGHTS, read_config, read_file, read_training
 from toolkit_ext.backbones._create import build
 from toolkit_ext.backbones.normalized import Normalized
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write, make_folder
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-KEY = "toolkit_ext"
-_DIGEST = "weights_sha256"
+__all__ = ["baked_state", "load_model", "read_config", "read_training", "save_model"]
 
 
 def baked_state(model: nn.Module) -> dict[str, Tensor]:
@@ -69,7 +67,7 @@ def save_model(model: Normalized, folder: str | Path, extra: Mapping[str, Any] |
     folder = make_folder(Path(folder))
     weights = safetensors.torch.save(baked_state(model.backbone), metadata={"format": "pt"})
     config = _config(model)
-    config[KEY] = {**(extra or {}), _DIGEST: hashlib.sha256(weights).hexdigest()}
+    config[KEY] = {**(extra or {}), DIGEST: hashlib.sha256(weights).hexdigest()}
     text = json.dumps(config, indent=2) + "\n"
     atomic_write(folder / WEIGHTS, weights)
     atomic_write(folder / CONFIG, text)
@@ -103,45 +101,26 @@ def _decimals(values: Tensor) -> list[float]:
     return [float(str(np.float32(value))) for value in values.flatten().tolist()]
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint.
-
-    Raises:
-        UserError: no such folder or file, no JSON, or not the configuration of a model that is known here.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"checkpoint {folder}: no such folder")
-    text = _read(folder, CONFIG)
-    try:
-        config = json.loads(text)
-        architecture, cfg = config["architecture"], config["pretrained_cfg"]
-        complete = len(cfg["input_size"]) == 3 and {"num_classes", "mean", "std"} <= set(cfg)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {folder}: {CONFIG} is damaged or not in timm's form") from error
-    if not complete:
-        raise UserError(f"checkpoint {folder}: {CONFIG} lacks num_classes, mean or std in pretrained_cfg")
-    if not is_model(architecture):
-        raise UserError(f"checkpoint {folder}: architecture {architecture!r} is not known to timm or this package")
-    assert isinstance(config, dict)
-    return config
-
-
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Normalized:
     """The model of a checkpoint in evaluation mode, in float32, on ``device``. Leaves torch's random state alone.
 
+    The folder is data and runs no code: its configuration may name an architecture and plain arguments of it, and the
+    weights are tensors alone.
+
     Raises:
-        UserError: a file is missing, cut short or of another save, or the weights do not fit the architecture.
+        UserError: a file is missing, cut short or of another save, holds something else than that, or the weights do
+            not fit the architecture.
     """
     folder = Path(folder)
     config = read_config(folder)
+    arguments = check_arguments(config.get("model_args") or {})
     cfg = config["pretrained_cfg"]
     in_chans, *size = cfg["input_size"]
     state = _weights(folder, config)
     shape = (config["architecture"], cfg["num_classes"], in_chans, (size[0], size[1]))
     try:
         with torch.random.fork_rng(devices=[]):
-            backbone = build(*shape, config.get("model_args", {}))
+            backbone = build(*shape, arguments)
         backbone.load_state_dict(state)
     except UserError as error:
         raise UserError(f"checkpoint {folder}: {error}") from error
@@ -156,25 +135,18 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Normal
         image_size=shape[3],
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
-        model_args=config.get("model_args", {}),
+        model_args=arguments,
     )
     return model.eval().to(device)
 
 
 def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    data = _read(folder, WEIGHTS)
+    data = read_file(folder, WEIGHTS)
     try:
         state: dict[str, Tensor] = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {folder}: {WEIGHTS} is damaged or cut short ({error})") from error
-    digest = (config.get(KEY) or {}).get(_DIGEST)
+    digest = (config.get(KEY) or {}).get(DIGEST)
     if digest is not None and digest != hashlib.sha256(data).hexdigest():
         raise UserError(f"checkpoint {folder}: {WEIGHTS} is not the file that {CONFIG} was saved with")
     return state
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise UserError(f"checkpoint {folder}: cannot read {name} ({error.strerror})") from error

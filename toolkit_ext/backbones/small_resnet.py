@@ -14,6 +14,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+from toolkit_ext.backbones._arguments import is_architecture
 from toolkit_ext.backbones._register import default_cfg, register
 from toolkit_ext.errors import UserError
 
@@ -37,6 +38,8 @@ def _replace_stem(model: Any) -> nn.Module:
 
 
 def _with_small_stem(base: str, **kwargs: Any) -> nn.Module:
+    if not is_architecture(base):  # create_model also takes addresses of hubs and folders
+        raise UserError(f"base: {base!r} is not the name of an architecture in timm")
     model = timm.create_model(base, **{"in_chans": 3, **kwargs})
     if not isinstance(model, ResNet):
         raise UserError(f"small_stem: {base!r} is not one of timm's ResNets (its class is {type(model).__name__})")

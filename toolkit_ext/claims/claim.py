@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit_ext.claims.probe import Probe
 from toolkit_ext.claims.rules import Rule
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError, check_choice, check_file_name
 from toolkit_ext.experiments.experiment import Experiment
 
 SCALES = ("small", "paper")
@@ -92,6 +92,8 @@ class Group:
     boards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for kind, name in [("group", self.tag), *(("probe", name) for arm in self.arms for name in arm.probes)]:
+            check_file_name(kind, name, most=60)  # tables, figures and records are named after them
         for kind, names in (("arm", [a.name for a in self.arms]), ("claim", [c.name for c in self.claims])):
             if len(set(names)) < len(names):
                 raise UserError(f"{kind}: two of group {self.name} have the same name")

@@ -11,7 +11,7 @@ from toolkit_ext.claims.metrics import titled
 from toolkit_ext.claims.runs import enough, values_of
 from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, RunsByScale, Verdict, judge, runs_by_scale
 from toolkit_ext.results import Record
-from toolkit_ext.results.tables.formatting import concise
+from toolkit_ext.results.tables.formatting import concise, markdown_cell
 
 _HEAD = """# Do the claims hold?
 
@@ -148,4 +148,5 @@ def _facts(record: Record) -> str:
     passes = record["details"].get("claim", {}).get("passes", {})
     cost = sum(passes.get(way, 0.0) for way in ("forward", "backward")) * record["hyper_parameters"]["epochs"]
     size = f"{record['data']['train']:,} images, {record['n_examples']} attacked"
-    return f"{record['data']['name']}, {record['backbone']['name']}, {size}" + (f", {cost:g} passes" if passes else "")
+    names = f"{markdown_cell(record['data']['name'])}, {markdown_cell(record['backbone']['name'])}"
+    return f"{names}, {size}" + (f", {cost:g} passes" if passes else "")

@@ -55,7 +55,7 @@ def cli() -> None:
 def guarded(command: click.Command) -> None:
     """Run ``command`` with the process's arguments; bad input ends in one line and exit code 2."""
     set_up_logging()
-    allocator.keep_freed_memory()
+    allocator.retain_freed()
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:

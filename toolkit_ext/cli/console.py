@@ -13,10 +13,12 @@ from rich.table import Table
 from toolkit_ext import results
 from toolkit_ext.ranks import silent, told_elsewhere
 from toolkit_ext.results import Record
+from toolkit_ext.results.tables.formatting import plain
 
 _notes = Console(stderr=True, soft_wrap=True, highlight=False)
 # Piped into a file there is no terminal to ask for its width, and 80 columns break every table.
-_output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 140)
+# Names in records are shown as they are: no markup, which is Rich's own.
+_output = Console(soft_wrap=True, highlight=False, markup=False, width=None if sys.stdout.isatty() else 140)
 
 
 def set_up_logging() -> None:
@@ -64,7 +66,7 @@ def results_table(records: Sequence[Record]) -> Table:
     for record in records:
         low, high = record["intervals"][headline]
         cells = [percent(record["metrics"].get(metric)) for metric in metrics]
-        table.add_row(record["method"], *cells, f"{percent(low)} to {percent(high)}", str(record["n_examples"]))
+        table.add_row(plain(record["method"]), *cells, f"{percent(low)} to {percent(high)}", str(record["n_examples"]))
     return table
 
 

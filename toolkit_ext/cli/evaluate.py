@@ -28,7 +28,7 @@ from toolkit_ext.evaluation import (
     load_protocol,
 )
 from toolkit_ext.evaluation import load as load_model
-from toolkit_ext.evaluation.loading.models import TIMM, describe, ensemble
+from toolkit_ext.evaluation.loading.models import TIMM, describe, ensemble, runs_code
 from toolkit_ext.evaluation.running.batch_size import parse_batch_size
 from toolkit_ext.evaluation.suite.budgets import budgets
 from toolkit_ext.experiments.experiment import Place, check_device, protocol_for, record_of
@@ -92,6 +92,9 @@ def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
 
     CHECKPOINT is the folder of a checkpoint, timm:NAME with --weights, a TorchScript file (.pt) or a torch.export file
     (.pt2); several are evaluated as one ensemble. An evaluation that was stopped goes on with the batch it was at.
+
+    TorchScript and torch.export files are programs, and loading one runs its code: give those of people you trust.
+    Checkpoint folders and files of weights are data.
     """
     place = take_place(values)
     ranks, device = start(check_device(place.device))
@@ -99,11 +102,17 @@ def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
     told = [describe(source) for source in checkpoints]
+    _warn_of_code([*checkpoints, *filter(None, [values["transfer"]])])
     dataset = _dataset(told, values, place)
     loaded = _load([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
     job = _Job(ensemble(loaded), other, dataset, _protocol(told, dataset, values), values, place, ranks)
     job.run(checkpoints)
+
+
+def _warn_of_code(sources: Sequence[str]) -> None:
+    if programs := [source for source in sources if runs_code(source)]:
+        console.say(f"warning: {', '.join(programs)}: TorchScript and torch.export files run code when they are loaded")
 
 
 def _dataset(told: Sequence[dict[str, Any]], values: dict[str, Any], place: Place) -> data.Dataset:

@@ -10,7 +10,7 @@ from rich.table import Table
 from toolkit_ext import data, results
 from toolkit_ext.cli.console import percent
 from toolkit_ext.results import Record
-from toolkit_ext.results.tables.formatting import budget
+from toolkit_ext.results.tables.formatting import budget, plain
 
 
 def figures_table(records: Sequence[Record], *, errors: bool = False) -> Table:
@@ -26,7 +26,7 @@ def figures_table(records: Sequence[Record], *, errors: bool = False) -> Table:
         cells = [percent(_shown(record["metrics"].get(name), errors)) for name in metrics]
         low, high = sorted(1 - end if errors else end for end in record["intervals"][metrics[-1]])
         interval = f"{percent(low)} to {percent(high)}"
-        table.add_row(record["method"], *eps, *cells, interval, str(record["n_examples"]))
+        table.add_row(plain(record["method"]), *eps, *cells, interval, str(record["n_examples"]))
     return table
 
 

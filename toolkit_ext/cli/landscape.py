@@ -16,7 +16,7 @@ from toolkit_ext.attacks import PGD
 from toolkit_ext.cli import console
 from toolkit_ext.cli.evaluation_options import facts_of
 from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.experiments.experiment import Place, check_device
 from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
@@ -24,6 +24,7 @@ from toolkit_ext.landscape.study import STUDIES
 from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
 
 Command = Callable[..., Any]
+_LONGEST_NAME = 120  # of a table, before what further tables of the analysis add
 
 
 def _study_options(command: Command) -> Command:
@@ -69,7 +70,8 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
     was at. See docs/landscape.md.
     """
     place = take_place(values)
-    name = values["name"] or results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}")
+    usual = results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}").rstrip(".")
+    name = results.check_name("name", check_file_name("name", values["name"] or usual, most=_LONGEST_NAME))
     if what == "training":
         _compare_trainings({_title(path): path for path in checkpoints}, place, name)
         return
@@ -110,7 +112,7 @@ def _subject(
 ) -> tuple[Subject, dict[str, Any]]:
     """Models, data and attack, and the facts of the record."""
     device = check_device(place.device)
-    told = dict(backbones.read_config(checkpoints[0]).get("toolkit_ext", {}))
+    told = backbones.read_training(checkpoints[0])
     data_name = values["data_name"] or told.get("data", {}).get("name")
     if data_name is None:
         raise UserError("data: the checkpoint does not say what it was trained on; give --data")

@@ -13,7 +13,7 @@ import click
 
 from toolkit_ext.experiments.experiment import Place
 from toolkit_ext.trainers.compose import AXES, options
-from toolkit_ext.trainers.config import LoopConfig
+from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
 
 Command = Callable[..., Any]
 # Numbers that may be written as fractions; the dataclasses read the text.
@@ -79,7 +79,8 @@ def hyper_parameter_options() -> list[click.Option]:
         for name, entry in options(kind).items():
             if name not in made and name != "seed":
                 made[name] = _option(entry, hints[name])
-    return list(made.values())
+    hidden = [click.Option([f"--{name.replace('_', '-')}"], hidden=True, help="use --speed") for name in DEPRECATED]
+    return [*made.values(), *hidden]
 
 
 def place_options(command: Command) -> Command:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,9 +27,7 @@ from toolkit_ext.evaluation.running.sharding import make_runner, shared_state
 from toolkit_ext.evaluation.suite.attack_suite import Battery
 from toolkit_ext.evaluation.suite.autoattack import Threat, targets
 from toolkit_ext.evaluation.suite.flags import Collector
-from toolkit_ext.evaluation.suite.precision import Precision, check_precision, laid_out, linear_by_onednn, make_passes
-from toolkit_ext.fast.emulation import emulating
-from toolkit_ext.fast.kernels.relu_pool_swap import late_relus
+from toolkit_ext.evaluation.suite.precision import Precision, check_precision, laid_out, make_passes
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import current
 
@@ -109,20 +106,17 @@ def evaluate(
     progress = progress and ranks.is_first
     if save_examples is not None:
         make_folder(Path(save_examples).parent)
-    half = torch.bfloat16 if precision == "bf16-verified" else None
-    with isolated(model, device), laid_out(model, precision, device), emulating(device, half), ExitStack() as more:
+    with isolated(model, device), laid_out(model, precision, device):
         x = check_images(x).detach().cpu().contiguous()
         image = to_unit(x[:1]).to(device)
         classes = check_model(model, image, num_classes)
         y = check_labels(y, len(x), classes).cpu()
-        more.enter_context(late_relus(model, image, use=precision != "fp32-reference"))
         passes = make_passes(precision, model, image)
         fastest = partial(find_batch_size, batch_size, passes.half or model, x, device, state_dir, fresh)
         at_once = ranks.first(fastest)
         check_options(seed, at_once, budget.n_iter, budget.n_queries)
         threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
         settings = _settings(protocol, threat, at_once, classes) | {"precision": precision}
-        settings["onednn_linear"] = linear_by_onednn(precision, device)
         key = _key(model, x, y, protocol, settings)
         settings |= {"model_sha256": key["model"], "data_sha256": key["data"]}
         if carry is not None:

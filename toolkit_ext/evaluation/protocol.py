@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive
 from toolkit_ext.types import NORMS, Norm
 from toolkit_ext.units import parse_eps
 
@@ -56,6 +56,7 @@ class Protocol:
     l2_eps: float | None = None
 
     def __post_init__(self) -> None:
+        check_file_name("protocol", self.name)  # folders of an evaluation are named after it
         check_choice("norm", self.norm, NORMS)
         check_choice("version", self.version, VERSIONS)
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))

@@ -79,6 +79,10 @@ class Place:
     tables: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in self.tables:
+            results.check_name("tables", name)
+
 
 def check_device(device: str) -> torch.device:
     """The torch device of that name.

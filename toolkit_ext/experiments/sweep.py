@@ -22,6 +22,12 @@ _REACH_SECONDS = 20.0
 # After a worker has been gone for so long, counted from the first of its deaths, Dask closes what restarts it, and the
 # sweep would wait for ever. Dask's own 15 seconds are less than two imports of torch take on a busy machine.
 _BACK_SECONDS = 3600
+# Whoever reaches a scheduler can run code on its workers, and its pages show what runs: neither is for the network.
+_HERE_ALONE = {
+    "host": "127.0.0.1",
+    "dashboard_address": "127.0.0.1:0",
+    "worker_dashboard_address": "127.0.0.1:0",
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def _client(workers: Workers) -> Iterator[Any]:
     }
     with tempfile.TemporaryDirectory() as scratch, dask.config.set(settings):
         # No memory limit: Dask would stop workers by what a training holds, which is not its own to spill.
-        options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "silence_logs": "CRITICAL"}
+        options = {"threads_per_worker": 1, "memory_limit": 0, "silence_logs": "CRITICAL", **_HERE_ALONE}
         with (
             LocalCluster(n_workers=workers.count, local_directory=scratch, **options) as cluster,
             Client(cluster) as client,

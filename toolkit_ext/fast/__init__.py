@@ -1,1 +1,29 @@
-"""How passes are made faster: layouts, precision, folded frozen copies, kernels and the allocator."""
+"""How passes are made faster: one plan for layout, precision, frozen copies and kernels; and the allocator.
+
+The values of its options are here, and need no torch to be read.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit_ext.fast.frozen_copy import FrozenCopy
+    from toolkit_ext.fast.planning import Plan, plan
+
+SPEEDS = ("off", "exact", "auto")
+TRICKS = ("layout", "folding", "single_channel_conv")
+PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
+COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+
+_HOMES = {"FrozenCopy": "frozen_copy", "Plan": "planning", "plan": "planning"}
+__all__ = ["COMPILE_MODES", "PRECISIONS", "SPEEDS", "TRICKS", "FrozenCopy", "Plan", "plan"]
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of this package's
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

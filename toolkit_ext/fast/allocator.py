@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _KEPT, _LARGEST = 2**31 - 1, 2**30
 
 
-def keep_freed_memory() -> bool:
+def retain_freed() -> bool:
     """Tell glibc's ``malloc`` not to give freed memory back to the system, and whether it could be told.
 
     A pass on the CPU allocates and frees the same tensors every time. Left alone, glibc gives large ones back to the

@@ -1,4 +1,4 @@
-"""A copy of a model to craft against: frozen, its weights cast and folded once a step instead of at every pass."""
+"""A copy of a model for attacks to look at: frozen, its weights cast and folded once a step, not at every pass."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.fast.kernels.folding import fold, foldable_pairs, folded
-from toolkit_ext.fast.kernels.layer_pairs import Pair
-from toolkit_ext.fast.kernels.relu_pool_swap import delay_relus
+from toolkit_ext.fast.kernels.folding import Pair, fold, foldable_pairs, folded
 from toolkit_ext.fast.precision import Forward, half_passes
 from toolkit_ext.types import Mode
 
@@ -31,7 +29,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
     try:
         made = copy.deepcopy(model)
     except Exception as error:  # whatever a user's module raises, it means the same here
-        raise UserError(f"model: {type(model).__name__} cannot be copied ({error}); craft in fp32, unfolded") from error
+        raise UserError(f"model: {type(model).__name__} cannot be copied ({error}); use speed off") from error
     for module in list(made.modules()):
         if parametrize.is_parametrized(module):
             _make_plain(module)
@@ -68,15 +66,14 @@ def _parts(module: Any) -> Iterator[nn.Module]:
     yield from module.parametrizations.modules()
 
 
-class Replica:
+class FrozenCopy:
     """A frozen copy of ``model`` that follows it: :meth:`refresh` takes over its weights and statistics.
 
     With ``dtype`` the passes run under autocast to it and give fp32 logits; weights of linear and convolution layers
     are held in it. Autocast casts frozen weights anew at every pass (its cache holds only weights that require
     gradients), so this saves as many casts as the attack has steps, and gives the same numbers.
 
-    With ``folds`` batch norm is folded into the convolutions before it, in fp32 and before any cast. With ``delays``
-    ReLU comes after the max-pooling that follows it, to the same bits.
+    With ``folds`` batch norm is folded into the convolutions before it, in fp32 and before any cast.
 
     ``model`` itself is read and never changed. Modules keep their names; forward hooks are copied with the model.
 
@@ -85,8 +82,7 @@ class Replica:
         example: a few inputs ``[N, C, H, W]`` in [0, 1], to find out what can be folded.
         dtype: ``torch.bfloat16`` or ``torch.float16``; None is fp32.
         folds: fold batch norm; needs ``mode`` eval.
-        delays: let ReLU come after max-pooling, so that the outputs of these layers are others; needs ``mode`` eval.
-        mode: the mode of batch norm and dropout while crafting.
+        mode: the mode of batch norm and dropout while attacking.
         compiler: what to make of the copy's forward function, such as ``torch.compile``.
 
     Raises:
@@ -100,7 +96,6 @@ class Replica:
         *,
         dtype: torch.dtype | None = None,
         folds: bool = False,
-        delays: bool = False,
         mode: Mode = "eval",
         compiler: Compiler | None = None,
     ) -> None:
@@ -108,7 +103,6 @@ class Replica:
         with _evaluating_parametrizations(model):
             self.pairs = foldable_pairs(lambda: plain_copy(model), example) if folds and mode == "eval" else []
             self.copy = plain_copy(model)
-        self.late_relus = delay_relus(self.copy, example) if delays and mode == "eval" else []
         fold(self.copy, self.pairs)
         self.copy.train(mode == "train")
         if dtype is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from toolkit_ext.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
 _BF16_ON_X86 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -54,22 +55,12 @@ def is_native(device_type: str, dtype: torch.dtype) -> bool:
     )
 
 
-def _seconds(forward: Forward, x: Tensor) -> float:
-    """Seconds of a forward pass and the backward pass to the input, the better of two after one to warm up."""
-    times = []
-    for _ in range(3):
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            torch.autograd.grad(forward(leaf).float().square().mean(), leaf)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+def check_native(option: str, name: str, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Refuse a half precision that the processor would have to emulate, several times slower than float32.
 
-
-def half_ratio(full: Forward, half: Forward, x: Tensor) -> float:
-    """Time of a pass of ``half`` in units of that of ``full``, measured on ``x``; above 1, half precision is slower."""
-    return _seconds(half, x) / _seconds(full, x)
+    Raises:
+        UserError: ``dtype``, which the user knows as ``name``, has no instructions on ``device``.
+    """
+    if dtype is not None and not is_native(device.type, dtype):
+        place = "this GPU" if device.type == "cuda" else "this processor"
+        raise UserError(f"{option}: {name} is not possible on {place}, which has no instructions for it; use fp32")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.report.charts import address
 from toolkit_ext.results import Record
 from toolkit_ext.results.tables.formatting import budget
@@ -39,7 +40,7 @@ def panels(records: Iterable[Record], pictures: Mapping[str, str]) -> list[Panel
 
 
 def _panel(record: Record, picture: str) -> Panel:
-    found = record["details"]["landscape"]
+    found = _well_formed(record)
     settings, table = found["settings"], found["table"]
     lines = [[_text(value) for value in line] for line in zip(*table.values(), strict=True)]
     attack = settings["attack"]
@@ -61,7 +62,22 @@ def landscape_pictures(records: Iterable[Record], folder: Path) -> dict[str, str
     """The figure ``<folder>/<name>.png`` of each analysis, as an address that is its own content, by ``run_id``."""
     found = {}
     for record in filter(is_landscape, records):
-        file = folder / f"{record['details']['landscape']['settings'].get('name', '')}.png"
+        run_id, name = record["run_id"], _well_formed(record)["settings"].get("name")
+        if name is None:
+            continue
+        file = folder / f"{check_file_name(f'record {run_id}: landscape.settings.name', name)}.png"
         if file.is_file():
-            found[record["run_id"]] = address(file.read_bytes())
+            found[run_id] = address(file.read_bytes())
     return found
+
+
+def _well_formed(record: Record) -> dict[str, Any]:
+    """``details.landscape``, which the schema of records leaves open."""
+    about: Any = record["details"]["landscape"]
+    parts: list[Any] = [about.get(n) if isinstance(about, dict) else None for n in ("settings", "facts", "table")]
+    sound = all(isinstance(part, dict) for part in parts) and isinstance(parts[0].get("attack"), dict)
+    lengths = {len(column) if isinstance(column, list) else -1 for column in parts[2].values()} if sound else {-1}
+    if len(lengths) > 1 or -1 in lengths:
+        raise UserError(f"record {record['run_id']}: details.landscape is not what an analysis writes")
+    assert isinstance(about, dict)
+    return about

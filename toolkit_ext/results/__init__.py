@@ -18,7 +18,7 @@ from toolkit_ext.results.records.record import (
     write_model_info,
     write_record,
 )
-from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate
+from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, check_name, validate
 from toolkit_ext.results.tables.aggregate import aggregate, members, rebuild, reported, write_table
 from toolkit_ext.results.tables.formatting import METRICS, concise, label
 from toolkit_ext.results.tables.frames import columns, frame, sort, where
@@ -34,6 +34,7 @@ __all__ = [
     "Record",
     "RecordWarning",
     "aggregate",
+    "check_name",
     "columns",
     "concise",
     "curves",

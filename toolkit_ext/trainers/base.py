@@ -23,20 +23,19 @@ from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
 from toolkit_ext.trainers.batches import (
+    BatchSource,
     GeneratorSource,
     LoaderSource,
-    Source,
     TensorSource,
     as_images,
     isolated_rng,
 )
 from toolkit_ext.trainers.checks import check_outputs
 from toolkit_ext.trainers.compose import compose
-from toolkit_ext.trainers.distributed import check_batch, run_folder
-from toolkit_ext.trainers.join import facts, join
+from toolkit_ext.trainers.distributed import check_batch, facts, join, run_folder
 from toolkit_ext.trainers.loop import Run
-from toolkit_ext.trainers.monitor import Held, Monitor
-from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_scaler, make_schedulers
+from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
+from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
 from toolkit_ext.trainers.state import digest
 from toolkit_ext.types import NORMS, Method
 
@@ -64,9 +63,9 @@ class FitOptions:
 class Examples:
     """What a run trains on and measures with, and how its fingerprint names them."""
 
-    source: Source
-    validation: Held | None
-    training: Held
+    source: BatchSource
+    validation: ValidationSplit | None
+    training: ValidationSplit
     names: Mapping[str, Any]
     batch_size: int
 
@@ -144,15 +143,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         names = {"data": digest(images, labels), "batch_size": batch_size}
         fraction = self.axes.loop.validation_fraction
         if validation_data is not None:
-            held: Held | None = Held(*self._pair(validation_data))
+            held: ValidationSplit | None = ValidationSplit(*self._pair(validation_data))
         elif fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
-            held = Held(images[aside], labels[aside])
+            held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
         else:
             held = None
         source = TensorSource(images, labels, batch_size)
-        examples = Examples(source, held, Held(images, labels), names, batch_size)
+        examples = Examples(source, held, ValidationSplit(images, labels), names, batch_size)
         self._train(examples, nb_epochs, FitOptions.of(kwargs))
 
     def fit_generator(
@@ -169,9 +168,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """
         kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
         source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
-        held = Held(*self._pair(validation_data)) if validation_data is not None else None
+        held = ValidationSplit(*self._pair(validation_data)) if validation_data is not None else None
         first = next(iter(source.epoch(self.axes.loop.seed)))
-        examples = Examples(source, held, Held(*first), {"data": "generator"}, len(first[0]))
+        examples = Examples(source, held, ValidationSplit(*first), {"data": "generator"}, len(first[0]))
         self._train(examples, nb_epochs, FitOptions.of(kwargs))
 
     @property
@@ -230,14 +229,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     def _prepare(self, examples: Examples, epochs: int, options: FitOptions, ranks: Ranks, stack: ExitStack) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
-        team, kept = join(self.model, axes, self._optimizer, ranks, stack)
-        optimizer = self._optimizer or make_optimizer(team.model, loop, team.device)
-        update = self.axes.update.bind(team.model, optimizer, make_scaler(loop, team.device))
-        team.share(update, loop, self.axes.names["update"])
+        parallel, unwrap = join(self.model, axes, self._optimizer, ranks, stack)
+        model, device = parallel.model, parallel.device
+        optimizer = self._optimizer or make_optimizer(model, loop, device)
+        update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
+        parallel.share(update, loop, self.axes.names["update"])
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
-            model=team.model,
+            model=model,
             axes=axes,
             update=update,
             scheduler=self._scheduler(optimizer)
@@ -254,13 +254,14 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 limit,
                 loop.overfit_patience,
                 # Sharded weights need all ranks in every pass, so there each measures everything.
-                ALONE if team.sharded else ranks,
+                ALONE if parallel.sharded else ranks,
             ),
             epochs=epochs,
             folder=run_folder(Path(options.run_dir), ranks) if options.run_dir else None,
             fingerprint=self._fingerprint(examples.names, epochs),
             extra=options.extra,
-            kept=kept,
-            team=team,
+            unwrap=unwrap,
+            parallel=parallel,
+            plan=make_plan(model, loop, device, sharded=parallel.sharded),
             progress=options.progress and ranks.is_first,
         )

@@ -1,4 +1,4 @@
-"""Where batches come from: tensors that lie on the device, a torch ``DataLoader``, or an ART generator."""
+"""Where batches come from (tensors on the device, a torch ``DataLoader``, an ART generator), and their augmentation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from art.data_generators import DataGenerator
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Batches of an epoch: images in [0, 1] and index labels, both on the device."""
 
     def __len__(self) -> int:
@@ -98,6 +99,32 @@ class GeneratorSource:
             x, y = self.generator.get_batch()
             images = to_unit(as_images(x, *self.clip, self.device))
             yield images, check_labels(y, len(x), self.num_classes).to(self.device)
+
+
+def _flip(x: Tensor) -> Tensor:
+    mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+    return torch.where(mirrored, x.flip(-1), x)
+
+
+def _crop(x: Tensor, padding: int) -> Tensor:
+    n, _, height, width = x.shape
+    padded = pad(x, (padding,) * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), device=x.device)
+    rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
+    columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
+    image = torch.arange(n, device=x.device)[:, None, None, None]
+    channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+    return padded[image, channel, rows, columns]
+
+
+def augment(x: Tensor, kind: str, padding: int = 4) -> Tensor:
+    """Shift ``x`` ``[N, C, H, W]`` by up to ``padding`` pixels over a zero border and mirror it, each image by itself.
+
+    ``kind`` is ``none``, ``flip``, ``crop`` or ``crop-flip``.
+    """
+    if "crop" in kind:
+        x = _crop(x, padding)
+    return _flip(x) if "flip" in kind else x
 
 
 def seed_of(seed: int, *position: int) -> int:

@@ -10,7 +10,7 @@ from toolkit_ext.attacks import ATTACKS
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
-from toolkit_ext.trainers.config import LoopConfig
+from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
 from toolkit_ext.updates import UPDATES
 
@@ -23,7 +23,11 @@ AXES: dict[str, Mapping[str, type[Any]]] = {
 
 
 def options(kind: type[Any]) -> dict[str, Field[Any]]:
-    """The hyper-parameters of an axis class: its documented fields."""
+    """The hyper-parameters of an axis class: its documented fields, but for hidden ones."""
+    return {n: entry for n, entry in _fields(kind).items() if not entry.metadata.get("hidden")}
+
+
+def _fields(kind: type[Any]) -> dict[str, Field[Any]]:
     return {entry.name: entry for entry in fields(kind) if "help" in entry.metadata}
 
 
@@ -34,7 +38,7 @@ def known(method: Method, given: Mapping[str, Any]) -> set[str]:
         LoopConfig,
         *(AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()),
     ]
-    return {name for kind in kinds for name in options(kind)}
+    return {name for kind in kinds for name in _fields(kind)} | DEPRECATED.keys()
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,13 @@ class Axes:
     names: Mapping[str, str]
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """All hyper-parameters by name, as they stand in the run record."""
+        """All hyper-parameters by name, as they stand in the run record; hidden ones where they were changed."""
         parts = (self.attack, self.objective, self.update, self.schedule, self.loop)
         found: dict[str, Any] = {}
         for part in parts:
             values = asdict(part)  # type: ignore[arg-type]
-            found |= {name: values[name] for name in options(type(part))}
+            hidden = {name for name, entry in _fields(type(part)).items() if values[name] != entry.default}
+            found |= {name: values[name] for name in values if name in options(type(part)) or name in hidden}
         return found
 
 
@@ -65,7 +70,7 @@ def _used_by(name: str) -> list[str]:
 
 
 def _refuse_unknown(given: Mapping[str, Any], kinds: Mapping[str, type[Any]], chosen: Mapping[str, str]) -> None:
-    known = {name for kind in kinds.values() for name in options(kind)}
+    known = {name for kind in kinds.values() for name in _fields(kind)}
     for name in given.keys() - known:
         users = _used_by(name)
         if not users:
@@ -82,7 +87,7 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     Raises:
         UserError: an unknown choice, or a hyper-parameter that none of the chosen axes has.
     """
-    values = dict(given)
+    values = modernise(given)
     ready = {axis: values.pop(axis) for axis in AXES if axis in values and not isinstance(values[axis], str)}
     chosen = {axis: values.pop(axis, getattr(method, axis)) for axis in AXES if axis not in ready}
     kinds: dict[str, type[Any]] = {
@@ -91,6 +96,6 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     kinds["loop"] = LoopConfig
     _refuse_unknown(values, kinds, chosen)
     merged = {**method.defaults, **values}
-    built = {axis: kind(**{n: merged[n] for n in options(kind) if n in merged}) for axis, kind in kinds.items()} | ready
+    built = {axis: kind(**{n: merged[n] for n in _fields(kind) if n in merged}) for axis, kind in kinds.items()} | ready
     names = chosen | {axis: type(part).__name__ for axis, part in ready.items()}
     return Axes(**built, names={axis: names[axis] for axis in AXES})

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
 AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
-PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
 SPECTRAL = ("none", "reshaped", "operator")
 CRAFT_MODES = ("eval", "train")
 SHARDINGS = ("none", "fsdp")
 ASCENTS = ("rank", "batch")
-MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 SWITCH = ("auto", "on", "off")
-COMPILERS = ("none", "default", "reduce-overhead", "max-autotune")
 
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+log = logging.getLogger("toolkit_ext")
+# Options of version 0.1 that ``speed`` replaces: the values each takes, and the trick that some of them leave out.
+DEPRECATED: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "memory_format": (("auto", "contiguous", "channels_last"), {"contiguous": "layout"}),
+    "fold_batch_norm": (SWITCH, {"off": "folding"}),
+    "shifted_sums": (SWITCH, {"off": "single_channel_conv"}),
+    "onednn_linear": (SWITCH, {}),
+}
+
+
+def modernise(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` hyper-parameters with those of :data:`DEPRECATED` turned into ``without``; a line is logged for each.
+
+    Raises:
+        UserError: a value that the old option did not take.
+    """
+    values = dict(given)
+    for name in [name for name in DEPRECATED if name in values]:
+        allowed, tricks = DEPRECATED[name]
+        value = check_choice(name, values.pop(name), allowed)
+        less = (tricks[value],) if value in tricks else ()
+        values["without"] = (*values.get("without", ()), *less)
+        meaning = " without ".join(("auto", *less))
+        log.warning("%s: deprecated, use speed; %s is taken as speed %s", name, value, meaning)
+    return values
 
 
 @dataclass(frozen=True)
@@ -50,17 +77,13 @@ class LoopConfig:
     craft_precision: str = _option(
         "same", "arithmetic while crafting: same (as precision), fp32, bf16-mixed, fp16-mixed"
     )
-    memory_format: str = _option("auto", "layout of images and convolutions: auto, contiguous or channels_last")
-    fold_batch_norm: str = _option(
-        "auto", "fold batch norm into convolutions while crafting in evaluation mode: auto (where possible), on or off"
+    speed: str = _option(
+        "auto",
+        "faster passes: off, exact (only what gives the same bits), or auto (also what changes rounding: channels-last "
+        "layout, folded batch norm, a kernel for grey images)",
     )
+    without: tuple[str, ...] = field(default=(), metadata={"help": "tricks of speed auto to leave out", "hidden": True})
     fused_optimizer: str = _option("auto", "optimiser step in one kernel: auto (on GPUs), on or off")
-    onednn_linear: str = _option(
-        "auto", "linear layers in fp32 by oneDNN: auto (on CPUs whose BLAS is slower), on or off"
-    )
-    shifted_sums: str = _option(
-        "auto", "gradient of grey images by a matrix product and shifted sums: auto (on CPUs), on or off"
-    )
     compile_mode: str = _option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
     )
@@ -92,14 +115,11 @@ class LoopConfig:
         check_choice("sharding", self.sharding, SHARDINGS)
         check_choice("ascent_on", self.ascent_on, ASCENTS)
         check_choice("craft_precision", self.craft_precision, ("same", *PRECISIONS))
-        check_choice("memory_format", self.memory_format, MEMORY_FORMATS)
-        check_choice("fold_batch_norm", self.fold_batch_norm, SWITCH)
+        check_choice("speed", self.speed, SPEEDS)
+        for trick in self.without:
+            check_choice("without", trick, TRICKS)
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
-        check_choice("onednn_linear", self.onednn_linear, SWITCH)
-        check_choice("shifted_sums", self.shifted_sums, SWITCH)
-        check_choice("compile_mode", self.compile_mode, COMPILERS)
-        if self.fold_batch_norm == "on" and self.craft_mode == "train":
-            raise UserError("fold_batch_norm: 'on' is not allowed with craft_mode train; use auto, or craft_mode eval")
+        check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
         check_positive("lr", self.lr)
         check_positive("crop_padding", self.crop_padding)
         for name in ("momentum", "weight_decay", "warmup_epochs", "clip_grad", "label_smoothing", "ema_decay"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
+from toolkit_ext.backbones.estimators import inner
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.trainers.batches import seed_of
+from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.config import LoopConfig
-from toolkit_ext.trainers.state import RunFolder
+from toolkit_ext.trainers.fsdp import bare_copy, check_sharding, shard
+from toolkit_ext.trainers.monitor import ValidationSplit
+from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import Losses, Shareable, Update, no_exchange
 
 
-class Team:
+class DataParallelContext:
     """One process's share of every step of a run.
 
     With ``n_r`` of the ``n`` examples of a batch on rank ``r``, the gradient of the batch is
@@ -171,3 +176,41 @@ class RankFolder(RunFolder):
 def run_folder(path: Path, ranks: Ranks) -> RunFolder:
     """The folder of a run of one process or of several."""
     return RunFolder(path) if ranks is ALONE else RankFolder(path, ranks)
+
+
+_COMPARED = 64
+
+
+def facts(
+    model: nn.Module, training: ValidationSplit, validation: ValidationSplit | None, **further: Any
+) -> Mapping[str, Any]:
+    """What has to be the same on all ranks, besides the run's fingerprint."""
+    return {
+        "first examples": digest(training.x[:_COMPARED], training.y[:_COMPARED]),
+        "validation data": digest(validation.x, validation.y) if validation else None,
+        "model": digest({name: list(value.shape) for name, value in model.state_dict().items()}),
+        "torch": torch.__version__,
+        **further,
+    }
+
+
+def join(
+    model: nn.Module, axes: Axes, optimizer: Optimizer | None, ranks: Ranks, stack: ExitStack
+) -> tuple[DataParallelContext, Callable[[nn.Module], nn.Module]]:
+    """The model to train, in its team, and a function from it to the module that checkpoints keep.
+
+    All ranks begin with the weights of rank 0. ``optimizer`` is the user's own, if there is one; ``stack`` is open
+    while the model is trained.
+
+    Raises:
+        UserError: what is to be trained cannot be, on several processes or in this way.
+    """
+    ranks.align(list(model.state_dict().values()))
+    if axes.loop.sync_batch_norm:
+        synchronise_batch_norm(model, ranks)
+    if axes.loop.sharding == "none":
+        return DataParallelContext(ranks, model, axes.loop.seed), inner
+    check_sharding(axes, optimizer, ranks, next(model.parameters()).device)
+    context = DataParallelContext(ranks, shard(model), axes.loop.seed, sharded=True)
+    filled = stack.enter_context(bare_copy(model, context.model))
+    return context, lambda trained: inner(filled(trained))

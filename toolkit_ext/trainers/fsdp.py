@@ -48,8 +48,8 @@ def check_sharding(axes: Axes, optimizer: Optimizer | None, ranks: Ranks, device
     loop = axes.loop
     if loop.ema_decay or loop.spectral != "none" or loop.precision == "fp16-mixed" or loop.sync_batch_norm:
         raise UserError("sharding: fsdp is not allowed with ema_decay, spectral, fp16-mixed or sync_batch_norm")
-    if loop.compile_mode != "none" or loop.fold_batch_norm == "on" or loop.memory_format == "channels_last":
-        raise UserError("sharding: fsdp is not allowed with compile_mode, fold_batch_norm on or channels_last")
+    if loop.compile_mode != "none":
+        raise UserError(f"compile_mode: {loop.compile_mode} is not allowed with sharding fsdp; use none")
     if optimizer is not None:
         raise UserError("sharding: fsdp makes its own optimiser; give optimizer or lr instead of the classifier's")
     if not can_shard(device):

@@ -52,15 +52,15 @@ class Alarms:
 
 
 @dataclass(frozen=True)
-class Held:
+class ValidationSplit:
     """Examples set aside for measuring, on the device."""
 
     x: Tensor
     y: Tensor
 
-    def first(self, n: int) -> Held:
+    def first(self, n: int) -> ValidationSplit:
         """The first ``n``."""
-        return Held(self.x[:n], self.y[:n])
+        return ValidationSplit(self.x[:n], self.y[:n])
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def _predict(model: nn.Module, x: Tensor) -> Tensor:
         model.train(training)
 
 
-def find_dead(model: nn.Module, held: Held) -> DeadLayers | None:
+def find_dead(model: nn.Module, held: ValidationSplit) -> DeadLayers | None:
     """The layers of ``model`` that no example of ``held`` switches on; None for a model without ReLU."""
     from toolkit_ext.backbones.dead_layers import dead_layers  # here, because it loads pandas
 
@@ -96,7 +96,7 @@ def predictions(model: nn.Module, x: Tensor, ranks: Ranks = ALONE) -> Tensor:
     return found
 
 
-def robust_accuracy(model: nn.Module, held: Held, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
+def robust_accuracy(model: nn.Module, held: ValidationSplit, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
     """Share of ``held`` classified rightly under ``attack`` (in evaluation mode), each rank attacking its part."""
     right = torch.zeros((), dtype=torch.int64, device=held.y.device)
     for x, y in zip(held.x.split(_BATCH), held.y.split(_BATCH), strict=True):
@@ -115,8 +115,8 @@ class Monitor:
 
     def __init__(
         self,
-        validation: Held | None,
-        training: Held,
+        validation: ValidationSplit | None,
+        training: ValidationSplit,
         eps: float,
         norm: Norm,
         steps: int,

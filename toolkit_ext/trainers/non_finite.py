@@ -24,7 +24,7 @@ def _stands_still(optimizer: Optimizer) -> bool:
     return all(group.get("fused") for group in optimizer.param_groups)
 
 
-class Guard:
+class NonFiniteCheck:
     """Looks at the loss of every step; the weights never move on one that is not finite.
 
     On CPUs the loss is looked at before the step. On a GPU that would make the host wait for the whole step, so it

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from toolkit_ext import fast
 from toolkit_ext.errors import UserError
 from toolkit_ext.schedules import lr_scheduler
 from toolkit_ext.trainers.config import LoopConfig
@@ -35,26 +36,18 @@ def make_optimizer(model: nn.Module, loop: LoopConfig, device: torch.device) -> 
         raise UserError(f"fused_optimizer: 'on' is not possible on {device.type}: {error}; use auto") from error
 
 
-def match_layouts(optimizers: Sequence[Optimizer]) -> None:
-    """Give gradients and momenta the memory layout of their weights, where they have another one.
-
-    torch's fused kernels walk through all of them in the order of the memory, and on CPUs do not notice a difference.
-    """
-    for optimizer in optimizers:
-        for weight in (w for group in optimizer.param_groups for w in group["params"]):
-            state = optimizer.state.get(weight, {})
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
-                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-            if weight.grad is not None and weight.grad.stride() != weight.stride():
-                weight.grad = torch.empty_like(weight).copy_(weight.grad)
-
-
-def keep_layouts(optimizers: Sequence[Optimizer]) -> None:
-    """Have fused optimisers call :func:`match_layouts` before every step."""
-    for optimizer in optimizers:
-        if any(group.get("fused") for group in optimizer.param_groups):
-            optimizer.register_step_pre_hook(lambda stepping, args, kwargs: match_layouts([stepping]))
+def make_plan(model: nn.Module, loop: LoopConfig, device: torch.device, *, sharded: bool) -> fast.Plan:
+    """How the passes are made; weights that lie in parts can neither be copied nor laid out anew."""
+    return fast.plan(
+        model,
+        speed="off" if sharded else loop.speed,
+        precision=loop.precision,
+        attack_precision=loop.craft_precision,
+        attack_mode=loop.craft_mode,
+        compile_mode=loop.compile_mode,
+        device=device,
+        without=loop.without,
+    )
 
 
 def make_scaler(loop: LoopConfig, device: torch.device) -> torch.amp.GradScaler | None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.backbones.checkpoint import save_model
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.io import atomic_folder, atomic_write, make_folder, recover_folder
 
 _STATE = "trainer_state.pt"
@@ -39,6 +39,19 @@ def digest(*parts: Any) -> str:
         else:
             sha.update(json.dumps(part, sort_keys=True, default=str).encode())
     return sha.hexdigest()[:16]
+
+
+def check_fingerprint(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """See that a saved state is of the run that is to go on.
+
+    A setting that only one side has was added or dropped since the state was saved, and counts as unknown.
+
+    Raises:
+        UserError: it is of another run; the message names what differs.
+    """
+    differing = [f"{k} ({saved[k]} there, {ours[k]} here)" for k in ours if k in saved and saved[k] != ours[k]]
+    if differing:
+        raise UserError(f"resume: the checkpoint is of another run: {'; '.join(differing)}")
 
 
 class RunFolder:
@@ -73,6 +86,7 @@ class RunFolder:
         self, name: str, model: nn.Module, extra: Mapping[str, Any], state: Mapping[str, Any] | None = None
     ) -> None:
         """Write checkpoint ``name`` (``last`` or ``best``): the model, and ``state`` to train on from."""
+        check_file_name("checkpoint", name)
         with atomic_folder(self.path / name) as folder:
             if isinstance(model, Normalized):
                 save_model(model, folder, extra=dict(extra))
@@ -108,7 +122,7 @@ class RunFolder:
         return atomic_write(self.path / name, text.getvalue())
 
 
-class Board:
+class TensorBoardLogger:
     """Epoch rows in TensorBoard, where it is installed; silent where it is not."""
 
     def __init__(self, path: Path | None) -> None:

@@ -426,5 +426,8 @@ def test_seeds_from_before_an_option_stand_with_those_after(make: Make) -> None:
     faster = {"augment": "crop", "crop_padding": 4, "onednn_linear": "auto", "shifted_sums": "auto", "seed": 3}
     joined = aggregate(frame([older, newer, make(seed=3, aa_acc=0.8, hyper_parameters=faster)]))
     assert joined["runs"].tolist() == [3]
+    planned = make(seed=3, aa_acc=0.8, hyper_parameters={"augment": "crop", "crop_padding": 4, "speed": "auto"})
+    apart = aggregate(frame([older, newer, planned])).set_index("hp.speed")
+    assert apart["runs"].to_dict() == {"0.1": 2, "auto": 1}
     evaluated = frame([make(hyper_parameters={"checkpoint": "outputs/run/best"})])
     assert "hp.crop_padding" not in evaluated  # nothing was trained

@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import TRAINERS, FastTrainer, NonFiniteLossError, PGDTrainer, StandardTrainer, as_classifier
-from toolkit_ext.trainers.augment import augment
-from toolkit_ext.trainers.batches import seed_of
+from toolkit_ext.trainers.batches import augment, seed_of
 
 Data = tuple[Tensor, Tensor]
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 32}

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import PGD
 from toolkit_ext.trainers import FGSMTrainer, PGDTrainer
-from toolkit_ext.trainers.monitor import Alarms, Held, Monitor, predictions, robust_accuracy
-from toolkit_ext.trainers.state import Board
+from toolkit_ext.trainers.monitor import Alarms, Monitor, ValidationSplit, predictions, robust_accuracy
+from toolkit_ext.trainers.state import TensorBoardLogger
 
 Data = tuple[Tensor, Tensor]
 FINE = {"val_top_share": 0.4, "val_robust_acc": 0.5, "train_fgsm_acc": 0.6, "train_pgd_acc": 0.55}
 
 
 def monitor(patience: int = 3) -> Monitor:
-    held = Held(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
+    held = ValidationSplit(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
     return Monitor(held, held, eps=0.1, norm="Linf", steps=2, limit=100, patience=patience)
 
 
@@ -72,7 +72,7 @@ def test_a_model_that_stays_constant_raises_its_alarm_in_training(make: Any, dat
 
 def test_measured_accuracies_are_those_of_the_model(make: Any, data: Data) -> None:
     model = make().model
-    held = Held(*data)
+    held = ValidationSplit(*data)
     model.eval()
     with torch.no_grad():
         expected = (model(data[0]).argmax(1) == data[1]).float().mean().item()
@@ -86,7 +86,9 @@ def test_measured_accuracies_are_those_of_the_model(make: Any, data: Data) -> No
 
 
 def test_the_validation_limit_bounds_what_is_attacked(make: Any, data: Data) -> None:
-    watcher = Monitor(Held(*data), Held(*data), eps=0.1, norm="Linf", steps=1, limit=10, patience=1)
+    watcher = Monitor(
+        ValidationSplit(*data), ValidationSplit(*data), eps=0.1, norm="Linf", steps=1, limit=10, patience=1
+    )
     assert watcher.attacked is not None
     assert len(watcher.attacked.y) == 10
     assert watcher.measure(make().model)["val_robust_acc"] in [k / 10 for k in range(11)]
@@ -108,7 +110,7 @@ def test_validation_uses_the_norm_of_the_attack(make: Any, data: Data, monkeypat
 
 def test_tensorboard_is_used_where_it_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    board = Board(tmp_path / "board")
+    board = TensorBoardLogger(tmp_path / "board")
     board.add({"epoch": 1, "loss": 0.5})
     board.close()
     assert list((tmp_path / "board").glob("events*"))
@@ -123,7 +125,7 @@ def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pyt
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    board = Board(tmp_path / "board")
+    board = TensorBoardLogger(tmp_path / "board")
     board.add({"epoch": 1, "loss": 0.5})
     board.close()
     assert not (tmp_path / "board").exists()

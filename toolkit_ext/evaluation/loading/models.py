@@ -18,6 +18,7 @@ from toolkit_ext.evaluation.loading.ensemble import Ensemble
 from toolkit_ext.evaluation.loading.files import read_export, read_script, read_state
 
 TIMM = "timm:"
+_DATA = ("folder", "timm")
 _SCRIPT, _EXPORT = (".pt", ".ts", ".torchscript"), ".pt2"
 _KINDS = f"a checkpoint folder, {TIMM}NAME with weights, a TorchScript file ({', '.join(_SCRIPT)}) or an export (.pt2)"
 
@@ -48,7 +49,16 @@ def describe(source: str | Path) -> dict[str, Any]:
         UserError: nothing there, or a damaged configuration.
     """
     kind = _kind(source)
-    return dict(backbones.read_config(source).get("toolkit_ext", {})) if kind == "folder" else {}
+    return backbones.read_training(source) if kind == "folder" else {}
+
+
+def runs_code(source: str | Path) -> bool:
+    """Whether loading ``source`` runs code of whoever wrote it: of the kinds, checkpoints and weights are data alone.
+
+    Raises:
+        UserError: nothing there.
+    """
+    return _kind(source) not in _DATA
 
 
 def _kind(source: str | Path) -> str:

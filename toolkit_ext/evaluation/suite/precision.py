@@ -27,9 +27,7 @@ from torch import Tensor, nn
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.suite.autoattack import perturb
 from toolkit_ext.evaluation.suite.flags import Collector
-from toolkit_ext.fast.kernels.flatten import ordered_flatten
-from toolkit_ext.fast.kernels.linear import onednn_linear, uses_onednn
-from toolkit_ext.fast.kernels.single_channel_conv import shifted_sums, uses_shifted_sums
+from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
 from toolkit_ext.fast.precision import half_attention
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
@@ -63,8 +61,7 @@ def make_passes(precision: Precision, model: nn.Module, image: Tensor) -> Passes
 def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> Iterator[None]:
     """Hold ``model`` as its passes are fastest, where ``precision`` lets them round otherwise; put it back after.
 
-    On the CPU the weights of convolutions lie channels-last (CUDA's float32 convolutions are not faster for it), and
-    linear layers call oneDNN where ``fast.kernels.linear`` says so; flatten layers keep the order of the gradient.
+    On the CPU the weights of convolutions lie channels-last; CUDA's float32 convolutions are not faster for it.
     """
     wanted = precision != "fp32-reference" and device.type == "cpu"
     weights = [(weight, weight.data) for weight in model.parameters() if wanted and weight.ndim == 4]
@@ -72,16 +69,10 @@ def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> It
         for weight, data in weights:
             # contiguous() would keep the strides of a layer of one channel, which oneDNN takes for the other layout.
             weight.data = torch.empty_like(data, memory_format=torch.channels_last).copy_(data)
-        with onednn_linear(model, use=linear_by_onednn(precision, device)), ordered_flatten(model, use=wanted):
-            yield
+        yield
     finally:
         for weight, data in weights:
             weight.data = data
-
-
-def linear_by_onednn(precision: Precision, device: torch.device) -> bool:
-    """Whether linear layers call oneDNN in ``precision`` on this machine."""
-    return precision != "fp32-reference" and uses_onednn("auto", device)
 
 
 class HalfCopy(nn.Module):
@@ -102,7 +93,7 @@ class HalfCopy(nn.Module):
         super().__init__()
         head = _head(model, image)
         try:
-            with shifted_sums(model, use=uses_shifted_sums("auto", image.device)):
+            with single_channel_conv(model):
                 self.model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
             if head is not None:
                 self.model.get_submodule(head).float().register_forward_pre_hook(_to_float32)

@@ -8,6 +8,7 @@ random statistics, so that a model that does something unforeseen is left unfold
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
-from toolkit_ext.fast.kernels.layer_pairs import Pair, find_followers
-from toolkit_ext.fast.kernels.single_channel_conv import Grey
+from toolkit_ext.fast.kernels.single_channel_conv import SingleChannelConv2d
 
+Pair = tuple[str, str]
+Which = Callable[[nn.Module], bool]
 _TOLERANCE = 1e-4  # of the proof; a wrong pair is off by about 1
 
 
@@ -42,12 +44,12 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return type(module) in (nn.Conv2d, Grey) and not parametrize.is_parametrized(module)
+    return type(module) in (nn.Conv2d, SingleChannelConv2d) and not parametrize.is_parametrized(module)
 
 
 def find_pairs(model: nn.Module, x: Tensor) -> list[Pair]:
     """Names of the convolutions, each with the batch norm that alone takes its output, seen in one pass of ``x``."""
-    return find_followers(model, x, _is_convolution, _is_norm)
+    return _layer_pairs(model, x, _is_convolution, _is_norm)
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -99,3 +101,49 @@ def foldable_pairs(copy: Callable[[], nn.Module], x: Tensor) -> list[Pair]:
     after = model(x)
     same = torch.allclose(after, before, rtol=0, atol=_TOLERANCE * float(before.abs().max()))
     return pairs if same else []
+
+
+def _layer_pairs(model: nn.Module, x: Tensor, first: Which, second: Which) -> list[Pair]:
+    """Names of the layers that are ``first``, each with the one that is ``second`` and alone takes its output.
+
+    Both are called once in a pass of ``x`` ``[N, C, H, W]``. What a model does beside the graph of its gradient is not
+    seen, so what is made of this is to be proved by comparing outputs.
+    """
+    made: dict[int, tuple[str, Tensor]] = {}
+    taken: list[tuple[Pair, Any]] = []
+    calls: Counter[str] = Counter()
+    firsts = {name for name, module in model.named_modules() if first(module)}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            calls[name] += 1
+            if name in firsts:
+                made[id(output)] = (name, output)  # the output is held, so that no other tensor gets its id
+            elif inputs and id(inputs[0]) in made:
+                before, tensor = made[id(inputs[0])]
+                taken.append(((before, name), tensor.grad_fn))
+
+        return hook
+
+    layers = [(name, m) for name, m in model.named_modules() if name in firsts or second(m)]
+    handles = [module.register_forward_hook(watch(name)) for name, module in layers]
+    try:
+        with torch.enable_grad():
+            users = _users(model(x.detach().requires_grad_()).grad_fn)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [pair for pair, node in taken if users[node] == 1 and all(calls[name] == 1 for name in pair)]
+
+
+def _users(last: Any) -> Counter[Any]:
+    """How many operations take the output of each operation, in the graph that ends in ``last`` (None: no graph)."""
+    found: Counter[Any] = Counter()
+    seen, waiting = {last}, [last] if last is not None else []
+    while waiting:
+        for node in (node for node, _ in waiting.pop().next_functions if node is not None):
+            found[node] += 1
+            if node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return found

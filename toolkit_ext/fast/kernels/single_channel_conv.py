@@ -7,7 +7,7 @@ is in ``benchmarks/train_step.py``. Only rounding differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from toolkit_ext.errors import UserError
-from toolkit_ext.fast.kernels.layer_swap import StandIn, standing_in
 from toolkit_ext.fast.precision import is_native
 
 # Pixels times channels out; where there are fewer, calling once for every weight takes longer.
@@ -25,31 +23,46 @@ _SMALLEST = 2**18
 _CHANNELS_IN_BF16 = 16
 
 
-def uses_shifted_sums(switch: str, device: torch.device) -> bool:
-    """What ``switch`` (auto, on or off) means for the convolutions of one channel of a model on ``device``.
+class LayerSwap:
+    """Comes before the class that a faster layer is made of: a model prints, and is known by its hash, as before."""
 
-    Raises:
-        UserError: ``on`` elsewhere than on the CPU.
-    """
-    if switch == "on" and device.type != "cpu":
-        raise UserError(f"shifted_sums: 'on' is not possible on {device.type}; use auto or off")
-    return switch != "off" and device.type == "cpu"
+    def _get_name(self) -> str:
+        return type(self).__bases__[-1].__name__
 
 
 @contextmanager
-def shifted_sums(*models: nn.Module, use: bool = True) -> Iterator[None]:
+def layer_swap(
+    models: Iterable[nn.Module], suits: Callable[[nn.Module], bool], faster: type[nn.Module], *, use: bool = True
+) -> Iterator[None]:
+    """Within the context the layers of ``models`` that suit are of class ``faster``, and copies of them for good.
+
+    ``faster`` is made of :class:`LayerSwap` and of the class of every layer that suits, and adds no attribute to it.
+    Without ``use`` nothing changes.
+    """
+    layers = {layer: type(layer) for model in models for layer in model.modules() if use and suits(layer)}
+    try:
+        for layer in layers:
+            layer.__class__ = faster
+        yield
+    finally:
+        for layer, own in layers.items():
+            layer.__class__ = own
+
+
+@contextmanager
+def single_channel_conv(*models: nn.Module, use: bool = True) -> Iterator[None]:
     """Within the context convolutions of one channel in ``models`` take this way back, and copies of them for good.
 
     Only those of stride 1, without groups or dilation, padded with zeros, of class ``nn.Conv2d`` itself; and only
     where the input has a gradient, on the CPU, not while compiling, and where the output is not small. In float32
-    without autocast; in bf16 where the weights are held in it, as a :class:`~toolkit_ext.attacks.Replica` does, and the
+    without autocast; in bf16 where the weights are held in it, as a :class:`~toolkit_ext.fast.FrozenCopy` does, and the
     processor has instructions for it: what a weight saw is rounded to bf16 then, and the sums are in float32.
     """
-    with standing_in(models, _is_grey, Grey, use=use):
+    with layer_swap(models, _is_single_channel, SingleChannelConv2d, use=use):
         yield
 
 
-def _is_grey(layer: nn.Module) -> bool:
+def _is_single_channel(layer: nn.Module) -> bool:
     return (
         type(layer) is nn.Conv2d
         and layer.in_channels == 1
@@ -59,8 +72,8 @@ def _is_grey(layer: nn.Module) -> bool:
     )
 
 
-class Grey(StandIn, nn.Conv2d):
-    """A convolution of one channel while :func:`shifted_sums` is on."""
+class SingleChannelConv2d(LayerSwap, nn.Conv2d):
+    """A convolution of one channel while :func:`single_channel_conv` is on."""
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name
         if not self._suits(input):

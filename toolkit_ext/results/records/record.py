@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, is_device
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.records import schema
 from toolkit_ext.results.records.environment import environment, peak_memory, portable
@@ -38,7 +38,8 @@ def new_run_id(method: str, data: str, backbone: str, seed: int, when: datetime 
 
 def slug(text: str) -> str:
     """``text`` as the start of a ``run_id``: at most 120 letters, digits and ``._+=-``; the rest becomes ``_``."""
-    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", text).lstrip("._+=-")[:120]
+    name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", text).lstrip("._+=-")[:120]
+    return name.replace(".", "_") if is_device(name) else name
 
 
 def new_record(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_file_name
 
 SCHEMA = 1
 ALL_RUNS = "all_runs"
@@ -162,6 +162,7 @@ def validate(record: Mapping[str, Any]) -> Record:
 
 def check_name(option: str, name: str) -> str:
     """Return ``name`` if it can be a file's name everywhere and is not that of the table of all runs, else raise."""
+    check_file_name(option, name)
     if not _NAME.fullmatch(name) or name == ALL_RUNS:
         allowed = f"letters, digits and any of ._+=-, a letter or digit first, at most 150, and not {ALL_RUNS}"
         raise UserError(f"{option}: {name!r} is not allowed; it must be {allowed}")

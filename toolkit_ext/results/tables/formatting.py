@@ -1,8 +1,14 @@
-"""Headings and numbers as tables and figures print them."""
+"""Headings, numbers and names as tables and figures print them.
+
+Names in a record may come from a stranger. A spreadsheet takes a cell that starts like a formula for one, Markdown has
+links and HTML, and a terminal obeys control characters; these functions show all of them as text.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from fractions import Fraction
 
 _LABELS = {
@@ -20,6 +26,12 @@ _LABELS = {
     "n_examples": "examples",
 }
 METRICS = tuple(name for name in _LABELS if name.endswith("_acc"))
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf|nan)([eE][+-]?\d+)?(\(\d+\))?[†≈?]?", re.IGNORECASE)
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|`*~["} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_ADDRESS = re.compile(r":(?=//)|(?<=www)\.|(?<=mailto):", re.IGNORECASE)
+# Controls, formats (that turn the direction), surrogates, line and paragraph separators.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def label(column: str) -> str:
@@ -69,3 +81,22 @@ def budget(eps: float) -> str:
     levels = round(eps * 255)
     grey = 0 < levels < 255 and levels % 51 != 0 and math.isclose(eps * 255, levels, rel_tol=1e-6)
     return f"{levels}/255" if grey else f"{eps:.12g}"
+
+
+def plain(text: str) -> str:
+    """``text`` in one line, with control characters and those that turn its direction written as ``\\x1b``."""
+    return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in text)
+
+
+def csv_cell(text: str) -> str:
+    """``text`` as a cell of a CSV; what a spreadsheet would take for a formula has an apostrophe in front.
+
+    Numbers stay, signed ones and means like ``-0.50(6)`` too.
+    """
+    shown = plain(text)
+    return f"'{shown}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else shown
+
+
+def markdown_cell(text: str) -> str:
+    """``text`` as a cell of a GitHub Markdown table, without links, HTML, code, or emphasis by asterisks."""
+    return _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", plain(text).translate(_MARKDOWN))

@@ -24,8 +24,11 @@ _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "sched
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
 # Hyper-parameters that are younger than the first records, with the value that older runs used; for those that change
-# rounding alone, today's default, so that seeds of older and newer runs are averaged together.
-_BEFORE = {"crop_padding": 4, "onednn_linear": "auto", "shifted_sums": "auto"}
+# rounding alone, the default of their time, so that seeds of older and newer runs are averaged together.
+_BEFORE = {"crop_padding": 4}
+_BEFORE_SPEED = {"onednn_linear": "auto", "shifted_sums": "auto"}
+# What stands for ``speed`` in runs from before it, beside newer ones: they used tricks that are gone.
+_NO_SPEED = "0.1"
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
 _ORDERED: dict[str, Callable[[Any, Any], Any]]
 _ORDERED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -40,6 +43,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     the hyper-parameters (``hp.<name>``).
     """
     rows = [_row(record) for record in records]
+    if any("hp.speed" in row for row in rows):
+        rows = [{"hp.speed": _NO_SPEED, **row} if "hp.augment" in row else row for row in rows]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     found = pd.DataFrame(rows, columns=sorted(columns, key=_position))
     for column in [name for name in found.columns if is_object_dtype(found[name])]:
@@ -91,7 +96,9 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
     """``given`` with the values of options that are younger than the run, so that it is grouped with newer seeds."""
-    return {**(_BEFORE if "augment" in given else {}), **given}
+    if "augment" not in given:
+        return dict(given)
+    return {**_BEFORE, **({} if "speed" in given else _BEFORE_SPEED), **given}
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from toolkit_ext.errors import check_choice
-from toolkit_ext.results.tables.formatting import budget, concise, interval, is_fraction, label
+from toolkit_ext.results.tables.formatting import (
+    budget,
+    concise,
+    csv_cell,
+    interval,
+    is_fraction,
+    label,
+    markdown_cell,
+    plain,
+)
 from toolkit_ext.results.tables.frames import BUDGET, missing
 from toolkit_ext.results.tables.frames import columns as select_columns
 
@@ -90,9 +99,18 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """CSV with ``\\n`` line ends and floats to 12 digits."""
-    text: str = table.to_csv(index=False, lineterminator="\n", float_format="%.12g")
+    """CSV with ``\\n`` line ends and floats to 12 digits; no text in it is a formula to a spreadsheet."""
+    safe = _each_text(table, csv_cell).rename(columns=lambda name: csv_cell(name) if isinstance(name, str) else name)
+    text: str = safe.to_csv(index=False, lineterminator="\n", float_format="%.12g")
     return text
+
+
+def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """``table`` with ``change`` made to every text in it."""
+    changed = table.copy()
+    for column in table.select_dtypes(exclude=["number", "bool"]):
+        changed[column] = table[column].map(lambda value: change(value) if isinstance(value, str) else value)
+    return changed
 
 
 def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
@@ -107,22 +125,27 @@ def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdi
 
     ``verdicts`` (:func:`~toolkit_ext.results.tables.significance.vs_best`) adds :data:`MARKS` and what they mean.
     """
-    shown = _marked(printed(table, columns, fractions=True), verdicts)
+    shown = _marked(_each_text(printed(table, columns, fractions=True), markdown_cell), verdicts)
     winners = best(table)
     for metric in winners.columns.intersection(shown.columns):
         shown[metric] = shown[metric].where(~winners[metric], "**" + shown[metric] + "**")
-    rows = [[label(column) for column in shown.columns], ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rows = [
+        [markdown_cell(label(column)) for column in shown.columns],
+        ["---"] * len(shown.columns),
+        *shown.to_numpy().tolist(),
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines + _footnotes(table, shown, verdicts, "\n{}")) + "\n"
 
 
 def to_latex(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
     """A LaTeX ``tabular`` (booktabs) of an aggregated ``table``, as :func:`to_markdown` marks it."""
-    shown = _marked(printed(table, columns, fractions=True), verdicts)
+    shown = _marked(_each_text(printed(table, columns, fractions=True), plain), verdicts)
     notes = _footnotes(table, shown, verdicts, "\\par\\footnotesize {}")
     winners = best(table).reindex(columns=shown.columns, fill_value=False)
-    bold = winners.replace({True: "textbf: --rwrap;", False: ""}).set_axis(shown.columns.map(label), axis=1)
-    shown.columns = shown.columns.map(label)
+    headings = [plain(label(column)) for column in shown.columns]
+    bold = winners.replace({True: "textbf: --rwrap;", False: ""}).set_axis(headings, axis=1)
+    shown.columns = headings
     style = shown.style.apply(lambda _: bold, axis=None).hide(axis="index")
     style = style.format(escape="latex").format_index(escape="latex", axis="columns")
     text: str = style.to_latex(hrules=True, column_format="l" * len(shown.columns))

@@ -1,4 +1,4 @@
-"""The switches of speed: the same training with and without, the user's model as it was, and clear refusals."""
+"""Speed: the same training with and without every trick, the user's model as it was, and clear refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
+from toolkit_ext import fast
+from toolkit_ext.attacks import PGD
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.layout import choose_layout, layouts_kept
+from toolkit_ext.fast.precision import is_native
 from toolkit_ext.trainers import (
     DeepTrainer,
     DualOptimizerTrainer,
@@ -21,9 +25,8 @@ from toolkit_ext.trainers import (
     StandardTrainer,
     as_classifier,
 )
-from toolkit_ext.trainers.attack_runner import Crafter, layout
-from toolkit_ext.trainers.non_finite import Guard
-from toolkit_ext.trainers.optim import keep_layouts, match_layouts
+from toolkit_ext.trainers.attack_runner import AttackRunner
+from toolkit_ext.trainers.non_finite import NonFiniteCheck
 from toolkit_ext.types import Batch, Losses, Perturbed
 
 Data = tuple[Tensor, Tensor]
@@ -51,47 +54,74 @@ def weights(trainer: Any) -> list[Tensor]:
     return [value.detach().double() for value in trainer.model.state_dict().values()]
 
 
-PLAIN = {
-    "memory_format": "contiguous",
-    "fold_batch_norm": "off",
-    "fused_optimizer": "off",
-    "onednn_linear": "off",
-    "shifted_sums": "off",
-}
+needs_bf16 = pytest.mark.skipif(not is_native("cpu", torch.bfloat16), reason="no instructions for bf16 here")
+BF16 = {"craft_precision": "bf16-mixed"}
 
 
 @pytest.mark.parametrize(
-    ("switch", "tolerance"),
+    ("options", "tolerance"),
     [
-        ({"memory_format": "channels_last"}, 1e-5),
-        ({"fold_batch_norm": "on"}, 1e-5),
+        ({"without": ("folding", "single_channel_conv")}, 1e-5),
+        ({"without": ("layout", "single_channel_conv")}, 1e-5),
+        ({"without": ("layout", "folding")}, 1e-5),
+        ({}, 1e-5),
+        ({"speed": "exact"}, 0.0),
+        ({"speed": "off"}, 0.0),
         ({"fused_optimizer": "on"}, 1e-5),
-        ({"fused_optimizer": "on", "memory_format": "channels_last"}, 1e-5),
-        ({"fused_optimizer": "on", "optimizer": "adam", "memory_format": "channels_last"}, 1e-3),
-        ({"onednn_linear": "on"}, 1e-5),
-        ({"onednn_linear": "on", "memory_format": "channels_last", "fold_batch_norm": "on"}, 1e-5),
-        ({"shifted_sums": "on"}, 1e-5),
-        ({"shifted_sums": "on", "memory_format": "channels_last", "fold_batch_norm": "on"}, 1e-5),
-        ({"craft_precision": "bf16-mixed"}, 2e-2),
-        ({"craft_precision": "bf16-mixed", "fold_batch_norm": "on", "memory_format": "channels_last"}, 2e-2),
-        ({}, 0.0),
+        ({"fused_optimizer": "on", "optimizer": "adam"}, 1e-3),
+        pytest.param(BF16, 2e-2, marks=needs_bf16),
+        pytest.param({**BF16, "speed": "exact"}, 2e-2, marks=needs_bf16),
     ],
     ids=str,
 )
-def test_the_weights_are_those_without_the_switch(
-    data: Data, switch: dict[str, str], tolerance: float, monkeypatch: pytest.MonkeyPatch
+def test_the_weights_are_those_of_plain_passes(
+    data: Data, options: dict[str, Any], tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit_ext.fast.kernels.linear._SMALLEST", 1)
     monkeypatch.setattr("toolkit_ext.fast.kernels.single_channel_conv._SMALLEST", 1)
-    plain = {name: value for name, value in switch.items() if name == "optimizer"}
-    expected, found = trained(data, **PLAIN, **plain), trained(data, **{**PLAIN, **switch})
+    plain = {name: value for name, value in options.items() if name == "optimizer"}
+    expected = trained(data, speed="off", fused_optimizer="off", **plain)
+    found = trained(data, **{"fused_optimizer": "off", **options})
     for ours, theirs in zip(weights(found), weights(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * max(1.0, float(theirs.abs().max())))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@needs_bf16
+@pytest.mark.parametrize("precision", ["precision", "craft_precision"])
+def test_exact_gives_the_bits_of_off_in_half_precision(data: Data, precision: str) -> None:
+    off, exact = (trained(data, **{precision: "bf16-mixed", "speed": speed}) for speed in ("off", "exact"))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights(exact), weights(off), strict=True))
+
+
+OLD: list[tuple[str, str, tuple[str, ...]]] = [
+    ("memory_format", "contiguous", ("layout",)),
+    ("memory_format", "channels_last", ()),
+    ("fold_batch_norm", "off", ("folding",)),
+    ("fold_batch_norm", "on", ()),
+    ("shifted_sums", "off", ("single_channel_conv",)),
+    ("onednn_linear", "off", ()),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "without"), OLD)
+def test_old_options_work_and_say_that_they_are_deprecated(
+    option: str, value: str, without: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "toolkit_ext"):
+        loop = PGDTrainer(classifier(), **{option: value}).axes.loop
+    assert (loop.speed, loop.without) == ("auto", without)
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == [f"{option}: deprecated"]
+
+
+def test_old_options_add_up() -> None:
+    trainer = PGDTrainer(classifier(), memory_format="contiguous", fold_batch_norm="off", shifted_sums="auto")
+    assert trainer.axes.loop.without == ("layout", "folding")
+    assert trainer.axes.hyper_parameters()["without"] == ("layout", "folding")
+    assert "without" not in PGDTrainer(classifier()).axes.hyper_parameters()
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16-mixed", marks=needs_bf16)])
 def test_layout_modes_and_gradients_are_restored(data: Data, precision: str) -> None:
-    trainer = trained(data, memory_format="channels_last", precision=precision)
+    trainer = trained(data, precision=precision)
     for weight in trainer.model.parameters():
         assert weight.is_contiguous()
         assert weight.requires_grad
@@ -101,13 +131,13 @@ def test_layout_modes_and_gradients_are_restored(data: Data, precision: str) -> 
 
 
 def test_the_dual_update_with_fused_optimisers(data: Data) -> None:
-    kind, axes = DualOptimizerTrainer, {"memory_format": "channels_last"}
-    expected = trained(data, kind, fused_optimizer="off", **axes)
-    for ours, theirs in zip(weights(trained(data, kind, fused_optimizer="on", **axes)), weights(expected), strict=True):
+    expected = trained(data, DualOptimizerTrainer, fused_optimizer="off")
+    found = trained(data, DualOptimizerTrainer, fused_optimizer="on")
+    for ours, theirs in zip(weights(found), weights(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"craft_precision": "bf16-mixed"}, {"fused_optimizer": "on"}], ids=str)
+@pytest.mark.parametrize("options", [{}, pytest.param(BF16, marks=needs_bf16), {"fused_optimizer": "on"}], ids=str)
 def test_resume_with_the_same_bits(data: Data, tmp_path: Path, options: dict[str, Any]) -> None:
     whole = trained(data, **options)
     run: dict[str, Any] = {**QUIET, "run_dir": tmp_path}
@@ -121,13 +151,12 @@ def test_the_fused_kernel_is_given_one_layout() -> None:
     weight = nn.Parameter(torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last))
     start = weight.detach().clone()
     optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9, fused=True)
-    keep_layouts([optimizer])
     gradient = torch.randn(4, 3, 3, 3)
-    weight.grad = gradient.clone()
-    optimizer.step()
-    torch.testing.assert_close(weight.detach(), start - gradient)
-    weight.data = weight.data.contiguous()
-    match_layouts([optimizer])
+    with layouts_kept([optimizer]):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), start - gradient)
+        weight.data = weight.data.contiguous()
     momentum = optimizer.state[weight]["momentum_buffer"]
     assert momentum.stride() == weight.stride()
     torch.testing.assert_close(momentum, gradient)
@@ -136,7 +165,7 @@ def test_the_fused_kernel_is_given_one_layout() -> None:
 def test_a_loss_that_is_not_finite_is_held_on_the_device() -> None:
     weight = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
-    guard = Guard([optimizer], deferred=True, every=3)
+    guard = NonFiniteCheck([optimizer], deferred=True, every=3)
     assert guard.deferred
     batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1), Perturbed(torch.zeros(1, 1, 1, 1)))
     told = []
@@ -155,40 +184,27 @@ def test_a_loss_that_is_not_finite_is_held_on_the_device() -> None:
 
 def test_optimisers_that_cannot_be_held_are_guarded_before_the_step() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.1)
-    assert not Guard([optimizer], deferred=True).deferred
+    assert not NonFiniteCheck([optimizer], deferred=True).deferred
 
 
 def test_the_end_of_an_epoch_looks_at_the_flag(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "toolkit_ext.trainers.loop.Guard", lambda optimizers, deferred: Guard(optimizers, deferred=True)
-    )
+    def always_deferred(optimizers: Any, deferred: bool) -> NonFiniteCheck:
+        return NonFiniteCheck(optimizers, deferred=True)
+
+    monkeypatch.setattr("toolkit_ext.trainers.loop.NonFiniteCheck", always_deferred)
     trainer = StandardTrainer(classifier(), **{**CALM, "lr": 1e30, "momentum": 0.0}, fused_optimizer="on")
     with pytest.raises(NonFiniteLossError, match=r"non-finite loss in step \d+ .*the weights are those before it"):
         trainer.fit(*data, **{**QUIET, "nb_epochs": 3})
     assert all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
 
 
-@pytest.mark.parametrize(("ratio", "says"), [(2.5, True), (0.5, False)])
-def test_slow_half_precision_is_told_once_with_its_ratio(
-    data: Data, ratio: float, says: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("toolkit_ext.trainers.attack_runner.is_native", lambda device, dtype: False)
-    monkeypatch.setattr("toolkit_ext.trainers.attack_runner.half_ratio", lambda full, half, x: ratio)
-    with caplog.at_level(logging.WARNING, "toolkit_ext"):
-        trained(data, precision="bf16-mixed")
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("precision")]
-    line = "precision: bf16-mixed takes 2.50 times as long as fp32 here, on a processor without instructions for it"
-    assert lines == ([f"{line}; use fp32"] if says else [])
-
-
 def test_the_layout_that_auto_picks() -> None:
-    loop = PGDTrainer(classifier()).axes.loop
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    half = PGDTrainer(classifier(), precision="bf16-mixed").axes.loop
-    assert layout(loop, classifier().model, cpu) == torch.channels_last
-    assert layout(loop, classifier().model, gpu) == torch.contiguous_format
-    assert layout(half, classifier().model, gpu) == torch.channels_last
-    assert layout(half, nn.Sequential(nn.Conv2d(1, 4, 2), nn.Linear(4, 4)), cpu) == torch.contiguous_format
+    cpu, gpu, model = torch.device("cpu"), torch.device("cuda"), classifier().model
+    assert choose_layout(model, cpu, half=False) == torch.channels_last
+    assert choose_layout(model, gpu, half=False) == torch.contiguous_format
+    assert choose_layout(model, gpu, half=True) == torch.channels_last
+    one = nn.Sequential(nn.Conv2d(1, 4, 2), nn.Linear(4, 4))
+    assert choose_layout(one, cpu, half=True) == torch.contiguous_format
 
 
 @pytest.mark.parametrize(
@@ -203,26 +219,21 @@ def test_the_layout_that_auto_picks() -> None:
 )
 def test_no_channels_last_on_a_cpu_where_onednn_overruns_its_memory(convolution: nn.Conv2d, safe: bool) -> None:
     model = nn.Sequential(nn.Conv2d(1, convolution.in_channels, 3), convolution)
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    auto = PGDTrainer(classifier()).axes.loop
-    asked = PGDTrainer(classifier(), memory_format="channels_last").axes.loop
-    assert layout(asked, model, gpu) == torch.channels_last
-    if safe:
-        assert layout(auto, model, cpu) == layout(asked, model, cpu) == torch.channels_last
-    else:
-        assert layout(auto, model, cpu) == torch.contiguous_format
-        with pytest.raises(UserError, match=r"channels_last is not allowed on a CPU for a strided 1x1 convolution"):
-            layout(asked, model, cpu)
+    expected = torch.channels_last if safe else torch.contiguous_format
+    assert choose_layout(model, torch.device("cpu"), half=False) == expected
+    assert choose_layout(model, torch.device("cuda"), half=True) == torch.channels_last
 
 
 def test_no_copy_is_made_where_nothing_is_crafted(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr("toolkit_ext.trainers.attack_runner.Replica", lambda *args, **options: made.append(args))
+    monkeypatch.setattr("toolkit_ext.fast.planning.FrozenCopy", lambda *args, **options: made.append(args))
     trained(data, StandardTrainer)
-    trained(data, StandardTrainer, precision="bf16-mixed")
+    if is_native("cpu", torch.bfloat16):
+        trained(data, StandardTrainer, precision="bf16-mixed")
     assert not made
 
 
+@needs_bf16
 def test_a_model_that_cannot_be_copied_is_attacked_itself(data: Data) -> None:
     made = classifier()
     made.model.held = (i for i in range(2))
@@ -265,10 +276,8 @@ def test_compiled_crafting_gives_the_same_weights(data: Data) -> None:
         ({"onednn_linear": "yes"}, "onednn_linear: 'yes' is not known"),
         ({"shifted_sums": "yes"}, "shifted_sums: 'yes' is not known"),
         ({"compile_mode": "fast"}, "compile_mode: 'fast' is not known"),
-        (
-            {"fold_batch_norm": "on", "craft_mode": "train"},
-            "fold_batch_norm: 'on' is not allowed with craft_mode train",
-        ),
+        ({"speed": "fast"}, "speed: 'fast' is not known"),
+        ({"without": ("luck",)}, "without: 'luck' is not known"),
     ],
     ids=str,
 )
@@ -277,25 +286,14 @@ def test_values_that_are_refused(options: dict[str, Any], message: str) -> None:
         PGDTrainer(classifier(), **options)
 
 
-@pytest.mark.parametrize(("option", "value"), [("fold_batch_norm", "on"), ("compile_mode", "default")])
-def test_an_attack_on_layers_needs_all_of_them(data: Data, option: str, value: str) -> None:
-    trainer = DeepTrainer(classifier(), **{**CALM, "deep_steps": 1, option: value})
-    with pytest.raises(UserError, match=f"{option}: '{value}' is not allowed with Deep"):
+def test_an_attack_on_layers_needs_all_of_them(data: Data) -> None:
+    trainer = DeepTrainer(classifier(), **{**CALM, "deep_steps": 1, "compile_mode": "default"})
+    with pytest.raises(UserError, match="compile_mode: 'default' is not allowed with Deep"):
         trainer.fit(*data, **QUIET)
-
-
-def test_nothing_to_fold_is_said_where_it_was_asked_for(data: Data) -> None:
-    bare = as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), 3)
-    with pytest.raises(UserError, match="fold_batch_norm: 'on' is not possible, the model has no BatchNorm2d"):
-        PGDTrainer(bare, fold_batch_norm="on", **CALM).fit(*data, **QUIET)
-    norm_first = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3))
-    with pytest.raises(UserError, match="no batch norm directly follows a convolution"):
-        PGDTrainer(as_classifier(norm_first, (1, 8, 8), 3), fold_batch_norm="on", **CALM).fit(*data, **QUIET)
 
 
 def test_without_anything_to_gain_the_model_itself_is_attacked() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    trainer = PGDTrainer(as_classifier(bare, (1, 8, 8), 3))
-    crafter = Crafter(bare, trainer.axes.loop, trainer.axes.attack)
-    crafter.prepare(torch.rand(4, 1, 8, 8))
-    assert crafter.replica is None
+    attacks = AttackRunner(bare, fast.plan(bare), PGD(eps=0.1, steps=1))
+    attacks.generate(PGD(eps=0.1, steps=1), torch.rand(4, 1, 8, 8), torch.arange(3).repeat(2)[:4])
+    assert attacks.frozen is None

@@ -11,19 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from toolkit_ext.errors import UserError
-from toolkit_ext.fast.kernels import single_channel_conv as one_channel
+from toolkit_ext.fast.kernels import single_channel_conv as module
 from toolkit_ext.fast.kernels.folding import find_pairs
 from toolkit_ext.fast.kernels.single_channel_conv import (
-    Grey,
+    SingleChannelConv2d,
     _Convolution,
     _shifted_sums,
-    shifted_sums,
-    uses_shifted_sums,
+    single_channel_conv,
 )
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 
-CPU = torch.device("cpu")
 CALLS: list[torch.Size] = []
 
 
@@ -35,8 +32,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
         CALLS.append(gradient.shape)
         return _shifted_sums(gradient, weight, padding)
 
-    monkeypatch.setattr(one_channel, "_SMALLEST", 1)
-    monkeypatch.setattr(one_channel, "_shifted_sums", noted)
+    monkeypatch.setattr(module, "_SMALLEST", 1)
+    monkeypatch.setattr(module, "_shifted_sums", noted)
     CALLS.clear()
 
 
@@ -101,7 +98,7 @@ def test_values_and_derivatives_are_those_of_float64(bias: bool, last: bool) -> 
     if last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     exact = derivatives(copy.deepcopy(model).double(), x.double())
-    with shifted_sums(model):
+    with single_channel_conv(model):
         found = derivatives(model, x)
     assert CALLS
     for ours, theirs in zip(found, exact, strict=True):
@@ -115,7 +112,7 @@ def test_other_convolutions_are_left_alone(options: dict[str, Any]) -> None:
     model, x = network(**options), torch.rand(2, 1, 8, 8)
     model(x)
     expected = derivatives(model, x)
-    with shifted_sums(model):
+    with single_channel_conv(model):
         assert type(model[0]) is nn.Conv2d
         found = derivatives(model, x)
     assert not CALLS
@@ -124,7 +121,7 @@ def test_other_convolutions_are_left_alone(options: dict[str, Any]) -> None:
 
 def test_colours_are_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with shifted_sums(model):
+    with single_channel_conv(model):
         assert type(model[0]) is nn.Conv2d
 
 
@@ -132,7 +129,7 @@ def test_colours_are_left_alone() -> None:
 def test_what_is_not_meant_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network(), torch.rand(4, 1, 8, 8, requires_grad=True)
     model(x)
-    with shifted_sums(model):
+    with single_channel_conv(model):
         model(x.detach()).sum().backward()
         with torch.no_grad():
             model(x)
@@ -140,16 +137,16 @@ def test_what_is_not_meant_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> 
             model(x).sum().backward()
         model.double()(x.double()).sum().backward()
         model.float()(x[0].unsqueeze(0)[0:0]).sum().backward()
-        monkeypatch.setattr(one_channel, "_SMALLEST", 4 * 4 * 64 + 1)
+        monkeypatch.setattr(module, "_SMALLEST", 4 * 4 * 64 + 1)
         model(x).sum().backward()
         assert not CALLS
-        monkeypatch.setattr(one_channel, "_SMALLEST", 4 * 4 * 64)
+        monkeypatch.setattr(module, "_SMALLEST", 4 * 4 * 64)
         model(x).sum().backward()
         assert len(CALLS) == 1
 
 
 def in_half(channels: int, padding: int = 1) -> tuple[nn.Sequential, Tensor]:
-    """A convolution whose weights are held in bf16, as those of a replica are, and images in float32."""
+    """A convolution whose weights are held in bf16, as those of a frozen copy are, and images in float32."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, channels, 3, padding=padding), nn.Flatten())
     return model.bfloat16().requires_grad_(False), torch.rand(4, 1, 8, 8)
@@ -161,10 +158,10 @@ def test_in_bf16_the_gradient_is_that_of_the_rounded_weights(
     cast: bool, padding: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against float64: each of 9 products of a pixel is rounded to 8 bits, and the sum is not."""
-    monkeypatch.setattr(one_channel, "is_native", lambda *_: True)
-    model, x = in_half(one_channel._CHANNELS_IN_BF16, padding)
+    monkeypatch.setattr(module, "is_native", lambda *_: True)
+    model, x = in_half(module._CHANNELS_IN_BF16, padding)
     x = x if cast else x.bfloat16()
-    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16, enabled=cast):
+    with single_channel_conv(model), torch.autocast("cpu", torch.bfloat16, enabled=cast):
         leaf = x.clone().requires_grad_()
         output = model(leaf)
     slope = torch.randn(output.shape).bfloat16()
@@ -179,11 +176,11 @@ def test_in_bf16_the_gradient_is_that_of_the_rounded_weights(
 
 
 def test_derivatives_of_the_gradient_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_channel, "is_native", lambda *_: True)
-    model, x = in_half(one_channel._CHANNELS_IN_BF16)
+    monkeypatch.setattr(module, "is_native", lambda *_: True)
+    model, x = in_half(module._CHANNELS_IN_BF16)
     exact = derivatives(copy.deepcopy(model).double().requires_grad_(), x.double())
     model.requires_grad_()
-    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16):
+    with single_channel_conv(model), torch.autocast("cpu", torch.bfloat16):
         found = derivatives(model, x)
     assert CALLS
     for ours, theirs in zip(found, exact, strict=True):
@@ -192,11 +189,11 @@ def test_derivatives_of_the_gradient_in_bf16(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("kind", ["few channels", "emulated", "weights in fp32"])
 def test_in_bf16_where_it_does_not_pay_it_is_left_to_torch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_channel, "is_native", lambda *_: kind != "emulated")
-    model, x = in_half(one_channel._CHANNELS_IN_BF16 - (kind == "few channels"))
+    monkeypatch.setattr(module, "is_native", lambda *_: kind != "emulated")
+    model, x = in_half(module._CHANNELS_IN_BF16 - (kind == "few channels"))
     if kind == "weights in fp32":
         model.float()
-    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16):
+    with single_channel_conv(model), torch.autocast("cpu", torch.bfloat16):
         model(x.requires_grad_()).sum().backward()
     assert not CALLS
 
@@ -207,9 +204,9 @@ def test_a_compiler_sees_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*_: Any) -> bool:
         raise AssertionError("traced")
 
-    monkeypatch.setattr(one_channel, "is_native", asked)
-    model, x = in_half(one_channel._CHANNELS_IN_BF16)
-    with shifted_sums(model), torch.autocast("cpu", torch.bfloat16):
+    monkeypatch.setattr(module, "is_native", asked)
+    model, x = in_half(module._CHANNELS_IN_BF16)
+    with single_channel_conv(model), torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(AssertionError, match="traced"):
             model(x.requires_grad_())
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -221,28 +218,28 @@ def test_the_model_looks_as_before_and_is_itself_again_after() -> None:
     model, x = network(), torch.rand(2, 1, 8, 8)
     model(x)
     before = repr(model)
-    with shifted_sums(model):
+    with single_channel_conv(model):
         assert repr(model) == before
-        assert type(model[0]) is Grey
+        assert type(model[0]) is SingleChannelConv2d
     assert type(model[0]) is nn.Conv2d
-    with shifted_sums(model, use=False):
+    with single_channel_conv(model, use=False):
         assert type(model[0]) is nn.Conv2d
 
 
 def test_a_copy_uses_its_own_weights() -> None:
     model, x = network(), torch.rand(2, 1, 8, 8, requires_grad=True)
     model(x)
-    with shifted_sums(model):
+    with single_channel_conv(model):
         other = copy.deepcopy(model)
     nn.init.zeros_(next(other.parameters()))
-    assert type(other[0]) is Grey
+    assert type(other[0]) is SingleChannelConv2d
     (slope,) = torch.autograd.grad(other(x).sum(), x)
     assert float(slope.abs().max()) == 0
 
 
 def test_batch_norm_behind_it_is_still_folded() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
-    with shifted_sums(model):
+    with single_channel_conv(model):
         assert find_pairs(model, torch.rand(2, 1, 8, 8)) == [("0", "1")]
 
 
@@ -256,27 +253,19 @@ def test_gradients_of_single_examples() -> None:
         return found
 
     expected = torch.func.vmap(slope)(x)
-    with shifted_sums(model):
+    with single_channel_conv(model):
         found = torch.func.vmap(slope)(x)
     torch.testing.assert_close(found, expected)
-
-
-def test_the_switch() -> None:
-    meta = torch.device("meta")
-    assert [uses_shifted_sums(switch, CPU) for switch in ("auto", "on", "off")] == [True, True, False]
-    assert not uses_shifted_sums("auto", meta)
-    with pytest.raises(UserError, match="shifted_sums: 'on' is not possible on meta; use auto or off"):
-        uses_shifted_sums("on", meta)
 
 
 def test_a_trainer_crafts_this_way_unless_told_not_to() -> None:
     x, y = torch.rand(24, 1, 8, 8).numpy(), (torch.arange(24) % 3).numpy()
     options: dict[str, Any] = {"steps": 2, "validation_fraction": 0, "measure_every": 0}
-    for switch, expected in (("off", 0), ("auto", 2)):
+    for speed, expected in (("off", 0), ("exact", 0), ("auto", 2)):
         CALLS.clear()
         model = network()
         model(torch.rand(1, 1, 8, 8))
-        trainer = PGDTrainer(as_classifier(model, (1, 8, 8), 3), **options, shifted_sums=switch)
+        trainer = PGDTrainer(as_classifier(model, (1, 8, 8), 3), **options, speed=speed)
         trainer.fit(x, y, batch_size=24, nb_epochs=1, progress=False)
         assert len(CALLS) == expected
         assert type(model[0]) is nn.Conv2d

@@ -1,4 +1,4 @@
-"""The copy that is crafted on: the same function as the model, whatever is folded and cast, and the model untouched."""
+"""The copy that attacks look at: the same function as the model, folded and cast or not, and the model untouched."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from toolkit_ext import backbones
 from toolkit_ext.attacks import PGD, Deep, craft
 from toolkit_ext.backbones.spectral_norm import spectral_normalise
 from toolkit_ext.errors import UserError
-from toolkit_ext.fast.frozen_copy import Replica, plain_copy
+from toolkit_ext.fast.frozen_copy import FrozenCopy, plain_copy
 from toolkit_ext.fast.kernels.folding import find_pairs, foldable_pairs
-from toolkit_ext.fast.precision import half_passes, half_ratio
+from toolkit_ext.fast.precision import half_passes
 
 X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
 
@@ -64,9 +64,9 @@ def test_folding_is_exact(name: str, memory_format: Any, dtype: torch.dtype, tol
     arguments, pairs = NETWORKS[name]
     model = trained(name, **arguments).to(dtype).to(memory_format=memory_format)  # type: ignore[call-overload]
     before, x = bits(model), X.to(dtype)
-    replica = Replica(model, x[:2], folds=True)
-    assert len(replica.pairs) == pairs
-    found = logits_and_gradient(replica.refresh(), x)
+    frozen = FrozenCopy(model, x[:2], folds=True)
+    assert len(frozen.pairs) == pairs
+    found = logits_and_gradient(frozen.refresh(), x)
     assert model.training
     assert unchanged(model, before)
     checked = zip(found, logits_and_gradient(model.eval(), x), strict=True)
@@ -77,12 +77,12 @@ def test_folding_is_exact(name: str, memory_format: Any, dtype: torch.dtype, tol
 
 def test_it_follows_the_model() -> None:
     model, x = trained("resnet18_w", width=2).double(), X.double()  # in fp32 a ReLU may be on the other side of 0
-    replica = Replica(model, x[:2], folds=True)
+    frozen = FrozenCopy(model, x[:2], folds=True)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
         model(x)  # moves the statistics too
-    found = logits_and_gradient(replica.refresh(), x)
+    found = logits_and_gradient(frozen.refresh(), x)
     for ours, expected in zip(found, logits_and_gradient(model.eval(), x), strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
 
@@ -123,14 +123,14 @@ def test_what_cannot_be_folded_is_not(twice: bool) -> None:
     model = Skips(twice).eval()
     assert find_pairs(model, X) == []
     assert foldable_pairs(lambda: plain_copy(model), X) == []
-    replica = Replica(model, X, folds=True)
-    assert torch.equal(replica.refresh()(X), model(X))
+    frozen = FrozenCopy(model, X, folds=True)
+    assert torch.equal(frozen.refresh()(X), model(X))
 
 
 def test_training_mode_is_not_folded() -> None:
-    replica = Replica(trained("resnet18_w", width=2), X[:2], folds=True, mode="train")
-    assert replica.pairs == []
-    assert replica.copy.training
+    frozen = FrozenCopy(trained("resnet18_w", width=2), X[:2], folds=True, mode="train")
+    assert frozen.pairs == []
+    assert frozen.copy.training
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet18_w", "vit_tiny_patch16_224"])
@@ -138,7 +138,7 @@ def test_half_precision_gives_what_autocast_gives(name: str) -> None:
     arguments = {"patch_size": 4, "depth": 2} if name.startswith("vit") else {"width": 2}
     model = trained(name, **arguments)
     before = bits(model)
-    found = logits_and_gradient(Replica(model, X[:2], dtype=torch.bfloat16).refresh())
+    found = logits_and_gradient(FrozenCopy(model, X[:2], dtype=torch.bfloat16).refresh())
     assert unchanged(model, before)
     assert all(weight.dtype == torch.float32 and weight.requires_grad for weight in model.parameters())
 
@@ -159,7 +159,7 @@ def test_half_precision_gives_what_autocast_gives(name: str) -> None:
 
 def test_half_precision_is_near_full_precision() -> None:
     model = trained("resnet18_w", width=2)
-    logits, gradient = logits_and_gradient(Replica(model, X[:2], dtype=torch.bfloat16, folds=True).refresh())
+    logits, gradient = logits_and_gradient(FrozenCopy(model, X[:2], dtype=torch.bfloat16, folds=True).refresh())
     model.eval()
     expected, slope = logits_and_gradient(model)
     torch.testing.assert_close(logits, expected, rtol=0, atol=0.03 * float(expected.abs().max()))
@@ -169,7 +169,7 @@ def test_half_precision_is_near_full_precision() -> None:
 def test_spectral_normalisation_is_baked_into_the_copy_alone() -> None:
     model = spectral_normalise(trained("resnet18_w", width=2))
     before = bits(model)
-    found = logits_and_gradient(Replica(model, X[:2]).refresh())
+    found = logits_and_gradient(FrozenCopy(model, X[:2]).refresh())
     assert unchanged(model, before)
     model.eval()
     for ours, expected in zip(found, logits_and_gradient(model), strict=True):
@@ -188,7 +188,7 @@ def test_shared_weights_stay_shared_and_uncast_where_something_else_uses_them() 
             logits: Tensor = self.fc(x.flatten(1))
             return logits + self.table.weight.sum(1)
 
-    copy: Any = Replica(Tied(), X, dtype=torch.bfloat16).copy
+    copy: Any = FrozenCopy(Tied(), X, dtype=torch.bfloat16).copy
     assert copy.fc.weight is copy.table.weight
     assert copy.fc.weight.dtype == torch.float32
 
@@ -198,7 +198,7 @@ def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model.held = iter(())  # type: ignore[assignment]
     model.held = (i for i in range(2))  # type: ignore[assignment]
     with pytest.raises(UserError, match="model: Sequential cannot be copied"):
-        Replica(model, X)
+        FrozenCopy(model, X)
 
 
 def test_a_wrapped_forward_is_used() -> None:
@@ -211,19 +211,13 @@ def test_a_wrapped_forward_is_used() -> None:
 
         return run
 
-    replica = Replica(trained("lenet", width=2), X[:2], compiler=compiler)
+    frozen = FrozenCopy(trained("lenet", width=2), X[:2], compiler=compiler)
     calls.clear()
-    craft(PGD(eps=0.1, steps=3), replica.refresh(), X, Y)
+    craft(PGD(eps=0.1, steps=3), frozen.refresh(), X, Y)
     assert calls == [4, 4, 4]
 
 
 def test_the_deep_attack_finds_its_layers_in_the_copy() -> None:
     model = trained("lenet", width=2)
-    perturbed = craft(Deep(eps=0.1, deep_steps=1), Replica(model, X[:2], dtype=torch.bfloat16).refresh(), X, Y)
+    perturbed = craft(Deep(eps=0.1, deep_steps=1), FrozenCopy(model, X[:2], dtype=torch.bfloat16).refresh(), X, Y)
     assert torch.isfinite(perturbed.logits(model)).all()
-
-
-def test_the_ratio_is_one_time_over_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 9.0, 0.0, 3.0, 0.0, 4.0, 0.0, 9.0, 0.0, 2.0, 0.0, 1.5])
-    monkeypatch.setattr("toolkit_ext.fast.precision.time.perf_counter", lambda: next(clock))
-    assert half_ratio(nn.Flatten(), nn.Flatten(), X) == 2.0  # 3 by 1.5: the better of two, after one to warm up

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from toolkit_ext.fast.allocator import keep_freed_memory
+from toolkit_ext.fast.allocator import retain_freed
 
 # Page faults of allocating and freeing 8 MB fifty times: each new page that the kernel hands out is one.
 FAULTS = """
 import resource, sys
 import torch
-from toolkit_ext.fast.allocator import keep_freed_memory
-told = sys.argv[1] == "keep" and keep_freed_memory()
+from toolkit_ext.fast.allocator import retain_freed
+told = sys.argv[1] == "keep" and retain_freed()
 def pages(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
@@ -41,10 +41,10 @@ def test_a_tensor_finds_the_pages_of_the_one_before() -> None:
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(sys, "platform", platform)
-    assert not keep_freed_memory()
+    assert not retain_freed()
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    assert not keep_freed_memory()
+    assert not retain_freed()
