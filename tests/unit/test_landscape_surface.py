@@ -58,15 +58,14 @@ def test_a_stopped_grid_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     whole = loss_surface(model, attack, x, y, around, coordinates, coordinates)
     before, calls = flat(model), 0
     from toolkit_ext.landscape import surface
-
-    real = surface.measure
+    from toolkit_ext.landscape.adversarial_loss import measure
 
     def stopping(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 5:
             raise KeyboardInterrupt
-        return real(*arguments, **options)
+        return measure(*arguments, **options)
 
     monkeypatch.setattr(surface, "measure", stopping)
     with pytest.raises(KeyboardInterrupt):

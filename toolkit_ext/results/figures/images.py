@@ -173,17 +173,18 @@ def draw_pairs(found: Sequence[Pair]) -> Figure:
         raise UserError("examples: there is no adversarial example to show; all images were robust or misclassified")
     largest = max(float(np.abs(pair.adversarial - pair.clean).max()) for pair in found)
     factor = 0.5 / largest if largest else 1.0
-    figure, images = panels(1.0 + 1.1 * len(found), 4.4, 3, len(found))
-    grid = np.reshape(images, (3, len(found)))
+    number = len(found)
+    figure, places = panels(1.0 + 1.1 * number, 4.4, 3, number)
+    rows = [places[start : start + number] for start in range(0, 3 * number, number)]
     for column, pair in enumerate(found):
         difference = 0.5 + factor * (pair.adversarial - pair.clean)
-        for axes, image in zip(grid[:, column], (pair.clean, pair.adversarial, difference), strict=True):
-            _show(axes, image)
-        grid[0, column].set_title(pair.label, fontsize=8)
-        grid[1, column].set_title(f"seen as {pair.prediction}", fontsize=8)
-        grid[2, column].set_xlabel(pair.attack, fontsize=7)
-    for axes, text in zip(grid[:, 0], ("clean", "adversarial", f"difference × {factor:.3g}"), strict=True):
-        axes.set_ylabel(text, fontsize=8)
+        for row, image in zip(rows, (pair.clean, pair.adversarial, difference), strict=True):
+            _show(row[column], image)
+        rows[0][column].set_title(pair.label, fontsize=8)
+        rows[1][column].set_title(f"seen as {pair.prediction}", fontsize=8)
+        rows[2][column].set_xlabel(pair.attack, fontsize=7)
+    for row, text in zip(rows, ("clean", "adversarial", f"difference × {factor:.3g}"), strict=True):
+        row[0].set_ylabel(text, fontsize=8)
     return figure
 
 
