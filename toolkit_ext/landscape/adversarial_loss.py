@@ -39,7 +39,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 @contextmanager
 def evaluating(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode, weights frozen or (``weights=True``) all with gradients; put all back after.
+    """Hold ``model`` in evaluation mode, weights frozen or (``weights=True``) all with gradients; restore all after.
 
     Batch norm uses its running statistics and dropout is off, so that the loss is a function of the weights alone:
     one example's loss does not depend on the others in its batch, and a sum over batches is the sum over the data.
@@ -52,7 +52,7 @@ def evaluating(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Put back weights, buffers and modes of ``model`` on leaving, bit for bit, also after an exception."""
+    """Restore weights, buffers and modes of ``model`` on leaving, bit for bit, even after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
     try:
@@ -67,7 +67,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from torch's and Python's generators as after ``manual_seed(seed)``, and leave both as they were."""
+    """Draw from torch's and Python's generators as after ``manual_seed(seed)``, and restore both."""
     python = random.getstate()
     with preserved_rng(device):
         torch.manual_seed(seed)
@@ -106,8 +106,7 @@ def checked(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Images ``[N, C, H, W]`` in [0, 1] (or uint8) and index labels ``[N]`` that fit ``model``.
 
     Raises:
-        UserError: no such images or labels, or fewer examples than the model has classes, too few to say anything of
-            its loss.
+        UserError: no such images or labels, or fewer examples than the model has classes: too few to describe its loss.
     """
     check_images(x)
     x = torch.as_tensor(x)  # and not what the check returns, which is float32 for a float64 model too

@@ -1,4 +1,4 @@
-"""Pictures of the landscape, in the style of :mod:`toolkit_ext.results.figures`: same bytes for the same numbers."""
+"""Figures of the landscape, in the style of :mod:`toolkit_ext.results.figures`: same bytes for the same numbers."""
 
 from __future__ import annotations
 

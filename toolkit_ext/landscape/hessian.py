@@ -106,7 +106,7 @@ class Hessian:
 
 @contextmanager
 def _second_derivative() -> Iterator[None]:
-    """Turn torch's error on an operator without a second derivative into one that names the operator."""
+    """Turn torch's error about an operator without a second derivative into one that names the operator."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:

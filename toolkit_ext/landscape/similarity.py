@@ -1,4 +1,4 @@
-"""How much adversarial examples change when the weights move a little: the source's tables 1 and 2."""
+"""How much adversarial perturbations change when the weights move a little: tables 1 and 2 of Liu et al., 2020."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def perturbation_similarity(
 ) -> pd.DataFrame:
     """Attack the model at ``θ + av`` and at ``θ − av`` for every ``a``, and compare.
 
-    The two attacks start from different random points, as in the source: the cosine at a = 0 is what the attack's own
-    randomness leaves of 1. Batch norm keeps the running statistics of θ. The weights are put back bit for bit.
+    The two attacks start from different random points, as in the source: the cosine at a = 0 is below 1 by the effect
+    of the random start alone. Batch norm keeps the running statistics of θ. The weights are restored bit for bit.
 
     Args:
         model: The model at its minimum θ.

@@ -1,4 +1,4 @@
-"""The analyses of one checkpoint as tables and pictures: what the command line shows and writes."""
+"""The analyses of checkpoints as tables and figures: what the command line shows and writes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the page shows when a row is opened: charts as Plotly's JSON, and pictures of adversarial examples.
 
-Colours are those of Okabe and Ito, as in :mod:`toolkit_ext.results.figures`; a marker and a dash, or a pattern, say
-the same again.
+Colours are those of Okabe and Ito, as in :mod:`toolkit_ext.results.figures`; a marker and a dash, or a pattern, repeat
+what they say.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _line(index: int) -> Chart:
 
 
 def _chart(text: str, data: list[Chart], layout: Chart) -> Chart:
-    """``text`` is what a screen reader says of the chart."""
+    """A chart for the page; ``text`` describes it for screen readers."""
     return {"text": text, "data": data, "layout": layout}
 
 

@@ -1,4 +1,4 @@
-"""What ``toolkit-ext landscape`` found, for its section of the page: facts, figure and table of each analysis."""
+"""The section of ``toolkit-ext landscape`` on the page: facts, figure and table of each analysis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit_ext.results import Record
 from toolkit_ext.results.tables.formatting import budget
 
 _MOST_LINES = 100
-"""Lines of a table on the page; a surface has thousands of points, and its picture says more."""
+"""Lines of the longest table on the page; a surface has thousands of points, and its picture says more."""
 
 
 @dataclass(frozen=True)

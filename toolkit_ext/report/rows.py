@@ -20,7 +20,7 @@ Table = list[list[str]]
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, what it is sorted by, and what a pointer resting on it is told."""
+    """What a cell shows, what it is sorted by, and the hint that appears under the pointer."""
 
     text: str
     order: float | str
@@ -53,7 +53,7 @@ def columns(records: Sequence[Record]) -> list[str]:
 
 
 def shared(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """The facts that are the same for all runs, which the page tells once."""
+    """The facts that are the same for all runs, which the page shows once."""
     table, several = frame(records), filters(records)
     alone = [name for name in FACTS if name not in several and name != "method" and table[name].notna().any()]
     return [(name, _text(name, table[name].dropna().iloc[0])) for name in alone]

@@ -64,7 +64,7 @@ def despine(*shown: Axes, grid: bool = False) -> None:
 
 
 def integer_ticks(axes: Axes) -> None:
-    """Label the horizontal axis at whole numbers alone."""
+    """Label the horizontal axis at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -129,11 +129,8 @@ def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdi
     winners = best(table)
     for metric in winners.columns.intersection(shown.columns):
         shown[metric] = shown[metric].where(~winners[metric], "**" + shown[metric] + "**")
-    rows = [
-        [markdown_cell(label(column)) for column in shown.columns],
-        ["---"] * len(shown.columns),
-        *shown.to_numpy().tolist(),
-    ]
+    headings = [markdown_cell(label(column)) for column in shown.columns]
+    rows = [headings, ["---"] * len(headings), *shown.to_numpy().tolist()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines + _footnotes(table, shown, verdicts, "\n{}")) + "\n"
 
