@@ -26,7 +26,7 @@ from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toolkit_ext.backbones.spectral_norm import spectral_normalise
+from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.costs import Passes, count_passes
@@ -104,7 +104,7 @@ def rounds_of(size: Size, passes: dict[str, Passes], rounds: int, device: str) -
     work = size.work(STEPS, device)
     plain = kinds_of_pass(size.model(device), work)
     # Spectral normalisation is a part of the network: every pass of this method computes it.
-    spectral = kinds_of_pass(spectral_normalise(size.model(device)), work)
+    spectral = kinds_of_pass(spectral_norm(size.model(device)), work)
     steps = {method: timed_step(method, size, work) for method in passes}
     for number in range(rounds + 1):
         for method, step in steps.items():

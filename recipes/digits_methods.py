@@ -17,7 +17,8 @@ from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
 from toolkit_ext.errors import check_choice
-from toolkit_ext.experiments.experiment import Experiment, run, smoke
+from toolkit_ext.experiments.experiment import Experiment, run
+from toolkit_ext.experiments.recipe import smoke
 from toolkit_ext.trainers import TRAINERS
 
 TABLE = "digits_methods"

@@ -16,7 +16,8 @@ import torch
 from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import place_options, take_place
-from toolkit_ext.experiments.experiment import Experiment, run, smoke
+from toolkit_ext.experiments.experiment import Experiment, run
+from toolkit_ext.experiments.recipe import smoke
 
 METHODS = ("standard", "pgd", "clean_adv")
 EPS = 0.1

@@ -26,7 +26,8 @@ from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import place_options, take_place
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol
-from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, record_of, smoke
+from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, record_of
+from toolkit_ext.experiments.recipe import smoke
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 
 SHORT, PROBE_STEPS = 10.0, 20

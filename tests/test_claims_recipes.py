@@ -20,7 +20,8 @@ from toolkit_ext.claims.claim import with_hyper_parameters
 from toolkit_ext.claims.load import load_groups
 from toolkit_ext.claims.runner import cost_options
 from toolkit_ext.experiments.costs import count_passes
-from toolkit_ext.experiments.experiment import Experiment, protocol_for
+from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.presets import protocol_for
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.optim import make_schedulers

@@ -83,7 +83,7 @@ def local_amp(epsilon: float = 0.5, inner_lr: float = 1.0) -> dict[str, Tensor]:
     optimizer = torch.optim.SGD(weights, lr=0.02, momentum=0.9, weight_decay=5e-4)
     source = TensorSource(images[kept], labels[kept], BATCH)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(source))
-    for x, y in source.epoch(seed_of(0, 1, 0)):
+    for x, y, _ in source.epoch(seed_of(0, 1, 0)):
         total = [torch.zeros_like(weight) for weight in weights]
         for part in (slice(0, len(x) // 2), slice(len(x) // 2, len(x))):
             grads = torch.autograd.grad(nn.functional.cross_entropy(model(x[part]), y[part]), weights)

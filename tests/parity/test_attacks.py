@@ -273,7 +273,7 @@ def test_bad_options_name_themselves(make: Any, message: str) -> None:
 
 
 def test_missing_combinations_say_which_backend(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(UserError, match="no MIM attack in L2; use backend art"):
+    with pytest.raises(UserError, match="'torchattacks' has no MIM attack in L2; allowed: torchattacks Linf, art"):
         craft(MIM(norm="L2"), model, *batch)
-    with pytest.raises(UserError, match="no TPGD attack; use backend torchattacks"):
+    with pytest.raises(UserError, match="'art' has no TPGD attack in Linf; allowed: torchattacks Linf"):
         craft(TPGD(backend="art"), model, *batch)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from toolkit_ext.attacks.layerwise.cg import _turn, maximise
+from toolkit_ext.attacks.layerwise.solvers import _turn, maximise
 
 
 @dataclass(frozen=True)

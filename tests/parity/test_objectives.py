@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit_ext.objectives import MART, TRADES, Adversarial, Clean, CleanAdversarial
+from toolkit_ext.objectives import Adversarial, Clean, CleanAdversarial, MARTLoss, TRADESLoss
 from toolkit_ext.types import Batch, Objective, Perturbed
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ def test_trades_is_the_formula_of_its_paper(setting: tuple[nn.Module, Batch]) ->
     model, batch = setting
     p, q = probabilities(model, batch.x), probabilities(model, batch.perturbed.inputs)
     divergence = sum(p[i, k] * np.log(p[i, k] / q[i, k]) for i in range(len(p)) for k in range(p.shape[1])) / len(p)
-    losses = TRADES(trades_beta=3.5)(model, batch, F.cross_entropy)
+    losses = TRADESLoss(trades_beta=3.5)(model, batch, F.cross_entropy)
     assert losses.terms["adversarial"].item() == pytest.approx(divergence)
     assert losses.total.item() == pytest.approx(cross_entropy(p, batch.y.numpy()) + 3.5 * divergence)
 
@@ -81,7 +81,7 @@ def test_mart_is_the_formula_of_its_paper(setting: tuple[nn.Module, Batch]) -> N
         bce += (-np.log(q[i, y[i]]) - np.log(1 - rival)) / len(p)
         divergence = sum(p[i, k] * np.log(p[i, k] / q[i, k]) for k in range(p.shape[1]))
         weighted += divergence * (1 - p[i, y[i]]) / len(p)
-    losses = MART(mart_lambda=2.5)(model, batch, F.cross_entropy)
+    losses = MARTLoss(mart_lambda=2.5)(model, batch, F.cross_entropy)
     assert losses.terms["adversarial"].item() == pytest.approx(bce)
     assert losses.terms["penalty"].item() == pytest.approx(weighted)
     assert losses.total.item() == pytest.approx(bce + 2.5 * weighted)
@@ -95,11 +95,11 @@ def test_mart_agrees_with_the_authors_expression_where_its_epsilons_do_not_matte
     rival = torch.where(best[:, -1] == batch.y, best[:, -2], best[:, -1])
     boosted = -torch.log(1.0001 - p_adversarial + 1e-12).gather(1, rival[:, None]).mean()
     expected = F.cross_entropy(model(batch.perturbed.inputs), batch.y) + boosted
-    found = MART()(model, batch, F.cross_entropy).terms["adversarial"]
+    found = MARTLoss()(model, batch, F.cross_entropy).terms["adversarial"]
     assert found.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("objective", [TRADES(), MART()], ids=["trades", "mart"])
+@pytest.mark.parametrize("objective", [TRADESLoss(), MARTLoss()], ids=["trades", "mart"])
 def test_weight_gradients_are_those_of_the_formula(objective: Objective) -> None:
     torch.manual_seed(1)
     model, batch = Affine(3), make_batch(3)
@@ -135,7 +135,7 @@ class Given(nn.Module):
 
 
 @pytest.mark.parametrize("scale", [1.0, 50.0, 1e3, 1e4])
-@pytest.mark.parametrize("objective", [TRADES(), MART()], ids=["trades", "mart"])
+@pytest.mark.parametrize("objective", [TRADESLoss(), MARTLoss()], ids=["trades", "mart"])
 def test_certain_predictions_keep_finite_losses_and_gradients(objective: Objective, scale: float) -> None:
     model = Given(scale * torch.eye(4), scale * torch.eye(4).roll(1, dims=1))
     batch = Batch(torch.zeros(4, 1, 1, 1), torch.arange(4), Perturbed(torch.ones(4, 1, 1, 1)))
@@ -154,6 +154,6 @@ def test_half_precision_logits_give_single_precision_terms() -> None:
     batch = Batch(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 2, 0]), Perturbed(torch.ones(4, 1, 1, 1)))
     half = Given(logits[0].bfloat16(), logits[1].bfloat16())
     single = Given(half.clean.detach().float(), half.perturbed.detach().float())
-    found = TRADES()(half, batch, F.cross_entropy).terms["adversarial"]
+    found = TRADESLoss()(half, batch, F.cross_entropy).terms["adversarial"]
     assert found.dtype == torch.float32
-    assert found.item() == TRADES()(single, batch, F.cross_entropy).terms["adversarial"].item()
+    assert found.item() == TRADESLoss()(single, batch, F.cross_entropy).terms["adversarial"].item()

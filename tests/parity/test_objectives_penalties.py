@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit_ext.objectives import GradientPenalty, Orthogonal
-from toolkit_ext.objectives.orthogonal import orthogonality
+from toolkit_ext.objectives.terms import orthogonality
 from toolkit_ext.types import Batch, Perturbed
 
 ORDERS = {"L1": 1, "L2": 2, "Linf": np.inf}

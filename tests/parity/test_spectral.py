@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit_ext.backbones.spectral_norm import bake, spectral_normalise
+from toolkit_ext.backbones.spectral_norm import bake, spectral_norm
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "padded": (nn.Conv2d(2, 3, 3, padding=1), (2, 5, 5)),
@@ -54,7 +54,7 @@ def test_operator_form_divides_by_the_largest_singular_value_of_the_unrolled_con
     layer, size = LAYERS[name]
     layer = reset(type(layer)(**arguments(layer)))
     weight, sigma = layer.get_parameter("weight").detach().clone(), largest(unrolled(layer, size))
-    model = spectral_normalise(nn.Sequential(layer), conv="operator", input_size=size, n_power_iterations=1000)
+    model = spectral_norm(nn.Sequential(layer), conv="operator", input_size=size, n_power_iterations=1000)
     model.train()(torch.zeros(2, *size, dtype=torch.float64))
     model.eval()
     torch.testing.assert_close(layer.weight, weight / sigma, rtol=1e-4, atol=0)
@@ -75,7 +75,7 @@ def test_reshaped_form_divides_by_the_largest_singular_value_of_the_matrix(layer
     layer = reset(layer)
     weight = layer.get_parameter("weight").detach().clone()
     sigma = largest(weight.flatten(1).numpy())
-    spectral_normalise(nn.Sequential(layer), n_power_iterations=200)
+    spectral_norm(nn.Sequential(layer), n_power_iterations=200)
     _ = layer.train().weight
     torch.testing.assert_close(layer.eval().weight, weight / sigma, rtol=1e-6, atol=0)
 
@@ -83,9 +83,9 @@ def test_reshaped_form_divides_by_the_largest_singular_value_of_the_matrix(layer
 def test_linear_layers_are_the_same_in_both_forms() -> None:
     model, other = (nn.Sequential(reset(nn.Linear(5, 3))) for _ in range(2))
     torch.manual_seed(1)
-    spectral_normalise(model, conv="operator")
+    spectral_norm(model, conv="operator")
     torch.manual_seed(1)
-    spectral_normalise(other)
+    spectral_norm(other)
     x = torch.rand(2, 5, dtype=torch.float64)
     assert torch.equal(model.eval()(x), other.eval()(x))
 
@@ -93,7 +93,7 @@ def test_linear_layers_are_the_same_in_both_forms() -> None:
 def test_gradients_flow_through_the_operator_norm() -> None:
     size = (2, 4, 4)
     layer = reset(nn.Conv2d(2, 3, 3, padding=1))
-    model = spectral_normalise(nn.Sequential(layer), conv="operator", input_size=size, n_power_iterations=3000)
+    model = spectral_norm(nn.Sequential(layer), conv="operator", input_size=size, n_power_iterations=3000)
     _ = layer.train().weight
     model.eval()
     x, direction = torch.rand(2, 2, *size, dtype=torch.float64)[0], torch.randn(1, 3, 4, 4, dtype=torch.float64)
@@ -119,7 +119,7 @@ def test_the_estimate_keeps_up_with_training(iterations: int, lag: float) -> Non
     torch.manual_seed(0)
     size = (1, 6, 6)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).double()
-    spectral_normalise(model, conv="operator", input_size=size, n_power_iterations=iterations)
+    spectral_norm(model, conv="operator", input_size=size, n_power_iterations=iterations)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     x, y = torch.rand(16, *size, dtype=torch.float64), torch.arange(16) % 3
     for _ in range(60):
@@ -135,7 +135,7 @@ def test_baking_leaves_the_function_and_plain_layers() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     keys = set(model.state_dict())
-    spectral_normalise(model, conv="operator", input_size=(1, 4, 4))
+    spectral_norm(model, conv="operator", input_size=(1, 4, 4))
     x = torch.rand(3, 1, 4, 4)
     model.train()(x)
     expected = model.eval()(x)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit_ext.types import Losses
-from toolkit_ext.updates import Dual, DualOptimizer, Plain
+from toolkit_ext.updates import DualOptimizer, DualRule, PlainRule
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -56,7 +56,7 @@ def test_with_two_sgds_it_is_sgd_on_the_sum(momentum: float) -> None:
 def test_it_is_the_formula_with_both_gradients_at_theta_t() -> None:
     eta, gamma, beta1, beta2, eps, decay = 0.4, 0.05, 0.8, 0.95, 1e-6, 0.02
     model, reference = network(), network()
-    rule = Dual(dual_gamma=gamma, dual_beta1=beta1, dual_beta2=beta2, dual_adam_eps=eps)
+    rule = DualRule(dual_gamma=gamma, dual_beta1=beta1, dual_beta2=beta2, dual_adam_eps=eps)
     update = rule.bind(model, torch.optim.SGD(model.parameters(), lr=eta, weight_decay=decay))
     m = [torch.zeros_like(p) for p in reference.parameters()]
     v = [torch.zeros_like(p) for p in reference.parameters()]
@@ -79,8 +79,8 @@ def test_it_is_the_formula_with_both_gradients_at_theta_t() -> None:
 
 def test_gamma_zero_is_standard_training_to_the_bit() -> None:
     ours, theirs = network().float(), network().float()
-    dual = Dual(dual_gamma=0.0).bind(ours, torch.optim.SGD(ours.parameters(), lr=0.3, momentum=0.9, weight_decay=0.1))
-    plain = Plain().bind(theirs, torch.optim.SGD(theirs.parameters(), lr=0.3, momentum=0.9, weight_decay=0.1))
+    sgd = [torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9, weight_decay=0.1) for model in (ours, theirs)]
+    dual, plain = DualRule(dual_gamma=0.0).bind(ours, sgd[0]), PlainRule().bind(theirs, sgd[1])
     for x, attacked, y in batches(6):
         pair = (x.float(), attacked.float(), y)
         dual.step(lambda pair=pair: Losses(dict(zip(("clean", "adversarial"), losses(ours, pair), strict=True))))  # type: ignore[misc]

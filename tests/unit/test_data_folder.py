@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from toolkit_ext.data import _folder, load
+from toolkit_ext.data import dataset, load
 from toolkit_ext.errors import UserError
 
 
@@ -45,14 +45,14 @@ def test_cifar10_jpeg_is_a_folder_under_root(tmp_path: Path) -> None:
 
 
 def test_decoded_images_are_kept_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_folder, "_CACHE_FROM", 1)
+    monkeypatch.setattr(dataset, "_CACHE_FROM", 1)
     write_folder(tmp_path, {"train": [(4, 4)] * 2, "test": [(4, 4)]})
     name = f"folder:{tmp_path}"
     first = load(name)
     cache = tmp_path / ".decoded-train.npz"
     assert cache.is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(_folder, "_decode", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(dataset, "_decode", lambda *_: pytest.fail("decoded again"))
         assert torch.equal(load(name).x_train, first.x_train)
     Image.new("RGB", (4, 4), (200, 0, 0)).save(tmp_path / "train" / "cat" / "0.png", compress_level=0)
     assert int(load(name).x_train.max()) == 200

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.objectives import MART, OBJECTIVES, TRADES, CleanAdversarial, GradientPenalty, Orthogonal
+from toolkit_ext.objectives import OBJECTIVES, CleanAdversarial, GradientPenalty, MARTLoss, Orthogonal, TRADESLoss
 from toolkit_ext.types import Batch, Objective, Perturbed
 
 CASES: dict[str, Objective] = {name: kind() for name, kind in OBJECTIVES.items()} | {
@@ -99,14 +99,14 @@ def test_hyper_parameters_are_documented_and_named_once() -> None:
 
 def test_objectives_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        TRADES().trades_beta = 1.0  # type: ignore[misc]
+        TRADESLoss().trades_beta = 1.0  # type: ignore[misc]
 
 
 BAD: list[tuple[type[Any], dict[str, Any], str]] = [
     (CleanAdversarial, {"clean_weight": -1.0}, "clean_weight: -1.0"),
     (CleanAdversarial, {"clean_weight": 0.0, "adversarial_weight": 0.0}, "clean_weight: 0"),
-    (TRADES, {"trades_beta": 0.0}, "trades_beta: 0.0"),
-    (MART, {"mart_lambda": float("nan")}, "mart_lambda: nan"),
+    (TRADESLoss, {"trades_beta": 0.0}, "trades_beta: 0.0"),
+    (MARTLoss, {"mart_lambda": float("nan")}, "mart_lambda: nan"),
     (GradientPenalty, {"penalty_lambda": -0.5}, "penalty_lambda: -0.5"),
     (GradientPenalty, {"penalty_norm": "2"}, "penalty_norm: '2' is not known.*L1, L2, Linf"),
     (GradientPenalty, {"penalty_on": "both"}, "penalty_on: 'both' is not known.*adversarial, clean"),

@@ -9,7 +9,7 @@ import pytest
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
 
-from toolkit_ext.ranks._attempt import own_store
+from toolkit_ext.ranks.launch import own_store
 
 SHORT, LONG = timedelta(seconds=1), timedelta(seconds=20)
 

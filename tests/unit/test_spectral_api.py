@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from toolkit_ext import backbones
-from toolkit_ext.backbones.spectral_norm import CONV_NORMS, bake, spectral_normalise
+from toolkit_ext.backbones.spectral_norm import CONV_NORMS, bake, spectral_norm
 from toolkit_ext.errors import UserError
 
 
@@ -25,7 +25,7 @@ def small_model() -> nn.Sequential:
 
 @pytest.fixture(params=CONV_NORMS)
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    return spectral_normalise(small_model(), conv=request.param, input_size=(1, 4, 4))
+    return spectral_norm(small_model(), conv=request.param, input_size=(1, 4, 4))
 
 
 def test_evaluation_mode_is_deterministic_and_training_mode_moves_the_estimate(model: nn.Module) -> None:
@@ -41,7 +41,7 @@ def test_evaluation_mode_is_deterministic_and_training_mode_moves_the_estimate(m
 
 def test_normalising_twice_is_normalising_once(model: nn.Module) -> None:
     before = copy.deepcopy(model.state_dict())
-    assert spectral_normalise(model) is model
+    assert spectral_norm(model) is model
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -50,7 +50,7 @@ def test_normalising_twice_is_normalising_once(model: nn.Module) -> None:
 def test_state_round_trips_and_copies_are_independent(model: nn.Module) -> None:
     x = torch.rand(2, 1, 4, 4)
     kind = "operator" if any("ConvOperatorNorm" in str(part) for part in model.modules()) else "reshaped"
-    other = spectral_normalise(small_model(), conv=kind, input_size=(1, 4, 4))  # type: ignore[arg-type]
+    other = spectral_norm(small_model(), conv=kind, input_size=(1, 4, 4))  # type: ignore[arg-type]
     model.train()(x)
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.eval()(x), model.eval()(x))
@@ -78,7 +78,7 @@ def test_timm_backbones_are_normalised_whole(name: str, options: dict[str, Any],
     torch.manual_seed(0)
     backbone = timm.create_model(name, num_classes=3, **options)
     modes = [part.training for part in backbone.modules()]
-    spectral_normalise(backbone, conv=conv, input_size=(3, 32, 32))
+    spectral_norm(backbone, conv=conv, input_size=(3, 32, 32))
     assert [part.training for part in backbone.modules() if not is_parametrisation(part)] == modes
     layers = [part for part in backbone.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
     assert layers
@@ -101,7 +101,7 @@ def test_the_input_size_is_the_models_own_where_it_tells_it() -> None:
     for size in (4, (4, 4)):
         model = small_model()
         model.in_chans, model.image_size = 1, size  # type: ignore[assignment]
-        spectral_normalise(model, conv="operator")
+        spectral_norm(model, conv="operator")
         assert model.state_dict()["0.parametrizations.weight.0._v"].shape == (1, 1, 4, 4)
 
 
@@ -119,7 +119,7 @@ class Twice(nn.Module):
 
 
 def test_a_layer_that_sees_several_sizes_takes_the_largest() -> None:
-    model = spectral_normalise(Twice(spare=False), conv="operator", input_size=(1, 6, 6))
+    model = spectral_norm(Twice(spare=False), conv="operator", input_size=(1, 6, 6))
     assert model.state_dict()["conv.parametrizations.weight.0._v"].shape == (1, 1, 6, 6)
 
 
@@ -155,14 +155,14 @@ def test_what_cannot_be_normalised_is_told_and_left_as_it_was(
 ) -> None:
     before = list(bad.state_dict())
     with pytest.raises(UserError, match=message) as caught:
-        spectral_normalise(bad, **options)
+        spectral_norm(bad, **options)
     assert "\n" not in str(caught.value)
     assert list(bad.state_dict()) == before
 
 
 def test_other_parametrisations_are_no_obstacle_to_the_reshaped_form() -> None:
     layer = parametrizations.weight_norm(nn.Linear(4, 3))
-    model = spectral_normalise(nn.Sequential(layer), n_power_iterations=50)
+    model = spectral_norm(nn.Sequential(layer), n_power_iterations=50)
     model.train()(torch.rand(1, 4))
     singular = torch.linalg.matrix_norm(model.eval()[0].weight, 2)  # type: ignore[index]
     assert singular.item() == pytest.approx(1, abs=1e-3)
@@ -171,7 +171,7 @@ def test_other_parametrisations_are_no_obstacle_to_the_reshaped_form() -> None:
 def test_seeds_fix_the_start_of_the_power_iteration() -> None:
     states = []
     for _, conv in itertools.product(range(2), CONV_NORMS):
-        states.append(spectral_normalise(small_model(), conv=conv, input_size=(1, 4, 4)).state_dict())
+        states.append(spectral_norm(small_model(), conv=conv, input_size=(1, 4, 4)).state_dict())
     for first, second in zip(states[:2], states[2:], strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -180,7 +180,7 @@ def test_seeds_fix_the_start_of_the_power_iteration() -> None:
 def test_a_checkpoint_is_a_plain_timm_model(conv: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = backbones.create("resnet10t", num_classes=3, in_chans=1, image_size=32)
-    spectral_normalise(model, conv=conv)
+    spectral_norm(model, conv=conv)
     x = torch.rand(2, 1, 32, 32)
     model.train()(x)
     backbones.save_model(model.eval(), tmp_path / "checkpoint")

@@ -22,9 +22,8 @@ from toolkit_ext import results
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments import sweep as engine
-from toolkit_ext.experiments.attempt import attempt, state_of
 from toolkit_ext.experiments.experiment import Place
-from toolkit_ext.experiments.sweep import Workers
+from toolkit_ext.experiments.sweep import Workers, attempt, state_of
 from toolkit_ext.trainers import TRAINERS
 
 SMALL: dict[str, Any] = {
@@ -182,7 +181,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept(
     def broken(*_: Any) -> None:
         raise RuntimeError("no memory\nfor this")
 
-    monkeypatch.setattr("toolkit_ext.experiments.attempt.run", broken)
+    monkeypatch.setattr("toolkit_ext.experiments.sweep.run", broken)
     (task,) = plan(("fgsm",), (0,), SMALL)
     assert attempt(task, place, threads=1).failed == "RuntimeError: no memory for this"
     assert "Traceback" in (place.output / task.run_id / "sweep.log").read_text()
@@ -234,9 +233,8 @@ import os, sys, time
 from pathlib import Path
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.experiments.experiment import Place
-from toolkit_ext.experiments.sweep import Workers, sweep
+from toolkit_ext.experiments.sweep import Outcome, Workers, sweep
 from toolkit_ext.experiments import sweep as engine
-from toolkit_ext.experiments.attempt import Outcome
 
 def deadly(task, place, threads):
     with open(f"{place.output}-{task.experiment.seed}", "a") as tries:

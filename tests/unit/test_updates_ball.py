@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.updates import AMP, AWP
-from toolkit_ext.updates._perturbed import PerturbedOptimizer
+from toolkit_ext.updates.perturbed import PerturbedOptimizer
 
 Make = Callable[..., PerturbedOptimizer]
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.updates import AMP, AWP, DualOptimizer
-from toolkit_ext.updates._perturbed import PerturbedOptimizer
+from toolkit_ext.updates.perturbed import PerturbedOptimizer
 
 Make = Callable[..., PerturbedOptimizer]
 BOTH = pytest.mark.parametrize("make", [AMP, AWP])

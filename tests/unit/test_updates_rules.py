@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, Losses, StepReport, Update
-from toolkit_ext.updates import UPDATES, Amp, Awp, Dual, Plain
+from toolkit_ext.updates import UPDATES, AMPRule, AWPRule, DualRule, PlainRule
 
 ALL = pytest.mark.parametrize("name", list(UPDATES))
 X = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(5))
@@ -149,7 +149,7 @@ def test_awp_perturbs_weights_by_name() -> None:
             self.embed = nn.Linear(1, 2)
 
     model = Tokens()
-    update = Awp(awp_gamma=0.1).bind(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    update = AWPRule(awp_gamma=0.1).bind(model, torch.optim.SGD(model.parameters(), lr=0.1))
     positions, weights = [], []
 
     def closure() -> Losses:
@@ -197,7 +197,7 @@ def test_the_scaler_changes_nothing_but_leaves_out_steps_that_overflow(fused: bo
     ours, plain = bound("plain")
     theirs = network()
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, fused=fused)
-    scaled = Plain().bind(theirs, optimizer, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    scaled = PlainRule().bind(theirs, optimizer, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
     seen = []
     optimizer.register_step_pre_hook(lambda opt, *_: seen.append(opt.param_groups[0]["params"][0].grad.norm()))
     for _ in range(3):
@@ -216,19 +216,19 @@ def test_the_scaler_changes_nothing_but_leaves_out_steps_that_overflow(fused: bo
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        (Dual, {"dual_gamma": -0.1}, "dual_gamma: -0.1 is not allowed"),
-        (Dual, {"dual_beta1": 1.0}, "dual_beta1: 1.0 is not allowed"),
-        (Dual, {"dual_beta2": -0.1}, "dual_beta2: -0.1 is not allowed"),
-        (Dual, {"dual_adam_eps": 0.0}, "dual_adam_eps: 0.0 is not allowed"),
-        (Amp, {"amp_epsilon": -1.0}, "amp_epsilon: -1.0 is not allowed"),
-        (Amp, {"amp_inner_lr": 0.0}, "amp_inner_lr: 0.0 is not allowed"),
-        (Amp, {"amp_inner_iter": -1}, "amp_inner_iter: -1 is not allowed"),
-        (Amp, {"amp_scope": "all"}, "amp_scope: 'all' is not known"),
-        (Amp, {"amp_batch_norm": "first"}, "amp_batch_norm: 'first' is not known"),
-        (Awp, {"awp_gamma": float("inf")}, "awp_gamma: inf is not allowed"),
-        (Awp, {"awp_steps": -1}, "awp_steps: -1 is not allowed"),
-        (Awp, {"awp_inner_lr": -1.0}, "awp_inner_lr: -1.0 is not allowed"),
-        (Awp, {"awp_batch_norm": ""}, "awp_batch_norm: '' is not known"),
+        (DualRule, {"dual_gamma": -0.1}, "dual_gamma: -0.1 is not allowed"),
+        (DualRule, {"dual_beta1": 1.0}, "dual_beta1: 1.0 is not allowed"),
+        (DualRule, {"dual_beta2": -0.1}, "dual_beta2: -0.1 is not allowed"),
+        (DualRule, {"dual_adam_eps": 0.0}, "dual_adam_eps: 0.0 is not allowed"),
+        (AMPRule, {"amp_epsilon": -1.0}, "amp_epsilon: -1.0 is not allowed"),
+        (AMPRule, {"amp_inner_lr": 0.0}, "amp_inner_lr: 0.0 is not allowed"),
+        (AMPRule, {"amp_inner_iter": -1}, "amp_inner_iter: -1 is not allowed"),
+        (AMPRule, {"amp_scope": "all"}, "amp_scope: 'all' is not known"),
+        (AMPRule, {"amp_batch_norm": "first"}, "amp_batch_norm: 'first' is not known"),
+        (AWPRule, {"awp_gamma": float("inf")}, "awp_gamma: inf is not allowed"),
+        (AWPRule, {"awp_steps": -1}, "awp_steps: -1 is not allowed"),
+        (AWPRule, {"awp_inner_lr": -1.0}, "awp_inner_lr: -1.0 is not allowed"),
+        (AWPRule, {"awp_batch_norm": ""}, "awp_batch_norm: '' is not known"),
     ],
 )
 def test_options_outside_their_range(rule: type, options: dict[str, Any], message: str) -> None:

@@ -1,9 +1,9 @@
 """The attack axis: adapters to torchattacks and ART, their combination, and the layer-wise attack."""
 
 from toolkit_ext.attacks.crafting import attackable, craft
-from toolkit_ext.attacks.cyclic import MultiAttack
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
 from toolkit_ext.attacks.layerwise import Deep
+from toolkit_ext.attacks.multi_attack import MultiAttack
 from toolkit_ext.types import Attack
 
 ATTACKS: dict[str, type[Attack]] = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from typing import TYPE_CHECKING
 
 from toolkit_ext.types import Attack, Mode, Perturbed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @contextmanager
@@ -20,6 +20,8 @@ def attackable(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
     against the function that will be deployed, and crafting has no side effects. ``train`` attacks the function that
     the weight step sees; the running statistics it would change are put back.
     """
+    import torch
+
     modes = [(module, module.training) for module in model.modules()]
     weights = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if mode == "train" else []
@@ -41,6 +43,8 @@ def attackable(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
 
 def craft(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, mode: Mode = "eval") -> Perturbed:
     """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` against ``model``, see :func:`attackable`."""
+    from torch.nn.utils import parametrize
+
     # A parametrised weight (spectral norm) of a frozen model in evaluation mode is a constant: made once for all.
     once = parametrize.cached() if mode == "eval" else nullcontext()
     with attackable(model, mode), once:

@@ -7,30 +7,30 @@ weight gradients in every step and goes through NumPy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from torch import Tensor, nn
-
-from toolkit_ext.attacks import _art, _torchattacks
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.types import NORMS, Norm, Perturbed
+from toolkit_ext.types import NORMS, Norm, Perturbed, option
 from toolkit_ext.units import parse_eps
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 Backend = Literal["torchattacks", "art"]
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+Call = tuple[str, dict[str, Any]]
+"""Name of an attack in its library, and the library's own options."""
+_ART_NORMS = {"Linf": math.inf, "L2": 2}
 
 
 @dataclass(frozen=True)
-class _Gradient:
+class GradientAttack:
     """What every attack here shares: the budget, its checks, and the change of ``eps`` during training."""
 
-    eps: float = _option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
-    norm: Norm = _option("Linf", "norm of the budget: Linf or L2")
-    backend: Backend = _option("torchattacks", "library that crafts the examples: torchattacks or art")
+    eps: float = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
+    norm: Norm = option("Linf", "norm of the budget: Linf or L2")
+    backend: Backend = option("torchattacks", "library that crafts the examples: torchattacks or art")
 
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, NORMS)
@@ -39,11 +39,13 @@ class _Gradient:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
         """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` holds index labels ``[N]``."""
+        from toolkit_ext.attacks.adapters import run_art, run_torchattacks
+
         if self.eps == 0:
             return Perturbed(x.detach())
-        library = _torchattacks if self.backend == "torchattacks" else _art
-        name, options = self._torchattacks() if self.backend == "torchattacks" else self._art()
-        return Perturbed(library.craft(name, model, x, y, **options))
+        name, options = self._call()
+        run = run_art if self.backend == "art" else run_torchattacks
+        return Perturbed(run(name, model, x, y, **options))
 
     def at(self, *, eps: float, step: int = 0) -> Self:
         """The same attack with another radius; an ``alpha`` that was given scales along."""
@@ -54,11 +56,17 @@ class _Gradient:
             return replace(self, eps=eps)
         return replace(self, eps=eps, alpha=alpha * eps / self.eps or None)  # type: ignore[call-arg]
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        raise UserError(f"backend: 'torchattacks' has no {type(self).__name__} attack in {self.norm}; use backend art")
+    def _call(self) -> Call:
+        calls = self._calls()
+        wanted = "art" if self.backend == "art" else f"torchattacks {self.norm}"
+        if wanted not in calls:
+            missing = f"{self.backend!r} has no {type(self).__name__} attack in {self.norm}"
+            raise UserError(f"backend: {missing}; allowed: {', '.join(calls)}")
+        return calls[wanted]
 
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        raise UserError(f"backend: 'art' has no {type(self).__name__} attack; use backend torchattacks")
+    def _calls(self) -> dict[str, Call]:
+        """What makes this attack, by ``art`` (both norms), ``torchattacks Linf`` and ``torchattacks L2``."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -77,47 +85,42 @@ class NoAttack:
 
 
 @dataclass(frozen=True)
-class FGSM(_Gradient):
+class FGSM(GradientAttack):
     """Fast gradient sign method: ``x' = clip(x + eps sign ∇_x L)``; in L2, the normalised gradient.
 
     Goodfellow, Shlens, Szegedy: Explaining and harnessing adversarial examples. ICLR 2015.
     """
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "FGSM", {"eps": self.eps}
+    def _calls(self) -> dict[str, Call]:
+        art = "FastGradientMethod", {"eps": self.eps, "eps_step": self.eps, "norm": _ART_NORMS[self.norm]}
         # torchattacks has no L2 FGSM; one step of its L2 PGD from the clean image is the same map.
-        return "PGDL2", {"eps": self.eps, "alpha": self.eps, "steps": 1, "random_start": False}
-
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        return "FGSM", {"eps": self.eps, "eps_step": self.eps, "norm": _art.NORMS[self.norm]}
+        step = "PGDL2", {"eps": self.eps, "alpha": self.eps, "steps": 1, "random_start": False}
+        return {"torchattacks Linf": ("FGSM", {"eps": self.eps}), "torchattacks L2": step, "art": art}
 
 
 @dataclass(frozen=True)
-class RandomFGSM(_Gradient):
+class RandomFGSM(GradientAttack):
     """One gradient step from a random start in the Linf ball, step size ``fast_alpha * eps``.
 
     Wong, Rice, Kolter: Fast is better than free. ICLR 2020, algorithm 3.
     """
 
-    fast_alpha: float = _option(1.25, "step size of random-start FGSM as a multiple of eps")
+    fast_alpha: float = option(1.25, "step size of random-start FGSM as a multiple of eps")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("fast_alpha", self.fast_alpha)
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "FFGSM", {"eps": self.eps, "alpha": self.fast_alpha * self.eps}
-        return super()._torchattacks()
+    def _calls(self) -> dict[str, Call]:
+        return {"torchattacks Linf": ("FFGSM", {"eps": self.eps, "alpha": self.fast_alpha * self.eps})}
 
 
 @dataclass(frozen=True)
-class _Iterated(_Gradient):
+class IteratedAttack(GradientAttack):
     """An attack of several steps of size ``alpha``; ``None`` is ``2.5 eps / steps``, which can cross the ball."""
 
-    alpha: float | None = _option(None, "step size of the attack; none is 2.5 eps / steps")
-    steps: int = _option(10, "number of steps of the attack")
+    alpha: float | None = option(None, "step size of the attack; none is 2.5 eps / steps")
+    steps: int = option(10, "number of steps of the attack")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,57 +138,49 @@ class _Iterated(_Gradient):
         return {"eps": self.eps, "alpha": self.step_size, "steps": self.steps}
 
     def _art_steps(self) -> dict[str, Any]:
-        norm = _art.NORMS[self.norm]
-        return {"eps": self.eps, "eps_step": self.step_size, "max_iter": self.steps, "norm": norm}
+        budget = {"eps": self.eps, "eps_step": self.step_size, "norm": _ART_NORMS[self.norm]}
+        return {**budget, "max_iter": self.steps, "verbose": False}
 
 
 @dataclass(frozen=True)
-class PGD(_Iterated):
+class PGD(IteratedAttack):
     """Projected gradient descent: ``x_{t+1} = Π(x_t + alpha sign ∇_x L)``; in L2, the normalised gradient.
 
     Madry et al.: Towards deep learning models resistant to adversarial attacks. ICLR 2018, section 2.1.
     """
 
-    random_start: bool = _option(True, "start from a random point of the budget")
+    random_start: bool = option(True, "start from a random point of the budget")
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        name = "PGD" if self.norm == "Linf" else "PGDL2"
-        return name, {**self._steps(), "random_start": self.random_start}
-
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        return "PGD", {**self._art_steps(), "num_random_init": int(self.random_start)}
+    def _calls(self) -> dict[str, Call]:
+        options = {**self._steps(), "random_start": self.random_start}
+        art = "ProjectedGradientDescentPyTorch", {**self._art_steps(), "num_random_init": int(self.random_start)}
+        return {"torchattacks Linf": ("PGD", options), "torchattacks L2": ("PGDL2", options), "art": art}
 
 
 @dataclass(frozen=True)
-class MIM(_Iterated):
+class MIM(IteratedAttack):
     """Momentum iterative method: PGD along ``g_{t+1} = decay g_t + ∇_x L / ‖∇_x L‖_1``.
 
     Dong et al.: Boosting adversarial attacks with momentum. CVPR 2018, algorithm 1.
     """
 
-    decay: float = _option(1.0, "decay of the momentum in MIM")
+    decay: float = option(1.0, "decay of the momentum in MIM")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("decay", self.decay, zero=True)
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "MIFGSM", {**self._steps(), "decay": self.decay}
-        return super()._torchattacks()
-
-    def _art(self) -> tuple[str, dict[str, Any]]:
-        return "MIM", {**self._art_steps(), "decay": self.decay}
+    def _calls(self) -> dict[str, Call]:
+        art = "MomentumIterativeMethod", {**self._art_steps(), "decay": self.decay}
+        return {"torchattacks Linf": ("MIFGSM", {**self._steps(), "decay": self.decay}), "art": art}
 
 
 @dataclass(frozen=True)
-class TPGD(_Iterated):
+class TPGD(IteratedAttack):
     """PGD on the divergence ``KL(f(x) ‖ f(x'))`` from the clean prediction: the inner maximisation of TRADES.
 
     Zhang et al.: Theoretically principled trade-off between robustness and accuracy. ICML 2019, algorithm 1.
     """
 
-    def _torchattacks(self) -> tuple[str, dict[str, Any]]:
-        if self.norm == "Linf":
-            return "TPGD", self._steps()
-        return super()._torchattacks()
+    def _calls(self) -> dict[str, Call]:
+        return {"torchattacks Linf": ("TPGD", self._steps())}

@@ -1,10 +1,11 @@
 """timm classifiers with normalisation inside; importing this registers LeNet, VGG16-w, ResNet18-w, ... with timm."""
 
-from toolkit_ext.backbones import lenet, preact_resnet, small_resnet, small_vgg
-from toolkit_ext.backbones._create import create
-from toolkit_ext.backbones._names import check_name, names
+from toolkit_ext.backbones import lenet, resnets, small_vgg
+from toolkit_ext.backbones.building import Normalized, create
 from toolkit_ext.backbones.checkpoint import load_model, read_config, read_training, save_model
-from toolkit_ext.backbones.normalized import Normalized
+from toolkit_ext.backbones.registry import check_name, names
+
+preact_resnet = small_resnet = resnets  # earlier names
 
 __all__ = [
     "Normalized",
@@ -16,6 +17,7 @@ __all__ = [
     "preact_resnet",
     "read_config",
     "read_training",
+    "resnets",
     "save_model",
     "small_resnet",
     "small_vgg",

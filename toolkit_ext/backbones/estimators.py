@@ -1,7 +1,7 @@
-"""ART's classifiers as torch modules on [0, 1] inputs, and the other way round.
+"""ART's classifiers as torch modules on [0, 1] inputs, and torch modules as ART classifiers.
 
-Training and evaluation both look at an ART ``PyTorchClassifier`` through :func:`view`, so that ``eps`` means the same
-in both, whatever range and preprocessing the classifier has.
+Training and evaluation both use an ART ``PyTorchClassifier`` through :func:`view`. So ``eps`` means the same in both,
+for any range and preprocessing of the classifier.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ClassifierView(nn.Module):
         return logits
 
     def extra_repr(self) -> str:
-        """What ``print`` adds, and what tells two views of one model apart."""
+        """What ``print`` adds, and what distinguishes two views of one model."""
         names = ", ".join(_describe(operation) for operation in self._operations)
         return f"low={self.low:g}, high={self.high:g}" + (f", preprocessing={names}" if names else "")
 
@@ -66,10 +66,10 @@ def _is_identity(operation: Preprocessor) -> bool:
 
 
 def view(classifier: PyTorchClassifier) -> nn.Module:
-    """The module to attack and to train: the classifier's own model where it already takes [0, 1] as it is.
+    """The module to attack and to train: the classifier's own model if it takes [0, 1] inputs unchanged.
 
     Raises:
-        UserError: preprocessing that is not differentiable in torch, which the attacks could not see through.
+        UserError: preprocessing without a gradient in torch, which the attacks need.
     """
     low, high = clip_range(classifier)
     operations = [op for op in classifier.preprocessing_operations if op.apply_predict and not _is_identity(op)]

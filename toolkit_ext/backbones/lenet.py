@@ -12,7 +12,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
-from toolkit_ext.backbones._register import default_cfg, register
+from toolkit_ext.backbones.registry import default_cfg, register
 
 default_cfgs = generate_default_cfgs(
     {

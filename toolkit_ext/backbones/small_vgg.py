@@ -8,7 +8,7 @@ from timm.layers import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
-from toolkit_ext.backbones._register import default_cfg, register
+from toolkit_ext.backbones.registry import default_cfg, register
 
 default_cfgs = generate_default_cfgs(
     {"vgg16_w": default_cfg(min_input_size=(3, 4, 4), first_conv="features.0", classifier="head.fc")}

@@ -8,14 +8,15 @@ adversarial networks. ICLR 2018), as parametrisations of torch: the trained weig
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
+from torch.nn.utils import parametrizations, parametrize
 
+from toolkit_ext.backbones.building import dry_forward
 from toolkit_ext.errors import UserError, check_choice
 
 ConvNorm = Literal["reshaped", "operator"]
@@ -90,7 +91,7 @@ def _is_normalised(layer: nn.Module) -> bool:
     assert isinstance(layer.parametrizations, nn.ModuleDict)
     steps = layer.parametrizations["weight"]
     assert isinstance(steps, nn.ModuleList)
-    return any(isinstance(step, _SpectralNorm | ConvOperatorNorm) for step in steps)
+    return any(isinstance(step, parametrizations._SpectralNorm | ConvOperatorNorm) for step in steps)
 
 
 def _layers_to_normalise(model: nn.Module) -> dict[str, nn.Module]:
@@ -105,7 +106,7 @@ def _layers_to_normalise(model: nn.Module) -> dict[str, nn.Module]:
     return fresh
 
 
-def spectral_normalise(
+def spectral_norm(
     model: nn.Module,
     *,
     n_power_iterations: int = 1,
@@ -119,16 +120,16 @@ def spectral_normalise(
     can be off by a factor up to the square root of the number of kernel positions. ``conv="operator"`` takes the norm
     of the convolution itself (:class:`ConvOperatorNorm`) at the size its input has in a forward pass on
     ``input_size``, ``(C, H, W)``; where that is not given, the model's own ``in_chans`` and ``image_size``.
-    Where a layer sees several sizes, the largest counts.
+    If a layer gets inputs of several sizes, the largest counts.
 
-    ``σ`` is tracked, ``n_power_iterations`` at a time in training mode: while weights move fast it lags, and the norm
-    reached is a little above 1 (10% is possible with 1 iteration, 1% with 10).
-    Layers that are normalised already stay as they are. Fused attention weights that are no linear layer
-    (``in_proj_weight`` of ``nn.MultiheadAttention``) and transposed convolutions are left alone.
+    Each training step updates ``σ`` by ``n_power_iterations``. While weights change fast it lags, and the norm of a
+    layer is a little above 1 (by up to 10% with 1 iteration, 1% with 10).
+    Normalised layers stay as they are. Fused attention weights that are no linear layer (``in_proj_weight`` of
+    ``nn.MultiheadAttention``) and transposed convolutions are not normalised.
 
     Raises:
         UserError: no such layers, an all-zero weight, or with ``conv="operator"`` an unknown input size, a layer
-            the forward pass does not reach, or one that computes something else than the plain convolution.
+            that the forward pass does not reach, or one that is not a plain convolution.
     """
     check_choice("spectral", conv, CONV_NORMS)
     if n_power_iterations < 1:
@@ -141,12 +142,12 @@ def spectral_normalise(
             norm = ConvOperatorNorm(layer, sizes[name], n_power_iterations)
             parametrize.register_parametrization(layer, "weight", norm)
         else:
-            spectral_norm(layer, "weight", n_power_iterations)
+            parametrizations.spectral_norm(layer, "weight", n_power_iterations)
     return model
 
 
 def bake(model: nn.Module) -> nn.Module:
-    """Undo :func:`spectral_normalise`, in place, leaving each layer the weight it has in evaluation mode."""
+    """Undo :func:`spectral_norm`, in place, leaving each layer the weight it has in evaluation mode."""
     for layer in model.modules():
         if _is_normalised(layer):
             layer.parametrizations.eval()  # type: ignore[operator, union-attr]
@@ -169,12 +170,10 @@ def _input_sizes(
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in convolutions.items()]
-    try:
-        _dry_forward(model, input_size or _own_shape(model))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name, layer in convolutions.items():
+            hooks.enter_context(layer.register_forward_pre_hook(note(name)))
+        dry_forward(model, input_size or _own_shape(model))
     for name in convolutions.keys() - sizes.keys():
         raise UserError(f"spectral: the forward pass does not reach layer {name!r}; use reshaped")
     return sizes
@@ -185,14 +184,3 @@ def _own_shape(model: nn.Module) -> tuple[int, ...]:
     if channels is None or size is None:
         raise UserError("spectral: 'operator' needs the input size of the model; give input_size=(C, H, W)")
     return channels, *((size, size) if isinstance(size, int) else size)
-
-
-def _dry_forward(model: nn.Module, input_size: tuple[int, ...]) -> None:
-    modes = [(module, module.training) for module in model.modules()]
-    like = next(model.parameters())
-    try:
-        with torch.no_grad():
-            model.eval()(like.new_zeros(1, *input_size))
-    finally:
-        for module, training in modes:
-            module.training = training

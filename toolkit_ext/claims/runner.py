@@ -16,7 +16,8 @@ from toolkit_ext.claims.runs import by_seed, choose, grid, of_claims, tuning_of
 from toolkit_ext.cli.console import say
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.costs import count_passes
-from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, run, smoke
+from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, run
+from toolkit_ext.experiments.recipe import smoke
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
 from toolkit_ext.trainers.compose import compose, options

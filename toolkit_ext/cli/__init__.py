@@ -11,25 +11,28 @@ from toolkit_ext.cli.console import say, say_error, set_up_logging
 from toolkit_ext.errors import RunError, UserError
 from toolkit_ext.fast import allocator
 
-# Where each command is, and what the list of commands says of it: a command is imported when it is used.
+# Module and text in the list of commands; a command is imported when it is used.
 COMMANDS = {
     "methods": (
-        "methods:methods_command",
-        "List the methods with their choice on each axis, their cost and their paper.",
+        "train:methods_command",
+        "List the methods with their choices on the axes, their cost and their paper.",
     ),
     "train": ("train:train_command", "Train a method on a data set and evaluate it by AutoAttack."),
     "sweep": ("sweep:sweep_command", "Train several methods with several seeds and settings."),
     "evaluate": ("evaluate:evaluate_command", "Evaluate a model by AutoAttack."),
     "landscape": ("landscape:landscape_command", "Measure the adversarial loss landscape of a model."),
-    "table": ("tables:table_command", "Print means and standard deviations of recorded runs."),
-    "plot": ("tables:plot_command", "Plot recorded runs."),
-    "report": ("report:report_command", "Write every run to one HTML page."),
-    "claims": ("claims:claims_command", "Rebuild CLAIMS.md and its figures from the records."),
+    "table": ("records:table_command", "Print means and standard deviations of recorded runs."),
+    "plot": ("records:plot_command", "Plot recorded runs."),
+    "report": ("records:report_command", "Write all runs to one HTML page."),
+    "claims": ("records:claims_command", "Rebuild CLAIMS.md and its figures from the records."),
 }
 
 
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+
 class _LazyGroup(click.Group):
-    """A group whose commands are imported one by one, so that ``--help`` need not wait for torch."""
+    """A group that imports a command when it is used, so that ``--help`` does not wait for torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -46,7 +49,7 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
 @click.version_option(package_name="toolkit-ext")
 def cli() -> None:
     """Adversarial training of timm models, evaluated by AutoAttack."""
@@ -61,12 +64,9 @@ def guarded(command: click.Command) -> None:
     except click.ClickException as error:
         say(f"error: {error.format_message()}")
         sys.exit(2)
-    except UserError as error:
+    except (UserError, RunError) as error:
         say_error(str(error))
-        sys.exit(2)
-    except RunError as error:
-        say_error(str(error))
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted: all finished epochs and batches are saved; the same command with --resume goes on from there")
         sys.exit(130)

@@ -1,10 +1,11 @@
-"""What the command line and the recipes show a person: notes, and a table of results."""
+"""Output of the command line and of recipes: notes, lines and tables."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -13,16 +14,16 @@ from rich.table import Table
 from toolkit_ext import results
 from toolkit_ext.ranks import silent, told_elsewhere
 from toolkit_ext.results import Record
-from toolkit_ext.results.tables.formatting import plain
+from toolkit_ext.results.tables.formatting import budget, plain
 
 _notes = Console(stderr=True, soft_wrap=True, highlight=False)
-# Piped into a file there is no terminal to ask for its width, and 80 columns break every table.
+# A file or pipe has no width, and 80 columns, the default, break every table.
 # Names in records are shown as they are: no markup, which is Rich's own.
 _output = Console(soft_wrap=True, highlight=False, markup=False, width=None if sys.stdout.isatty() else 140)
 
 
 def set_up_logging() -> None:
-    """Show the alarms of a training where its progress bars are shown."""
+    """Show the warnings of a training on the console of its progress bars."""
     handler = RichHandler(console=_notes, show_time=False, show_path=False)
     logger = logging.getLogger("toolkit_ext")
     logger.handlers = [handler]
@@ -31,46 +32,99 @@ def set_up_logging() -> None:
 
 
 def say(text: str) -> None:
-    """A note on the standard error, where progress is shown too; of several processes the first one's."""
+    """Print a note on the standard error, like progress bars; in a multi-process run, on rank 0 only."""
     if not silent():
         _notes.print(text, markup=False)
 
 
 def say_error(text: str) -> None:
-    """What ends this process, on the standard error; of several processes with the same error the first one's."""
+    """Print the error that ends this process; if rank 0 has the same error, only rank 0 prints it."""
     if not told_elsewhere(text):
         _notes.print(f"error: {text}", markup=False)
 
 
 def show(text: str) -> None:
-    """A line of output; of several processes the first one's."""
+    """Print a line of output; in a multi-process run, on rank 0 only."""
     if not silent():
         _output.print(text, markup=False)
 
 
-def percent(value: float | None) -> str:
-    """A fraction in percent, with one decimal."""
-    return "" if value is None else f"{100 * value:.1f}"
+def show_table(table: Table) -> None:
+    """Print a table as output; in a multi-process run, on rank 0 only."""
+    if not silent():
+        _output.print(table, soft_wrap=False)
+
+
+def percent(accuracy: float | None, *, errors: bool = False) -> str:
+    """An accuracy in percent with one decimal, or its error; the empty text for ``None``."""
+    return "" if accuracy is None else f"{100 * (1 - accuracy if errors else accuracy):.1f}"
 
 
 def results_table(records: Sequence[Record]) -> Table:
-    """Accuracies in percent, a row a record, with the 95% interval of AutoAttack (of the last column without it)."""
-    metrics = [name for name in results.METRICS if any(name in record["metrics"] for record in records)]
+    """Accuracies in percent, one row per record, with the 95% interval of AutoAttack, or else of the last column."""
+    metrics = _metrics(records)
     if "aa_acc" in metrics:
-        metrics.remove("union_acc")  # at most an image or two below AutoAttack; it stays in the records
+        metrics.remove("union_acc")  # at most a few images below AutoAttack; it stays in the records
     headline = "aa_acc" if "aa_acc" in metrics else metrics[-1]
-    interval = f"{results.label(headline)} 95%"
-    table = Table(title="accuracy in %")
-    for name in ("method", *(results.label(metric) for metric in metrics), interval, "images"):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    return _accuracies(records, metrics, headline, f"{results.label(headline)} 95%")
+
+
+def evaluation_table(records: Sequence[Record], *, errors: bool = False) -> Table:
+    """Accuracies or errors in percent, one row per radius, with the 95% interval of the last column."""
+    metrics = _metrics(records)
+    return _accuracies(records, metrics, metrics[-1], "95% interval", curve=len(records) > 1, errors=errors)
+
+
+def _metrics(records: Sequence[Record]) -> list[str]:
+    return [name for name in results.METRICS if any(name in record["metrics"] for record in records)]
+
+
+def _accuracies(
+    records: Sequence[Record], metrics: list[str], headline: str, label: str, curve: bool = False, errors: bool = False
+) -> Table:
+    """One row per record: its ``metrics``, and the 95% interval of ``headline`` in a column called ``label``."""
+    table = Table(title="error in %" if errors else "accuracy in %")
+    table.add_column("method", justify="left", overflow="fold")
+    for name in (*(["eps"] if curve else []), *map(results.label, metrics), label, "images"):
+        table.add_column(name, justify="right")
     for record in records:
-        low, high = record["intervals"][headline]
-        cells = [percent(record["metrics"].get(metric)) for metric in metrics]
-        table.add_row(plain(record["method"]), *cells, f"{percent(low)} to {percent(high)}", str(record["n_examples"]))
+        eps = [budget(record["protocol"]["eps"])] if curve and record["protocol"] else []
+        cells = [percent(record["metrics"].get(name), errors=errors) for name in metrics]
+        low, high = sorted(1 - end if errors else end for end in record["intervals"][headline])
+        cells += [f"{percent(low)} to {percent(high)}", str(record["n_examples"])]
+        table.add_row(plain(record["method"]), *eps, *cells)
     return table
 
 
-def show_table(table: Table) -> None:
-    """Print a table as output; of several processes the first one's."""
-    if not silent():
-        _output.print(table, soft_wrap=False)
+def details_table(record: Record, *, errors: bool = False) -> Table:
+    """For each attack: images attacked and broken, accuracy after it, and wall time in seconds."""
+    about = record["protocol"]
+    title = "each attack" if about is None else f"each attack at {about['norm']} eps {budget(about['eps'])}"
+    table = Table(title=title)
+    for name in ("attack", "attacked", "broken", "error in %" if errors else "accuracy in %", "seconds"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    for name, row in record["details"]["attacks"].items():
+        left = percent(row["accuracy"], errors=errors)
+        table.add_row(_label(name), str(row["attempted"]), str(row["broken"]), left, f"{row['seconds']:.1f}")
+    for name, reason in record["omitted"].items():
+        table.add_row(_label(name), "", "", "", reason)
+    return table
+
+
+def _label(attack: str) -> str:
+    """The attack's name in tables; AutoAttack's parts are indented."""
+    return f"  {attack.removeprefix('aa/')}" if attack.startswith("aa/") else results.label(f"{attack}_acc")
+
+
+def audit_table(audit: Mapping[str, Any]) -> Table:
+    """The checks of ``details.audit``: verdict, figure and explanation."""
+    title = f"audit: {audit['status']} ({audit['n_examples']} images, {audit['norm']} eps {budget(audit['eps'])})"
+    table = Table(title=title)
+    for name in ("check", "verdict", "figure", "what was found"):
+        table.add_column(name, justify="right" if name == "figure" else "left", no_wrap=name in ("check", "verdict"))
+    for check in audit["checks"]:
+        name = check["name"].replace("_", " ")
+        table.add_row(name, check["status"], f"{check['figure']:.3g}", check["explanation"])
+    for name, reason in audit["omitted"].items():
+        table.add_row(name.replace("_", " "), "not made", "", reason)
+    return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,18 @@ from typing import Any
 import click
 import torch
 
-from toolkit_ext import backbones, data, results
+from toolkit_ext import backbones, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.cli import console
-from toolkit_ext.cli.evaluation_options import facts_of
-from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
-from toolkit_ext.errors import UserError, check_file_name
+from toolkit_ext.cli.options import Command, CommaSeparated, place_options, take_place
+from toolkit_ext.cli.sources import data_option, facts_of, load_data
+from toolkit_ext.errors import check_file_name
 from toolkit_ext.experiments.experiment import Place, check_device
 from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.landscape.study import STUDIES
 from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
 
-Command = Callable[..., Any]
 _LONGEST_NAME = 120  # of a table, before what further tables of the analysis add
 
 
@@ -35,9 +33,8 @@ def _study_options(command: Command) -> Command:
         if isinstance(default, tuple):
             kind, default = CommaSeparated(type(default[0])), ",".join(map(str, default))
         flag = "--" + entry.name.replace("_", "-")
-        command = click.option(flag, type=kind, default=default, show_default=True, help=entry.metadata["help"])(
-            command
-        )
+        option = click.option(flag, type=kind, default=default, show_default=True, help=entry.metadata["help"])
+        command = option(command)
     return command
 
 
@@ -49,25 +46,25 @@ def _study_options(command: Command) -> Command:
     default="hessian",
     show_default=True,
     help="hessian: spectrum; similarity: of perturbations at θ ± av; surface: of the loss, around one checkpoint or "
-    "through three; dead: layers; connectivity: of two checkpoints; training: the logs of several runs together",
+    "through three; dead: layers; connectivity: of two checkpoints; training: compare the logs of several runs",
 )
-@click.option("--data", "data_name", help="data set; by default the one the checkpoint was trained on")
+@data_option
 @click.option("--n", type=int, default=2000, show_default=True, help="use the first N training examples")
 @click.option("--n-test", type=int, default=1000, show_default=True, help="use the first N test examples")
-@click.option("--eps", help="radius of the budget; by default that of the training; 8/255 is accepted, 0 is clean")
+@click.option("--eps", help="radius of the budget, such as 8/255, 0 for clean inputs; by default that of the training")
 @click.option("--norm", help="norm of the budget, Linf or L2; by default that of the training")
 @click.option("--alpha", help="step size of the attack; by default 2.5 eps / steps")
 @click.option("--steps", default=10, show_default=True, help="steps of the PGD attack")
 @click.option("--batch-size", default=250, show_default=True, help="examples in memory at once")
-@click.option("--name", help="name of the CSV and the figure; by default made of the analysis and the checkpoint")
+@click.option("--name", help="name of the CSV and the figure; by default that of the analysis and the checkpoint")
 @click.option("--seed", default=0, show_default=True, help="seed of attacks, directions and start vectors")
 @_study_options
 @place_options
 def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -> None:
     """Measure the adversarial loss landscape at the model in the folder CHECKPOINT.
 
-    Writes a record, a CSV and a figure into the results folder. A surface that was stopped goes on with the point it
-    was at. See docs/landscape.md.
+    Writes a record, a CSV and a figure to the results folder. An interrupted surface continues with the point it was
+    at. See docs/landscape.md.
     """
     place = take_place(values)
     usual = results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}").rstrip(".")
@@ -100,7 +97,7 @@ def _compare_trainings(runs: dict[str, Path], place: Place, name: str) -> None:
 
 
 def _title(path: Path) -> str:
-    """A short name: the run's folder, and the checkpoint's unless it is the usual one."""
+    """A short name: the folder of the run if the checkpoint is ``best`` or ``last``, else that of the checkpoint."""
     path = path.resolve()
     if path.is_file():
         return path.parent.name
@@ -113,13 +110,12 @@ def _subject(
     """Models, data and attack, and the facts of the record."""
     device = check_device(place.device)
     told = backbones.read_training(checkpoints[0])
-    data_name = values["data_name"] or told.get("data", {}).get("name")
-    if data_name is None:
-        raise UserError("data: the checkpoint does not say what it was trained on; give --data")
     models = [backbones.load_model(path, device=device) for path in checkpoints]
     check_same_architecture(*models)
-    dataset = data.load(data_name, root=place.data_root, download=place.download)
-    about = _about(told, checkpoints[0], models[0], dataset)
+    dataset = load_data([told], values["data_name"], place)
+    parameters = sum(weight.numel() for weight in models[0].parameters())
+    backbone = {"name": models[0].name, "args": dict(models[0].model_args), "parameters": parameters}
+    about = facts_of(told, _title(checkpoints[0]), backbone, dataset)
     dataset = dataset.subset(min(values["n"], len(dataset.y_train)), min(values["n_test"], len(dataset.y_test)))
     attack = _attack(told.get("hyper_parameters", {}), values)
     subject = Subject(
@@ -129,16 +125,8 @@ def _subject(
     return subject, about
 
 
-def _about(
-    told: dict[str, Any], checkpoint: Path, model: backbones.Normalized, dataset: data.Dataset
-) -> dict[str, Any]:
-    parameters = sum(weight.numel() for weight in model.parameters())
-    backbone = {"name": model.name, "args": dict(model.model_args), "parameters": parameters}
-    return facts_of(told, _title(checkpoint), backbone, dataset)
-
-
 def _attack(trained: dict[str, Any], values: dict[str, Any]) -> PGD:
-    """PGD at the budget that was given, else at that of the training."""
+    """PGD at the given budget, or else at that of the training."""
     eps = trained.get("eps", 8 / 255) if values["eps"] is None else values["eps"]
     norm = values["norm"] or trained.get("norm", "Linf")
     return PGD(eps=eps, alpha=values["alpha"], steps=values["steps"], norm=norm)

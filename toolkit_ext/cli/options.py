@@ -1,21 +1,24 @@
-"""Command-line options made from the dataclasses that hold the hyper-parameters."""
+"""Command-line options: those of hyper-parameters, made from their dataclasses, and those that commands share."""
 
 from __future__ import annotations
 
+import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import Place
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
 
 Command = Callable[..., Any]
+FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
 # Numbers that may be written as fractions; the dataclasses read the text.
 _FRACTIONS = {"eps", "alpha", "eps_min", "eps_max"}
 
@@ -49,7 +52,7 @@ def _click_type(name: str, hint: Any) -> Any:
     if name in _FRACTIONS:
         return str
     if get_origin(hint) is Literal:
-        return str  # the dataclass checks it, with near names in its message
+        return str  # the dataclass checks it, and its message suggests similar names
     if get_origin(hint) is tuple:
         return CommaSeparated(get_args(hint)[0])
     return hint if hint in (int, float, bool, str) else str
@@ -68,7 +71,7 @@ def _option(entry: Field[Any], hint: Any) -> click.Option:
 
 
 def hyper_parameter_options() -> list[click.Option]:
-    """An option for every hyper-parameter of every axis and of the loop, each once, and one for every axis."""
+    """An option for every axis, and one for every hyper-parameter of the axes and of the loop."""
     made: dict[str, click.Option] = {}
     for axis, kinds in AXES.items():
         text = f"another {axis} than the method's own: {', '.join(kinds)}"
@@ -83,27 +86,59 @@ def hyper_parameter_options() -> list[click.Option]:
     return [*made.values(), *hidden]
 
 
+where_option = click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
+)
+data_root_option = click.option(
+    "--data-root", type=FOLDER, default="data", show_default=True, help="folder of the data sets"
+)
+
+
+def results_option(parameter: str) -> Callable[[Command], Command]:
+    """``--results``, as the function's argument ``parameter``."""
+    return click.option(
+        "--results", parameter, type=FOLDER, default="results", show_default=True, help="folder of the records"
+    )
+
+
+def _parse_backbone_args(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments by name; values are read as JSON, or else as text."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"backbone-arg: {pair!r} is not allowed; write NAME=VALUE, such as width=8")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+backbone_arg_option = click.option(
+    "--backbone-arg",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_parse_backbone_args,
+    help="argument of the backbone, such as width=8",
+)
+
+
 def place_options(command: Command) -> Command:
-    """Options that say where and on what to run."""
-    folder = click.Path(path_type=Path, file_okay=False)
+    """Options for the folders, the device and the display of a run."""
     for option in (
         click.option("--progress/--no-progress", default=True, show_default=True, help="show progress bars"),
         click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda or cuda:N"),
-        click.option("--download", is_flag=True, help="fetch the data set where it is missing"),
-        click.option("--data-root", type=folder, default="data", show_default=True, help="folder of the data sets"),
-        click.option("--output", type=folder, default="outputs", show_default=True, help="folder for checkpoints"),
-        click.option("--results", type=folder, default="results", show_default=True, help="folder for records"),
+        click.option("--download", is_flag=True, help="download the data set if it is missing"),
+        data_root_option,
+        click.option("--output", type=FOLDER, default="outputs", show_default=True, help="folder of the checkpoints"),
+        results_option("results"),
     ):
         command = option(command)
     return command
 
 
 def take_place(values: dict[str, Any]) -> Place:
-    """Take the options of :func:`place_options` (and ``resume``) out of ``values``."""
+    """Remove the options of :func:`place_options` (and ``resume``) from ``values``."""
     names = [name for name in Place.__dataclass_fields__ if name in values]
     return Place(**{name: values.pop(name) for name in names})
-
-
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given on the command line."""
-    return {name: value for name, value in values.items() if value is not None}

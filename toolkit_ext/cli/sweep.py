@@ -16,27 +16,26 @@ from toolkit_ext.cli import console
 from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiments.attempt import LOG, Outcome, Task, state_of
 from toolkit_ext.experiments.experiment import Place, check_device
-from toolkit_ext.experiments.sweep import Workers, sweep
+from toolkit_ext.experiments.sweep import LOG, Outcome, Task, Workers, state_of, sweep
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, compose, known, options
 
-# Options of train whose text has commas of its own: one value each. The rest of train's options make a grid.
+# Options of train whose value has commas: one value each. The other options of train make a grid.
 _WHOLE = {"deep_layers"}
 _NOT_OURS = {"method", "seed", "resume", *Place.__dataclass_fields__}
 
 
 def _cores() -> int:
     try:
-        from dask.system import CPU_COUNT  # what a container is granted, not what the machine has
+        from dask.system import CPU_COUNT  # the limit of a container, not the number of the machine
     except ImportError:
         return torch.get_num_threads()
     return int(CPU_COUNT)
 
 
 def _train_options() -> Iterator[click.Option]:
-    """The options of ``train``, their values left as text."""
+    """The options of ``train``, with values kept as text."""
     for option in train_command.params:
         if not isinstance(option, click.Option) or option.name in _NOT_OURS:
             continue
@@ -49,7 +48,7 @@ def _train_options() -> Iterator[click.Option]:
 
 
 def _values(name: str, given: Any) -> list[tuple[str, ...]]:
-    """The choices that an option makes, each as the words to give to ``train``."""
+    """The values of an option, each as arguments of ``train``."""
     option = next(option for option in train_command.params if option.name == name)
     flag = option.opts[0]
     if isinstance(given, bool):
@@ -68,7 +67,7 @@ def _task(method: str, words: tuple[str, ...]) -> Task:
 
 
 def _has(method: str, axes: Mapping[str, str], name: str) -> bool:
-    """Whether option ``name`` means anything to ``method`` with the choices in ``axes``."""
+    """Whether ``method`` with the choices in ``axes`` has the option ``name``."""
     of_an_axis = any(name in options(kind) for kinds in AXES.values() for kind in kinds.values())
     return not of_an_axis or name in known(TRAINERS[method].method, axes)
 
@@ -94,7 +93,7 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
         kept = {name: words for name, words in zip(grid, values, strict=True) if _has(method, axes, name)}
         used |= kept.keys()
         task = _task(method, (*itertools.chain(*kept.values()), "--seed", str(seed)))
-        compose(TRAINERS[method].method, task.experiment.hyper_parameters)  # to refuse a bad value before any run
+        compose(TRAINERS[method].method, task.experiment.hyper_parameters)  # rejects a bad value before any run
         tasks.setdefault(task.run_id, task)
     if unused := sorted(grid.keys() - used):
         raise UserError(f"{unused[0]}: has no effect with any of the methods {', '.join(chosen)}")
@@ -106,12 +105,12 @@ def _say(number: int, of: int, outcome: Outcome) -> None:
         metrics = outcome.record["metrics"]
         shown = ", ".join(f"{results.label(name)} {console.percent(value)}" for name, value in metrics.items())
     else:
-        shown = "left to another process, which has it in hand" if outcome.another else f"failed: {outcome.failed}"
+        shown = "left to another process, which runs it" if outcome.another else f"failed: {outcome.failed}"
     console.say(f"{number}/{of} {outcome.run_id}: {shown}")
 
 
 def _check(tasks: list[Task], place: Place) -> None:
-    """Find out now, and once, what would stop every run: a missing device or data set. Fetch what is to be fetched."""
+    """Check the device and the data sets once, before the first run; download what is missing."""
     check_device(place.device)
     for name in dict.fromkeys(task.experiment.data for task in tasks):
         data.load(name, root=place.data_root, download=place.download)
@@ -122,27 +121,20 @@ def _check(tasks: list[Task], place: Place) -> None:
 @click.option(
     "--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of every combination"
 )
-@click.option("--workers", type=int, help="processes; by default a core each, or a GPU each; 0: this process, no Dask")
-@click.option("--threads", type=int, help="CPU threads of a worker; by default its share of the cores")
+@click.option("--workers", type=int, help="processes; by default one per core or GPU; 0: this process, without Dask")
+@click.option("--threads", type=int, help="CPU threads per worker; by default its share of the cores")
 @click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")
-@click.option("--dry-run", is_flag=True, help="list the runs, and what is there of each, and stop")
+@click.option("--dry-run", is_flag=True, help="list the runs and the state of each, and stop")
 @place_options
-def sweep_command(
-    methods: tuple[str, ...],
-    seeds: tuple[int, ...],
-    workers: int | None,
-    threads: int | None,
-    scheduler: str | None,
-    dry_run: bool,
-    **values: Any,
-) -> None:
+def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: bool, **values: Any) -> None:
     """Train several methods with several seeds and settings, and record each.
 
-    Every option of train may be given; a comma-separated list (--eps 0.1,0.3 --lr 0.1,0.01) makes a grid. What is
-    recorded is skipped, a run that was stopped goes on, one that fails is named at the end and does not stop the
-    others: the same command again finishes the folder.
+    All options of train are allowed; comma-separated lists (--eps 0.1,0.3 --lr 0.1,0.01) make a grid. Recorded runs
+    are skipped, interrupted runs resume, and failed runs are listed at the end and do not stop the others. So the same
+    command again finishes a sweep.
     """
     place = take_place(values)
+    engine = [values.pop(name) for name in ("workers", "threads", "scheduler")]
     tasks = plan(methods, seeds, values)
     states = {task.run_id: state_of(task.experiment, place) for task in tasks}
     counts = Counter(states.values())
@@ -154,7 +146,7 @@ def sweep_command(
     todo = [task for task in tasks if states[task.run_id] != "recorded"]
     _check(todo, place)
     gpus = torch.cuda.device_count() if torch.device(place.device).type == "cuda" else 0
-    chosen = Workers.choose(len(todo), _cores(), gpus, workers, threads, scheduler)
+    chosen = Workers.choose(len(todo), _cores(), gpus, *engine)
     _finish(_carry_out(todo, place, chosen) if todo else [], place)
 
 
@@ -174,7 +166,7 @@ def _finish(outcomes: list[Outcome], place: Place) -> None:
     for outcome in failed:
         console.say(f"failed: {outcome.run_id}: {outcome.failed}")
     if any(outcome.another for outcome in outcomes):
-        console.say("runs left to another process are finished by the same command, should that process stop")
+        console.say("if the other process stops, the same command finishes its runs")
     if failed:
         raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""What a training step costs, counted while it runs."""
+"""The cost of a training step in forward and backward passes, counted while it runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from toolkit_ext.trainers import TRAINERS, as_classifier
 
-# Six steps: a whole number of rounds for up to three attacks in turn. A batch large enough that what `deep` does for
-# some examples of most batches is counted as it is in training.
+# Six steps: full cycles of one, two or three alternating attacks. The batch is so large that the extra passes of
+# `deep`, for some examples of most batches, are counted as in training.
 _CLASSES, _BATCH, _STEPS = 3, 32, 6
 _QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0}
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Forward and backward passes of a whole batch through the model, in one training step.
+    """Forward and backward passes of a whole batch through the model in one training step.
 
-    ``weight_forward`` and ``weight_backward`` say how many of them have gradients of the weights; the others are made
-    while crafting, on frozen weights.
+    ``weight_forward`` and ``weight_backward`` of them compute gradients of the weights; the others generate adversarial
+    examples, with frozen weights.
     """
 
     forward: float
@@ -33,7 +33,7 @@ class Passes:
 
 
 class _Marked(torch.autograd.Function):
-    """The identity; its backward pass counts."""
+    """The identity; it counts backward passes."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, counter: _Counter, weights: bool) -> Tensor:
@@ -60,7 +60,7 @@ class _Counter:
 
 @contextmanager
 def counted(model: nn.Module) -> Iterator[_Counter]:
-    """Count the examples that pass through ``model``, forwards and (also a second time) backwards."""
+    """Count the examples in forward and backward passes of ``model``, second derivatives included."""
     counter = _Counter()
     handle = model.register_forward_hook(counter)
     try:
@@ -81,11 +81,11 @@ def _count(method: str, epochs: int, options: dict[str, Any]) -> _Counter:
 
 
 def count_passes(method: str, **hyper_parameters: Any) -> Passes:
-    """The passes of a step of ``method``, the mean of six, by running it on a small network and random images."""
+    """The passes of a training step of ``method``: the mean of six steps of a small network on random images."""
     periodic = TRAINERS[method].method.schedule == "periodic"
-    # A period that stays at the attack's epsilon: at epsilon 0, where it usually starts, nothing is crafted.
+    # A constant eps: at 0, where a period usually starts, no adversarial examples are generated.
     options = {"periods": 1, "eps_min": "8/255"} if periodic else {}
-    # What the second epoch adds: without the passes that are made once, before training.
+    # The difference of two epochs and one: without the passes before training, which are made once.
     one, two = (_count(method, epochs, {**options, **hyper_parameters}) for epochs in (1, 2))
     examples = _BATCH * _STEPS
     names = [entry.name for entry in fields(Passes)]

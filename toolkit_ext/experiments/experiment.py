@@ -1,12 +1,12 @@
-"""One experiment from data to record: train a method, evaluate it by AutoAttack, write what was found.
+"""One experiment from data to record: train a method, evaluate the model by AutoAttack, write the record.
 
-The command line and every recipe go through :func:`run`, so that a run record means the same wherever it comes from.
+The command line and all recipes use :func:`run`, so that records from all of them are comparable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,22 @@ from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli.console import say
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol
+from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
+from toolkit_ext.experiments.presets import protocol_for
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers.compose import known
 from toolkit_ext.trainers.state import digest
-
-# Norm and data set to the protocol that people evaluate it by.
-_PROTOCOLS = {
-    ("digits", "Linf"): "linf_0.1_digits",
-    ("mnist", "Linf"): "linf_0.3_mnist",
-    ("mnist", "L2"): "l2_1.5_mnist",
-}
-_OTHERS = {"Linf": "linf_8_255", "L2": "l2_0.5"}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run: everything here is part of the run's identity.
+    """All settings that identify a run.
 
-    ``hyper_parameters`` are those of the method's axes and of the loop, and may choose another value on an axis.
-    ``n_train`` and ``n_test`` take the first examples of each part; ``n_test`` of them are attacked. ``protocol`` names
-    the evaluation, by default the usual one of the data set in the norm of the attack and at its ``eps``.
+    ``hyper_parameters`` are those of the method's axes and of the loop, and may make another choice on an axis.
+    ``n_train`` and ``n_test`` take the first examples of each part; the test examples are attacked. ``protocol`` names
+    the evaluation, by default the usual one of the data set for the norm and ``eps`` of the method's attack.
     """
 
     method: str
@@ -57,16 +49,16 @@ class Experiment:
 
     @property
     def run_id(self) -> str:
-        """A name that says what the run is, and ends in a hash of all of it."""
+        """A name made of the main settings and a hash of all of them."""
         words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(asdict(self))[:8]]
         return results.slug("-".join(word.rstrip("/").rpartition("/")[2] for word in words))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where and on what an experiment runs; none of it changes the result.
+    """Folders, device and display of a run; none of them changes the result.
 
-    ``told`` are further facts for the record, such as what the run was chosen from.
+    ``told`` are further facts for the record, such as how the run was chosen.
     """
 
     results: Path = Path("results")
@@ -88,7 +80,7 @@ def check_device(device: str) -> torch.device:
     """The torch device of that name.
 
     Raises:
-        UserError: an unknown name, or CUDA where there is none.
+        UserError: an unknown name, or CUDA on a machine without it.
     """
     try:
         found = torch.device(device)
@@ -98,20 +90,6 @@ def check_device(device: str) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {device!r} is not available, torch sees no CUDA device; allowed here: cpu")
     return found
-
-
-def protocol_for(name: str, hyper_parameters: Mapping[str, Any]) -> Protocol:
-    """The usual protocol for data set ``name``, in the norm of a method's attack and at its ``eps``."""
-    norm = hyper_parameters.get("norm", "Linf")
-    protocol = load_protocol(_PROTOCOLS.get((name, norm), _OTHERS[norm]))
-    eps = hyper_parameters.get("eps", protocol.eps)
-    return protocol if eps == protocol.eps else protocol.at(eps=eps)
-
-
-def _protocol(experiment: Experiment, trainer: MethodTrainer) -> Protocol:
-    named = experiment.protocol
-    protocol = load_protocol(named) if named else protocol_for(experiment.data, trainer.axes.hyper_parameters())
-    return protocol.at(attacks=experiment.attacks) if experiment.attacks else protocol
 
 
 def make_trainer(
@@ -132,15 +110,14 @@ def make_trainer(
             image_size=dataset.image_size,
             **experiment.backbone_args,
         )
-        classifier = as_classifier(
-            model.to(device), (dataset.in_chans, *dataset.image_size), dataset.num_classes, str(device)
-        )
+        shape = (dataset.in_chans, *dataset.image_size)
+        classifier = as_classifier(model.to(device), shape, dataset.num_classes, str(device))
         options = {"seed": experiment.seed, **experiment.hyper_parameters}
         return model, TRAINERS[experiment.method](classifier, **options)
 
 
 def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trainer: MethodTrainer) -> dict[str, Any]:
-    """What a record and a checkpoint say of a training, before it has been run."""
+    """The facts of a training for its record and its checkpoints, known before it starts."""
     held = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     return {
@@ -164,12 +141,12 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
 
 
 def run(experiment: Experiment, place: Place) -> Record:
-    """Train, evaluate the epoch that validation chose, and write the record; skip what is recorded already.
+    """Train, evaluate the epoch with the best validation accuracy, and write the record; skip a recorded run.
 
-    Started by torchrun, the processes share the training and the evaluation; rank 0 writes, and all return the record.
+    Processes started by torchrun share the training and the evaluation; rank 0 writes, and all return the record.
 
     Raises:
-        UserError: anything the caller can correct, before any training where possible.
+        UserError: anything the caller can correct, before the training if possible.
     """
     ranks, device = start(check_device(place.device))
     if recorded := ranks.first(lambda: _recorded(experiment, place)):
@@ -179,7 +156,7 @@ def run(experiment: Experiment, place: Place) -> Record:
         dataset = data.load(experiment.data, root=place.data_root, download=place.download)
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     model, trainer = make_trainer(experiment, dataset, device)
-    protocol = _protocol(experiment, trainer)
+    protocol = protocol_for(experiment.data, trainer.axes.hyper_parameters(), experiment.protocol, experiment.attacks)
     about = facts(experiment, dataset, model, trainer)
     folder = place.output / experiment.run_id
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
@@ -247,30 +224,4 @@ def record_of(
         run_id=run_id,
         tables=tables,
         started=started,
-    )
-
-
-def _short(experiment: Experiment) -> dict[str, Any]:
-    """Hyper-parameters that make one epoch short and have it make sense, as far as the chosen axes have them."""
-    method = TRAINERS[experiment.method].method
-    names = known(method, experiment.hyper_parameters)
-    # One epoch has no room for several periods, nor for a warm-up.
-    one_epoch = {"lr_schedule": "constant", "warmup_epochs": 0.0, "periods": 1, "reset_epochs": ()}
-    return {name: value for name, value in {**method.smoke, **one_epoch}.items() if name in names}
-
-
-def smoke(experiment: Experiment) -> Experiment:
-    """The same experiment at a size that runs in seconds: ``digits``, a narrow LeNet, an epoch, a few test images."""
-    return replace(
-        experiment,
-        data="digits",
-        backbone="lenet",
-        backbone_args={"width": 2},
-        hyper_parameters={**experiment.hyper_parameters, **_short(experiment)},
-        epochs=1,
-        batch_size=64,
-        n_train=256,
-        n_test=8,
-        protocol="linf_0.1_digits",
-        attacks=("clean", "fgsm", "pgd20"),
     )

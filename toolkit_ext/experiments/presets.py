@@ -1,8 +1,8 @@
-"""What won: the combination that ``toolkit-ext train`` takes for a data set where no method is named.
+"""What is usual for a data set: the protocol to evaluate by, and the combination to train if no method is named.
 
-Each is the best by mean AutoAttack accuracy of a leaderboard in ``results/CLAIMS.md``, as
-``recipes/claims/leaderboard.py`` has it; a test holds both together. The leaderboards are at the small scale, so this
-is a place to start from.
+Each combination has the best mean AutoAttack accuracy of a leaderboard in ``results/CLAIMS.md``, as defined in
+``recipes/claims/leaderboard.py``; a test compares the two. The leaderboards are at the small scale, so a preset is a
+starting point.
 """
 
 from __future__ import annotations
@@ -12,15 +12,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation import Protocol, load_protocol
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, known
 
+# The usual protocol by data set and norm, and by norm for all other data sets.
+_PROTOCOLS = {
+    ("digits", "Linf"): "linf_0.1_digits",
+    ("mnist", "Linf"): "linf_0.3_mnist",
+    ("mnist", "L2"): "l2_1.5_mnist",
+}
+_OTHERS = {"Linf": "linf_8_255", "L2": "l2_0.5"}
+
+
+def protocol_for(
+    data: str, hyper_parameters: Mapping[str, Any], named: str | None = None, attacks: tuple[str, ...] = ()
+) -> Protocol:
+    """The protocol ``named``, else the usual one for a data set, norm and ``eps``; ``attacks`` replace its own."""
+    norm = hyper_parameters.get("norm", "Linf")
+    protocol = load_protocol(named or _PROTOCOLS.get((data, norm), _OTHERS[norm]))
+    eps = hyper_parameters.get("eps", protocol.eps)
+    if not named and eps != protocol.eps:
+        protocol = protocol.at(eps=eps)
+    return protocol.at(attacks=attacks) if attacks else protocol
+
 
 @dataclass(frozen=True)
-class Winner:
-    """A combination by the names of its leaderboard and of its arm there, the method, and its hyper-parameters.
+class Preset:
+    """The best combination of a leaderboard: the names of the leaderboard and of the arm, method, hyper-parameters.
 
-    ``protocol`` is the evaluation of one that trains at another eps than it is attacked at.
+    ``protocol`` names the evaluation if the combination is trained at another eps than it is attacked at.
     """
 
     board: str
@@ -30,10 +51,10 @@ class Winner:
     protocol: str | None = None
 
     def with_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of ``train`` with this combination for what is not ``given``.
+        """The options of ``train``, with the values of this combination where none is ``given``.
 
-        An ``eps`` that is given takes the place of all that the combination says of it. Hyper-parameters of a choice
-        on an axis that ``given`` replaces are left out.
+        A given ``eps`` replaces all settings of eps in the combination. If ``given`` has another choice on an axis,
+        the hyper-parameters of the combination's own choice are left out.
         """
         chosen = {name: value for name, value in given.items() if value is not None}
         own = dict(self.hyper_parameters)
@@ -45,7 +66,7 @@ class Winner:
         return {**given, **{name: value for name, value in own.items() if name in fits and name not in chosen}}
 
 
-_CIFAR10 = Winner(
+_CIFAR10 = Preset(
     "cifar10-jpeg 8/255",
     "pas + awp + ema",
     "pas",
@@ -61,8 +82,8 @@ _CIFAR10 = Winner(
         "weight_decay": 5e-4,
     },
 )
-WINNERS = {
-    "mnist": Winner(
+PRESETS = {
+    "mnist": Preset(
         "MNIST 0.3",
         "pgd at a constant rate",
         "pgd",
@@ -83,15 +104,15 @@ WINNERS = {
 }
 
 
-def winner(data: str) -> Winner:
-    """The combination for data set ``data``.
+def preset_for(data: str) -> Preset:
+    """The best combination known for data set ``data``.
 
     Raises:
-        UserError: there is no leaderboard for it.
+        UserError: no leaderboard has this data set.
     """
-    if data not in WINNERS:
+    if data not in PRESETS:
         raise UserError(
-            f"METHOD: none is given, and no combination has been found best for data {data!r}; name one of "
-            f"{', '.join(TRAINERS)} (there is a best for {', '.join(sorted(WINNERS))})"
+            f"METHOD: none is given, and there is no preset for data {data!r}; name one of "
+            f"{', '.join(TRAINERS)} (there is a preset for {', '.join(sorted(PRESETS))})"
         )
-    return WINNERS[data]
+    return PRESETS[data]

@@ -1,26 +1,33 @@
-"""The engine of a sweep, Dask: it hands out runs to worker processes and notices one that died."""
+"""Sweeps: every run is a command ``toolkit-ext train --resume``, and Dask distributes the runs to worker processes."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.attempt import Outcome, Task, attempt, in_one_line
-from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.experiment import Experiment, Place, run
+from toolkit_ext.io import make_folder
+from toolkit_ext.results import Record
 
-# How often a run may be going on when its worker dies before it is given up; each time it resumes.
+State = Literal["recorded", "stopped", "new"]
+LOG, _LOCK = "sweep.log", ".sweep.lock"
+# A run fails when its worker has died this often; until then another worker resumes it.
 _TRIES = 2
 _REACH_SECONDS = 20.0
-# After a worker has been gone for so long, counted from the first of its deaths, Dask closes what restarts it, and the
-# sweep would wait for ever. Dask's own 15 seconds are less than two imports of torch take on a busy machine.
+# So long after a worker first died, Dask stops restarting it, and the sweep would wait for ever. Dask's default of 15
+# seconds is less than two imports of torch take on a busy machine.
 _BACK_SECONDS = 3600
 # Whoever reaches a scheduler can run code on its workers, and its pages show what runs: neither is for the network.
 _HERE_ALONE = {
@@ -31,10 +38,33 @@ _HERE_ALONE = {
 
 
 @dataclass(frozen=True)
-class Workers:
-    """``count`` processes of ``threads`` CPU threads on this machine, none for this process alone.
+class Task:
+    """A run and the arguments of ``toolkit-ext`` that start it, which its record names."""
 
-    With a ``scheduler`` (``tcp://host:8786``) the workers are those of that Dask cluster instead.
+    experiment: Experiment
+    words: tuple[str, ...]
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run, of its folder and of its record."""
+        return self.experiment.run_id
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a task: its record, ``another`` if a different process runs it, or in one line why it ``failed``."""
+
+    run_id: str
+    record: Record | None = None
+    another: bool = False
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """``count`` processes of ``threads`` CPU threads on this machine, 0 for this process alone.
+
+    With a ``scheduler`` (``tcp://host:8786``), the workers of that Dask cluster instead.
     """
 
     count: int
@@ -51,10 +81,10 @@ class Workers:
         threads: int | None = None,
         scheduler: str | None = None,
     ) -> Workers:
-        """As many workers as cores (or GPUs, where ``gpus`` are used), each with its share of the cores.
+        """As many workers as cores, or as GPUs if ``gpus`` are used, each with its share of the cores.
 
-        Single-threaded runs side by side finish sooner than the same runs one after another on all cores: the parts of
-        a training step that do not split over threads, and their waiting for each other, are then no loss.
+        Parallel single-threaded runs finish sooner than the same runs one after another on all cores: a part of each
+        training step runs on one thread, and threads wait for each other.
 
         Raises:
             UserError: a negative ``count``, or ``threads`` below 1.
@@ -69,10 +99,10 @@ class Workers:
 
 
 def sweep(tasks: Sequence[Task], place: Place, workers: Workers) -> Iterator[Outcome]:
-    """Carry out ``tasks`` and give the outcome of each as soon as it is there.
+    """Run ``tasks`` and yield the outcome of each when it ends; an error of one run is in its outcome.
 
     Raises:
-        UserError: Dask is not installed or its cluster cannot be reached. What stops one run is in its outcome.
+        UserError: Dask is not installed or its cluster cannot be reached.
     """
     if workers.count == 0 and workers.scheduler is None:
         yield from (attempt(task, place, workers.threads) for task in tasks)
@@ -82,7 +112,7 @@ def sweep(tasks: Sequence[Task], place: Place, workers: Workers) -> Iterator[Out
 
 
 def _on_cluster(client: Any, tasks: Iterator[Task], place: Place, threads: int) -> Iterator[Outcome]:
-    """Hand out a task for each worker, another when one ends: when a worker dies, Dask blames all it was given."""
+    """Submit one task per worker, and the next when one ends: if a worker dies, Dask fails all tasks it was given."""
     from distributed import as_completed
 
     ended = as_completed()
@@ -96,7 +126,7 @@ def _on_cluster(client: Any, tasks: Iterator[Task], place: Place, threads: int) 
     for future in ended:
         fill()
         error = future.exception()
-        yield future.result() if error is None else Outcome(future.key, failed=_of_engine(error))
+        yield future.result() if error is None else Outcome(future.key, failed=in_one_line(error))
 
 
 @contextmanager
@@ -142,16 +172,57 @@ def _on_worker(task: Task, place: Place, threads: int) -> Outcome:
 
 
 def visible(worker: int, count: Callable[[], int]) -> str:
-    """The GPU of a worker, as ``CUDA_VISIBLE_DEVICES`` names it: one of those that are visible, each in turn.
+    """The value of ``CUDA_VISIBLE_DEVICES`` for a worker: one of the visible GPUs, in turn.
 
-    Hidden from the others, it is ``cuda`` in every run, whichever worker has it.
+    Each worker sees one GPU only, so that every run has the device ``cuda``.
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name for name in given.split(",") if name] or [str(index) for index in range(count())]
     return names[worker % len(names)] if names else given
 
 
-def _of_engine(error: BaseException) -> str:
+def state_of(experiment: Experiment, place: Place) -> State:
+    """Whether a run is recorded, was stopped and can be resumed, or is new."""
+    if (place.results / "runs" / f"{experiment.run_id}.json").exists():
+        return "recorded"
+    return "stopped" if (place.output / experiment.run_id / "last").exists() else "new"
+
+
+def attempt(task: Task, place: Place, threads: int) -> Outcome:
+    """Run ``task`` in this process, unless another process has locked it; the outcome holds any error.
+
+    Notes and tracebacks go to ``sweep.log`` in the run's folder. The operating system releases the lock there when
+    the process ends, even by ``kill -9``.
+    """
+    torch.set_num_threads(threads)
+    try:
+        folder = make_folder(place.output / task.run_id)
+        with FileLock(folder / _LOCK, timeout=0), _as_command(task.words, folder / LOG):
+            return Outcome(task.run_id, run(task.experiment, replace(place, resume=True, progress=False)))
+    except Timeout:
+        return Outcome(task.run_id, another=True)
+    except Exception as error:
+        return Outcome(task.run_id, failed=in_one_line(error))
+
+
+@contextmanager
+def _as_command(words: Sequence[str], log: Path) -> Iterator[None]:
+    """While open, notes and tracebacks go to ``log``, and records name the command that repeats this run alone."""
+    before, sys.argv = sys.argv, ["toolkit-ext", *words]
+    try:
+        with open(log, "a", encoding="utf-8") as file, redirect_stderr(file):
+            try:
+                yield
+            except Exception:
+                traceback.print_exc()
+                raise
+    finally:
+        sys.argv = before
+
+
+def in_one_line(error: BaseException) -> str:
+    """The error's message in at most 300 characters, or that Dask gave the run up."""
     if type(error).__name__ == "KilledWorker":
         return f"its worker process died {_TRIES} times (killed, or out of memory)"
-    return in_one_line(error)
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -1,13 +1,11 @@
-"""The processes ("ranks") of one job: who this one is, what the others have, and its part of a batch.
+"""The processes ("ranks") of one job: the number of this one, what the others have, and its part of a batch.
 
-A job of one process is :data:`ALONE`, for which everything here does nothing; the code above has one path for both.
+For a job of one process, :data:`ALONE`, everything here does nothing, so that callers need no second code path.
 """
 
-from __future__ import annotations
-
-from toolkit_ext.ranks._errors import RankError, SharedError, told_elsewhere, told_plainly
-from toolkit_ext.ranks._group import ALONE, Ranks
-from toolkit_ext.ranks._start import current, launched, local_rank, restarted, silent, start
+from toolkit_ext.ranks.errors import RankError, SharedError, told_elsewhere, told_plainly
+from toolkit_ext.ranks.group import ALONE, Ranks
+from toolkit_ext.ranks.launch import current, launched, local_rank, restarted, silent, start
 
 __all__ = [
     "ALONE",

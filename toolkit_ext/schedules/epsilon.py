@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.schedules.periods import check_resets, cosine_rise, equal_periods, progress
+from toolkit_ext.types import option
 from toolkit_ext.units import parse_eps
 
 SHAPES = ("cosine", "linear")
 PACES = ("epoch", "batch")
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Warmup:
         UserError: ``eps_warmup_epochs`` below 0.
     """
 
-    eps_warmup_epochs: float = _option(5.0, "epochs over which epsilon rises linearly from 0 to its value")
+    eps_warmup_epochs: float = option(5.0, "epochs over which epsilon rises linearly from 0 to its value")
 
     def __post_init__(self) -> None:
         check_positive("eps_warmup_epochs", self.eps_warmup_epochs, zero=True)
@@ -83,14 +80,12 @@ class Periodic:
         UserError: a bad option; ``eps_min`` above ``eps_max``; resets not increasing or outside the epochs.
     """
 
-    eps_shape: Literal["cosine", "linear"] = _option("cosine", "how epsilon grows within a period: cosine or linear")
-    eps_min: float = _option(0.0, "epsilon at the start of a period")
-    eps_max: float | None = _option(
-        None, "epsilon at the end of a period, capped at the attack's, which is the default"
-    )
-    eps_per: Literal["epoch", "batch"] = _option("epoch", "epsilon changes with every epoch or every batch")
-    periods: int = _option(2, "number of equal periods, where reset_epochs is not given")
-    reset_epochs: tuple[int, ...] = _option((), "epochs at which a new period starts")
+    eps_shape: Literal["cosine", "linear"] = option("cosine", "how epsilon grows within a period: cosine or linear")
+    eps_min: float = option(0.0, "epsilon at the start of a period")
+    eps_max: float | None = option(None, "epsilon at the end of a period, capped at the attack's, which is the default")
+    eps_per: Literal["epoch", "batch"] = option("epoch", "epsilon changes with every epoch or every batch")
+    periods: int = option(2, "number of equal periods, where reset_epochs is not given")
+    reset_epochs: tuple[int, ...] = option((), "epochs at which a new period starts")
 
     def __post_init__(self) -> None:
         check_choice("eps_shape", self.eps_shape, SHAPES)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
-
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from typing import TYPE_CHECKING, Any
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.schedules.periods import check_resets, cosine_rise, progress
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
 LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
 
@@ -109,6 +110,8 @@ def lr_scheduler(
 
 
 def _closed_form(optimizer: Optimizer, rate: Callable[[float, int], float]) -> LearningRate:
+    from torch.optim.lr_scheduler import LambdaLR
+
     def factor(base: float, step: int) -> float:
         return rate(base, step) / base if base else 0.0
 
@@ -117,6 +120,8 @@ def _closed_form(optimizer: Optimizer, rate: Callable[[float, int], float]) -> L
 
 
 def _one_cycle(optimizer: Optimizer, total: int, rise: float) -> LearningRate:
+    from torch.optim.lr_scheduler import OneCycleLR
+
     peaks = [group.get("max_lr", group["lr"]) for group in optimizer.param_groups]
     # Torch divides by the length of the rise less one step, so it has to be at least two steps long, or none at all.
     share = max(rise or _ONE_CYCLE_RISE, 2 / total) if total > 2 else _ONE_CYCLE_RISE

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit_ext.attacks import craft
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast import FrozenCopy, Plan
-from toolkit_ext.types import Attack, Perturbed
+from toolkit_ext.types import Attack, Batch, Perturbed, RemembersExamples
 
 
 class AttackRunner:
@@ -30,8 +30,11 @@ class AttackRunner:
                 f"compile_mode: {plan.compile_mode!r} is not allowed with {name}, which perturbs layers; use none"
             )
 
-    def generate(self, attack: Attack, x: Tensor, y: Tensor) -> Perturbed:
-        """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` by ``attack``."""
+    def generate(self, attack: Attack, batch: Batch) -> Perturbed:
+        """Perturb the clean inputs of ``batch`` by ``attack``."""
+        x, y = batch.x, batch.y
+        if isinstance(attack, RemembersExamples):
+            attack = attack.on(batch.part)
         if not self._ready:
             self.frozen, self._ready = self.plan.frozen_copy(self.model, x, intact=self.intact), True
         if self.frozen is not None:

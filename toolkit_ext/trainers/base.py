@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit_ext.backbones.estimators import clip_range, view
-from toolkit_ext.backbones.spectral_norm import spectral_normalise
+from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import check_labels, split_validation
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
@@ -36,6 +36,7 @@ from toolkit_ext.trainers.distributed import check_batch, facts, join, run_folde
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
 from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
+from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import digest
 from toolkit_ext.types import NORMS, Method
 
@@ -105,7 +106,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         self.clip = clip_range(classifier)
         if self.axes.loop.spectral != "none":
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
-                spectral_normalise(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
+                spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
         self._scheduler = scheduler
         self._optimizer = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
         self.history: list[dict[str, Any]] = []
@@ -169,8 +170,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
         source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
         held = ValidationSplit(*self._pair(validation_data)) if validation_data is not None else None
-        first = next(iter(source.epoch(self.axes.loop.seed)))
-        examples = Examples(source, held, ValidationSplit(*first), {"data": "generator"}, len(first[0]))
+        x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
+        examples = Examples(source, held, ValidationSplit(x, y), {"data": "generator"}, len(x))
         self._train(examples, nb_epochs, FitOptions.of(kwargs))
 
     @property
@@ -234,11 +235,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         optimizer = self._optimizer or make_optimizer(model, loop, device)
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
         parallel.share(update, loop, self.axes.names["update"])
+        shape, classes = self._classifier.input_shape, self._classifier.nb_classes
+        resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
+        extensions = Extensions(axes, model, resources)
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
             model=model,
-            axes=axes,
+            axes=extensions.axes,
+            extensions=extensions,
             update=update,
             scheduler=self._scheduler(optimizer)
             if self._scheduler

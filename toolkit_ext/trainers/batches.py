@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
 
+# Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
+SourceBatch = tuple[Tensor, Tensor, Tensor | None]
+
 
 class BatchSource(Protocol):
     """Batches of an epoch: images in [0, 1] and index labels, both on the device."""
@@ -24,7 +27,7 @@ class BatchSource(Protocol):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
 
-    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, seed: int) -> Iterator[SourceBatch]:
         """The batches of one epoch, in an order that ``seed`` determines."""
 
 
@@ -56,10 +59,10 @@ class TensorSource:
         full, rest = divmod(len(self.x), self.batch_size)
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
-    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, seed: int) -> Iterator[SourceBatch]:
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
         for index in order.split(self.batch_size)[: len(self)]:
-            yield to_unit(self.x[index]), self.y[index]
+            yield to_unit(self.x[index]), self.y[index], index
 
 
 class LoaderSource:
@@ -75,11 +78,11 @@ class LoaderSource:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, seed: int) -> Iterator[SourceBatch]:
         torch.manual_seed(seed)
         for x, y in self.loader:
             images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device)
+            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
 
 
 class GeneratorSource:
@@ -93,12 +96,12 @@ class GeneratorSource:
     def __len__(self) -> int:
         return -(-int(self.generator.size) // int(self.generator.batch_size))
 
-    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, seed: int) -> Iterator[SourceBatch]:
         torch.manual_seed(seed)
         for _ in range(len(self)):
             x, y = self.generator.get_batch()
             images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device)
+            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
 
 
 def _flip(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.types import option as _option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
@@ -18,10 +19,6 @@ CRAFT_MODES = ("eval", "train")
 SHARDINGS = ("none", "fsdp")
 ASCENTS = ("rank", "batch")
 SWITCH = ("auto", "on", "off")
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 log = logging.getLogger("toolkit_ext")

@@ -21,7 +21,7 @@ from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.trainers.fsdp import bare_copy, check_sharding, shard
 from toolkit_ext.trainers.monitor import ValidationSplit
 from toolkit_ext.trainers.state import RunFolder, digest
-from toolkit_ext.types import Losses, Shareable, Update, no_exchange
+from toolkit_ext.types import BatchPart, Losses, Shareable, Update, no_exchange
 
 
 class DataParallelContext:
@@ -44,11 +44,20 @@ class DataParallelContext:
         """This rank's share of the current batch."""
         return self.ranks.weight(self._n)
 
-    def take(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """This rank's part of a batch, which becomes the current one."""
+    def take(self, x: Tensor, y: Tensor, indices: Tensor | None = None) -> tuple[Tensor, Tensor, BatchPart]:
+        """This rank's part of a batch, which becomes the current one, and which examples these are."""
         self._n = len(x)
-        part = self.ranks.part(self._n)
-        return (x, y) if self.ranks.alone else (x[part], y[part])
+        if self.ranks.alone:
+            return x, y, BatchPart(indices=indices)
+        rows = self.ranks.part(self._n)
+        return x[rows], y[rows], BatchPart(rows, None if indices is None else indices[rows], self._gather)
+
+    def _gather(self, own: Tensor) -> Tensor:
+        whole = own.new_zeros(self._n, *own.shape[1:])
+        if self.weight:  # a rank without an example of its own works on one of another's
+            whole[self.ranks.part(self._n)] = own
+        self.ranks.sum([whole])
+        return whole
 
     def drawing(self) -> AbstractContextManager[Any]:
         """Open while the current batch is attacked: its noise is that of the whole batch, see ``Ranks.drawing``."""
@@ -91,7 +100,8 @@ class DataParallelContext:
             tensor.detach().mul_(self.weight)
         self.ranks.sum(tensors)
 
-    def _exchange_ascent(self, gradients: Sequence[Tensor]) -> None:
+    def exchange_ascent(self, gradients: Sequence[Tensor]) -> None:
+        """Means over this rank's part of a batch become those over the whole, in place."""
         torch._foreach_mul_(list(gradients), self.weight)
         self.ranks.sum(gradients)
 
@@ -105,7 +115,7 @@ class DataParallelContext:
             return
         if not isinstance(update, Shareable):
             raise UserError(f"update: {name} is not allowed on several processes; it has no share(exchange, ascent)")
-        update.share(self.exchange, self._exchange_ascent if loop.ascent_on == "batch" else no_exchange)
+        update.share(self.exchange, self.exchange_ascent if loop.ascent_on == "batch" else no_exchange)
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:

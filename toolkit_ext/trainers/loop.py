@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,8 +20,19 @@ from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
+from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger, check_fingerprint
-from toolkit_ext.types import Batch, Losses, LossFn, Perturbed, StepReport, Update
+from toolkit_ext.types import (
+    Attack,
+    Batch,
+    InputUpdate,
+    Losses,
+    LossFn,
+    Perturbed,
+    StepReport,
+    TrainingStep,
+    Update,
+)
 
 # Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
 _BATCHES, _TRAINING, _MEASURING = 0, 1, 2
@@ -33,6 +44,7 @@ class Run:
 
     model: nn.Module
     axes: Axes
+    extensions: Extensions
     update: Update
     scheduler: Any
     loss_fn: LossFn
@@ -98,29 +110,40 @@ class Run:
         bar = tqdm(batches, f"epoch {epoch}/{self.epochs}", len(self.source), disable=not self.progress, leave=False)
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
-        for index, (x, y) in enumerate(bar):
+        for index, batch in enumerate(bar):
             position = epoch - 1 + index / len(self.source)
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
-            averages.add(self.parallel.weighted(self._step(x, y, eps, (epoch - 1) * len(self.source) + index)))
+            averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * len(self.source) + index)))
         self._refuse(self.finite.seen())
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
 
-    def _step(self, x: Tensor, y: Tensor, eps: float, number: int) -> dict[str, Tensor]:
-        loop, objective = self.axes.loop, self.axes.objective
-        x, y = self.parallel.take(augment(x, loop.augment, loop.crop_padding), y)
+    def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
+        loop = self.axes.loop
+        x, y, part = self.parallel.take(augment(x, loop.augment, loop.crop_padding), y, indices)
         x = self.plan.arrange(x)
-        perturbed = Perturbed(x)
-        if objective.uses_attack:
-            with self.parallel.drawing():
-                perturbed = self.attacks.generate(self.axes.attack.at(eps=eps, step=number), x, y)
-        batch = Batch(x, y, perturbed)
-        with self.parallel.own_draws(number):
-            report = self.update.step(lambda: self._losses(batch, number))
+        batch = Batch(x, y, Perturbed(x), part)
+        report = self._update(batch, self.axes.attack.at(eps=eps, step=number), number)
         self.scheduler.step()
         if self.average:
             self.average.update_parameters(self.model)
+        self.extensions.after_step(self.model, batch)
         return self._figures(report)
+
+    def _update(self, batch: Batch, attack: Attack, number: int) -> StepReport:
+        def losses(perturbed: Perturbed) -> Losses:
+            return self._losses(replace(batch, perturbed=perturbed), number)
+
+        def perturb() -> Perturbed:
+            with self.parallel.drawing():
+                return self.attacks.generate(attack, batch)
+
+        if isinstance(self.update, InputUpdate):
+            with self.parallel.own_draws(number):
+                return self.update.step_inputs(TrainingStep(batch, attack, losses, perturb))
+        perturbed = perturb() if self.axes.objective.uses_attack else batch.perturbed
+        with self.parallel.own_draws(number):
+            return self.update.step(lambda: losses(perturbed))
 
     def _losses(self, batch: Batch, number: int) -> Losses:
         with self.plan.passes():
@@ -179,6 +202,7 @@ class Run:
                 "alarms": self.alarms.as_records(),
                 "best_score": self.best_score,
                 "best_state": self.best_state,
+                **({"extensions": extensions} if (extensions := self.extensions.state_dict()) else {}),
             }
         )
 
@@ -193,6 +217,7 @@ class Run:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.extensions.load_state_dict(state.get("extensions", {}))
         self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
         self.history = list(state["history"])
         self.trace.load_state_dict(state["trace"])

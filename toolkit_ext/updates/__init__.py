@@ -1,4 +1,4 @@
-"""The update axis: how gradients move the weights. One file per rule, each also usable as a plain torch optimiser.
+"""The update axis: how gradients move the weights. Each rule can also be used as a plain torch optimiser.
 
 A rule (:data:`UPDATES`) is a frozen dataclass of hyper-parameters; ``bind(model, optimizer)`` makes the update that
 the training loop steps with a closure. For one's own loop there are the optimisers :class:`DualOptimizer`,
@@ -7,12 +7,39 @@ the training loop steps with a closure. For one's own loop there are the optimis
 
 from __future__ import annotations
 
-from toolkit_ext.updates.amp import AMP, Amp
-from toolkit_ext.updates.awp import AWP, Awp
-from toolkit_ext.updates.batch_norm import hold_running_statistics
-from toolkit_ext.updates.dual import Dual, DualOptimizer
-from toolkit_ext.updates.plain import Plain
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-UPDATES: dict[str, type] = {"plain": Plain, "dual": Dual, "amp": Amp, "awp": Awp}
+from toolkit_ext.updates.rules import AMPRule, AWPRule, DualRule, PlainRule
 
-__all__ = ["AMP", "AWP", "UPDATES", "Amp", "Awp", "Dual", "DualOptimizer", "Plain", "hold_running_statistics"]
+if TYPE_CHECKING:
+    from toolkit_ext.updates.dual import DualOptimizer
+    from toolkit_ext.updates.perturbed import hold_running_statistics
+    from toolkit_ext.updates.weight_perturbation import AMP, AWP
+
+UPDATES: dict[str, type] = {"plain": PlainRule, "dual": DualRule, "amp": AMPRule, "awp": AWPRule}
+
+__all__ = [
+    "AMP",
+    "AWP",
+    "UPDATES",
+    "AMPRule",
+    "AWPRule",
+    "DualOptimizer",
+    "DualRule",
+    "PlainRule",
+    "hold_running_statistics",
+]
+
+_NEED_TORCH = {
+    "AMP": "weight_perturbation",
+    "AWP": "weight_perturbation",
+    "DualOptimizer": "dual",
+    "hold_running_statistics": "perturbed",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)

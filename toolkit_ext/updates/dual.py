@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
-from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, Exchange, Losses, StepReport, no_exchange
-from toolkit_ext.updates._base import WrappedOptimizer, check_closure, check_inner, check_no_scaler, detached
+from toolkit_ext.updates.plain import WrappedOptimizer, check_closure, check_inner, detached
 
 Pair = tuple[Tensor, Tensor]
 
@@ -152,39 +151,6 @@ def _compare(clean: list[Tensor | None], adversarial: list[Tensor | None]) -> di
     return {"clean_grad_norm": norms[0], "adversarial_grad_norm": norms[1], "grad_cosine": cosine}
 
 
-@dataclass(frozen=True)
-class Dual:
-    """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the optimiser that is bound.
-
-    The objective must give the terms ``clean`` and ``adversarial``; any other term (``penalty``) is added to the clean
-    one, so that Adam's moments see the adversarial gradient alone.
-    """
-
-    dual_gamma: float = field(
-        default=1e-3, metadata={"help": "learning rate of Adam on the adversarial loss; small beside the main rate"}
-    )
-    dual_beta1: float = field(default=0.9, metadata={"help": "decay of Adam's first moment, in [0, 1)"})
-    dual_beta2: float = field(default=0.999, metadata={"help": "decay of Adam's second moment, in [0, 1)"})
-    dual_adam_eps: float = field(default=1e-8, metadata={"help": "constant in the denominator of Adam"})
-
-    def __post_init__(self) -> None:
-        check_positive("dual_gamma", self.dual_gamma, zero=True)
-        check_positive("dual_adam_eps", self.dual_adam_eps)
-        for name in ("dual_beta1", "dual_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be at least 0 and less than 1")
-
-    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> DualUpdate:
-        """Bind with ``optimizer`` for the clean loss; a ``scaler`` (fp16) is refused with :class:`UserError`."""
-        check_no_scaler("dual", scaler)
-        groups = [{"params": list(group["params"])} for group in optimizer.param_groups]
-        betas = (self.dual_beta1, self.dual_beta2)
-        # Fused like the optimiser beside it: a guard that holds both still then need not wait for the device.
-        fused = all(group.get("fused") for group in optimizer.param_groups) or None
-        adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps, fused=fused)
-        return DualUpdate(DualOptimizer(optimizer, adam))
-
-
 def _split(losses: Losses) -> Pair:
     """The weighted adversarial term, and the weighted sum of all others."""
     if not {"clean", "adversarial"} <= losses.terms.keys():
@@ -196,7 +162,7 @@ def _split(losses: Losses) -> Pair:
 
 
 class DualUpdate:
-    """A :class:`Dual` rule bound to its two optimisers."""
+    """The dual rule bound to its two optimisers."""
 
     def __init__(self, optimizer: DualOptimizer) -> None:
         self.optimizer = optimizer

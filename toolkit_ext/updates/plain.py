@@ -1,30 +1,62 @@
-"""The plain update: one gradient of the weighted sum of the loss terms, one step of the optimiser."""
+"""The plain update, and what all updates share: optimisers built around other optimisers, and small helpers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
 
-from toolkit_ext.types import Closure, Exchange, StepReport, no_exchange
-from toolkit_ext.updates._base import detached, gradients
+from toolkit_ext.errors import UserError
+from toolkit_ext.types import Closure, Exchange, Losses, StepReport, no_exchange
 
 
-@dataclass(frozen=True)
-class Plain:
-    """θ ← optimiser(θ, ∇L(θ)) with L the weighted sum of the objective's terms: SGD, Adam, or whatever is bound."""
+class WrappedOptimizer(Optimizer):
+    """An optimiser that owns no parameter groups and no state: both are read from the optimisers it is built around.
 
-    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> PlainUpdate:
-        """Bind to ``optimizer``; ``scaler`` scales the loss for training in fp16 (``model`` is not used)."""
-        return PlainUpdate(optimizer, scaler)
+    Reading them each time, instead of keeping a reference, stays right when the inner optimiser replaces its groups,
+    as ``load_state_dict`` does. Attributes are the keyword arguments of the constructor and must have public names;
+    ``defaults``, which some schedulers look at, is one of them.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
+        # Not super().__init__, which makes groups and state of its own: what torch runs on unpickling is enough, it
+        # sets up the hooks around step().
+        self.__setstate__(attributes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks, and the step() that a scheduler has patched, do not go into copies: torch's own optimisers do the same.
+        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "step"}
+
+
+def check_inner(option: str, optimizer: Optimizer) -> Optimizer:
+    """Return ``optimizer`` if its ``step()`` can be called without a closure, else raise :class:`UserError`."""
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, (WrappedOptimizer, LBFGS)):
+        kind = type(optimizer).__name__
+        raise UserError(f"{option}: {kind} is not allowed; it must be a torch optimiser that steps without a closure")
+    return optimizer
+
+
+def check_closure(option: str, closure: Callable[..., Any] | None) -> None:
+    """Raise :class:`UserError` if there is no closure."""
+    if closure is None:
+        raise UserError(f"{option}: closure None is not allowed; it must be a function that computes the loss")
+
+
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients that ``optimizer`` is about to apply."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def detached(losses: Losses) -> Mapping[str, Tensor]:
+    """The loss terms without their graphs."""
+    return {name: term.detach() for name, term in losses.terms.items()}
 
 
 class PlainUpdate:
-    """A :class:`Plain` rule bound to its optimiser, and to a gradient scaler if there is one."""
+    """The plain rule bound to its optimiser, and to a gradient scaler if there is one."""
 
     def __init__(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
         self.optimizer = optimizer

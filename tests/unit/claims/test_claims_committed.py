@@ -16,7 +16,7 @@ from toolkit_ext.claims.load import load_groups
 from toolkit_ext.claims.metrics import probed, titled
 from toolkit_ext.claims.runs import of_claims, values_of
 from toolkit_ext.claims.verdict import runs_by_scale
-from toolkit_ext.experiments.presets import WINNERS
+from toolkit_ext.experiments.presets import PRESETS
 from toolkit_ext.results import Record, read_records
 
 ROOT = Path(__file__).parents[3]
@@ -95,16 +95,16 @@ def test_runs_of_a_grid_were_never_chosen_on_test_data(records: list[Record]) ->
             assert all(given[name] == value for name, value in best["hyper_parameters"].items()), record["run_id"]
 
 
-@pytest.mark.parametrize("data", WINNERS)
+@pytest.mark.parametrize("data", PRESETS)
 def test_train_takes_the_best_of_the_leaderboard_for_default(data: str, records: list[Record]) -> None:
-    winner = WINNERS[data]
-    (group,) = [group for group in load_groups(RECIPES) if winner.board in group.boards]
-    arms = group.boards[winner.board]
+    preset = PRESETS[data]
+    (group,) = [group for group in load_groups(RECIPES) if preset.board in group.boards]
+    arms = group.boards[preset.board]
     ranked = ranking(arms, runs_by_scale(group, records)["small"])
     assert ranked.keys() == set(arms), "every arm is measured"
     best = group.arm(next(iter(ranked)))
-    assert best.name == f"{winner.board}: {winner.name}"
-    assert (best.small.method, best.small.protocol) == (winner.method, winner.protocol)
-    assert winner.hyper_parameters.items() <= best.small.hyper_parameters.items()
-    left = best.small.hyper_parameters.keys() - winner.hyper_parameters.keys()
+    assert best.name == f"{preset.board}: {preset.name}"
+    assert (best.small.method, best.small.protocol) == (preset.method, preset.protocol)
+    assert preset.hyper_parameters.items() <= best.small.hyper_parameters.items()
+    left = best.small.hyper_parameters.keys() - preset.hyper_parameters.keys()
     assert left <= {"steps", "measure_every", "precision"}  # what it costs, not what it is

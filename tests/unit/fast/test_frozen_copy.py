@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
 from toolkit_ext.attacks import PGD, Deep, craft
-from toolkit_ext.backbones.spectral_norm import spectral_normalise
+from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast.frozen_copy import FrozenCopy, plain_copy
 from toolkit_ext.fast.kernels.folding import find_pairs, foldable_pairs
@@ -167,7 +167,7 @@ def test_half_precision_is_near_full_precision() -> None:
 
 
 def test_spectral_normalisation_is_baked_into_the_copy_alone() -> None:
-    model = spectral_normalise(trained("resnet18_w", width=2))
+    model = spectral_norm(trained("resnet18_w", width=2))
     before = bits(model)
     found = logits_and_gradient(FrozenCopy(model, X[:2]).refresh())
     assert unchanged(model, before)

@@ -295,5 +295,6 @@ def test_an_attack_on_layers_needs_all_of_them(data: Data) -> None:
 def test_without_anything_to_gain_the_model_itself_is_attacked() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     attacks = AttackRunner(bare, fast.plan(bare), PGD(eps=0.1, steps=1))
-    attacks.generate(PGD(eps=0.1, steps=1), torch.rand(4, 1, 8, 8), torch.arange(3).repeat(2)[:4])
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4) % 3
+    attacks.generate(PGD(eps=0.1, steps=1), Batch(x, y, Perturbed(x)))
     assert attacks.frozen is None

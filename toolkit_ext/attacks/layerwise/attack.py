@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
-import torch
-from torch import Tensor, nn
-
-from toolkit_ext.attacks.layerwise import cg, pgd
-from toolkit_ext.attacks.layerwise.hooks import Hidden, replaced
-from toolkit_ext.attacks.layerwise.layers import choose
-from toolkit_ext.attacks.layerwise.neurons import Cost, Objective, Target
-from toolkit_ext.attacks.layerwise.penalty import Penalty, lengths, per_example
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.types import NORMS, Norm, Perturbed
+from toolkit_ext.types import NORMS, Norm, Perturbed, option
 from toolkit_ext.units import parse_eps
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from toolkit_ext.attacks.layerwise.neurons import Cost, Objective, Target
 
 RHOS = ("quadratic", "ball")
 SOLVERS = ("cg", "ga", "pgd")
 VARIABLES = ("perturbations", "neurons")
 # Loss per squared budget. The ball's is large enough that the maximiser leaves it by a few per cent of its radius.
 _LAMBDA = {"quadratic": 1.0, "ball": 10.0}
-# A layer that is zero for an example (all its units off) would have no budget at all, and nothing to divide by.
-_FLOOR = 1e-6
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of every example, ``[N]``."""
-    return nn.functional.cross_entropy(logits, y, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -58,9 +43,9 @@ class Deep:
     Afterwards ``d`` follows from its definition; with ``ball`` it is projected on the balls, and ``x + d_0`` is
     clipped to [0, 1]. No example influences another if none does in the model, as in evaluation mode.
 
-    Passes: ``2 deep_steps + 1`` forward for ``cg`` and ``ga`` (:func:`.cg.maximise`), all but the last with a backward
-    pass, ``deep_steps`` of both for ``pgd``; one forward pass more for the scale of the layers, and with the neurons
-    for unknowns often one for ``d``.
+    Passes: ``2 deep_steps + 1`` forward for ``cg`` and ``ga`` (:func:`.solvers.maximise`), all but the last with a
+    backward pass, ``deep_steps`` of both for ``pgd``; one forward pass more for the scale of the layers, and with the
+    neurons for unknowns often one for ``d``.
 
     Chinchilla: Deep adversarial training. 2020, equations 6 to 11 and algorithm 1.
     """
@@ -68,17 +53,17 @@ class Deep:
     # The copy it is shown has to have the outputs of all layers: no batch norm folded away.
     looks_inside: ClassVar[bool] = True
 
-    eps: float = _option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
-    norm: Norm = _option("Linf", "norm of the budget: Linf or L2")
-    deep_layers: str = _option("auto", "hidden layers: auto, none, or a comma-separated list of names and patterns")
-    deep_hidden_eps: float = _option(0.02, "budget of a hidden layer, as a fraction of the size of its clean output")
-    deep_norm: Norm = _option("L2", "norm of the budgets of hidden layers: Linf or L2")
-    deep_rho: str = _option("quadratic", "what bounds a perturbation: quadratic (a penalty) or ball (its budget)")
-    deep_lambda: float | None = _option(None, "loss per squared budget; none is 1 for quadratic and 10 for ball")
-    deep_solver: str = _option("cg", "maximiser: cg (conjugate gradient), ga (gradient ascent) or pgd")
-    deep_variables: str = _option("perturbations", "unknowns of cg and ga: perturbations (coupled) or neurons")
-    deep_steps: int = _option(5, "steps of the maximiser; each is two gradient evaluations for cg and ga, one for pgd")
-    deep_start: float = _option(0.1, "size of the random start, as a fraction of the budget; 0 starts from d = 0")
+    eps: float = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
+    norm: Norm = option("Linf", "norm of the budget: Linf or L2")
+    deep_layers: str = option("auto", "hidden layers: auto, none, or a comma-separated list of names and patterns")
+    deep_hidden_eps: float = option(0.02, "budget of a hidden layer, as a fraction of the size of its clean output")
+    deep_norm: Norm = option("L2", "norm of the budgets of hidden layers: Linf or L2")
+    deep_rho: str = option("quadratic", "what bounds a perturbation: quadratic (a penalty) or ball (its budget)")
+    deep_lambda: float | None = option(None, "loss per squared budget; none is 1 for quadratic and 10 for ball")
+    deep_solver: str = option("cg", "maximiser: cg (conjugate gradient), ga (gradient ascent) or pgd")
+    deep_variables: str = option("perturbations", "unknowns of cg and ga: perturbations (coupled) or neurons")
+    deep_steps: int = option(5, "steps of the maximiser; each is two gradient evaluations for cg and ga, one for pgd")
+    deep_start: float = option(0.1, "size of the random start, as a fraction of the budget; 0 starts from d = 0")
 
     def __post_init__(self) -> None:
         for name, allowed in (("norm", NORMS), ("deep_norm", NORMS), ("deep_rho", RHOS)):
@@ -99,17 +84,22 @@ class Deep:
             return replace(self, eps=eps)
         return replace(self, eps=eps, deep_hidden_eps=self.deep_hidden_eps * eps / self.eps)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, cost: Cost = cross_entropy) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, cost: Cost | None = None) -> Perturbed:
         """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` what ``cost(logits, y)`` ``[N]`` takes.
+
+        ``cost`` is the cross-entropy unless given.
 
         Raises:
             UserError: a layer that does not exist, is called twice or never, or does not return one tensor.
         """
+        from toolkit_ext.attacks.layerwise.layers import Hidden, choose
+        from toolkit_ext.attacks.layerwise.neurons import Target, cross_entropy
+
         x = x.detach()
         layers = choose(model, self.deep_layers) if self.deep_hidden_eps > 0 else {}
         if self.eps == 0 and not layers:
             return Perturbed(x)
-        objective = self.objective(Target(model, layers, x, y, cost))
+        objective = self.objective(Target(model, layers, x, y, cost or cross_entropy))
         z = objective.perturbations(self._solve(objective))
         parts = zip(objective.penalties, objective.radii, z, strict=True)
         d = [radius * penalty.project(part) for penalty, radius, part in parts]
@@ -118,46 +108,19 @@ class Deep:
 
     def objective(self, target: Target) -> Objective:
         """What this attack maximises on ``target``."""
-        x, ball = target.x, self.deep_rho == "ball"
-        root = math.sqrt(x[0].numel()) if self.norm == "Linf" else 1.0
-        radii = [x.new_full((len(x),), max(self.eps * root, _FLOOR))]
-        radius = per_example(radii[0], x.dim())
-        box = (-x / radius, (1 - x) / radius) if ball else None
-        penalties = [Penalty(x.shape, self.norm, self._weight, ball, box, _order(x))]
-        for shape, order, length in _sizes(target):
-            radii.append(self.deep_hidden_eps * length)
-            penalties.append(Penalty(shape, self.deep_norm, self._weight, ball, memory_format=order))
-        decoupled = self.deep_variables == "neurons" and self.deep_solver != "pgd"
-        return Objective(target, radii, penalties, decoupled=decoupled)
+        from toolkit_ext.attacks.layerwise.neurons import objective_of
+
+        return objective_of(self, target)
 
     def _solve(self, objective: Objective) -> Tensor:
+        from toolkit_ext.attacks.layerwise.solvers import ascend, maximise
+
         start = objective.start(self.deep_start)
         if self.deep_solver == "pgd":
-            return pgd.ascend(objective, start, self.deep_steps, 2.5 / self.deep_steps)
-        return cg.maximise(objective, start, self.deep_steps, conjugate=self.deep_solver == "cg")
+            return ascend(objective, start, self.deep_steps, 2.5 / self.deep_steps)
+        return maximise(objective, start, self.deep_steps, conjugate=self.deep_solver == "cg")
 
     @property
-    def _weight(self) -> float:
+    def weight(self) -> float:
+        """``λ``: ``deep_lambda``, or the default that goes with ``deep_rho``."""
         return _LAMBDA[self.deep_rho] if self.deep_lambda is None else self.deep_lambda
-
-
-def _order(output: Tensor) -> torch.memory_format:
-    """How a tensor lies in memory: perturbations that lie otherwise would be put in order in every pass."""
-    last = output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not output.is_contiguous() else torch.contiguous_format
-
-
-@torch.no_grad()
-def _sizes(target: Target) -> list[tuple[torch.Size, torch.memory_format, Tensor]]:
-    """Shape and memory format of the clean output of every layer, and its length for every example, ``[N]``."""
-    found: dict[int, tuple[torch.Size, torch.memory_format, Tensor]] = {}
-
-    def look(layer: int, output: Tensor) -> Tensor:
-        floor = _FLOOR * math.sqrt(output[0].numel())
-        found[layer] = output.shape, _order(output), lengths(output.detach().to(target.x.dtype)).clamp_min(floor)
-        return output
-
-    if target.layers:
-        with replaced(target.model, target.layers, look):
-            target.model(target.x)
-    return [found[layer] for layer in range(len(target.layers))]

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from toolkit_ext.attacks.layerwise.hooks import replaced
+from toolkit_ext.attacks.layerwise.layers import replaced
 from toolkit_ext.attacks.layerwise.penalty import Penalty, lengths, per_example
 
+if TYPE_CHECKING:
+    from toolkit_ext.attacks.layerwise.attack import Deep
+
 Cost = Callable[[Tensor, Tensor], Tensor]
+# A layer that is zero for an example (all its units off) would have no budget at all, and nothing to divide by.
+_FLOOR = 1e-6
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of every example, ``[N]``."""
+    return nn.functional.cross_entropy(logits, y, reduction="none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +76,11 @@ class Objective:
 
     def start(self, fraction: float) -> Tensor:
         """Random unknowns in ``fraction`` of every layer's ball, from torch's global generator."""
-        return self._joined([p.random(self.target.x) * fraction for p in self.penalties])
+        return torch.cat([p.flat(p.random(self.target.x) * fraction) for p in self.penalties], dim=1)
 
     def split(self, z: Tensor) -> list[Tensor]:
         """Views of ``z``, or of a gradient like it, in each layer's own shape; the input's first."""
         return [p.shaped(part) for part, p in zip(torch.split(z, self._sizes, dim=1), self.penalties, strict=True)]
-
-    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """``[N, Σ_l D_l]``: the inverse of :meth:`split`."""
-        return torch.cat([p.flat(part) for part, p in zip(parts, self.penalties, strict=True)], dim=1)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective ``[N]`` and its gradient with respect to ``z``, shaped like ``z``."""
@@ -167,3 +175,40 @@ def _laid(kept: dict[int, Tensor], layer: int, slope: Tensor) -> Tensor:
     """``slope`` in channels last, also put in ``kept``: behind a flatten it is not, and pooling copies more than it."""
     kept[layer] = slope.contiguous(memory_format=torch.channels_last)
     return kept[layer]
+
+
+def objective_of(attack: Deep, target: Target) -> Objective:
+    """What ``attack`` maximises on ``target``: the budget and the penalty of the input and of every chosen layer."""
+    x, ball = target.x, attack.deep_rho == "ball"
+    root = math.sqrt(x[0].numel()) if attack.norm == "Linf" else 1.0
+    radii = [x.new_full((len(x),), max(attack.eps * root, _FLOOR))]
+    radius = per_example(radii[0], x.dim())
+    box = (-x / radius, (1 - x) / radius) if ball else None
+    penalties = [Penalty(x.shape, attack.norm, attack.weight, ball, box, _order(x))]
+    for shape, order, length in _sizes(target):
+        radii.append(attack.deep_hidden_eps * length)
+        penalties.append(Penalty(shape, attack.deep_norm, attack.weight, ball, memory_format=order))
+    decoupled = attack.deep_variables == "neurons" and attack.deep_solver != "pgd"
+    return Objective(target, radii, penalties, decoupled=decoupled)
+
+
+def _order(output: Tensor) -> torch.memory_format:
+    """How a tensor lies in memory: perturbations that lie otherwise would be put in order in every pass."""
+    last = output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not output.is_contiguous() else torch.contiguous_format
+
+
+@torch.no_grad()
+def _sizes(target: Target) -> list[tuple[torch.Size, torch.memory_format, Tensor]]:
+    """Shape and memory format of the clean output of every layer, and its length for every example, ``[N]``."""
+    found: dict[int, tuple[torch.Size, torch.memory_format, Tensor]] = {}
+
+    def look(layer: int, output: Tensor) -> Tensor:
+        floor = _FLOOR * math.sqrt(output[0].numel())
+        found[layer] = output.shape, _order(output), lengths(output.detach().to(target.x.dtype)).clamp_min(floor)
+        return output
+
+    if target.layers:
+        with replaced(target.model, target.layers, look):
+            target.model(target.x)
+    return [found[layer] for layer in range(len(target.layers))]

@@ -9,7 +9,7 @@ from torch import nn
 from toolkit_ext.claims.probe import Found, Probe, Trained
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Protocol, evaluate, load_protocol
-from toolkit_ext.experiments.experiment import protocol_for
+from toolkit_ext.experiments.presets import protocol_for
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 

@@ -1,0 +1,276 @@
+"""The protocols of the axes suffice for methods with state and with a second network, each written as one new choice.
+
+Free adversarial training (an update that moves the inputs), helper-based training (an objective that binds a network)
+and universal adversarial training (an attack with state) are written here as an author would, with a stand-in for what
+the training loop gives them, and compared with their algorithms.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
+
+from toolkit_ext.attacks import FGSM, PGD
+from toolkit_ext.errors import UserError
+from toolkit_ext.objectives import OBJECTIVES, Adversarial
+from toolkit_ext.types import (
+    AfterStep,
+    Attack,
+    Batch,
+    Bindable,
+    Exchange,
+    InputUpdate,
+    Losses,
+    LossFn,
+    Objective,
+    Perturbed,
+    RemembersExamples,
+    Resources,
+    Stateful,
+    StepReport,
+    TrainingStep,
+    no_exchange,
+    option,
+)
+from toolkit_ext.updates import UPDATES
+
+EPS, LR, REPLAYS = 0.1, 0.2, 3
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def batches(*sizes: int) -> list[tuple[Tensor, Tensor]]:
+    drawn = torch.Generator().manual_seed(1)
+    return [(torch.rand(n, 1, 4, 4, generator=drawn), torch.arange(n) % 3) for n in sizes]
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+class Free(InputUpdate):
+    """Shafahi et al.: Adversarial training for free! NeurIPS 2019, algorithm 1."""
+
+    def __init__(self, optimizer: Optimizer, replays: int) -> None:
+        self.optimizer, self.replays = optimizer, replays
+        self.exchange: Exchange = no_exchange
+        self.delta = torch.zeros(0)
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        return [self.optimizer]
+
+    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+        self.exchange = exchange
+
+    def step_inputs(self, step: TrainingStep) -> StepReport:
+        x, eps, part = step.batch.x, step.attack.eps, step.batch.part
+        before = self.delta[part.rows][: len(x)]
+        delta = torch.cat([before, torch.zeros_like(x[len(before) :])])
+        reports = []
+        for _ in range(self.replays):
+            inputs = (x + delta).clamp(0, 1).requires_grad_()
+            self.optimizer.zero_grad()
+            losses = step.losses(Perturbed(inputs))
+            torch.autograd.backward(losses.total)
+            reports.append({name: term.detach() for name, term in losses.terms.items()})
+            self.exchange([w.grad for group in self.optimizer.param_groups for w in group["params"]])
+            self.optimizer.step()
+            assert inputs.grad is not None
+            delta = (delta + eps * inputs.grad.sign()).clamp(-eps, eps)
+        whole = part.gather(delta)
+        self.delta = torch.cat([whole, self.delta[len(whole) :]])
+        return StepReport(reports[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "delta": self.delta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.delta = state["delta"]
+
+
+def free_step(model: nn.Module, update: InputUpdate, x: Tensor, y: Tensor) -> StepReport:
+    """What the loop does with an update that moves inputs: no attack is run."""
+    batch, attack = Batch(x, y, Perturbed(x)), FGSM(eps=EPS)
+
+    def losses(perturbed: Perturbed) -> Losses:
+        return Adversarial()(model, replace(batch, perturbed=perturbed), F.cross_entropy)
+
+    return update.step_inputs(TrainingStep(batch, attack, losses, perturb=lambda: attack(model, x, y)))
+
+
+def by_hand(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> None:
+    delta = torch.zeros_like(data[0][0])
+    for x, y in data:
+        for _ in range(REPLAYS):
+            inputs = (x + delta[: len(x)]).clamp(0, 1).requires_grad_()
+            loss = F.cross_entropy(model(inputs), y)
+            *gradients, at_inputs = torch.autograd.grad(loss, [*model.parameters(), inputs])
+            with torch.no_grad():
+                for weight, gradient in zip(model.parameters(), gradients, strict=True):
+                    weight.sub_(LR * gradient)
+            delta[: len(x)] = (delta[: len(x)] + EPS * at_inputs.sign()).clamp(-EPS, EPS)
+
+
+def same(ours: nn.Module, theirs: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_free_training_is_an_update_with_state() -> None:
+    model, reference, data = network(), network(), batches(6, 6, 4, 6)
+    update = Free(SGD(model.parameters(), lr=LR), REPLAYS)
+    report = free_step(model, update, *data[0])
+    torch.testing.assert_close(
+        report.losses["adversarial"], F.cross_entropy(reference(data[0][0]), data[0][1]).detach()
+    )
+    resumed = deepcopy(model)
+    state = through_a_file(update.state_dict())
+    other = Free(SGD(resumed.parameters(), lr=LR), REPLAYS)
+    other.load_state_dict(state)
+    for x, y in data[1:]:
+        free_step(model, update, x, y)
+        free_step(resumed, other, x, y)
+    by_hand(reference, data)
+    assert same(resumed, model)
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_an_update_of_inputs_refuses_a_closure() -> None:
+    update = Free(SGD(network().parameters(), lr=LR), REPLAYS)
+    with pytest.raises(UserError, match=r"update: Free moves the inputs as well; call step_inputs\(step\)"):
+        update.step(lambda: Losses({}))
+
+
+@dataclass(frozen=True)
+class HelperLoss:
+    """Rade, Moosavi-Dezfooli: Reducing excessive margin ... ICLR 2022: options; the loss is made by ``bind``."""
+
+    hat_beta: float = option(2.5, "weight of the divergence")
+    hat_gamma: float = option(0.5, "weight of the loss on helper examples")
+    hat_helper: str = option("", "checkpoint of a network that was trained on clean images")
+
+    def bind(self, model: nn.Module, resources: Resources) -> Objective:
+        return BoundHelperLoss(self, resources.checkpoint(self.hat_helper))
+
+
+@dataclass(frozen=True)
+class BoundHelperLoss:
+    options: HelperLoss
+    helper: nn.Module
+    uses_attack: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        perturbed = batch.perturbed.inputs
+        with torch.no_grad():
+            labels = self.helper(perturbed).argmax(dim=1)
+        clean, attacked = model(batch.x), batch.perturbed.logits(model)
+        divergence = F.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="batchmean")
+        helped = loss_fn(model(batch.x + 2 * (perturbed - batch.x)), labels)
+        terms = {"clean": loss_fn(clean, batch.y), "adversarial": divergence, "penalty": helped}
+        return Losses(terms, {"adversarial": self.options.hat_beta, "penalty": self.options.hat_gamma})
+
+
+class Provided:
+    """The run's resources, with one checkpoint."""
+
+    exchange: Exchange = staticmethod(no_exchange)
+
+    def __init__(self, networks: dict[str, nn.Module]) -> None:
+        self.networks = networks
+
+    def backbone(self, name: str, **options: Any) -> nn.Module:
+        raise UserError(f"backbone: {name!r} is not known")
+
+    def checkpoint(self, path: str | Path) -> nn.Module:
+        return self.networks[str(path)].eval().requires_grad_(False)
+
+    def moving_copy(self, model: nn.Module, decay: float) -> nn.Module:
+        return deepcopy(model).requires_grad_(False)
+
+
+def test_helper_based_training_is_an_objective_that_binds() -> None:
+    model, helper, (x, y) = network(), network(7), batches(6)[0]
+    options: Bindable[Objective] = HelperLoss(hat_helper="standard")
+    objective = options.bind(model, Provided({"standard": helper}))
+    assert isinstance(objective, Objective)
+    attacked = (x + EPS * torch.randn_like(x).sign()).clamp(0, 1)
+    losses = objective(model, Batch(x, y, Perturbed(attacked)), F.cross_entropy)
+    torch.autograd.backward(losses.total)
+    assert all(weight.grad is None for weight in helper.parameters())
+    log_p, log_q = model(x).log_softmax(1), model(attacked).log_softmax(1)
+    labels = helper(attacked).argmax(1)
+    far = -model(2 * attacked - x).log_softmax(1)[torch.arange(len(y)), labels].mean()
+    clean = -log_p[torch.arange(len(y)), y].mean()
+    expected = clean + 2.5 * (log_p.exp() * (log_p - log_q)).sum(1).mean() + 0.5 * far
+    torch.testing.assert_close(losses.total, expected)
+
+
+@dataclass
+class Universal:
+    """Shafahi et al.: Universal adversarial training. AAAI 2020: one perturbation for all, moved once a step."""
+
+    eps: float
+    delta: Tensor
+    exchange: Exchange
+
+    def at(self, *, eps: float, step: int = 0) -> Attack:
+        self.eps = eps
+        return self
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+        delta = self.delta.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y), delta)
+        self.exchange([gradient])
+        self.delta = (self.delta + self.eps * gradient.sign()).clamp(-self.eps, self.eps)
+        return Perturbed((x + self.delta).clamp(0, 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"delta": self.delta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.delta = state["delta"]
+
+
+def test_a_universal_perturbation_is_the_state_of_an_attack() -> None:
+    model, data = network(), batches(6, 6, 4, 6)
+    seen: list[int] = []
+    attack = Universal(EPS, torch.zeros(1, 4, 4), lambda gradients: seen.append(len(gradients)))
+    assert isinstance(attack, Attack)
+    assert isinstance(attack, Stateful)
+    for x, y in data[:3]:
+        attack.at(eps=EPS)(model, x, y)
+    other = Universal(EPS, torch.zeros(1, 4, 4), no_exchange)
+    other.load_state_dict(through_a_file(attack.state_dict()))
+    assert torch.equal(other(model, *data[3]).inputs, attack(model, *data[3]).inputs)
+    assert not torch.equal(Universal(EPS, torch.zeros(1, 4, 4), no_exchange)(model, *data[3]).inputs, data[3][0])
+    assert seen == [1, 1, 1, 1]
+
+
+def test_choices_of_today_have_no_capability_they_do_not_need() -> None:
+    kinds = (Bindable, Stateful, AfterStep, RemembersExamples, InputUpdate)
+    for choice in (PGD(), *(kind() for kind in OBJECTIVES.values())):
+        assert not any(isinstance(choice, kind) for kind in kinds)
+    for rule in UPDATES.values():
+        model = network()
+        update = rule().bind(model, SGD(model.parameters(), lr=LR))
+        assert isinstance(update, Stateful)
+        assert not isinstance(update, InputUpdate)

@@ -1,0 +1,220 @@
+"""Methods that need more than the axes have, each as one new file, trained and resumed by the loop as it is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from toolkit_ext import backbones
+from toolkit_ext.errors import UserError
+from toolkit_ext.trainers import PGDTrainer, as_classifier
+from toolkit_ext.trainers.batches import TensorSource, seed_of
+from toolkit_ext.types import Attack, Batch, BatchPart, Losses, LossFn, Objective, Perturbed, Resources
+
+sys.path.append(str(Path(__file__).parent / "extensions"))
+from free import FreeRule  # type: ignore[import-not-found]
+from hat import HelperLoss  # type: ignore[import-not-found]
+
+EPS, LR = 0.1, 0.05
+CALM: dict[str, Any] = {"lr": LR, "momentum": 0.0, "weight_decay": 0.0, "lr_schedule": "constant", "measure_every": 0}
+QUIET: dict[str, Any] = {"batch_size": 16, "nb_epochs": 3, "progress": False}
+
+
+def images() -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(0)
+    return torch.rand(40, 1, 8, 8, generator=drawn), torch.arange(40) % 3
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return backbones.create("lenet", num_classes=3, in_chans=1, image_size=8, width=2)
+
+
+def trainer(**choices: Any) -> Any:
+    options = {**CALM, "validation_fraction": 0, "eps": EPS, "steps": 1, **choices}
+    if "attack" in choices:
+        options = {name: value for name, value in options.items() if name not in ("eps", "steps")}
+    return PGDTrainer(as_classifier(model(), (1, 8, 8), 3), **options)
+
+
+def weights(trained: Any) -> list[Tensor]:
+    return [value.detach().clone() for value in trained.model.state_dict().values()]
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(ours), weights(theirs), strict=True))
+
+
+@dataclass
+class Universal:
+    """An attack with state: one perturbation for all examples."""
+
+    eps: float = EPS
+    delta: Tensor = field(default_factory=lambda: torch.zeros(1, 8, 8))
+
+    def at(self, *, eps: float, step: int = 0) -> Attack:
+        return self
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+        delta = self.delta.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(model(x + delta), y), delta)
+        self.delta = (self.delta + 0.25 * self.eps * gradient.sign()).clamp(-self.eps, self.eps)
+        return Perturbed((x + self.delta).clamp(0, 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"delta": self.delta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.delta = state["delta"]
+
+
+@dataclass
+class Memory:
+    """An attack that starts from what it found for the same examples in the epoch before."""
+
+    eps: float = EPS
+    found: Tensor = field(default_factory=lambda: torch.zeros(40, 1, 8, 8))
+    part: BatchPart = field(default_factory=BatchPart)
+
+    def at(self, *, eps: float, step: int = 0) -> Attack:
+        return self
+
+    def on(self, part: BatchPart) -> Attack:
+        self.part = part
+        return self
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+        assert self.part.indices is not None
+        delta = self.found[self.part.indices].requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(model(x + delta), y), delta)
+        moved = (delta.detach() + 0.5 * self.eps * gradient.sign()).clamp(-self.eps, self.eps)
+        self.found[self.part.gather(self.part.indices)] = self.part.gather(moved)
+        return Perturbed((x + moved).clamp(0, 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"found": self.found}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.found = state["found"]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """An objective with a moving copy of the model and a trainable network of its own."""
+
+    uses_attack: ClassVar[bool] = True
+
+    def bind(self, model: nn.Module, resources: Resources) -> Objective:
+        return BoundConsistency(resources.moving_copy(model, 0.9), resources.backbone("lenet", width=1))
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        raise RuntimeError("bind first")
+
+
+@dataclass(frozen=True)
+class BoundConsistency:
+    teacher: nn.Module
+    small: nn.Module
+    uses_attack: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        attacked = batch.perturbed.logits(model)
+        with torch.no_grad():
+            target = self.teacher(batch.x) + self.small(batch.x)
+        penalty = (attacked - target).square().mean()
+        return Losses({"adversarial": loss_fn(attacked, batch.y), "penalty": penalty})
+
+    def after_step(self, model: nn.Module, batch: Batch) -> None:
+        loss = cross_entropy(self.small(batch.x), batch.y)
+        gradients = torch.autograd.grad(loss, list(self.small.parameters()))
+        with torch.no_grad():
+            for weight, gradient in zip(self.small.parameters(), gradients, strict=True):
+                weight.sub_(0.1 * gradient)
+
+
+def helper(folder: Path, seed: int = 5) -> str:
+    torch.manual_seed(seed)
+    network = backbones.create("lenet", num_classes=3, in_chans=1, image_size=8, width=3)
+    backbones.save_model(network, folder / f"helper{seed}")  # type: ignore[arg-type]
+    return str(folder / f"helper{seed}")
+
+
+def choices(name: str, folder: Path) -> dict[str, Any]:
+    made: dict[str, dict[str, Any]] = {
+        "free": {"update": FreeRule(replays=3)},
+        "helper": {"objective": HelperLoss(hat_helper=helper(folder))},
+        "universal": {"attack": Universal()},
+        "memory": {"attack": Memory()},
+        "moving copy": {"objective": Consistency()},
+    }
+    return made[name]
+
+
+@pytest.mark.parametrize("name", ["free", "helper", "universal", "memory", "moving copy"])
+def test_resumes_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    whole, plain = trainer(**choices(name, tmp_path)), trainer()
+    whole.fit(*images(), **QUIET)
+    plain.fit(*images(), **QUIET)
+    assert not same(whole, plain), "the extension did nothing"
+    first, second = (trainer(**choices(name, tmp_path)) for _ in range(2))
+    first.fit(*images(), run_dir=tmp_path / "run", stop_after=1, **QUIET)
+    second.fit(*images(), run_dir=tmp_path / "run", resume=True, **QUIET)
+    assert same(second, whole)
+
+
+def test_free_training_is_its_algorithm() -> None:
+    x, y = images()
+    trained = trainer(update=FreeRule(replays=3), speed="off")
+    trained.fit(x, y, **QUIET)
+    expected = model()
+    source, delta = TensorSource(x, y, 16), torch.zeros(16, 1, 8, 8)
+    for epoch in (1, 2, 3):
+        for images_, labels, _ in source.epoch(seed_of(0, epoch, 0)):
+            n = len(labels)
+            for _ in range(3):
+                inputs = (images_ + delta[:n]).clamp(0, 1).requires_grad_()
+                loss = cross_entropy(expected.train()(inputs), labels)
+                *gradients, at_inputs = torch.autograd.grad(loss, [*expected.parameters(), inputs])
+                with torch.no_grad():
+                    for weight, gradient in zip(expected.parameters(), gradients, strict=True):
+                        weight.sub_(LR * gradient)
+                delta[:n] = (delta[:n] + EPS * at_inputs.sign()).clamp(-EPS, EPS)
+    ours = dict(trained.model.named_parameters())
+    for name, weight in expected.named_parameters():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_resumes_with_the_same_helper_only(tmp_path: Path) -> None:
+    first = trainer(objective=HelperLoss(hat_helper=helper(tmp_path)))
+    first.fit(*images(), run_dir=tmp_path / "run", stop_after=1, **QUIET)
+    helper(tmp_path, seed=6)
+    (tmp_path / "helper5").rename(tmp_path / "away")
+    (tmp_path / "helper6").rename(tmp_path / "helper5")
+    second = trainer(objective=HelperLoss(hat_helper=str(tmp_path / "helper5")))
+    with pytest.raises(UserError, match="resume: a checkpoint that the objective loads has other weights"):
+        second.fit(*images(), run_dir=tmp_path / "run", resume=True, **QUIET)
+
+
+def test_a_helper_of_other_classes_is_refused(tmp_path: Path) -> None:
+    network = backbones.create("lenet", num_classes=4, in_chans=1, image_size=8, width=2)
+    backbones.save_model(network, tmp_path / "four")
+    with pytest.raises(UserError, match=r"checkpoint .*four: has 4 classes; the run has 3"):
+        trainer(objective=HelperLoss(hat_helper=str(tmp_path / "four"))).fit(*images(), **QUIET)
+
+
+def test_runs_without_extensions_save_what_they_always_saved(tmp_path: Path) -> None:
+    trainer().fit(*images(), run_dir=tmp_path / "run", **QUIET)
+    state = torch.load(tmp_path / "run" / "last" / "trainer_state.pt", weights_only=True)
+    assert "extensions" not in state
+
+
+@pytest.mark.parametrize("file", ["free.py", "hat.py"])
+def test_a_method_is_one_small_file(file: str) -> None:
+    assert len((Path(__file__).parent / "extensions" / file).read_text().splitlines()) <= 80

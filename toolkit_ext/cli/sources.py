@@ -1,0 +1,79 @@
+"""Models and data that a command works on, and what the record says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import torch
+
+from toolkit_ext import data
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation import Loaded, Protocol, Shape, load
+from toolkit_ext.evaluation.loading.models import TIMM
+from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.presets import protocol_for
+
+data_option = click.option(
+    "--data", "data_name", help="data set; by default the one that the checkpoint was trained on"
+)
+
+
+def load_data(told: Sequence[Mapping[str, Any]], name: str | None, place: Place) -> data.Dataset:
+    """The data set called ``name``, or else the one of the checkpoints, of which ``told`` are the recorded facts.
+
+    Raises:
+        UserError: no name, and the checkpoints name no data set or several.
+    """
+    known = sorted({trained for about in told if (trained := about.get("data", {}).get("name"))})
+    if not name and len(known) > 1:
+        raise UserError(f"data: the checkpoints were trained on {' and '.join(known)}; give --data")
+    if not name and not known:
+        raise UserError("data: the checkpoint does not say what it was trained on; give --data")
+    return data.load(name or known[0], root=place.data_root, download=place.download)
+
+
+def load_models(
+    sources: Sequence[str], values: Mapping[str, Any], dataset: data.Dataset, device: torch.device
+) -> list[Loaded]:
+    """The models of ``sources`` (CHECKPOINT arguments) for the images of ``dataset``, with the options of evaluate."""
+    shape = Shape(dataset.num_classes, dataset.in_chans, dataset.image_size)
+    named = [source for source in sources if source.startswith(TIMM)]
+    if len(values["weights"]) != len(named):
+        given = len(values["weights"])
+        raise UserError(f"weights: {given} files for {len(named)} models named {TIMM}NAME; give one for each")
+    options = {"backbone_args": values["backbone_arg"], "mean": values["mean"], "std": values["std"]}
+    if not named and (extra := next((name for name, value in options.items() if value), None)):
+        raise UserError(f"{extra.removesuffix('s').replace('_', '-')}: has no effect without {TIMM}NAME")
+    options = {name: value or None for name, value in options.items()}
+    files = iter(values["weights"])
+    return [
+        load(source, shape, device=device, **({"weights": next(files), **options} if source in named else {}))
+        for source in sources
+    ]
+
+
+def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> Protocol:
+    """The protocol of the options of evaluate; without, the usual one for a model trained as ``told``."""
+    protocol = protocol_for(dataset.name, told.get("hyper_parameters", {}), values["protocol"])
+    changes: dict[str, Any] = {"version": values["version"]} if values["version"] else {}
+    if values["attacks"]:
+        # Every evaluation has the union of its attacks.
+        changes["attacks"] = tuple(name for name in values["attacks"] if name != "union")
+    if len(values["eps"]) == 1:
+        changes["eps"] = values["eps"][0]
+    return protocol.at(**changes) if changes else protocol
+
+
+def facts_of(tells: Mapping[str, Any], name: str, backbone: Mapping[str, Any], dataset: data.Dataset) -> dict[str, Any]:
+    """The facts for a record of the model called ``name``: the training that its checkpoint ``tells``, and the data."""
+    known = {key: value for key, value in tells.items() if key != "weights_sha256"}
+    sizes = known.get("data", {"train": 0, "validation": 0})
+    unknown = {"method": "unknown", "axes": None, "hyper_parameters": {}, "backbone": dict(backbone), "seed": 0}
+    facts: dict[str, Any] = unknown | known
+    facts["hyper_parameters"] = {**facts["hyper_parameters"], "checkpoint": name}
+    if sizes.get("name", dataset.name) != dataset.name:
+        facts["hyper_parameters"]["trained_on"] = sizes["name"]
+    facts["data"] = {**sizes, "name": dataset.name, "test": len(dataset.y_test), "num_classes": dataset.num_classes}
+    return facts

@@ -1,0 +1,188 @@
+"""A data set in memory, and how one is read from a folder of images."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.io import atomic_write
+
+Images = np.ndarray[Any, np.dtype[np.uint8]]
+
+_ORDER_SEED = 0
+_CACHE = ".decoded-{part}.npz"
+_CACHE_FROM = 5_000  # images; fewer are decoded faster than a cache is checked
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training and test part of a data set.
+
+    Args:
+        name: As given to :func:`toolkit_ext.data.load`.
+        x_train: ``[N, C, H, W]``, float32 in [0, 1], or uint8, which :func:`toolkit_ext.data.to_unit` converts.
+        y_train: Index labels, int64 ``[N]``.
+        x_test: Likewise.
+        y_test: Likewise.
+        num_classes: Number of classes K; labels are 0 to K - 1.
+        classes: K names.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    num_classes: int
+    classes: tuple[str, ...]
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return int(self.x_train.shape[1])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return int(self.x_train.shape[2]), int(self.x_train.shape[3])
+
+    def subset(self, n_train: int | None = None, n_test: int | None = None) -> Dataset:
+        """The first ``n_train`` training and ``n_test`` test images; ``None`` keeps all.
+
+        No set of :func:`toolkit_ext.data.load` is ordered by class, so the first images are a random sample.
+
+        Raises:
+            UserError: a number below 1 or above what there is.
+        """
+        train = _first("n_train", n_train, len(self.y_train))
+        test = _first("n_test", n_test, len(self.y_test))
+        return replace(
+            self,
+            x_train=self.x_train[:train],
+            y_train=self.y_train[:train],
+            x_test=self.x_test[:test],
+            y_test=self.y_test[:test],
+        )
+
+
+def _first(option: str, wanted: int | None, available: int) -> int | None:
+    if wanted is not None and not 1 <= wanted <= available:
+        raise UserError(f"{option}: {wanted} is not allowed; there are {available} images, give 1 to {available}")
+    return wanted
+
+
+def load_folder(name: str, path: Path, image_size: int | None) -> Dataset:
+    """Read ``path/train`` and ``path/test`` as RGB uint8 images, in a fixed random order (:func:`shuffled`).
+
+    Large sets are cached, decoded, in a hidden file beside the images, with a hash of the names, sizes and times of
+    all images; when these change, the images are decoded again.
+
+    Args:
+        name: Name of the data set.
+        path: The folder.
+        image_size: Side to resize to, or ``None`` if all images have one size.
+
+    Raises:
+        UserError: a part or its images are missing or unreadable, or the images' sizes or the parts' classes differ.
+    """
+    parts = {part: _listing(name, path, part) for part in ("train", "test")}
+    classes = parts["train"].classes
+    if parts["test"].classes != classes:
+        odd = sorted(set(classes) ^ set(parts["test"].classes))
+        raise UserError(f"data {name}: train/ and test/ have different classes ({', '.join(odd[:5])})")
+    x_train, y_train = _read(name, path, parts["train"], image_size)
+    x_test, y_test = _read(name, path, parts["test"], image_size)
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise _sizes_differ(name, x_train.shape[2:], x_test.shape[2:])
+    return Dataset(name, x_train, y_train, x_test, y_test, len(classes), tuple(classes))
+
+
+def _listing(name: str, path: Path, part: str) -> Any:
+    from torchvision.datasets import ImageFolder
+
+    if not (path / part).is_dir():
+        raise UserError(f"data {name}: no folder {path / part}; it needs train/ and test/, each a folder per class")
+    try:
+        return ImageFolder(path / part)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"data {name}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _read(name: str, path: Path, listing: Any, image_size: int | None) -> tuple[Tensor, Tensor]:
+    samples = sorted(listing.samples)
+    cache = path / _CACHE.format(part=Path(listing.root).name)
+    key = _key(path, samples, image_size)
+    images = _cached(cache, key)
+    if images is None:
+        images = _decode(name, [file for file, _ in samples], image_size)
+        _keep(cache, key, images)
+    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+    return shuffled(torch.from_numpy(images), labels)
+
+
+def shuffled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and labels in a fixed random order, so that the first n of a set listed by class are a random sample."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_ORDER_SEED))
+    return images[order], labels[order]
+
+
+def _decode(name: str, files: list[str], image_size: int | None) -> Images:
+    from PIL import Image, UnidentifiedImageError
+
+    images: Images | None = None
+    for index, file in enumerate(files):
+        try:
+            with Image.open(file) as source:
+                image = source.convert("RGB")
+        except (OSError, UnidentifiedImageError) as error:
+            raise UserError(f"data {name}: cannot read the image {file}") from error
+        if image_size is not None:
+            image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image).transpose(2, 0, 1)
+        if images is None:
+            images = np.empty((len(files), *pixels.shape), dtype=np.uint8)
+        if pixels.shape != images.shape[1:]:
+            raise _sizes_differ(name, images.shape[2:], pixels.shape[1:])
+        images[index] = pixels
+    assert images is not None  # ImageFolder refuses folders without images
+    return images
+
+
+def _sizes_differ(name: str, first: Any, other: Any) -> UserError:
+    sizes = " and ".join(f"{height} x {width}" for height, width in (first, other))
+    return UserError(f"data {name}: images of {sizes} pixels; give --image-size to resize all to one size")
+
+
+def _key(path: Path, samples: list[tuple[str, int]], image_size: int | None) -> str:
+    digest = hashlib.sha256(f"1 {image_size}".encode())
+    for file, _ in samples:
+        facts = Path(file).stat()
+        digest.update(f"\0{Path(file).relative_to(path)}\0{facts.st_size}\0{facts.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _cached(cache: Path, key: str) -> Images | None:
+    try:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return np.asarray(stored["images"]) if str(stored["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # absent, cut short or another file of that name: decode, and write it again
+
+
+def _keep(cache: Path, key: str, images: Images) -> None:
+    if len(images) < _CACHE_FROM:
+        return
+    buffer = io.BytesIO()
+    np.savez(buffer, images=images, key=np.array(key))
+    with contextlib.suppress(UserError, OSError):  # in a read-only folder the images are decoded every time
+        atomic_write(cache, buffer.getvalue())

@@ -1,0 +1,173 @@
+"""Images and labels as tensors: checks of what a caller brings, the range [0, 1], statistics and splits."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit_ext.errors import UserError
+
+
+def check_images(x: Any, name: str = "images") -> Tensor:
+    """Images as a tensor, checked: ``[N, C, H, W]``, not empty, uint8 or floats without NaN in [0, 1].
+
+    Args:
+        x: Tensor or NumPy array.
+        name: Their name in messages.
+
+    Returns:
+        ``x`` as uint8 or float32 tensor (no copy where none is needed); floats of other widths are converted.
+
+    Raises:
+        UserError: one line with what was found and what is allowed.
+    """
+    images = _tensor(x, name)
+    _check_layout(images, name)
+    if images.dtype == torch.uint8:
+        return images
+    images = images.to(torch.float32)
+    _check_range(images, name)
+    return images
+
+
+def _check_layout(x: Tensor, name: str) -> None:
+    if x.dtype != torch.uint8 and not x.dtype.is_floating_point:
+        raise UserError(f"{name}: dtype {_dtype(x)} is not allowed; give floats in [0, 1] or uint8")
+    if x.ndim != 4:
+        raise UserError(f"{name}: shape {list(x.shape)} is not allowed; give [N, C, H, W]")
+    if x.numel() == 0:
+        raise UserError(f"{name}: shape {list(x.shape)} is empty; give at least one image")
+    if x.shape[3] in (1, 3) and x.shape[1] == x.shape[2] > 4:
+        raise UserError(f"{name}: shape {list(x.shape)} looks like [N, H, W, C]; give [N, C, H, W]")
+
+
+def _check_range(x: Tensor, name: str) -> None:
+    low, high = (float(bound) for bound in x.detach().aminmax())
+    if low != low or high != high:
+        broken = int(x.isnan().flatten(1).any(1).sum())
+        raise UserError(f"{name}: {broken} of {len(x)} images have NaN pixels; all pixels must be in [0, 1]")
+    if low < 0 or high > 1:
+        hint = "; divide pixels of 0 to 255 by 255" if low >= 0 and 1 < high <= 255 else ""
+        raise UserError(f"{name}: values range from {low:g} to {high:g}; they must be in [0, 1]{hint}")
+
+
+def check_labels(y: Any, n: int, num_classes: int | None = None, name: str = "labels") -> Tensor:
+    """Labels as class indices, checked: ``n`` integers from 0 to ``num_classes - 1``, or as many one-hot rows.
+
+    Args:
+        y: Tensor or NumPy array: integers ``[N]``, or one-hot ``[N, K]`` of any dtype (ART hands over floats).
+        n: Number of images.
+        num_classes: K, or ``None`` if unknown.
+        name: Their name in messages.
+
+    Returns:
+        int64 tensor ``[N]``.
+
+    Raises:
+        UserError: one line with what was found and what is allowed.
+    """
+    labels = _tensor(y, name)
+    if labels.numel() == 0:
+        raise UserError(f"{name}: shape {list(labels.shape)} is empty; give one label for each image")
+    if labels.ndim == 2:
+        labels = _from_one_hot(labels, num_classes, name)
+    _check_indices(labels, n, num_classes, name)
+    return labels.to(torch.int64)
+
+
+def _check_indices(y: Tensor, n: int, num_classes: int | None, name: str) -> None:
+    if y.ndim != 1:
+        raise UserError(f"{name}: shape {list(y.shape)} is not allowed; give [N] indices or one-hot [N, K]")
+    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
+        raise UserError(f"{name}: dtype {_dtype(y)} is not allowed; give integer class indices or one-hot rows")
+    if len(y) != n:
+        raise UserError(f"{name}: {len(y)} labels for {n} images; there must be one for each")
+    low, high = (int(bound) for bound in y.to(torch.int64).aminmax())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        allowed = f"0 to {num_classes - 1}" if num_classes is not None else "0 or more"
+        raise UserError(f"{name}: values range from {low} to {high}; they must be {allowed}")
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, np.ndarray) and (not value.flags.writeable or min(value.strides, default=0) < 0):
+        value = value.copy()  # torch warns of read-only arrays and refuses reversed ones
+    try:
+        tensor: Tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: a {type(value).__name__} is not allowed; give a tensor or a NumPy array") from error
+    return tensor
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _from_one_hot(y: Tensor, num_classes: int | None, name: str) -> Tensor:
+    if y.shape[1] < 2:
+        raise UserError(f"{name}: shape {list(y.shape)} is not allowed; give [N] indices or one-hot [N, K]")
+    if num_classes is not None and y.shape[1] != num_classes:
+        raise UserError(f"{name}: one-hot rows of {y.shape[1]} classes; the model has {num_classes}")
+    if not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
+        raise UserError(f"{name}: the rows of shape {list(y.shape)} are not one-hot; soft labels are not allowed")
+    return y.to(torch.int64).argmax(1)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]: uint8 pixels divided by 255, as torchvision's ``ToTensor`` does; floats as they are.
+
+    Large sets are kept as uint8, a quarter of the memory; call this on each batch.
+    """
+    return x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x.to(torch.float32)
+
+
+def channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over images ``[N, C, H, W]``, in units of [0, 1] images.
+
+    For ``mean`` and ``std`` of :func:`toolkit_ext.backbones.create`; a constant channel gets standard deviation 1.
+    """
+    scale = 255.0 if x.dtype == torch.uint8 else 1.0
+    sums = torch.zeros(2, x.shape[1], dtype=torch.float64)
+    for part in torch.split(x, 4096):
+        values = part.to(torch.float64).div(scale).transpose(0, 1).flatten(1)
+        sums += torch.stack((values.sum(1), values.square().sum(1)))
+    mean, square = sums / (x.numel() / x.shape[1])
+    std = (square - mean.square()).clamp_min(0).sqrt()
+    std = torch.where(std < 1e-6, torch.ones_like(std), std)
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
+
+
+def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split a validation part off the training data, with the class shares of the whole.
+
+    If a class is too small to be in both parts, the split is random. The same arguments give the same split on every
+    machine.
+
+    Args:
+        x: The images; only their number is used.
+        y: Index labels ``[N]``.
+        fraction: Share of the validation part, between 0 and 1.
+        seed: Seed of the split.
+
+    Returns:
+        Indices of the training part and of the validation part, int64, ascending.
+
+    Raises:
+        UserError: a fraction outside (0, 1), or so few images that a part would be empty.
+    """
+    from sklearn.model_selection import train_test_split  # takes a second to import, and few callers split
+
+    labels, count = np.asarray(y), len(x)
+    size = round(fraction * count) if 0 < fraction < 1 else 0
+    if not 1 <= size < count or len(labels) != count:
+        raise UserError(f"validation: a share of {fraction} of {count} images is not allowed; both parts need images")
+    sizes = np.unique(labels, return_counts=True)[1]
+    fits = sizes.min() >= 2 and min(size, count - size) >= len(sizes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        parts = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=labels if fits else None)
+    train, validation = (torch.from_numpy(np.sort(part)) for part in parts)
+    return train, validation

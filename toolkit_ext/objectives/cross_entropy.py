@@ -1,0 +1,90 @@
+"""The loss on clean inputs, on perturbed inputs, or on both; other objectives add their terms to one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.types import Batch, Losses, LossFn, Perturbed, option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BASE_LOSSES: dict[str, tuple[str, ...]] = {
+    "clean": ("clean",),
+    "adversarial": ("adversarial",),
+    "clean_adversarial": ("clean", "adversarial"),
+}
+
+
+def side(batch: Batch, name: str) -> Perturbed:
+    """The inputs that the term ``name`` looks at: the clean ones for ``clean``, else the perturbed ones."""
+    return Perturbed(batch.x) if name == "clean" else batch.perturbed
+
+
+def loss_terms(names: tuple[str, ...], model: nn.Module, batch: Batch, loss_fn: LossFn) -> dict[str, Tensor]:
+    """The loss on each side in ``names``, one forward pass each, in that order.
+
+    The passes are separate, so batch norm normalises clean and perturbed inputs with their own statistics.
+    """
+    return {name: loss_fn(side(batch, name).logits(model), batch.y) for name in names}
+
+
+@dataclass(frozen=True)
+class Clean:
+    """``L(f(x), y)``; the perturbed inputs are not looked at."""
+
+    uses_attack: ClassVar[bool] = False
+    terms: ClassVar[tuple[str, ...]] = ("clean",)
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        """One term, ``clean``."""
+        return Losses(loss_terms(self.terms, model, batch, loss_fn))
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """``L(f(x'), y)``, where ``x'`` may stand for perturbed hidden layers as well.
+
+    Madry et al.: Towards deep learning models resistant to adversarial attacks. ICLR 2018, equation 2.1.
+    """
+
+    uses_attack: ClassVar[bool] = True
+    terms: ClassVar[tuple[str, ...]] = ("adversarial",)
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        """One term, ``adversarial``."""
+        return Losses(loss_terms(self.terms, model, batch, loss_fn))
+
+
+@dataclass(frozen=True)
+class CleanAdversarial:
+    """``a L(f(x), y) + b L(f(x'), y)`` with ``a = clean_weight`` and ``b = adversarial_weight``.
+
+    Both weights are 1 by default, the plain sum of the formulation this method comes from; the first adversarial
+    training (Goodfellow, Shlens, Szegedy, ICLR 2015, section 6) is ``clean_weight = adversarial_weight = 0.5``.
+
+    Clean and perturbed inputs go through the model one after the other, each normalised with its own batch
+    statistics; running statistics are updated by both, the perturbed inputs last.
+
+    Raises:
+        UserError: a negative weight, or two zeros.
+    """
+
+    clean_weight: float = option(1.0, "weight of the loss on clean inputs")
+    adversarial_weight: float = option(1.0, "weight of the loss on perturbed inputs")
+
+    uses_attack: ClassVar[bool] = True
+    terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
+
+    def __post_init__(self) -> None:
+        check_positive("clean_weight", self.clean_weight, zero=True)
+        check_positive("adversarial_weight", self.adversarial_weight, zero=True)
+        if self.clean_weight == self.adversarial_weight == 0:
+            raise UserError("clean_weight: 0 is not allowed with adversarial_weight 0; nothing would be learned")
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        """Two terms, ``clean`` and ``adversarial``, with their weights."""
+        weights = {"clean": self.clean_weight, "adversarial": self.adversarial_weight}
+        return Losses(loss_terms(self.terms, model, batch, loss_fn), weights)

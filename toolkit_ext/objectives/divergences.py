@@ -1,0 +1,85 @@
+"""Objectives with a divergence between the predictions on clean and on perturbed inputs: TRADES and MART."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from toolkit_ext.errors import check_positive
+from toolkit_ext.objectives.cross_entropy import side
+from toolkit_ext.types import Batch, Losses, LossFn, option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class TRADESLoss:
+    """``L(f(x), y) + β (1/N) Σ_i KL(p(x_i) ‖ p(x'_i))`` with ``p = softmax(f)`` and ``β = trades_beta``.
+
+    Zhang et al.: Theoretically principled trade-off between robustness and accuracy. ICML 2019, algorithm 1, where
+    ``β`` is written ``1/λ``. The divergence is the ``adversarial`` term: it is the part that depends on ``x'``, so
+    updates that treat the two gradients differently (``dual``) work on TRADES too. Gradients flow through both
+    ``p(x)`` and ``p(x')``, as in the authors' code; the divergence is computed from logarithms, without epsilons.
+    The paper crafts ``x'`` by maximising the same divergence: attack ``tpgd``.
+
+    Raises:
+        UserError: ``trades_beta`` not above 0.
+    """
+
+    trades_beta: float = option(6.0, "TRADES: weight of the divergence between clean and perturbed predictions")
+
+    uses_attack: ClassVar[bool] = True
+    terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
+
+    def __post_init__(self) -> None:
+        check_positive("trades_beta", self.trades_beta)
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        """Two terms: ``clean``, and the divergence as ``adversarial``, weighted ``trades_beta``."""
+        from torch.nn.functional import kl_div
+
+        from toolkit_ext.objectives.terms import log_probabilities
+
+        logits = side(batch, "clean").logits(model)
+        clean, perturbed = log_probabilities(logits), log_probabilities(batch.perturbed.logits(model))
+        divergence = kl_div(perturbed, clean, reduction="batchmean", log_target=True)
+        terms = {"clean": loss_fn(logits, batch.y), "adversarial": divergence}
+        return Losses(terms, {"adversarial": self.trades_beta})
+
+
+@dataclass(frozen=True)
+class MARTLoss:
+    """``BCE(p(x'), y) + λ (1/N) Σ_i KL(p(x_i) ‖ p(x'_i)) (1 − p_y(x_i))`` with ``λ = mart_lambda``.
+
+    ``BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k)``, see :func:`~toolkit_ext.objectives.terms.boosted_cross_entropy`.
+    Gradients flow through every factor, as in the authors' code. The loss of the batch loop (label smoothing with it)
+    is not used.
+
+    Wang et al.: Improving adversarial robustness requires revisiting misclassified examples. ICLR 2020, algorithm 1.
+
+    Raises:
+        UserError: ``mart_lambda`` not above 0.
+    """
+
+    mart_lambda: float = option(5.0, "MART: weight of the divergence on examples the model is not sure of")
+
+    uses_attack: ClassVar[bool] = True
+    terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
+
+    def __post_init__(self) -> None:
+        check_positive("mart_lambda", self.mart_lambda)
+
+    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+        """Two terms: ``adversarial`` (the boosted cross-entropy) and ``penalty`` (the weighted divergence)."""
+        from torch.nn.functional import kl_div
+
+        from toolkit_ext.objectives.terms import boosted_cross_entropy, log_probabilities
+
+        clean = log_probabilities(side(batch, "clean").logits(model))
+        perturbed = log_probabilities(batch.perturbed.logits(model))
+        divergence = kl_div(perturbed, clean, reduction="none", log_target=True).sum(dim=1)
+        log_true = clean.gather(1, batch.y[:, None]).squeeze(1)
+        penalty = (divergence * -log_true.expm1()).mean()
+        terms = {"adversarial": boosted_cross_entropy(perturbed, batch.y), "penalty": penalty}
+        return Losses(terms, {"penalty": self.mart_lambda})

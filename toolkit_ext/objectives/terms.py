@@ -1,0 +1,121 @@
+"""The mathematics of the objectives' terms, as functions of tensors; the objectives choose and weigh them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.types import LossFn, Perturbed
+
+_HALF = (torch.float16, torch.bfloat16)
+_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """``log softmax`` of ``logits`` ``[N, K]``, in single precision at least: half loses all of a small divergence."""
+    return F.log_softmax(logits, dim=1, dtype=torch.float32 if logits.dtype in _HALF else None)
+
+
+def boosted_cross_entropy(log_p: Tensor, y: Tensor) -> Tensor:
+    """``−log p_y − log(1 − max_{k≠y} p_k)``, mean over examples; ``log_p`` is ``[N, K]`` with ``K ≥ 2``.
+
+    ``1 − p_k`` is summed from the other classes' probabilities in logarithms, so it neither rounds to 0 nor needs the
+    ``1e-4`` of the authors' code, which bounds the term at 9.2 and takes its gradient away from the worst examples.
+    """
+    true_class = F.one_hot(y, log_p.shape[1]).bool()
+    rival = log_p.masked_fill(true_class, -torch.inf).argmax(dim=1, keepdim=True)
+    others = log_p.scatter(1, rival, -torch.inf)
+    margin = -torch.logsumexp(others, dim=1)
+    return F.nll_loss(log_p, y) + margin.mean()
+
+
+def squared_norms(gradients: Tensor, norm: str) -> Tensor:
+    """``‖g_i‖_p²`` of each example ``[N]``; ``gradients`` is ``[N, ...]``. Differentiable at 0 for L2."""
+    flat = gradients.flatten(1)
+    flat = flat.float() if flat.dtype in _HALF else flat
+    if norm == "L2":
+        return flat.square().sum(dim=1)
+    size = flat.abs()
+    return (size.sum(dim=1) if norm == "L1" else size.amax(dim=1)).square()
+
+
+def penalised_loss(model: nn.Module, at: Perturbed, y: Tensor, loss_fn: LossFn, norm: str) -> tuple[Tensor, Tensor]:
+    """The loss ``L`` on ``at``, and ``(1/N) Σ_i ‖∇_{x_i} L_i‖_p²`` there, both of one forward pass.
+
+    Raises:
+        UserError: no gradient reaches the inputs, or the penalty overflowed in float16.
+    """
+    inputs = at.inputs.detach().requires_grad_()
+    # The fused kernels of attention cannot be differentiated twice.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        logits = replace(at, inputs=inputs).logits(model)
+        loss = loss_fn(logits, y)
+        penalty = squared_norms(_input_gradients(loss * len(y), inputs), norm).mean()
+    if _in_float16(logits) and not torch.isfinite(penalty):
+        raise UserError(
+            "precision: the gradient penalty overflowed in fp16; use fp32 or bf16-mixed with gradient_penalty"
+        )
+    return loss, penalty
+
+
+def _input_gradients(total: Tensor, inputs: Tensor) -> Tensor:
+    found = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True) if total.requires_grad else (None,)
+    if found[0] is None:
+        raise UserError("objective: 'gradient_penalty' needs logits that depend smoothly on the inputs; these do not")
+    return found[0]
+
+
+def _in_float16(logits: Tensor) -> bool:
+    kind = logits.device.type
+    mixed = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
+    return mixed or logits.dtype is torch.float16
+
+
+def weight_matrices(model: nn.Module) -> list[Tensor]:
+    """The trainable weights of linear and convolution layers, each as ``[groups, out / groups, in]``.
+
+    ``in`` runs over input channels and kernel positions. The groups of a convolution act on different channels, so
+    they are orthogonal to one another as they are and each is a matrix of its own.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _WEIGHTED)]
+    pairs = [(layer.weight, getattr(layer, "groups", 1)) for layer in layers]
+    return [weight.reshape(groups, len(weight) // groups, -1) for weight, groups in pairs if weight.requires_grad]
+
+
+def orthogonality(matrices: list[Tensor], form: str = "rows") -> Tensor:
+    """``Σ_W Σ_{jk} |W Wᵀ − I|_{jk}``, a scalar; zero exactly where every ``W`` has orthonormal rows.
+
+    It can be differentiated once.
+    """
+    total = matrices[0].new_zeros(())
+    for matrix in matrices:
+        wide = matrix if form == "rows" or matrix.shape[1] <= matrix.shape[2] else matrix.transpose(1, 2)
+        total = total + _Distance.apply(wide)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Distance(torch.autograd.Function):
+    """``Σ_{jk} |W Wᵀ − I|_{jk}`` of ``[groups, rows, columns]`` with its gradient ``2 sign(W Wᵀ − I) W``.
+
+    The sign is symmetric, so the gradient through both factors is one product; autograd would take two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        gram = matrix @ matrix.transpose(1, 2)
+        gram.diagonal(dim1=1, dim2=2).sub_(1)
+        ctx.save_for_backward(matrix, gram)
+        return torch.linalg.vector_norm(gram, ord=1)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        matrix, gram = ctx.saved_tensors
+        return (gram.sign() @ matrix).mul_(2 * gradient)  # type: ignore[no-any-return]

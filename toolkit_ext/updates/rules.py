@@ -1,0 +1,166 @@
+"""The rules of the update axis: their hyper-parameters, and the updates that they bind to an optimiser.
+
+Reading them needs no torch. The arithmetic is in the optimisers: :class:`.AMP`, :class:`.AWP`, :class:`.DualOptimizer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.types import Update, option
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.amp import GradScaler
+    from torch.optim import Optimizer
+
+AMPScope = Literal["global", "per_tensor"]
+BatchNormPasses = Literal["once", "last", "every"]
+"""Which of the passes over one batch updates the running statistics of batch norm.
+
+AMP and AWP compute the loss of a batch at θ and again at θ + Δ. Updating the running averages in every pass would
+count each batch several times, at weights the model never keeps. Which pass updates them is an option:
+
+- ``once`` (default): the first, at θ, which is what evaluation uses the averages for;
+- ``last``: the last, at θ + Δ (what the code of AWP's authors does);
+- ``every``: all of them (what the code of AMP's authors does).
+
+The normalisation of a training pass itself uses the statistics of the batch in all three cases. Only batch norm is
+held still: other state that a forward pass moves (a random generator's, the power iteration of spectral norm) goes on.
+"""
+_BATCH_NORM_HELP = "pass that updates running batch-norm statistics: once (first), last or every"
+
+
+def check_count(option: str, value: int) -> None:
+    """Raise :class:`UserError` unless ``value`` is a whole number of at least 0."""
+    if not isinstance(value, int) or value < 0:
+        raise UserError(f"{option}: {value} is not allowed; it must be a whole number of at least 0")
+
+
+def check_batch_norm(option: str, value: str) -> None:
+    """Raise :class:`UserError` if ``value`` is none of :data:`BatchNormPasses`."""
+    check_choice(option, value, get_args(BatchNormPasses))
+
+
+def check_amp(prefix: str, epsilon: float, inner_lr: float, inner_iter: int, scope: str) -> None:
+    """Raise :class:`UserError` if an option of AMP, named with ``prefix``, is outside its range."""
+    check_positive(f"{prefix}epsilon", epsilon, zero=True)
+    check_positive(f"{prefix}inner_lr", inner_lr)
+    check_choice(f"{prefix}scope", scope, get_args(AMPScope))
+    check_count(f"{prefix}inner_iter", inner_iter)
+
+
+def check_awp(prefix: str, gamma: float, steps: int, inner_lr: float | None) -> None:
+    """Raise :class:`UserError` if an option of AWP, named with ``prefix``, is outside its range."""
+    check_positive(f"{prefix}gamma", gamma, zero=True)
+    if inner_lr is not None:
+        check_positive(f"{prefix}inner_lr", inner_lr)
+    check_count(f"{prefix}steps", steps)
+
+
+def check_no_scaler(update: str, scaler: GradScaler | None) -> None:
+    """Raise :class:`UserError` for a gradient scaler: it can only scale one gradient per step."""
+    if scaler is not None:
+        raise UserError(f"precision: fp16-mixed is not allowed with the update {update}; use bf16-mixed or fp32")
+
+
+@dataclass(frozen=True)
+class PlainRule:
+    """θ ← optimiser(θ, ∇L(θ)) with L the weighted sum of the objective's terms: SGD, Adam, or whatever is bound."""
+
+    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
+        """Bind to ``optimizer``; ``scaler`` scales the loss for training in fp16 (``model`` is not used)."""
+        from toolkit_ext.updates.plain import PlainUpdate
+
+        return PlainUpdate(optimizer, scaler)
+
+
+@dataclass(frozen=True)
+class DualRule:
+    """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the optimiser that is bound.
+
+    The objective must give the terms ``clean`` and ``adversarial``; any other term (``penalty``) is added to the clean
+    one, so that Adam's moments see the adversarial gradient alone.
+    """
+
+    dual_gamma: float = option(1e-3, "learning rate of Adam on the adversarial loss; small beside the main rate")
+    dual_beta1: float = option(0.9, "decay of Adam's first moment, in [0, 1)")
+    dual_beta2: float = option(0.999, "decay of Adam's second moment, in [0, 1)")
+    dual_adam_eps: float = option(1e-8, "constant in the denominator of Adam")
+
+    def __post_init__(self) -> None:
+        check_positive("dual_gamma", self.dual_gamma, zero=True)
+        check_positive("dual_adam_eps", self.dual_adam_eps)
+        for name in ("dual_beta1", "dual_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be at least 0 and less than 1")
+
+    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
+        """Bind with ``optimizer`` for the clean loss; a ``scaler`` (fp16) is refused with :class:`UserError`."""
+        from torch.optim import Adam
+
+        from toolkit_ext.updates.dual import DualOptimizer, DualUpdate
+
+        check_no_scaler("dual", scaler)
+        groups = [{"params": list(group["params"])} for group in optimizer.param_groups]
+        betas = (self.dual_beta1, self.dual_beta2)
+        # Fused like the optimiser beside it: a guard that holds both still then need not wait for the device.
+        fused = all(group.get("fused") for group in optimizer.param_groups) or None
+        adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps, fused=fused)
+        return DualUpdate(DualOptimizer(optimizer, adam))
+
+
+@dataclass(frozen=True)
+class AMPRule:
+    """Hyper-parameters of adversarial model perturbation (:class:`.AMP`), on the weighted sum of all loss terms."""
+
+    amp_epsilon: float = option(0.5, "radius of the L2 ball around the weights in which AMP raises the loss; 0: off")
+    amp_inner_lr: float = option(1.0, "step size of AMP's ascent on the weights")
+    amp_inner_iter: int = option(1, "steps of AMP's ascent; each costs a forward and a backward pass more")
+    amp_scope: AMPScope = option("global", "one ball over all weights (global) or one for each tensor (per_tensor)")
+    amp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
+
+    def __post_init__(self) -> None:
+        check_amp("amp_", self.amp_epsilon, self.amp_inner_lr, self.amp_inner_iter, self.amp_scope)
+        check_batch_norm("amp_batch_norm", self.amp_batch_norm)
+
+    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
+        """Bind with ``optimizer`` as the base; a ``scaler`` (fp16) is refused with :class:`UserError`."""
+        from toolkit_ext.updates.perturbed import PerturbedUpdate
+        from toolkit_ext.updates.weight_perturbation import AMP
+
+        check_no_scaler("amp", scaler)
+        ball = (self.amp_epsilon, self.amp_inner_lr, self.amp_inner_iter, self.amp_scope)
+        return PerturbedUpdate(AMP(optimizer, *ball, batch_norm=self.amp_batch_norm, model=model))
+
+
+@dataclass(frozen=True)
+class AWPRule:
+    """Hyper-parameters of adversarial weight perturbation (:class:`.AWP`), on the weighted sum of all loss terms.
+
+    Perturbed are the parameters with ``weight`` in their name and more than one dimension, as in the authors' code:
+    not biases, norm layers, position embeddings.
+    """
+
+    awp_gamma: float = option(0.005, "size of AWP's weight perturbation relative to each layer's norm; 0: off")
+    awp_steps: int = option(1, "steps of AWP's ascent; each costs a forward and a backward pass more")
+    awp_inner_lr: float | None = option(
+        None, "step size of AWP's ascent relative to each layer's norm; default: awp_gamma"
+    )
+    awp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
+
+    def __post_init__(self) -> None:
+        check_awp("awp_", self.awp_gamma, self.awp_steps, self.awp_inner_lr)
+        check_batch_norm("awp_batch_norm", self.awp_batch_norm)
+
+    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
+        """Bind with ``optimizer`` as the base; a ``scaler`` (fp16) is refused with :class:`UserError`."""
+        from toolkit_ext.updates.perturbed import PerturbedUpdate
+        from toolkit_ext.updates.weight_perturbation import AWP
+
+        check_no_scaler("awp", scaler)
+        weights = [p for name, p in model.named_parameters() if "weight" in name and p.ndim > 1]
+        ball = (self.awp_gamma, self.awp_steps, self.awp_inner_lr)
+        return PerturbedUpdate(AWP(optimizer, *ball, weights=weights, batch_norm=self.awp_batch_norm, model=model))

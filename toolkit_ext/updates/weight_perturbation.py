@@ -1,0 +1,175 @@
+"""The two optimisers that step along the gradient at perturbed weights: AMP and AWP.
+
+AMP is adversarial model perturbation, never mixed precision here.
+
+- Y. Zheng, R. Zhang, Y. Mao: Regularizing Neural Networks via Adversarial Model Perturbation. CVPR 2021, Algorithm 1.
+- D. Wu, S.-T. Xia, Y. Wang: Adversarial Weight Perturbation Helps Robust Generalization. NeurIPS 2020, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from toolkit_ext.updates.perturbed import PerturbedOptimizer
+from toolkit_ext.updates.rules import AMPScope, BatchNormPasses, check_amp, check_awp
+
+
+class AMP(PerturbedOptimizer):
+    """Adversarial model perturbation around a base optimiser, for any training loop.
+
+    For the batch B, from Δ ← 0, ``inner_iter`` = N times::
+
+        Δ ← Δ + ζ ∇_θ L_B(θ + Δ);   if ‖Δ‖₂ > ε:  Δ ← ε Δ / ‖Δ‖₂
+
+    and then the base optimiser steps from θ with ∇_θ L_B(θ + Δ); for SGD, θ ← θ − η ∇_θ L_B(θ + Δ). A step costs
+    N + 1 forward and backward passes. With ``epsilon=0`` or ``inner_iter=0`` it is the base optimiser, bit for bit
+    (and one pass). Weight decay is the base optimiser's, at θ.
+
+    Args:
+        base: the optimiser that moves the weights; its parameter groups and its state are shared.
+        epsilon: radius ε ≥ 0 of the L2 ball, in units of the weights.
+        inner_lr: step size ζ > 0 of the ascent.
+        inner_iter: number N ≥ 0 of steps of ascent.
+        scope: ``global``, one ball over all weights (the algorithm), or ``per_tensor``, a ball of radius ε for each
+            tensor (the authors' code).
+        batch_norm: which of the passes over the batch updates running batch-norm statistics, ``once`` (the first, at
+            θ), ``last`` or ``every`` (the authors' code); see :data:`.rules.BatchNormPasses`.
+        model: the model whose batch-norm layers to hold still; by default every layer the closure calls. Needed only
+            for models compiled with ``torch.compile``.
+
+    Raises:
+        UserError: an option outside its range, or a base that cannot step without a closure.
+
+    Example::
+
+        optimizer = AMP(torch.optim.SGD(model.parameters(), lr=0.1), epsilon=0.5, inner_lr=1.0)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    """
+
+    epsilon: float
+    inner_lr: float
+    inner_iter: int
+    scope: AMPScope
+
+    def __init__(
+        self,
+        base: Optimizer,
+        epsilon: float = 0.5,
+        inner_lr: float = 1.0,
+        inner_iter: int = 1,
+        scope: AMPScope = "global",
+        *,
+        batch_norm: BatchNormPasses = "once",
+        model: nn.Module | None = None,
+    ) -> None:
+        check_amp("AMP ", epsilon, inner_lr, inner_iter, scope)
+        options = {"epsilon": epsilon, "inner_lr": inner_lr, "inner_iter": inner_iter, "scope": scope}
+        super().__init__(base, batch_norm, model, **options)
+
+    @property
+    def rounds(self) -> int:
+        """N, or 0 if ε is."""
+        return self.inner_iter if self.epsilon > 0 else 0
+
+    def _ascend(self, delta: list[Tensor] | None, grads: list[Tensor], origin: list[Tensor]) -> list[Tensor]:
+        if delta is None:
+            delta = list(torch._foreach_mul(grads, self.inner_lr))
+        else:
+            torch._foreach_add_(delta, grads, alpha=self.inner_lr)
+        if self.scope == "global":
+            # ε/0 is infinite and the minimum is 1: a zero Δ stays zero. Everything stays on the device.
+            torch._foreach_mul_(delta, (self.epsilon / get_total_norm(delta)).clamp(max=1.0))
+        else:
+            norms = torch.stack(torch._foreach_norm(delta))
+            torch._foreach_mul_(delta, list((self.epsilon / norms).clamp(max=1.0).unbind()))
+        return delta
+
+
+class AWP(PerturbedOptimizer):
+    """Adversarial weight perturbation around a base optimiser, for any training loop.
+
+    For the weight tensor w_l of every layer l, from v ← 0, ``steps`` times::
+
+        v_l ← v_l + ζ ∇_l / ‖∇_l‖₂ · ‖w_l‖₂   with ∇_l = ∂L(w + v)/∂w_l
+        v_l ← v_l · min(1, γ ‖w_l‖₂ / ‖v_l‖₂)
+
+    and then the base optimiser steps from w with the gradient at w + v; for SGD,
+    w ← (w + v) − η ∇L(w + v) − v. Scaling by ‖w_l‖ makes the perturbation the same for layers that batch norm makes
+    equivalent. The gradient of every step is that of the loss the closure gives, for the paper the adversarial loss on
+    fixed x'. A step costs ``steps`` + 1 forward and backward passes; the first one, at w, also gives the loss that
+    is returned. With ``gamma=0`` or ``steps=0`` it is the base optimiser, bit for bit. Weight decay is the base
+    optimiser's, at w; the authors' code, which steps before it takes v away, decays w + v.
+
+    Args:
+        base: the optimiser that moves the weights; its parameter groups and its state are shared.
+        gamma: radius γ ≥ 0 relative to ‖w_l‖.
+        steps: number ≥ 0 of steps of ascent.
+        inner_lr: step size ζ > 0 relative to ‖w_l‖; by default γ, a whole radius (the authors' code, with one step).
+        weights: which of the optimiser's parameters to perturb; by default those with more than one dimension.
+        batch_norm: which of the passes over the batch updates running batch-norm statistics, ``once`` (the first, at
+            w), ``last`` (at w + v, the authors' code) or ``every``; see :data:`.rules.BatchNormPasses`.
+        model: the model whose batch-norm layers to hold still; by default every layer the closure calls. Needed only
+            for models compiled with ``torch.compile``.
+
+    Raises:
+        UserError: an option outside its range, no weights to perturb, or a base that cannot step without a closure.
+    """
+
+    gamma: float
+    steps: int
+    inner_lr: float | None
+    weights: list[Tensor] | None
+
+    def __init__(
+        self,
+        base: Optimizer,
+        gamma: float = 0.005,
+        steps: int = 1,
+        inner_lr: float | None = None,
+        *,
+        weights: Iterable[Tensor] | None = None,
+        batch_norm: BatchNormPasses = "once",
+        model: nn.Module | None = None,
+    ) -> None:
+        check_awp("AWP ", gamma, steps, inner_lr)
+        chosen = None if weights is None else list(weights)
+        super().__init__(base, batch_norm, model, gamma=gamma, steps=steps, inner_lr=inner_lr, weights=chosen)
+
+    @property
+    def rounds(self) -> int:
+        """The steps of ascent, or 0 if γ is."""
+        return self.steps if self.gamma > 0 else 0
+
+    def _weights(self) -> list[Tensor]:
+        # By identity: == on tensors compares their entries.
+        chosen = None if self.weights is None else {id(weight) for weight in self.weights}
+        return [w for w in super()._weights() if (w.ndim > 1 if chosen is None else id(w) in chosen)]
+
+    def _ascend(self, delta: list[Tensor] | None, grads: list[Tensor], origin: list[Tensor]) -> list[Tensor]:
+        sizes, lr = _norms(origin), self.gamma if self.inner_lr is None else self.inner_lr
+        # A layer without gradient, or of weight zero, is not moved; the bound only keeps 0/0 out.
+        tiny = torch.finfo(sizes.dtype).tiny
+        scales = lr * sizes / _norms(grads).clamp(min=tiny)
+        step = list(torch._foreach_mul(grads, list(scales.unbind())))
+        if delta is not None:
+            torch._foreach_add_(step, delta)
+        delta = step
+        shrink = (self.gamma * sizes / _norms(delta).clamp(min=tiny)).clamp(max=1.0)
+        torch._foreach_mul_(delta, list(shrink.unbind()))
+        return delta
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(tensors))
