@@ -27,13 +27,13 @@ PARTS: dict[str, set[str]] = {
     "objectives": BASE,
     "updates": BASE,
     "schedules": BASE,
-    "backbones": BASE,
+    "backbones": BASE | {"data"},
     "data": BASE,
     "results": BASE,
     "evaluation": BASE | {"attacks", "backbones", "data", "fast", "ranks"},
     "landscape": BASE | {"attacks", "backbones", "data", "evaluation", "results"},
     "report": BASE | {"data", "evaluation", "results"},
-    "trainers": BASE | AXES | {"backbones", "data", "fast", "landscape", "ranks"},
+    "trainers": BASE | AXES | {"backbones", "data", "fast", "ranks"},
 }
 # Above the trainers: these put the parts together, and none of the parts may import them.
 ABOVE = {"claims", "experiments", "cli"}

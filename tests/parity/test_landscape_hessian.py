@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toolkit_ext import backbones
 from toolkit_ext.attacks import PGD
 from toolkit_ext.landscape import Hessian, adversarial_examples, density, lanczos, top_eigenpairs, trace
-from toolkit_ext.landscape._model import flat, split
+from toolkit_ext.landscape.adversarial_loss import flat, split
 
 CLASSES = 3
 

@@ -16,14 +16,14 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.landscape import (
     Curve,
     batch_gradients,
-    figures_training,
+    diagnostics,
     line,
     loss_and_error,
     scan,
     train_curve,
     training_diagnostics,
 )
-from toolkit_ext.landscape._model import flat
+from toolkit_ext.landscape.adversarial_loss import flat
 
 ATTACK = FGSM(eps=0.05)
 
@@ -143,7 +143,7 @@ def test_logs_of_several_runs(tmp_path: Path) -> None:
     assert table["grad_norm"].tolist() == [3.0, 1.0, 2.0]
     assert table["robust_train_error"].tolist()[2] == 0.25
     assert table["robust_train_error"].isna().tolist() == [True, True, False]
-    assert figures_training.plot_diagnostics(table, tmp_path / "x.png").stat().st_size > 1000
+    assert diagnostics.plot_diagnostics(table, tmp_path / "x.png").stat().st_size > 1000
 
 
 def test_what_is_no_log(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_what_is_no_log(tmp_path: Path) -> None:
         training_diagnostics({})
     with pytest.raises(UserError, match=r"there is no log\.csv"):
         training_diagnostics({"a": tmp_path / "nothing"})
-    with pytest.raises(UserError, match="with the columns epoch, grad_norm and distance"):
+    with pytest.raises(UserError, match="with the columns epoch, grad_norm, distance"):
         training_diagnostics({"a": log(tmp_path / "log.csv", epoch=[1])})
 
 
@@ -169,7 +169,7 @@ def test_gradients_of_the_first_and_last_batches(tmp_path: Path) -> None:
     ]
     assert table.query("run == 'b'")["part"].tolist() == ["first", "last", "last"]
     assert "old" not in set(table["run"])
-    assert figures_training.plot_gradients(table, tmp_path / "x.png").stat().st_size > 1000
+    assert diagnostics.plot_gradients(table, tmp_path / "x.png").stat().st_size > 1000
     log(tmp_path / "b" / "gradients.csv", batch=[0])
     with pytest.raises(UserError, match="with the columns batch and grad_norm"):
         batch_gradients({"b": tmp_path / "b"})
@@ -177,10 +177,10 @@ def test_gradients_of_the_first_and_last_batches(tmp_path: Path) -> None:
 
 def test_a_run_looks_the_same_in_every_panel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn = []
-    monkeypatch.setattr(figures_training, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(diagnostics, "save", lambda figure, path: drawn.append(figure))
     columns = {"epoch": [1, 1], "grad_norm": [2.0, 1.0], "distance": [1.0, 2.0]}
     table = pd.DataFrame({"run": ["clean", "robust"], **columns, "robust_train_error": [float("nan"), 0.5]})
-    figures_training.plot_diagnostics(table, tmp_path / "x.png")
+    diagnostics.plot_diagnostics(table, tmp_path / "x.png")
     looks = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in drawn[0].axes]
     assert [set(look) for look in looks] == [{"clean", "robust"}, {"clean", "robust"}, {"robust"}]
     assert looks[0]["clean"] != looks[0]["robust"]

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from toolkit_ext.attacks import FGSM, PGD
 from toolkit_ext.errors import UserError
 from toolkit_ext.landscape import Plane, figures, filter_normalised, loss_surface, random_direction, through
-from toolkit_ext.landscape._model import flat, move_to, split
+from toolkit_ext.landscape.adversarial_loss import flat, move_to, split
 
 ATTACK = FGSM(eps=0.1)
 
@@ -58,17 +58,16 @@ def test_a_stopped_grid_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     whole = loss_surface(model, attack, x, y, around, coordinates, coordinates)
     before, calls = flat(model), 0
     from toolkit_ext.landscape import surface
+    from toolkit_ext.landscape.adversarial_loss import measure
 
-    real = surface._measure
-
-    def stopping(*arguments: Any) -> Any:
+    def stopping(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 5:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return measure(*arguments, **options)
 
-    monkeypatch.setattr(surface, "_measure", stopping)
+    monkeypatch.setattr(surface, "measure", stopping)
     with pytest.raises(KeyboardInterrupt):
         loss_surface(model, attack, x, y, around, coordinates, coordinates, folder=tmp_path)
     assert torch.equal(flat(model), before)

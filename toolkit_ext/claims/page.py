@@ -14,7 +14,7 @@ from toolkit_ext.claims.runs import Runs, runs_by_scale, titled
 from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, Verdict, judge
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
-from toolkit_ext.results.cells import markdown_cell
+from toolkit_ext.results.tables.formatting import markdown_cell
 
 _HEAD = """# Do the claims hold?
 

@@ -14,8 +14,7 @@ from rich.table import Table
 from toolkit_ext import results
 from toolkit_ext.ranks import silent, told_elsewhere
 from toolkit_ext.results import Record
-from toolkit_ext.results.cells import plain
-from toolkit_ext.results.tables.concise import budget
+from toolkit_ext.results.tables.formatting import budget, plain
 
 _notes = Console(stderr=True, soft_wrap=True, highlight=False)
 # A file or pipe has no width, and 80 columns, the default, break every table.

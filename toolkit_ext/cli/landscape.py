@@ -17,7 +17,7 @@ from toolkit_ext.cli.options import Command, CommaSeparated, place_options, take
 from toolkit_ext.cli.sources import data_option, facts_of, load_data
 from toolkit_ext.errors import check_file_name
 from toolkit_ext.experiments.experiment import Place, check_device
-from toolkit_ext.landscape import batch_gradients, figures_training, training_diagnostics
+from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.landscape.study import STUDIES
 from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
@@ -90,9 +90,9 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
 
 def _compare_trainings(runs: dict[str, Path], place: Place, name: str) -> None:
     table, gradients = training_diagnostics(runs), batch_gradients(runs)
-    _write(Study(table, picture=lambda path: figures_training.plot_diagnostics(table, path)), place, name)
+    _write(Study(table, picture=lambda path: diagnostics.plot_diagnostics(table, path)), place, name)
     if len(gradients):
-        study = Study(gradients, picture=lambda path: figures_training.plot_gradients(gradients, path))
+        study = Study(gradients, picture=lambda path: diagnostics.plot_gradients(gradients, path))
         _write(study, place, f"{name}_gradients")
 
 

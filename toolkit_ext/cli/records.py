@@ -17,7 +17,7 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.report import landscape_pictures, load_pairs, pictures, write_page
 from toolkit_ext.results import Record
-from toolkit_ext.results.records.robustbench import RANKED
+from toolkit_ext.results.records.record import RANKED
 from toolkit_ext.trainers import TRAINERS
 
 

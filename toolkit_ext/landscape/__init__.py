@@ -1,12 +1,11 @@
 """The adversarial loss landscape, measured: curvature, surfaces, dead layers, connectivity, and the linear model."""
 
-from toolkit_ext.landscape._examples import adversarial_examples, loss_and_error
+from toolkit_ext.backbones.dead_layers import DeadLayers, dead_layers
+from toolkit_ext.landscape.adversarial_loss import adversarial_examples, loss_and_error
 from toolkit_ext.landscape.connectivity import Curve, line, scan, train_curve
-from toolkit_ext.landscape.dead import DeadLayers, dead_layers
 from toolkit_ext.landscape.diagnostics import batch_gradients, training_diagnostics
 from toolkit_ext.landscape.directions import Plane, filter_normalised, random_direction, through
-from toolkit_ext.landscape.hessian import Hessian
-from toolkit_ext.landscape.lanczos import Ritz, lanczos
+from toolkit_ext.landscape.hessian import Hessian, Ritz, lanczos
 from toolkit_ext.landscape.similarity import mean_cosine, perturbation_similarity
 from toolkit_ext.landscape.spectrum import (
     Density,

@@ -27,15 +27,17 @@ from tqdm import tqdm
 
 from toolkit_ext.attacks import craft
 from toolkit_ext.errors import UserError, check_positive
-from toolkit_ext.landscape._examples import (
+from toolkit_ext.landscape.adversarial_loss import (
     BATCH_SIZE,
-    adversarial_examples,
     batches,
-    check_batch_size,
     checked,
-    loss_and_error,
+    device_of,
+    flat,
+    measure,
+    move_to,
+    restored,
+    seeded,
 )
-from toolkit_ext.landscape._model import device_of, flat, move_to, restored, seeded
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.types import Attack
 
@@ -119,13 +121,12 @@ def train_curve(
     """
     if degree < 2:
         raise UserError(f"degree: {degree} is not allowed; at least 2, a curve with an inner point")
-    check_positive("lr", lr)
-    if epochs < 1:
-        raise UserError(f"epochs: {epochs} is not allowed; at least 1")
+    for option, value in (("lr", lr), ("epochs", epochs), ("batch_size", batch_size)):
+        check_positive(option, value)
     x, y = checked(first, x, y)
     model = copy.deepcopy(first).train()
     curve = line(first, second, degree)
-    steps = epochs * -(-len(y) // check_batch_size(batch_size))
+    steps = epochs * -(-len(y) // batch_size)
     inner = [point.clone().requires_grad_() for point in curve.points[1:-1]]
     optimizer = torch.optim.SGD(inner, lr=lr, momentum=momentum)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -177,8 +178,8 @@ def scan(
 ) -> pd.DataFrame:
     """Loss and accuracy along ``curve``, on clean examples and on those made at each point.
 
-    Where the model has batch norm, its statistics are computed anew at every point from the training images
-    ``x_statistics`` (clean, in training mode): those of the ends mean nothing in between. The model is left as it was.
+    The statistics of batch norm are recomputed at every point from the training images ``x_statistics`` (clean, in
+    training mode), because those of the ends do not apply in between. The model is left as it was.
 
     Returns:
         A row for each of ``points`` values of ``t``: ``t``, ``clean_loss``, ``clean_acc``, ``adv_loss``, ``adv_acc``.
@@ -193,8 +194,7 @@ def scan(
             if _has_statistics(model):
                 labels = torch.zeros(len(x_statistics), dtype=torch.int64)
                 update_bn((part for part, _ in batches(model, x_statistics, labels, batch_size)), model)
-            made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=seed)
-            clean, attacked = (loss_and_error(model, images, y, batch_size) for images in (x, made))
-            row = {"t": t, "clean_loss": clean[0], "clean_acc": 1 - clean[1]}
-            rows.append(row | {"adv_loss": attacked[0], "adv_acc": 1 - attacked[1]})
-    return pd.DataFrame(rows)
+            found = measure(model, attack, x, y, batch_size=batch_size, seed=seed)
+            accuracies = {f"{kind}_acc": 1 - found[f"{kind}_error"] for kind in ("clean", "adv")}
+            rows.append({"t": t, **found, **accuracies})
+    return pd.DataFrame(rows, columns=["t", "clean_loss", "clean_acc", "adv_loss", "adv_acc"])

@@ -1,4 +1,4 @@
-"""The course of several trainings side by side: gradient norm, distance from the start, robust training error."""
+"""Several trainings side by side: gradient norm, distance from the start, robust training error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.results.figures.curves import read_log
+from toolkit_ext.results.figures.plots import despine, integer_ticks, line_look, look, panels, save
 
-# Column of the comparison to column of the epoch log.
-_PANELS = {"grad_norm": "grad_norm", "distance": "distance", "robust_train_error": "train_pgd_acc"}
-
+_COLUMNS = ("run", "epoch", "grad_norm", "distance", "robust_train_error", "eps")
 _GRADIENTS = ("part", "batch", "grad_norm")
+_WINDOW = 51
+"""Batches in the running median, which shows the course that the noise of single batches hides."""
 
 
 def training_diagnostics(runs: Mapping[str, Path | str]) -> pd.DataFrame:
@@ -72,21 +74,48 @@ def find_log(path: Path) -> Path:
 
 
 def _read(name: str, path: Path) -> pd.DataFrame:
-    path = find_log(path)
-    try:
-        log = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"log {path}: is not an epoch log that can be read") from error
-    if log.empty or not {"epoch", "grad_norm", "distance"} <= set(log.columns):
-        raise UserError(f"log {path}: is not an epoch log with the columns epoch, grad_norm and distance")
+    log = read_log(find_log(path), "grad_norm", "distance")
     missing = pd.Series(float("nan"), log.index)
-    return pd.DataFrame(
-        {
-            "run": name,
-            "epoch": log["epoch"],
-            "grad_norm": log["grad_norm"],
-            "distance": log["distance"],
-            "robust_train_error": 1 - log.get(_PANELS["robust_train_error"], missing),
-            "eps": log.get("eps", missing),
-        }
-    )
+    error, eps = 1 - log.get("train_pgd_acc", missing), log.get("eps", missing)
+    return log[["epoch", "grad_norm", "distance"]].assign(run=name, robust_train_error=error, eps=eps)[list(_COLUMNS)]
+
+
+def plot_diagnostics(table: pd.DataFrame, path: Path | str) -> Path:
+    """:func:`~toolkit_ext.landscape.training_diagnostics`: a panel for each figure, a line for each run."""
+    labels = {
+        "grad_norm": "‖∇L‖ of a batch",
+        "distance": "‖θ − θ₀‖",
+        "robust_train_error": "robust training\nerror [%]",
+    }
+    shown = {column: text for column, text in labels.items() if table[column].notna().any()}
+    runs = list(table["run"].unique())  # a run keeps its look in a panel that another one is missing from
+    figure, rows = panels(6.4, 1.0 + 1.9 * len(shown), len(shown), sharex=True)
+    for axes, (column, text) in zip(rows, shown.items(), strict=True):
+        for name, part in table.dropna(subset=[column]).groupby("run", sort=False):
+            scale = 100 if "%" in text else 1
+            axes.plot(part["epoch"], scale * part[column], label=str(name), **line_look(runs.index(name)))
+        axes.set(ylabel=text, ylim=(0, None))
+    rows[-1].set_xlabel("epoch")
+    integer_ticks(rows[-1])
+    despine(*rows, grid=True)
+    figure.legend(*rows[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return save(figure, path)
+
+
+def plot_gradients(table: pd.DataFrame, path: Path | str) -> Path:
+    """:func:`~toolkit_ext.landscape.batch_gradients`: ‖∇L‖ of each of the first batches, left, and the last, right."""
+    figure, sides = panels(8, 3.6, 1, 2, sharey=True)
+    halves = dict(zip(("first", "last"), sides, strict=True))
+    runs = list(table["run"].unique())
+    for name, part in table[["run", "part"]].drop_duplicates().itertuples(index=False):
+        norms = table[(table["run"] == name) & (table["part"] == part)]
+        style = look(runs.index(name), "linestyle")
+        median = norms["grad_norm"].rolling(_WINDOW, center=True, min_periods=1).median()
+        halves[part].plot(norms["batch"], norms["grad_norm"], color=style["color"], alpha=0.2, linewidth=0.5)
+        halves[part].plot(norms["batch"], median, label=str(name), **style)
+    for part, axes in halves.items():
+        axes.set(xlabel=f"batch ({part} {int((table['part'] == part).sum() / len(runs))})", yscale="log")
+    halves["first"].set_ylabel("‖∇L‖ of a batch")
+    despine(*sides, grid=True)
+    figure.legend(*halves["first"].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return save(figure, path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.landscape._model import device_of, dtype_of, flat, size_of
+from toolkit_ext.landscape.adversarial_loss import device_of, dtype_of, flat, size_of
 
 
 def check_direction(model: nn.Module, direction: Tensor) -> Tensor:
@@ -36,8 +36,8 @@ def random_direction(model: nn.Module, *, seed: int = 0) -> Tensor:
 def filter_normalised(model: nn.Module, *, seed: int = 0) -> Tensor:
     """A random direction ``[n]`` with every filter as long as the model's own, and nothing for biases and norms.
 
-    A filter is a slice of a weight of two or more dimensions along the first. Networks of ReLU and batch norm can be
-    rescaled without changing what they compute; this makes surfaces of rescaled networks the same.
+    A filter is a slice along the first dimension of a weight of two or more. Networks of ReLU and batch norm can be
+    rescaled without changing what they compute; filter normalisation gives rescaled networks the same surface.
 
     Li, Xu, Taylor, Studer, Goldstein: Visualizing the loss landscape of neural nets. NeurIPS 2018, section 4.
     """

@@ -1,4 +1,4 @@
-"""Pictures of the landscape, in the style of :mod:`toolkit_ext.results.figures`: same bytes for the same numbers."""
+"""Figures of the landscape, in the style of :mod:`toolkit_ext.results.figures`: same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
 from toolkit_ext.landscape.linear import logistic
-from toolkit_ext.results.figures import plots as figures
-from toolkit_ext.results.figures.plots import COLORS, DASHES, MARKERS, save
-
-
-def look(index: int, *, marker: bool = True) -> dict[str, Any]:
-    """Colour and line of series ``index``, with a marker unless it has too many points for one."""
-    if not marker:
-        return figures.look(index, "linestyle")
-    return figures.look(index, "linestyle", "marker") | {"markersize": 4}
-
-
-def bare(*rows: Axes) -> None:
-    """Leave of the frame what carries a scale."""
-    for axes in rows:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="0.9")
-        axes.set_axisbelow(True)
+from toolkit_ext.results.figures.plots import (
+    COLORS,
+    DASHES,
+    MARKERS,
+    despine,
+    integer_ticks,
+    line_look,
+    look,
+    panels,
+    save,
+)
 
 
 def plot_spectrum(pairs: pd.DataFrame, density: pd.DataFrame | None, path: Path | str, title: str = "") -> Path:
@@ -38,31 +31,29 @@ def plot_spectrum(pairs: pd.DataFrame, density: pd.DataFrame | None, path: Path 
 
     ``pairs`` has a column ``model`` where several are drawn together; ``density`` has ``eigenvalue`` and ``density``.
     """
-    figure = Figure(figsize=(6.4, 3.2 if density is None else 5.6), layout="constrained")
-    rows = figure.subplots(1 if density is None else 2, squeeze=False)[:, 0]
+    figure, rows = panels(6.4, 3.2 if density is None else 5.6, 1 if density is None else 2)
     groups = list(pairs.groupby("model", sort=False)) if "model" in pairs else [("", pairs)]
     for index, (name, part) in enumerate(groups):
         ranks = range(1, len(part) + 1)
-        rows[0].errorbar(ranks, part["value"], part["residual"], label=name, capsize=2, **look(index))
+        rows[0].errorbar(ranks, part["value"], part["residual"], label=name, capsize=2, **line_look(index))
     rows[0].set(xlabel="rank", ylabel="eigenvalue", title=title)
-    rows[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    integer_ticks(rows[0])
     if len(groups) > 1:
         rows[0].legend(frameon=False)
     if density is not None:
-        rows[1].plot(density["eigenvalue"], density["density"].clip(lower=1e-10), **look(0, marker=False))
+        rows[1].plot(density["eigenvalue"], density["density"].clip(lower=1e-10), **look(0, "linestyle"))
         rows[1].set(xlabel="eigenvalue", ylabel="density", yscale="log", ylim=(1e-9, None))
-    bare(*rows)
+    despine(*rows, grid=True)
     return save(figure, path)
 
 
 def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> Path:
     """Mean cosine and robust error against a, a line for each ``direction`` (and ``model``, if there is one)."""
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    rows = figure.subplots(2, sharex=True)
+    figure, rows = panels(6.4, 5.2, 2, sharex=True)
     keys = ["model", "direction"] if "model" in table else ["direction"]
     for index, (names, part) in enumerate(table.groupby(keys, sort=False)):
-        rows[0].plot(part["a"], part["cosine"], label=", ".join(map(str, names)), **look(index))
-        rows[1].plot(part["a"], 100 * part["robust_error"], **look(index))
+        rows[0].plot(part["a"], part["cosine"], label=", ".join(map(str, names)), **line_look(index))
+        rows[1].plot(part["a"], 100 * part["robust_error"], **line_look(index))
     rows[0].set(ylabel="mean cosine\nof the perturbations", ylim=(min(-0.05, table["cosine"].min()), 1.05), title=title)
     rows[1].set(xlabel="a", ylabel="robust error [%]", ylim=(0, None))
     away = table["a"][table["a"] > 0]
@@ -73,23 +64,22 @@ def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> P
         rows[1].xaxis.set_major_formatter(FormatStrFormatter("%g"))
         rows[1].xaxis.set_minor_locator(NullLocator())
     rows[0].legend(frameon=False)
-    bare(*rows)
+    despine(*rows, grid=True)
     return save(figure, path)
 
 
 def plot_linear_spaces(table: pd.DataFrame, path: Path | str, marks: Mapping[str, float]) -> Path:
     """Shares of directions against eps (column ``eps``), a line for each other column; ``marks`` are vertical lines."""
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(6.4, 4.4)
     for index, column in enumerate(table.columns.drop("eps")):
-        axes.plot(table["eps"], 100 * table[column], label=column, **look(index, marker=False))
+        axes.plot(table["eps"], 100 * table[column], label=column, **look(index, "linestyle"))
     for index, (name, eps) in enumerate(marks.items()):
         axes.axvline(eps, color="0.4", linestyle=DASHES[2 + index % 2], linewidth=1)
         side = "left" if eps < 0.6 * table["eps"].max() else "right"
         axes.text(eps, 50 - 14 * index, f" {name} \n = {eps:.3g} ", fontsize=8, va="center", ha=side, color="0.2")
     axes.set(xlabel="ε (Linf)", ylabel="share of random directions [%]", ylim=(-2, 102), xlim=(0, table["eps"].max()))
     axes.set_title("linear classifier on digits, 10 classes", fontsize=10)
-    bare(axes)
+    despine(axes, grid=True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return save(figure, path)
 
@@ -97,18 +87,18 @@ def plot_linear_spaces(table: pd.DataFrame, path: Path | str, marks: Mapping[str
 def plot_linear_1d(epsilons: Sequence[float], path: Path | str, x: float = 1.0) -> Path:
     """``g(x, θ) = log(1 + exp(θx))`` and its worst case over ``|x' − x| ≤ ε``, a panel for each eps."""
     theta = torch.linspace(-4, 4, 401, dtype=torch.float64)
-    figure = Figure(figsize=(3.6 * len(epsilons), 3.2), layout="constrained")
-    for axes, eps in zip(figure.subplots(1, len(epsilons), sharey=True, squeeze=False)[0], epsilons, strict=True):
-        axes.plot(theta, logistic(theta, x), label="clean", **look(0, marker=False))
-        axes.plot(theta, logistic(theta, x, eps), label="adversarial", **look(1, marker=False))
+    figure, columns = panels(3.6 * len(epsilons), 3.2, 1, len(epsilons), sharey=True)
+    for axes, eps in zip(columns, epsilons, strict=True):
+        axes.plot(theta, logistic(theta, x), label="clean", **look(0, "linestyle"))
+        axes.plot(theta, logistic(theta, x, eps), label="adversarial", **look(1, "linestyle"))
         worst = logistic(theta, x, eps)
         at = int(worst.argmin())
         if 0 < at < len(theta) - 1:
             axes.plot(theta[at], worst[at], "ko", markersize=5, label="minimum")
         axes.set(xlabel="θ", title=f"x = {x:g}, ε = {eps:g}")
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-        bare(axes)
-    figure.axes[0].set_ylabel("loss")
+        despine(axes, grid=True)
+    columns[0].set_ylabel("loss")
     return save(figure, path)
 
 
@@ -141,42 +131,39 @@ def plot_surface(table: pd.DataFrame, path: Path | str, marks: Sequence[tuple[st
 
 
 def _plot_line(table: pd.DataFrame, path: Path | str) -> Path:
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    rows = figure.subplots(2, sharex=True)
+    figure, rows = panels(6.4, 5.2, 2, sharex=True)
     for index, kind in enumerate(("clean", "adv")):
         label = {"clean": "clean", "adv": "adversarial"}[kind]
-        rows[0].plot(table["a"], table[f"{kind}_loss"], label=label, **look(index))
-        rows[1].plot(table["a"], 100 * table[f"{kind}_error"], **look(index))
+        rows[0].plot(table["a"], table[f"{kind}_loss"], label=label, **line_look(index))
+        rows[1].plot(table["a"], 100 * table[f"{kind}_error"], **line_look(index))
     rows[0].set(ylabel="loss")
     rows[1].set(xlabel="a", ylabel="error [%]", ylim=(0, None))
     rows[0].legend(frameon=False)
-    bare(*rows)
+    despine(*rows, grid=True)
     return save(figure, path)
 
 
 def plot_connectivity(table: pd.DataFrame, path: Path | str) -> Path:
     """Loss and accuracy over t, for each ``path`` (curve, straight line), clean and adversarial."""
-    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-    rows = figure.subplots(2, sharex=True)
+    figure, rows = panels(7.2, 5.2, 2, sharex=True)
     index = 0
     for name, part in table.groupby("path", sort=False):
         for kind, label in (("clean", "clean"), ("adv", "adversarial")):
-            rows[0].plot(part["t"], part[f"{kind}_loss"], label=f"{name}, {label}", **look(index))
-            rows[1].plot(part["t"], 100 * part[f"{kind}_acc"], **look(index))
+            rows[0].plot(part["t"], part[f"{kind}_loss"], label=f"{name}, {label}", **line_look(index))
+            rows[1].plot(part["t"], 100 * part[f"{kind}_acc"], **line_look(index))
             index += 1
     rows[0].set(ylabel="loss")
     rows[1].set(xlabel="t", ylabel="accuracy [%]")
-    bare(*rows)
+    despine(*rows, grid=True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return save(figure, path)
 
 
 def plot_dead(table: pd.DataFrame, path: Path | str) -> Path:
     """Share of dead units of each layer, in the order of the forward pass."""
-    figure = Figure(figsize=(6.4, 1.2 + 0.28 * len(table)), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(6.4, 1.2 + 0.28 * len(table))
     axes.barh(table["layer"], 100 * table["share"], color=COLORS[0], edgecolor="black")
     axes.invert_yaxis()
     axes.set(xlabel="units that are off on all inputs [%]", xlim=(0, 100))
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     return save(figure, path)

@@ -1,4 +1,4 @@
-r"""Products of the Hessian of the adversarial loss with vectors, by double backward, in batches.
+r"""Products of the Hessian of the adversarial loss with vectors, by double backward in batches, and Lanczos on them.
 
 The adversarial loss is :math:`L_\epsilon(\theta) = \frac1N \sum_i \max_{x' \in S_\epsilon(x_i)} \ell(\theta, x', y_i)`.
 At its adversarial examples :math:`x_i'`, held fixed, its gradient is that of
@@ -9,6 +9,13 @@ At its adversarial examples :math:`x_i'`, held fixed, its gradient is that of
 Where ReLU or max-pooling has a kink the derivative from autograd's side is taken, as in training.
 
 Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020.
+
+Such products are all that Lanczos' three-term recurrence needs, here with full re-orthogonalisation. After s steps from
+a unit vector q the basis Q ``[s, n]`` has orthonormal rows and :math:`Q H Q^T = T`, a symmetric tridiagonal matrix. Its
+eigenvalues (Ritz values) approximate those of H, and with the squared first components of its eigenvectors as weights
+they are the nodes of the s-point Gauss quadrature of :math:`q^T f(H) q`.
+
+Golub, Van Loan: Matrix computations, 4th edition, section 10.3; Golub, Meurant: Matrices, moments and quadrature.
 """
 
 from __future__ import annotations
@@ -16,18 +23,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation.running.isolation import full_float32
-from toolkit_ext.landscape._examples import BATCH_SIZE, batches, check_batch_size, checked
-from toolkit_ext.landscape._model import device_of, dtype_of, evaluating, size_of, split
+from toolkit_ext.landscape.adversarial_loss import (
+    BATCH_SIZE,
+    batches,
+    checked,
+    device_of,
+    dtype_of,
+    evaluating,
+    size_of,
+    split,
+)
 from toolkit_ext.types import LossFn
 
 
@@ -55,7 +73,8 @@ class Hessian:
         self, model: nn.Module, x: Any, y: Any, *, batch_size: int = BATCH_SIZE, loss_fn: LossFn = cross_entropy
     ) -> None:
         self.device, self.dtype, self.size = device_of(model), dtype_of(model), size_of(model)
-        self.model, self.loss_fn, self.batch_size = model, loss_fn, check_batch_size(batch_size)
+        check_positive("batch_size", batch_size)
+        self.model, self.loss_fn, self.batch_size = model, loss_fn, batch_size
         self.x, self.y = checked(model, x, y)
         self.products = 0
 
@@ -87,7 +106,7 @@ class Hessian:
 
 @contextmanager
 def _second_derivative() -> Iterator[None]:
-    """Turn torch's error on an operator without a second derivative into one that names the operator."""
+    """Turn torch's error about an operator without a second derivative into one that names the operator."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
@@ -127,3 +146,50 @@ def _is_once_differentiable(backward: Any) -> bool:
             return True
         backward = backward.__wrapped__
     return False
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Ritz values ``[s]`` (ascending), eigenvectors of T in columns ``[s, s]``, and the basis ``[s, n]``."""
+
+    values: Tensor
+    coefficients: Tensor
+    basis: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """Quadrature weights ``[s]`` of the start vector, which sum to 1."""
+        return self.coefficients[0].square()
+
+    def vectors(self, k: int) -> Tensor:
+        """Ritz vectors ``[k, n]`` of the k largest values, the largest first."""
+        last = self.coefficients[:, -k:].flip(1)
+        return last.T.to(self.basis) @ self.basis
+
+
+def lanczos(hessian: Hessian, start: Tensor, steps: int) -> Ritz:
+    """At most ``steps`` steps (fewer where an invariant subspace is found) from ``start`` ``[n]``; one product a step.
+
+    Every new vector is orthogonalised twice against all earlier ones, which keeps the basis orthonormal to rounding;
+    without that, copies of converged eigenvalues appear and the quadrature weights are wrong.
+    """
+    steps = min(steps, hessian.size)
+    basis = torch.zeros(steps, hessian.size, device=hessian.device, dtype=hessian.dtype)
+    diagonal: list[float] = []
+    off: list[float] = []
+    vector = start.to(basis) / start.to(basis).norm()
+    for step in range(steps):
+        basis[step] = vector
+        product = hessian @ vector
+        diagonal.append(float(product @ vector))
+        known = basis[: step + 1]
+        for _ in range(2):
+            product = product - known.T @ (known @ product)
+        length = float(product.norm())
+        scale = max(map(abs, [*diagonal, *off, 1e-300]))
+        if step + 1 == steps or length <= 100 * torch.finfo(basis.dtype).eps * scale:
+            break
+        off.append(length)
+        vector = product / length
+    values, coefficients = eigh_tridiagonal(np.array(diagonal), np.array(off))
+    return Ritz(torch.from_numpy(values), torch.from_numpy(coefficients), basis[: len(diagonal)])

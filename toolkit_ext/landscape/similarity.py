@@ -1,17 +1,25 @@
-"""How much adversarial examples change when the weights move a little: the source's tables 1 and 2."""
+"""How much adversarial perturbations change when the weights move a little: tables 1 and 2 of Liu et al., 2020."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.landscape._examples import BATCH_SIZE, adversarial_examples, checked, loss_and_error
-from toolkit_ext.landscape._model import flat, move_to, restored
+from toolkit_ext.landscape.adversarial_loss import (
+    BATCH_SIZE,
+    adversarial_examples,
+    checked,
+    flat,
+    loss_and_error,
+    move_to,
+    restored,
+    unit,
+)
 from toolkit_ext.landscape.directions import check_direction
 from toolkit_ext.types import Attack
 
@@ -42,8 +50,8 @@ def perturbation_similarity(
 ) -> pd.DataFrame:
     """Attack the model at ``θ + av`` and at ``θ − av`` for every ``a``, and compare.
 
-    The two attacks start from different random points, as in the source: the cosine at a = 0 is what the attack's own
-    randomness leaves of 1. Batch norm keeps the running statistics of θ. The weights are put back bit for bit.
+    The two attacks start from different random points, as in the source: the cosine at a = 0 is below 1 by the effect
+    of the random start alone. Batch norm keeps the running statistics of θ. The weights are restored bit for bit.
 
     Args:
         model: The model at its minimum θ.
@@ -71,20 +79,16 @@ def perturbation_similarity(
         raise UserError("distances: none is given; name at least one a, such as 0,0.01,0.1")
     rows = []
     with restored(model):
-        centre = flat(model)
-        clean = x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
+        centre, clean = flat(model), unit(x)
         for a in distances:
-            sides = []
-            for side in (0, 1):
-                move_to(model, centre + (a if side == 0 else -a) * direction)
-                made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=2 * seed + side)
-                tested, labels = (made, y) if held_out is None else held_out
-                if held_out is not None:
-                    tested = adversarial_examples(
-                        model, attack, tested, labels, batch_size=batch_size, seed=2 * seed + side
-                    )
-                sides.append((made - clean, loss_and_error(model, tested, labels, batch_size)[1]))
-            (first, plus), (second, minus) = sides
-            row = {"a": float(a), "cosine": mean_cosine(first, second), "robust_error": (plus + minus) / 2}
-            rows.append(row | {"robust_error_plus": plus, "robust_error_minus": minus})
+            differences, errors = [], []
+            for side, sign in enumerate((1, -1)):
+                move_to(model, centre + sign * a * direction)
+                attacked = partial(adversarial_examples, model, attack, batch_size=batch_size, seed=2 * seed + side)
+                made = attacked(x, y)
+                differences.append(made - clean)
+                tested, labels = (made, y) if held_out is None else (attacked(*held_out), held_out[1])
+                errors.append(loss_and_error(model, tested, labels, batch_size)[1])
+            row = {"a": float(a), "cosine": mean_cosine(*differences), "robust_error": sum(errors) / 2}
+            rows.append(row | {"robust_error_plus": errors[0], "robust_error_minus": errors[1]})
     return pd.DataFrame(rows)

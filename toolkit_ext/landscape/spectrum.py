@@ -13,8 +13,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.landscape.hessian import Hessian
-from toolkit_ext.landscape.lanczos import lanczos
+from toolkit_ext.landscape.hessian import Hessian, lanczos
 
 Which = Literal["largest", "magnitude"]
 _ARPACK = {"largest": "LA", "magnitude": "LM"}

@@ -1,4 +1,4 @@
-"""The analyses of one checkpoint as tables and pictures: what the command line shows and writes."""
+"""The analyses of checkpoints as tables and figures: what the command line shows and writes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 import torch
 
+from toolkit_ext.backbones.dead_layers import dead_layers
 from toolkit_ext.errors import UserError
 from toolkit_ext.landscape import figures
-from toolkit_ext.landscape._examples import adversarial_examples
-from toolkit_ext.landscape._model import flat
+from toolkit_ext.landscape.adversarial_loss import adversarial_examples, flat
 from toolkit_ext.landscape.connectivity import scan, train_curve
-from toolkit_ext.landscape.dead import dead_layers
 from toolkit_ext.landscape.directions import Plane, filter_normalised, random_direction, through
 from toolkit_ext.landscape.similarity import perturbation_similarity
 from toolkit_ext.landscape.spectrum import density, top_eigenpairs, trace

@@ -1,4 +1,4 @@
-"""What an analysis is given and what it gives: options, subject and study."""
+"""What an analysis takes and returns: options, subject and study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.landscape._examples import adversarial_examples
+from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, adversarial_examples
 from toolkit_ext.landscape.hessian import Hessian
 from toolkit_ext.landscape.spectrum import Eigenpairs, top_eigenpairs
 from toolkit_ext.types import Attack
@@ -55,9 +55,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at: models of one architecture, the attack, and training and test examples.
+    """What is analysed: models of one architecture, the attack, and training and test examples.
 
-    ``folder`` is where unfinished work is kept.
+    ``folder`` holds unfinished work.
     """
 
     models: Sequence[nn.Module]
@@ -67,7 +67,7 @@ class Subject:
     x_test: Tensor
     y_test: Tensor
     folder: Path | None = None
-    batch_size: int = 250
+    batch_size: int = BATCH_SIZE
     seed: int = 0
     progress: bool = False
 

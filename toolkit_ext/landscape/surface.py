@@ -1,4 +1,4 @@
-"""The adversarial loss over a line or a plane of weights, attacked anew at every point; a grid that can be resumed."""
+"""The adversarial loss over a line or a plane of weights, with a new attack at every point; the grid can be resumed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from tqdm import tqdm
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.fingerprint import hash_model, hash_tensors
 from toolkit_ext.io import atomic_write, make_folder
-from toolkit_ext.landscape._examples import BATCH_SIZE, adversarial_examples, checked, loss_and_error
-from toolkit_ext.landscape._model import move_to, restored
+from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.types import Attack
 
 
 @dataclass
 class _Shard:
-    """Finished points on disk: one file for each rank, which only that rank writes; all read all."""
+    """Finished points on disk: one file per rank, written by that rank alone and read by all."""
 
     folder: Path | None
     fingerprint: str
@@ -85,8 +84,8 @@ def loss_surface(
 ) -> pd.DataFrame:
     """Clean and adversarial loss and error at ``plane.at(a, b)`` for all a of ``first`` and b of ``second``.
 
-    Every point is attacked anew, from the same random starts, in evaluation mode; batch norm keeps the running
-    statistics of the given model. The weights are put back bit for bit.
+    Every point is attacked again from the same random starts, in evaluation mode; batch norm keeps the running
+    statistics of the given model. The weights are restored bit for bit.
 
     Args:
         model: The model whose weights are moved.
@@ -96,7 +95,7 @@ def loss_surface(
         plane: The line or plane of weights.
         first: Coordinates a.
         second: Coordinates b; one 0 for a line.
-        folder: Where finished points are kept, one by one: the same call goes on after a stop.
+        folder: Where each finished point is saved: after an interruption the same call continues from there.
         rank: Which of ``ranks`` processes this is; each computes every ``ranks``-th missing point, and sees all
             finished points in a shared ``folder``.
         ranks: Number of processes.
@@ -123,23 +122,15 @@ def loss_surface(
     with restored(model):
         for index in tqdm(mine, "points", disable=not progress, leave=False):
             move_to(model, plane.at(*grid[index]))
-            shard.add(index, _measure(model, attack, x, y, batch_size, seed))
+            shard.add(index, measure(model, attack, x, y, batch_size=batch_size, seed=seed))
     rows = [{"a": grid[i][0], "b": grid[i][1], **row} for i, row in sorted(shard.all().items())]
     return pd.DataFrame(rows)
-
-
-def _measure(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, batch_size: int, seed: int) -> dict[str, float]:
-    clean = loss_and_error(model, x, y, batch_size)
-    made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=seed)
-    attacked = loss_and_error(model, made, y, batch_size)
-    names = ("clean_loss", "clean_error", "adv_loss", "adv_error")
-    return dict(zip(names, (*clean, *attacked), strict=True))
 
 
 def fingerprint(
     model: nn.Module, attack: Attack, x: Tensor, y: Tensor, plane: Plane, grid: Sequence[tuple[float, float]], seed: int
 ) -> str:
-    """A hash of everything that decides the surface, to tell whether points on disk are of the same one."""
+    """A hash of everything that the surface depends on: points on disk with another hash are of another surface."""
     tensors = {"x": x, "y": y, "centre": plane.centre, "first": plane.first, "second": plane.second}
     given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
     return hash_tensors(given, repr((attack, grid, seed, hash_model(model))))

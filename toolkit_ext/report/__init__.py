@@ -4,8 +4,8 @@ The table is DataTables (from ``itables``), the charts are Plotly's (from ``plot
 packages, licences included, when the page is written: ``pip install toolkit-ext[report]``.
 """
 
+from toolkit_ext.report.charts import load_pairs, picture, pictures
 from toolkit_ext.report.landscape import landscape_pictures
 from toolkit_ext.report.page import page, write_page
-from toolkit_ext.report.pictures import load_pairs, picture, pictures
 
 __all__ = ["landscape_pictures", "load_pairs", "page", "picture", "pictures", "write_page"]

@@ -1,21 +1,25 @@
-"""Charts as Plotly's JSON: what the page draws when a row is opened.
+"""What the page shows when a row is opened: charts as Plotly's JSON, and pictures of adversarial examples.
 
-Colours are those of Okabe and Ito, as in :mod:`toolkit_ext.results.figures`; a marker and a dash, or a pattern, say
-the same again.
+Colours are those of Okabe and Ito, as in :mod:`toolkit_ext.results.figures`; a marker and a dash, or a pattern, repeat
+what they say.
 """
 
 from __future__ import annotations
 
+import base64
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.results import Curve, Record, label, training_log
-from toolkit_ext.results.figures.breakdown import first_broken
-from toolkit_ext.results.figures.plots import COLORS, training_panels
-from toolkit_ext.results.tables.concise import budget
+from toolkit_ext.results import Curve, Pair, Record, label, pairs, training_log
+from toolkit_ext.results.figures.curves import training_panels
+from toolkit_ext.results.figures.images import draw_pairs, first_broken
+from toolkit_ext.results.figures.plots import COLORS, encode
+from toolkit_ext.results.tables.formatting import budget
 
 Chart = dict[str, Any]
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
@@ -38,7 +42,7 @@ def _line(index: int) -> Chart:
 
 
 def _chart(text: str, data: list[Chart], layout: Chart) -> Chart:
-    """``text`` is what a screen reader says of the chart."""
+    """A chart for the page; ``text`` describes it for screen readers."""
     return {"text": text, "data": data, "layout": layout}
 
 
@@ -116,3 +120,46 @@ def robustness(curve: Curve | None) -> Chart | None:
     layout["xaxis"] = {"tickvals": list(curve.eps), "ticktext": ticks, "title": {"text": "eps"}}
     said = ", ".join(f"{value:g}% at {eps}" for value, eps in zip(percent["mean"], ticks, strict=True))
     return _chart(f"Accuracy against eps: {said}", [trace], layout)
+
+
+def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", limit: int = 8) -> list[Pair]:
+    """The first adversarial examples of the file ``examples`` beside the images of the record's data set.
+
+    Raises:
+        UserError: not a file of examples, a data set that is not there, or examples of another one.
+    """
+    # Here, because the images need torch, which no other part of the page does.
+    from toolkit_ext import data
+    from toolkit_ext.evaluation import load_examples
+
+    found = load_examples(examples)
+    dataset = data.load(record["data"]["name"], root=data_root)
+    if len(found.indices) and int(found.indices.max()) >= len(dataset.x_test):
+        raise UserError(f"examples {examples}: are not of {dataset.name}, which has {len(dataset.x_test)} test images")
+    clean = data.to_unit(dataset.x_test[found.indices])
+    if clean.shape != found.inputs.shape:
+        raise UserError(f"examples {examples}: are not of {dataset.name}, whose images have another shape")
+    if not bool((found.labels == dataset.y_test[found.indices]).all()):
+        raise UserError(f"examples {examples}: are not of {dataset.name}, whose images have other labels")
+    facts = list(zip(found.labels.tolist(), found.predictions.tolist(), found.attacks, strict=True))
+    return pairs(clean.numpy(), found.inputs.numpy(), facts, dataset.classes, limit)
+
+
+def picture(shown: list[Pair]) -> str:
+    """The pairs as a picture, see :func:`address`."""
+    return address(encode(draw_pairs(shown)))
+
+
+def address(png: bytes) -> str:
+    """The address of a PNG that is its own content (a ``data:`` URI)."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def pictures(records: Iterable[Record], folder: Path, data_root: Path | str = "data") -> dict[str, str]:
+    """A picture for each run whose examples are in ``<folder>/<run_id>.safetensors`` and show a success."""
+    found = {}
+    for record in records:
+        file = folder / f"{record['run_id']}.safetensors"
+        if file.is_file() and (shown := load_pairs(record, file, data_root)):
+            found[record["run_id"]] = picture(shown)
+    return found

@@ -1,4 +1,4 @@
-"""What ``toolkit-ext landscape`` found, for its section of the page: facts, figure and table of each analysis."""
+"""The section of ``toolkit-ext landscape`` on the page: facts, figure and table of each analysis."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit_ext.errors import UserError, check_file_name
-from toolkit_ext.report.pictures import address
+from toolkit_ext.report.charts import address
 from toolkit_ext.results import Record
-from toolkit_ext.results.tables.concise import budget
+from toolkit_ext.results.tables.formatting import budget
 
 _MOST_LINES = 100
-"""Lines of a table on the page; a surface has thousands of points, and its picture says more."""
+"""Lines of the longest table on the page; a surface has thousands of points, and its picture says more."""
 
 
 @dataclass(frozen=True)

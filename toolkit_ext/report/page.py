@@ -1,9 +1,15 @@
-"""The page itself: one HTML file with the table, the charts' data and the libraries that draw them."""
+"""The page: one HTML file with the table, the data of the charts and, compressed, the libraries that draw them."""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import distribution
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +17,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
-from toolkit_ext.report import assets
 from toolkit_ext.report.landscape import is_landscape, panels
 from toolkit_ext.report.rows import columns, filters, rows, shared
 from toolkit_ext.results import Curve, Record, curves, label
-from toolkit_ext.results.figures.robustness import model_key
+from toolkit_ext.results.figures.curves import model_key
 from toolkit_ext.results.tables.frames import BUDGET
 
 
@@ -41,11 +46,11 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
             title=title,
             **_leaderboard(ranked, shown),
             panels=panels(records, shown),
-            style=assets.table_style() + assets.template("report.css"),
-            script=assets.template("report.js"),
-            table_script=assets.table_script(),
-            chart_script=assets.chart_script(),
-            licences=assets.licences(),
+            style=asset("itables", "html/dt_bundle.css") + template("report.css"),
+            script=template("report.js"),
+            table_script=packed(asset("itables", "html/dt_bundle.js")),
+            chart_script=packed(asset("plotly", "package_data/plotly.min.js")),
+            licences=licences(),
         )
     )
 
@@ -65,7 +70,7 @@ def _leaderboard(records: Sequence[Record], pictures: Mapping[str, str]) -> dict
 
 
 def _environment() -> Environment:
-    made = Environment(loader=FunctionLoader(assets.template), autoescape=True, undefined=StrictUndefined)
+    made = Environment(loader=FunctionLoader(template), autoescape=True, undefined=StrictUndefined)
     made.filters["label"] = label
     # In a script element only its end, and the start of a comment, have a meaning.
     made.filters["json"] = lambda value: json.dumps(value, allow_nan=False).replace("<", "\\u003c")
@@ -94,3 +99,34 @@ def write_page(
 ) -> Path:
     """Write :func:`page` to ``path``, whole or not at all."""
     return atomic_write(Path(path), page(records, pictures, title))
+
+
+def template(name: str) -> str:
+    """The text of a file in ``toolkit_ext/report/templates``."""
+    return (files("toolkit_ext.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def packed(text: str) -> str:
+    """``text`` gzipped, without a time, in base64: a third of the size, and nothing in it that ends a script."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+@cache
+def asset(package: str, name: str) -> str:
+    """The text of a file that another package installs: DataTables with jQuery (itables), Plotly."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UserError(f"report: {package} is not installed; install the extra: pip install 'toolkit-ext[report]'")
+    return (Path(found.origin).parent / name).read_text(encoding="utf-8")
+
+
+@cache
+def licences() -> dict[str, str]:
+    """The licence of each package whose code is on the page, by name and version."""
+    found = {}
+    for package in ("itables", "plotly"):
+        about = distribution(package)
+        texts = [f for f in about.files or [] if f.name.upper().startswith("LICEN") and ".dist-info" in str(f)]
+        found[f"{package} {about.version}"] = "\n\n".join(f.read_text(encoding="utf-8") for f in texts)
+    return found

@@ -9,9 +9,9 @@ from typing import Any
 
 from toolkit_ext.report import charts
 from toolkit_ext.results import Curve, Record, frame, label
-from toolkit_ext.results.figures.breakdown import attack_label
-from toolkit_ext.results.tables.concise import budget, concise, interval
-from toolkit_ext.results.tables.frames import missing
+from toolkit_ext.results.figures.images import attack_label
+from toolkit_ext.results.tables.formatting import budget, concise, interval
+from toolkit_ext.results.tables.frames import metric_columns, missing
 from toolkit_ext.results.tables.rendering import DAGGER, fewer_examples
 
 FACTS = ("method", "attack", "objective", "update", "schedule", "data", "backbone", "norm", "eps", "version", "seed")
@@ -20,7 +20,7 @@ Table = list[list[str]]
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, what it is sorted by, and what a pointer resting on it is told."""
+    """What a cell shows, what it is sorted by, and the hint that appears under the pointer."""
 
     text: str
     order: float | str
@@ -49,12 +49,11 @@ class Row:
 def columns(records: Sequence[Record]) -> list[str]:
     """The columns of the leaderboard: the method, the facts that differ, then every metric that some run has."""
     table, facts = frame(records), filters(records)
-    metrics = [c for c in table.columns if c.endswith(("_acc", "_err")) and "." not in c and table[c].notna().any()]
-    return ["method", *(name for name in facts if name != "method"), *metrics, "n_examples", "warnings"]
+    return ["method", *(n for n in facts if n != "method"), *metric_columns(table), "n_examples", "warnings"]
 
 
 def shared(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """The facts that are the same for all runs, which the page tells once."""
+    """The facts that are the same for all runs, which the page shows once."""
     table, several = frame(records), filters(records)
     alone = [name for name in FACTS if name not in several and name != "method" and table[name].notna().any()]
     return [(name, _text(name, table[name].dropna().iloc[0])) for name in alone]

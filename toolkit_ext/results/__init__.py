@@ -4,34 +4,25 @@
 ``results/figures`` is made from the records.
 """
 
-from toolkit_ext.results.figures.breakdown import plot_breakdown, plot_matrix
-from toolkit_ext.results.figures.examples import Pair, pairs, plot_pairs
-from toolkit_ext.results.figures.plots import plot_bars, plot_clean_vs_robust, plot_training, training_log
-from toolkit_ext.results.figures.robustness import Curve, curves, plot_robustness
-from toolkit_ext.results.records.environment import (
-    Environment,
-    environment,
-    peak_memory,
-    peak_memory_mb,
-    reset_peak_memory,
-)
+from toolkit_ext.results.figures.curves import Curve, curves, plot_robustness, plot_training, training_log
+from toolkit_ext.results.figures.images import Pair, pairs, plot_breakdown, plot_matrix, plot_pairs
+from toolkit_ext.results.figures.plots import plot_bars, plot_clean_vs_robust
+from toolkit_ext.results.records.environment import environment, peak_memory, peak_memory_mb, reset_peak_memory
 from toolkit_ext.results.records.record import (
     RecordWarning,
-    check_name,
+    model_info,
     new_record,
     new_run_id,
     read_records,
     slug,
-    validate,
+    write_model_info,
     write_record,
 )
-from toolkit_ext.results.records.robustbench import model_info, write_model_info
-from toolkit_ext.results.records.schema import SCHEMA, Record
+from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, check_name, validate
 from toolkit_ext.results.tables.aggregate import aggregate, members, rebuild, reported, write_table
-from toolkit_ext.results.tables.concise import METRICS, concise, label
-from toolkit_ext.results.tables.frames import frame
+from toolkit_ext.results.tables.formatting import METRICS, concise, label
+from toolkit_ext.results.tables.frames import columns, frame, sort, where
 from toolkit_ext.results.tables.rendering import printed, render, to_csv, to_latex, to_markdown
-from toolkit_ext.results.tables.select import columns, sort, where
 from toolkit_ext.results.tables.significance import per_example, vs_best
 
 __all__ = [

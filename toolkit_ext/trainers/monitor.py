@@ -18,7 +18,7 @@ from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.types import Norm
 
 if TYPE_CHECKING:
-    from toolkit_ext.landscape.dead import DeadLayers
+    from toolkit_ext.backbones.dead_layers import DeadLayers
 
 log = logging.getLogger("toolkit_ext")
 _BATCH = 250
@@ -76,7 +76,7 @@ def _predict(model: nn.Module, x: Tensor) -> Tensor:
 
 def find_dead(model: nn.Module, held: ValidationSplit) -> DeadLayers | None:
     """The layers of ``model`` that no example of ``held`` switches on; None for a model without ReLU."""
-    from toolkit_ext.landscape.dead import dead_layers  # here, because its package loads the libraries that draw
+    from toolkit_ext.backbones.dead_layers import dead_layers  # here, because it loads pandas
 
     try:
         return dead_layers(model, held.x, batch_size=_BATCH)

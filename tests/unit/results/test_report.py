@@ -20,6 +20,7 @@ from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Check, Examples
 from toolkit_ext.report import landscape_pictures, load_pairs, page, pictures, write_page
+from toolkit_ext.report.page import asset
 from toolkit_ext.report.rows import columns, filters, rows, shared
 from toolkit_ext.results import Record
 
@@ -227,9 +228,6 @@ def test_errors(record: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         write_page([record()], tmp_path / "taken" / "report.html")
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "itables" else found(name, *a))
-    from toolkit_ext.report import assets
-
-    for cached in (assets.table_script, assets.table_style, assets.licences):
-        cached.cache_clear()
+    asset.cache_clear()
     with pytest.raises(UserError, match=r"^report: itables is not installed; install the extra: pip install"):
         page([record()])

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -42,13 +43,13 @@ def log(tmp_path: Path) -> Path:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     kept: list[Figure] = []
-    save = module.save
+    savefig = Figure.savefig
 
-    def keep(figure: Figure, path: Path | str) -> Path:
+    def keep(figure: Figure, *args: Any, **options: Any) -> None:
         kept.append(figure)
-        return save(figure, path)
+        savefig(figure, *args, **options)
 
-    monkeypatch.setattr(module, "save", keep)
+    monkeypatch.setattr(Figure, "savefig", keep)
     return kept
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from toolkit_ext import results
 from toolkit_ext.cli import console
-from toolkit_ext.results.cells import csv_cell, markdown_cell, plain
+from toolkit_ext.results.tables.formatting import csv_cell, markdown_cell, plain
 from toolkit_ext.results.tables.frames import frame
 from toolkit_ext.results.tables.rendering import render
 

@@ -22,8 +22,7 @@ from toolkit_ext.results import (
     plot_training,
     training_log,
 )
-from toolkit_ext.results.figures.breakdown import first_broken, matrix
-from toolkit_ext.results.figures.examples import draw_pairs
+from toolkit_ext.results.figures.images import draw_pairs, first_broken, matrix
 
 Make = Callable[..., Record]
 # Ten images: 0 misclassified, 1 to 3 fall to apgd-ce, 4 to apgd-t, 5 to FGSM alone (the union knows), 6 to 9 hold.

@@ -31,7 +31,7 @@ from toolkit_ext.results import (
     write_record,
     write_table,
 )
-from toolkit_ext.results.tables.concise import budget, concise, interval, label, number
+from toolkit_ext.results.tables.formatting import budget, concise, interval, label, number
 from toolkit_ext.results.tables.rendering import render
 
 Make = Callable[..., Record]

@@ -1,29 +1,28 @@
 """Figures of runs, readable in grey and by colour-blind people, with the same bytes for the same runs.
 
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); a hatch, a marker or a dash says the same again.
-Figures are drawn without ``pyplot``, so that a user's own figures and backend are left alone.
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); a hatch, a marker or a dash repeats what they
+say. Figures are drawn without ``pyplot``, so that a user's own figures and backend are left alone. Matplotlib is
+imported when something is drawn: records and tables are read without it.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.records.schema import Record
 from toolkit_ext.results.tables.aggregate import aggregate
-from toolkit_ext.results.tables.concise import budget, label
+from toolkit_ext.results.tables.formatting import budget, label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--")
@@ -39,6 +38,38 @@ def look(index: int, *kinds: str) -> dict[str, Any]:
     return {"color": COLORS[index % len(COLORS)]} | {kind: looks[kind][index % len(looks[kind])] for kind in kinds}
 
 
+def line_look(index: int) -> dict[str, Any]:
+    """The look of line ``index``, with small markers at its points."""
+    return look(index, "linestyle", "marker") | {"markersize": 4}
+
+
+def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of ``width`` times ``height`` inches and its panels, row by row.
+
+    ``options`` are those of :meth:`matplotlib.figure.Figure.subplots`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+def despine(*shown: Axes, grid: bool = False) -> None:
+    """Remove the parts of the frame that carry no scale; with ``grid``, draw a line at each value, behind the data."""
+    for axes in shown:
+        axes.spines[["top", "right"]].set_visible(False)
+        if grid:
+            axes.grid(axis="y", color="0.9")
+            axes.set_axisbelow(True)
+
+
+def integer_ticks(axes: Axes) -> None:
+    """Label the horizontal axis at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def save(figure: Figure, path: Path | str) -> Path:
     """Write ``figure`` to ``path`` (``.png``, ``.svg`` or ``.pdf``), atomically and without a date."""
     suffix = check_choice("--output", Path(path).suffix.removeprefix(".").lower(), _METADATA)
@@ -47,6 +78,8 @@ def save(figure: Figure, path: Path | str) -> Path:
 
 def encode(figure: Figure, suffix: str = "png") -> bytes:
     """The bytes of ``figure`` as a ``png``, ``svg`` or ``pdf``, the same every time."""
+    import matplotlib as mpl
+
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "toolkit-ext"}):
         figure.savefig(buffer, format=suffix, dpi=150, metadata=_METADATA[suffix])
@@ -60,8 +93,7 @@ def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> 
     Whiskers are 95% intervals for a single run and ± one standard deviation for the mean over several seeds.
     """
     points = _points(table, metrics)
-    figure = Figure(figsize=(max(6.4, 1.1 + 1.6 * len(points)), 4.0), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(max(6.4, 1.1 + 1.6 * len(points)), 4.0)
     width = 0.84 / len(metrics)
     for index, metric in enumerate(metrics):
         places = np.arange(len(points)) + (index - (len(metrics) - 1) / 2) * width
@@ -73,7 +105,7 @@ def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> 
     axes.set_xticks(range(len(points)), points["method"])
     axes.set(ylabel="accuracy [%]", ylim=(0, 112), yticks=range(0, 101, 20))
     _title(axes, table, points)
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     figure.legend(loc="outside lower center", ncols=min(6, len(metrics)), frameon=False)
     return save(figure, path)
 
@@ -84,8 +116,7 @@ def plot_clean_vs_robust(table: pd.DataFrame, path: Path | str, robust: str = "a
     ``table`` and whiskers as for :func:`plot_bars`. Nothing lies above the grey line: robust accuracy is at most clean.
     """
     points = _points(table, ["clean_acc", robust])
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(6.4, 4.6)
     axes.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
     for index in range(len(points)):
         point = points.iloc[[index]]
@@ -94,7 +125,7 @@ def plot_clean_vs_robust(table: pd.DataFrame, path: Path | str, robust: str = "a
         axes.errorbar(100 * point["clean_acc"], 100 * point[robust], label=point["method"].iloc[0], **bars, **shape)
     axes.set(xlabel=f"{label('clean_acc')} accuracy [%]", ylabel=f"{label(robust)} accuracy [%]")
     _title(axes, table, points)
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     figure.legend(loc="outside right upper", frameon=False)
     return save(figure, path)
 
@@ -130,65 +161,3 @@ def _title(axes: Axes, table: pd.DataFrame, points: pd.DataFrame) -> None:
     whiskers = "95% intervals" if seeds == 1 else f"means ± standard deviation, up to {seeds} seeds"
     budget_text = f"{facts['norm']} ε = {budget(facts['eps'])}"
     axes.set_title(f"{facts['data']}, {budget_text}, {examples} test images, {whiskers}", fontsize=10)
-
-
-def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
-    """The course of a training run: loss terms, accuracies, and below them eps and the learning rate, over epochs.
-
-    ``log_csv`` is the epoch log: ``epoch``, ``loss_<term>``, ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ...
-    (a file, or the frame of :func:`training_log`). Raises :class:`UserError` if it is missing or has no epoch in it.
-    """
-    log = log_csv if isinstance(log_csv, pd.DataFrame) else _read_log(Path(log_csv))
-    panels = training_panels(log)
-    figure = Figure(figsize=(6.4, 1.2 + 1.5 * len(panels)), layout="constrained")
-    heights = [1 if name in ("eps", "learning rate") else 2 for name in panels]
-    rows = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (name, columns) in zip(rows, panels.items(), strict=True):
-        _lines(axes, log, name, columns)
-    rows[-1].set_xlabel("epoch")
-    return save(figure, path)
-
-
-def training_panels(log: pd.DataFrame) -> dict[str, list[str]]:
-    """The panels of a training figure from top to bottom, each with its columns of the log; empty ones are left out."""
-    panels = {
-        "loss": [c for c in log.columns if c.startswith("loss_")],
-        "accuracy [%]": [c for c in log.columns if c.endswith("_acc")],
-        "eps": [c for c in log.columns if c == "eps"],
-        "learning rate": [c for c in log.columns if re.fullmatch(r"lr\d*", c)],
-    }
-    return {name: columns for name, columns in panels.items() if columns}
-
-
-def training_log(record: Record) -> pd.DataFrame:
-    """The epoch log that a record keeps in ``details.training.history``; :class:`UserError` where there is none."""
-    training = record["details"].get("training")
-    history = training.get("history") if isinstance(training, dict) else None
-    log = pd.DataFrame(history or [])
-    if "epoch" not in log.columns:
-        raise UserError(f"run {record['run_id']}: has no training history; it was evaluated only")
-    return log
-
-
-def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
-    scale = 100 if name.endswith("[%]") else 1
-    for index, column in enumerate(columns):
-        text = column.removeprefix("loss_").removesuffix("_acc").replace("_", " ")
-        known = log[["epoch", column]].dropna()  # some figures are measured every few epochs only
-        shape = {"markersize": 4, "markevery": max(1, len(known) // 10), **look(index, "linestyle", "marker")}
-        axes.plot(known["epoch"], scale * known[column], label=text, **shape)
-    axes.set_ylabel(name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(axis="y", color="0.9")
-    if len(columns) > 1 or scale == 100:
-        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def _read_log(path: Path) -> pd.DataFrame:
-    try:
-        log = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"log {path}: is not an epoch log that can be read") from error
-    if "epoch" not in log.columns or not any(column.startswith("loss_") for column in log.columns) or log.empty:
-        raise UserError(f"log {path}: has no epochs; its columns must be epoch, loss_*, *_acc, eps, lr")
-    return log

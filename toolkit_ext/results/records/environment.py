@@ -1,4 +1,7 @@
-"""What a run ran on: hardware, library versions, commit and command line, with nothing that names the machine."""
+"""What a run ran on: hardware, library versions, commit and command line, with nothing that names the machine.
+
+Torch is imported when it is asked: records are read without it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import psutil
-import torch
 
-from toolkit_ext.results.records.schema import Git, Hardware, Memory
+from toolkit_ext.results.records.schema import Environment, Git, Hardware, Memory
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _LIBRARIES = {
@@ -31,32 +34,23 @@ _LIBRARIES = {
 }
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
 _BY_SPEED = ("asimd", "sve", "avx2", "avx512f", "avx512_bf16", "amx_bf16")
-# Files whose change can change a result; the records and figures that a run writes do not make the code dirty.
+# Only changes of these files can change a result; the records and figures that a run writes do not count.
 _CODE = ("toolkit_ext", "recipes", "eval", "pyproject.toml")
 # A slash that starts a path: not the one of 8/255 or of a URL, and not a slash between words.
 _ABSOLUTE = re.compile(r"(?:file://|(?<![\w.~)\]/-]))/(?=[A-Za-z_.~])[^\s=:,;'\"()\[\]]*")
 _MB = 2**20
 
 
-class Environment(TypedDict):
-    """The fields of a record that describe where and how it ran."""
-
-    hardware: Hardware
-    versions: dict[str, str | None]
-    git: Git | None
-    command: str
-
-
 def environment() -> Environment:
-    """The machine, the library versions (null: not installed), the commit and the command line of this process."""
+    """The machine, the library versions, the commit and the command line of this process."""
     return {"hardware": _hardware(), "versions": _versions(), "git": git_state(), "command": command_line()}
 
 
 def machine_name(device: str = "cpu") -> str:
-    """What a benchmark's file is named after: GPU, or processor and threads, and torch.
+    """The name of a benchmark's file: GPU, or processor and threads, and the version of torch.
 
     ``NVIDIA-H200-torch2.15.0``, ``AMD-EPYC-avx512_bf16-2t-torch2.15.0``: the processor with the best of its
-    instructions, since on virtual machines processors of several generations have one name.
+    instruction sets, because virtual machines give processors of several generations one name.
     """
     here = _hardware()
     gpu = here["gpu"] if device.startswith("cuda") else None
@@ -69,6 +63,8 @@ def machine_name(device: str = "cpu") -> str:
 
 
 def _hardware() -> Hardware:
+    import torch
+
     model, flags = _cpu()
     return {
         "cpu": model,
@@ -90,17 +86,19 @@ def _cpu() -> tuple[str, set[str]]:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     if not flags:
+        import torch
+
         flags = {{"AVX2": "avx2", "AVX512": "avx512f"}.get(torch.backends.cpu.get_cpu_capability(), "")}
     return facts.get("model name") or platform.processor() or platform.machine(), flags
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    import torch
+
+    found: dict[str, str | None] = {"python": platform.python_version(), **dict.fromkeys(_LIBRARIES)}
     for name, distribution in _LIBRARIES.items():
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(distribution)
-        except PackageNotFoundError:
-            found[name] = None
     return found | {"cuda": torch.version.cuda}
 
 
@@ -170,8 +168,10 @@ def portable(value: Any) -> Any:
 
 def peak_memory() -> Memory:
     """Peak memory of this process (since :func:`reset_peak_memory`, where the system allows it), host and GPU."""
-    device = torch.cuda.max_memory_allocated() / _MB if torch.cuda.is_available() else None
-    return {"host_mb": peak_memory_mb(), "device_mb": None if device is None else round(device, 1)}
+    import torch
+
+    device = round(torch.cuda.max_memory_allocated() / _MB, 1) if torch.cuda.is_available() else None
+    return {"host_mb": peak_memory_mb(), "device_mb": device}
 
 
 def peak_memory_mb() -> float:
@@ -193,9 +193,9 @@ def peak_memory_mb() -> float:
 
 def reset_peak_memory() -> None:
     """Start a new peak for the next run of this process; where the system cannot, the peak stays the process's."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return

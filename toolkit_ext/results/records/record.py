@@ -1,4 +1,4 @@
-"""Run records: one JSON file a run, written once, checked on writing and on reading."""
+"""Run records: one JSON file per run, written once, checked when written and when read; their export to RobustBench."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import re
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from toolkit_ext.errors import UserError, check_file_name, is_device
+from toolkit_ext.errors import UserError, is_device
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.records.environment import Environment, environment, peak_memory, portable
-from toolkit_ext.results.records.schema import SCHEMA, Axes, Backbone, Data, Memory, ProtocolFacts, Record, Times, check
+from toolkit_ext.results.records import schema
+from toolkit_ext.results.records.environment import environment, peak_memory, portable
+from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate
+from toolkit_ext.results.tables.formatting import budget, concise
+from toolkit_ext.types import Paper
 
-ALL_RUNS = "all_runs"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,149}")
+RANKED = ("cifar10", "cifar100", "imagenet")
+"""The data sets that RobustBench has a leaderboard for; its template takes others too."""
 
 
 class RecordWarning(UserWarning):
-    """A file among the run records that was left out, and why."""
+    """A file among the run records was left out; the message says why."""
 
 
 def new_run_id(method: str, data: str, backbone: str, seed: int, when: datetime | None = None) -> str:
-    """A fresh name, ``digits-lenet-pgd-s0-20261120T190501Z-3fa2c1``; its random end keeps parallel runs apart."""
+    """A new name, ``digits-lenet-pgd-s0-20261120T190501Z-3fa2c1``; its random end keeps parallel runs apart."""
     stamp = (when or datetime.now(UTC)).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     # A folder or a hub model is named by its last part.
     parts = [re.split(r"[/\\:]", part.rstrip("/\\"))[-1] for part in (data, backbone)]
@@ -34,7 +37,7 @@ def new_run_id(method: str, data: str, backbone: str, seed: int, when: datetime 
 
 
 def slug(text: str) -> str:
-    """``text`` as the start of a ``run_id``: at most 120 letters, digits and ``._+=-``, all else as ``_``."""
+    """``text`` as the start of a ``run_id``: at most 120 letters, digits and ``._+=-``; the rest becomes ``_``."""
     name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", text).lstrip("._+=-")[:120]
     return name.replace(".", "_") if is_device(name) else name
 
@@ -42,13 +45,13 @@ def slug(text: str) -> str:
 def new_record(
     *,
     method: str,
-    axes: Axes | None,
+    axes: schema.Axes | None,
     hyper_parameters: Mapping[str, Any],
-    data: Data,
-    backbone: Backbone,
+    data: schema.Data,
+    backbone: schema.Backbone,
     seed: int,
-    times: Times,
-    protocol: ProtocolFacts | None = None,
+    times: schema.Times,
+    protocol: schema.ProtocolFacts | None = None,
     n_examples: int = 0,
     metrics: Mapping[str, float] | None = None,
     intervals: Mapping[str, Sequence[float]] | None = None,
@@ -56,7 +59,7 @@ def new_record(
     omitted: Mapping[str, str] | None = None,
     warnings: Sequence[object] = (),
     alarms: Sequence[Mapping[str, Any]] = (),
-    memory: Memory | None = None,
+    memory: schema.Memory | None = None,
     tables: Sequence[str] = (),
     run_id: str | None = None,
     started: Environment | None = None,
@@ -93,49 +96,6 @@ def new_record(
         "tables": tables,
     }
     return validate(portable(fields))
-
-
-def validate(record: Mapping[str, Any]) -> Record:
-    """Return ``record`` as a :class:`Record`, or raise :class:`UserError` naming the field that is not allowed."""
-    if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
-        raise UserError(f"record field schema: {record['schema']!r} is not allowed; this version reads {SCHEMA}")
-    check("", record)
-    for field, value in [("run_id", record["run_id"])] + [("tables", name) for name in record["tables"]]:
-        check_name(f"record field {field}", value)
-    _check_created(record["created"])
-    for name, value in record["metrics"].items():
-        held = 0 <= value <= 1 or not name.endswith(("_acc", "_err"))
-        _demand(held, f"metrics.{name}", value, "a fraction in [0, 1]")
-    _demand(record["n_examples"] >= (1 if record["metrics"] else 0), "n_examples", record["n_examples"], "at least 1")
-    _demand(record["protocol"] is not None or not record["metrics"], "protocol", None, "given, as there are metrics")
-    for name, bounds in record["intervals"].items():
-        value = record["metrics"].get(name)
-        _demand(value is not None, f"intervals.{name}", bounds, "an interval of one of the metrics")
-        held = len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] <= 1
-        _demand(held, f"intervals.{name}", bounds, "two fractions in [0, 1], the lower first")
-    return cast(Record, record)
-
-
-def check_name(option: str, name: str) -> str:
-    """Return ``name`` if it can be a file's name everywhere and is not that of the table of all runs, else raise."""
-    check_file_name(option, name)
-    if not _NAME.fullmatch(name) or name == ALL_RUNS:
-        allowed = f"letters, digits and any of ._+=-, a letter or digit first, at most 150, and not {ALL_RUNS}"
-        raise UserError(f"{option}: {name!r} is not allowed; it must be {allowed}")
-    return name
-
-
-def _check_created(created: str) -> None:
-    try:
-        offset = datetime.fromisoformat(created).utcoffset()
-    except ValueError:
-        offset = None
-    _demand(offset == timedelta(0), "created", created, "an ISO 8601 time in UTC, such as 2026-11-20T19:05:01Z")
-
-
-def _demand(held: bool, field: str, value: object, allowed: str) -> None:
-    if not held:
-        raise UserError(f"record field {field}: {value!r} is not allowed; it must be {allowed}")
 
 
 def write_record(record: Mapping[str, Any], runs_dir: Path | str) -> Path:
@@ -205,3 +165,50 @@ def _plain(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON at line {error.lineno}, column {error.colno} ({error.msg})"
     return str(error) or type(error).__name__
+
+
+def model_info(record: Record, paper: Paper | None = None) -> dict[str, Any]:
+    """One run as the ``model_info`` JSON of RobustBench (https://github.com/RobustBench/robustbench).
+
+    The fields are those that its ``leaderboard/template.py`` documents and its ``leaderboard.html.j2`` prints, with
+    accuracies as text in percent. ``paper`` is that of the method; without it link, authors and venue are empty.
+    ``reported``, the figure that a model's authors claim, is the run's own. ``additional_data`` is false for a model
+    trained here and null, to be filled in, for any other.
+
+    Raises:
+        UserError: the run has no clean or no AutoAttack accuracy, or was evaluated by another version than standard.
+    """
+    run_id, protocol, metrics = record["run_id"], record["protocol"], record["metrics"]
+    for metric in ("clean_acc", "aa_acc"):
+        if metric not in metrics:
+            raise UserError(f"--robustbench {run_id}: has no {metric}; RobustBench needs clean_acc and aa_acc")
+    assert protocol is not None  # a record with metrics has one
+    if protocol["version"] != "standard":
+        raise UserError(f"--robustbench {run_id}: version {protocol['version']!r}; RobustBench takes standard alone")
+    robust = concise(100 * metrics["aa_acc"])
+    return {
+        "link": paper.url if paper else "",
+        "name": paper.title if paper else record["method"],
+        "authors": paper.authors if paper else "",
+        "additional_data": False if record["axes"] else None,
+        "number_forward_passes": 1,
+        "dataset": record["data"]["name"],
+        "venue": paper.venue if paper else "",
+        "architecture": record["backbone"]["name"],
+        "eps": budget(protocol["eps"]),
+        "clean_acc": concise(100 * metrics["clean_acc"]),
+        "reported": robust,
+        "autoattack_acc": robust,
+        "footnote": _footnote(record),
+        "unreliable": bool(record["warnings"]),
+    }
+
+
+def _footnote(record: Record) -> str:
+    doubts = f" The evaluation warns: {'; '.join(record['warnings']).rstrip('.')}." if record["warnings"] else ""
+    return f"Method {record['method']}, seed {record['seed']}, {record['n_examples']} test images.{doubts}"
+
+
+def write_model_info(record: Record, path: Path | str, paper: Paper | None = None) -> Path:
+    """Write :func:`model_info` to ``path``."""
+    return atomic_write(Path(path), json.dumps(model_info(record, paper), indent=2, ensure_ascii=False) + "\n")

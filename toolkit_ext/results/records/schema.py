@@ -6,11 +6,18 @@ The typed dictionaries below are the schema: :func:`check` reads their annotatio
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_file_name
 
 SCHEMA = 1
+ALL_RUNS = "all_runs"
+"""The name of the table of all runs, which no other table and no run may have."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,149}")
 
 
 class Axes(TypedDict):
@@ -90,13 +97,22 @@ class Git(TypedDict):
     dirty: bool
 
 
-class Record(TypedDict):
+class Environment(TypedDict):
+    """The fields of a record that say where and how it ran; a version is null for what is not installed."""
+
+    hardware: Hardware
+    versions: dict[str, str | None]
+    git: Git | None
+    command: str
+
+
+class Record(Environment):
     """One run: ``results/runs/<run_id>.json``. Metrics and intervals are fractions in [0, 1].
 
     ``axes`` is null for a model that was not trained here, ``protocol`` for a run that was not evaluated. Runs that
-    differ in their seed alone are averaged, so whatever else tells two models apart (for one that was not trained here
-    the checkpoint's name) belongs into ``hyper_parameters``.
-    ``details`` holds each attack's own count and seconds, ``omitted`` the attacks left out and why,
+    differ only in their seed are averaged, so anything else that distinguishes two models (such as the checkpoint's
+    name of one that was not trained here) belongs into ``hyper_parameters``.
+    ``details`` holds the count and seconds of each attack, ``omitted`` the attacks left out and why,
     ``warnings`` what the evaluation doubts, ``alarms`` what the training noticed, and ``tables`` the names of the
     tables in ``results/tables`` that show the run.
     """
@@ -120,21 +136,59 @@ class Record(TypedDict):
     alarms: list[Alarm]
     times: Times
     memory: Memory
-    hardware: Hardware
-    versions: dict[str, str | None]
-    git: Git | None
-    command: str
     tables: list[str]
 
 
+def validate(record: Mapping[str, Any]) -> Record:
+    """Return ``record`` as a :class:`Record`, or raise :class:`UserError` naming the field that is not allowed."""
+    if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
+        raise UserError(f"record field schema: {record['schema']!r} is not allowed; this version reads {SCHEMA}")
+    check("", record)
+    for field, value in [("run_id", record["run_id"])] + [("tables", name) for name in record["tables"]]:
+        check_name(f"record field {field}", value)
+    _check_created(record["created"])
+    for name, value in record["metrics"].items():
+        held = 0 <= value <= 1 or not name.endswith(("_acc", "_err"))
+        _demand(held, f"metrics.{name}", value, "a fraction in [0, 1]")
+    _demand(record["n_examples"] >= (1 if record["metrics"] else 0), "n_examples", record["n_examples"], "at least 1")
+    _demand(record["protocol"] is not None or not record["metrics"], "protocol", None, "given, as there are metrics")
+    for name, bounds in record["intervals"].items():
+        value = record["metrics"].get(name)
+        _demand(value is not None, f"intervals.{name}", bounds, "an interval of one of the metrics")
+        held = len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] <= 1
+        _demand(held, f"intervals.{name}", bounds, "two fractions in [0, 1], the lower first")
+    return cast(Record, record)
+
+
+def check_name(option: str, name: str) -> str:
+    """Return ``name`` if it can be a file's name everywhere and is not that of the table of all runs, else raise."""
+    check_file_name(option, name)
+    if not _NAME.fullmatch(name) or name == ALL_RUNS:
+        allowed = f"letters, digits and any of ._+=-, a letter or digit first, at most 150, and not {ALL_RUNS}"
+        raise UserError(f"{option}: {name!r} is not allowed; it must be {allowed}")
+    return name
+
+
+def _check_created(created: str) -> None:
+    offset = None
+    with suppress(ValueError):
+        offset = datetime.fromisoformat(created).utcoffset()
+    _demand(offset == timedelta(0), "created", created, "an ISO 8601 time in UTC, such as 2026-11-20T19:05:01Z")
+
+
 _NAMES = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
+_JSON: dict[type, Any] = {dict: dict[str, Any], list: list[Any], float: float}
 
 
 def check(field: str, value: object, hint: Any = Record) -> None:
     """Raise :class:`UserError`, naming the field, unless ``value`` has the type ``hint`` and can be written as JSON."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
-        _check_json(field, value)
+        inner = next((inner for kind, inner in _JSON.items() if isinstance(value, kind)), None)
+        if inner is not None:
+            check(field, value, inner)
+        else:
+            _demand(value is None or isinstance(value, str | int), field, value, "a JSON value")
     elif is_typeddict(hint):
         _check_fields(field, value, get_type_hints(hint))
     elif origin is Literal:
@@ -173,17 +227,6 @@ def _check_fields(field: str, value: object, hints: dict[str, Any]) -> None:
             raise UserError(f"record field {_join(field, str(min(names, key=str)))}: {problem}")
     for name, hint in hints.items():
         check(_join(field, name), value[name], hint)
-
-
-def _check_json(field: str, value: object) -> None:
-    if isinstance(value, dict):
-        check(field, value, dict[str, Any])
-    elif isinstance(value, list):
-        check(field, value, list[Any])
-    elif isinstance(value, float):
-        check(field, value, float)
-    else:
-        _demand(value is None or isinstance(value, str | int), field, value, "a JSON value")
 
 
 def _join(field: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables over seeds, and ``results/tables/*.csv`` rebuilt from the run records."""
+"""Means over seeds, and ``results/tables/*.csv`` rebuilt from the run records."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.records.record import ALL_RUNS, check_name, read_records
-from toolkit_ext.results.records.schema import Record
-from toolkit_ext.results.tables.frames import BUDGET, frame, metric_columns, missing
+from toolkit_ext.results.records.record import read_records
+from toolkit_ext.results.records.schema import ALL_RUNS, Record, check_name
+from toolkit_ext.results.tables.frames import BUDGET, check_columns, frame, metric_columns, missing
 from toolkit_ext.results.tables.rendering import printed, to_csv
 
 BY = ("data", "backbone", "norm", "eps", "method")
@@ -29,8 +29,8 @@ def aggregate(
 
     Columns: ``by``, ``runs`` (how many), ``n_examples`` (the fewest that one of them was evaluated on), each metric's
     mean, then ``<metric>_std`` (NaN for one run) and the interval ``<metric>_lo``, ``<metric>_hi`` (of a single run).
-    Of several runs with the same configuration and seed the one with most of the metrics counts, then the one on most
-    examples, then the newest.
+    Of several runs with the same configuration and seed, the one with the most metrics counts, then the one on the
+    most examples, then the newest.
 
     Args:
         table: one row for each run, from :func:`frame`.
@@ -62,11 +62,7 @@ def aggregate(
 def _known(option: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]:
     if not names:
         raise UserError(f"{option}: no column is named; name at least one, such as method or aa_acc")
-    for position, name in enumerate(names):
-        check_choice(option, name, allowed)
-        if name in names[:position]:
-            raise UserError(f"{option}: {name!r} is named twice")
-    return list(names)
+    return check_columns(option, names, allowed)
 
 
 def _configuration(table: pd.DataFrame) -> list[str]:
@@ -126,22 +122,22 @@ def _keys(columns: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def reported(records: Iterable[Record]) -> list[Record]:
-    """All ``records`` but those of runs that hyper-parameters were chosen by (``details.claim.tuning``).
+    """All ``records`` except those of runs that only chose hyper-parameters (``details.claim.tuning``).
 
-    Such a run has a seed of its own and is not attacked on test data; among the seeds of a mean it has no place.
+    Such a run has its own seed and is not attacked on test data, so no mean over seeds includes it.
     """
     return [record for record in records if not record["details"].get("claim", {}).get("tuning")]
 
 
 def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
-    """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically, and with the same bytes for the same table."""
+    """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically and with the same bytes for the same table."""
     if name != ALL_RUNS:
         check_name("table", name)
     return atomic_write(Path(tables_dir) / f"{name}.csv", to_csv(table))
 
 
 def rebuild(results_dir: Path | str) -> list[Path]:
-    """Write every table of ``<results_dir>/tables`` anew from ``<results_dir>/runs``; return their paths.
+    """Rebuild every table of ``<results_dir>/tables`` from ``<results_dir>/runs``; return their paths.
 
     ``all_runs.csv`` has every run with every figure (fractions). Each name in a record's ``tables`` makes one more:
     the means over seeds of the :func:`reported` runs that name it, in percent. Records that cannot be read are left out

@@ -1,27 +1,37 @@
-"""Records as a data frame: one row for each run."""
+"""Records as a data frame, one row for each run, and the choice of its rows, columns and order.
+
+The command line calls these ``--where``, ``--columns`` and ``--sort``.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype, is_object_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype
 
+from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.results.records.schema import Record
-from toolkit_ext.results.tables.concise import METRICS
+from toolkit_ext.results.tables.formatting import METRICS, number
 
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
-# Hyper-parameters that came after the first records, with what runs did that lack them; or, where it is rounding alone
-# that they change, what runs do unless told otherwise, so that newer seeds join the older.
+# Hyper-parameters that are younger than the first records, with the value that older runs used; for those that change
+# rounding alone, the default of their time, so that seeds of older and newer runs are averaged together.
 _BEFORE = {"crop_padding": 4}
 _BEFORE_SPEED = {"onednn_linear": "auto", "shifted_sums": "auto"}
 # What stands for ``speed`` in runs from before it, beside newer ones: they used tricks that are gone.
 _NO_SPEED = "0.1"
+_CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
+_ORDERED: dict[str, Callable[[Any, Any], Any]]
+_ORDERED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -85,7 +95,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """With the options that a training did not have yet, so that an older run stands with the seeds of a newer one."""
+    """``given`` with the values of options that are younger than the run, so that it is grouped with newer seeds."""
     if "augment" not in given:
         return dict(given)
     return {**_BEFORE, **({} if "speed" in given else _BEFORE_SPEED), **given}
@@ -114,3 +124,75 @@ def _position(column: str) -> tuple[int, int, str]:
 def metric_columns(table: pd.DataFrame) -> list[str]:
     """The accuracies and errors of a frame that some run has, in the order of its columns."""
     return [c for c in table.columns if c.endswith(("_acc", "_err")) and "." not in c and table[c].notna().any()]
+
+
+def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """The rows that meet every condition, such as ``method=pgd,trades``, ``eps<=8/255``, ``seed!=3``, ``aa_acc>0.4``.
+
+    ``=`` and ``!=`` take several values with commas between; numbers are compared as numbers, all else as text.
+    Raises :class:`UserError` for a condition that cannot be read, an unknown column, or where no run is left: the
+    message says which values exist.
+    """
+    if table.empty:
+        raise UserError("results: there are no runs to choose from")
+    for condition in conditions:
+        found = _CONDITION.fullmatch(condition)
+        if not found:
+            raise UserError(f"--where: {condition!r} is not KEY=VALUE; the comparisons are =, !=, <, <=, > and >=")
+        column, comparison, text = found.groups()
+        check_choice("--where", column, table.columns)
+        kept = table[_matches(table[column], comparison, text)]
+        if kept.empty:
+            raise UserError(f"--where {condition}: no run matches; {column} has: {_existing(table[column])}")
+        table = kept
+    return table
+
+
+def _matches(column: pd.Series[Any], comparison: str, text: str) -> pd.Series[bool]:
+    numeric = is_numeric_dtype(column) and not is_bool_dtype(column)
+    parts = [text] if comparison in _ORDERED else text.split(",")
+    if numeric and any(math.isnan(number(part)) for part in parts):
+        raise UserError(f"--where {column.name}{comparison}{text}: {text!r} is not a number, such as 0.3 or 8/255")
+    if comparison in _ORDERED:
+        values, limit = (column, number(text)) if numeric else (column.astype(str), text)
+        met: pd.Series[bool] = _ORDERED[comparison](values, limit) & column.notna()
+        return met
+    met = pd.Series(False, index=column.index)
+    for part in parts:
+        met |= np.isclose(column, number(part), rtol=1e-6, atol=0) if numeric else _same(column, part)
+    return met if comparison in ("=", "==") else ~met
+
+
+def _same(column: pd.Series[Any], text: str) -> pd.Series[bool]:
+    return column.map(lambda value: not missing(value) and str(value).casefold() == text.strip().casefold())
+
+
+def _existing(column: pd.Series[Any], most: int = 20) -> str:
+    values = sorted(column.dropna().unique().tolist(), key=lambda value: (str(type(value)), value))
+    shown = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "no values"
+
+
+def columns(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The columns ``names``, in this order; raise :class:`UserError` for one that is unknown or named twice."""
+    return table[check_columns("--columns", names, table.columns)]
+
+
+def check_columns(option: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]:
+    """Return ``names`` if all are ``allowed`` and none is named twice, else raise :class:`UserError`."""
+    for position, name in enumerate(names):
+        check_choice(option, name, allowed)
+        if name in names[:position]:
+            raise UserError(f"{option}: {name!r} is named twice")
+    return list(names)
+
+
+def sort(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Rows in the order of the columns ``keys``, a leading ``-`` for largest first; missing values come last.
+
+    Rows that are equal in every key stay in the order they had. Raises :class:`UserError` for an unknown column.
+    """
+    for key in reversed(keys):
+        name = check_choice("--sort", key.removeprefix("-"), table.columns)
+        table = table.sort_values(name, ascending=not key.startswith("-"), kind="stable", na_position="last")
+    return table

@@ -7,10 +7,18 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from toolkit_ext.errors import check_choice
-from toolkit_ext.results.cells import csv_cell, markdown_cell, plain
-from toolkit_ext.results.tables.concise import budget, concise, interval, is_fraction, label
+from toolkit_ext.results.tables.formatting import (
+    budget,
+    concise,
+    csv_cell,
+    interval,
+    is_fraction,
+    label,
+    markdown_cell,
+    plain,
+)
 from toolkit_ext.results.tables.frames import BUDGET, missing
-from toolkit_ext.results.tables.select import columns as select_columns
+from toolkit_ext.results.tables.frames import columns as select_columns
 
 DAGGER = "†"
 FORMATS = ("csv", "markdown", "latex")
@@ -75,9 +83,9 @@ def fewer_examples(table: pd.DataFrame) -> pd.Series[bool]:
 
 
 def best(table: pd.DataFrame) -> pd.DataFrame:
-    """Which mean is the best of its metric in its block, as printed (ties are all best); one boolean column a metric.
+    """Which mean is the best of its metric in its block, as printed (ties are all best); one boolean column per metric.
 
-    Rows on fewer examples than the rest do not compete, and a block of one row has no best.
+    Rows on fewer examples than the rest are not compared, and a block of one row has no best.
     """
     found = pd.DataFrame(False, index=table.index, columns=metrics_of(table))
     rivals = table[~fewer_examples(table)]
@@ -121,11 +129,8 @@ def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdi
     winners = best(table)
     for metric in winners.columns.intersection(shown.columns):
         shown[metric] = shown[metric].where(~winners[metric], "**" + shown[metric] + "**")
-    rows = [
-        [markdown_cell(label(column)) for column in shown.columns],
-        ["---"] * len(shown.columns),
-        *shown.to_numpy().tolist(),
-    ]
+    headings = [markdown_cell(label(column)) for column in shown.columns]
+    rows = [headings, ["---"] * len(headings), *shown.to_numpy().tolist()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines + _footnotes(table, shown, verdicts, "\n{}")) + "\n"
 

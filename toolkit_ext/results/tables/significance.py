@@ -1,4 +1,4 @@
-"""Where a table may say that one row beats another: a paired bootstrap over test images and seeds."""
+"""Whether one row of a table is significantly better than another: a paired bootstrap over test images and seeds."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def per_example(record: Record, attack: str) -> Floats | None:
-    """Who survived ``attack`` (``clean``, ``aa``, ``pgd20``, ...), ``[n_examples]`` of 0 and 1; None if not recorded.
+    """Which images survive ``attack`` (``clean``, ``aa``, ``pgd20``, ...), ``[n_examples]`` of 0 and 1, or None.
 
-    ``details.robust`` holds eight images to a byte in hexadecimal, the first in the highest bit.
+    ``details.robust`` holds eight images per byte in hexadecimal, the first in the highest bit.
     """
     text = record["details"].get("robust", {}).get(attack)
     try:
@@ -36,7 +36,7 @@ def per_example(record: Record, attack: str) -> Floats | None:
 def vs_best(
     table: pd.DataFrame, runs: pd.DataFrame, records: Iterable[Record], *, draws: int = DRAWS, seed: int = 0
 ) -> pd.DataFrame:
-    """How each mean of ``table`` stands to the best of its metric among rows of the same data set and budget.
+    """Compare each mean of ``table`` with the best of its metric among rows of the same data set and budget.
 
     One column for each metric: ``best``, ``worse`` (significantly, at the level of 5% for all rows of a metric
     together), ``tied`` (not significantly worse), ``untested`` (results for each image are missing, or are not of the
@@ -46,13 +46,13 @@ def vs_best(
     images are shared; and of each row as many of its runs with replacement as it has, because the seeds are not. With
     D* the resampled difference of the means, a row is worse if twice the share of D* <= 0 (counted with one more on
     both sides: Davison & Hinkley 1997, eq. 4.11) is at most 5% after Holm's correction. With two or three seeds the
-    bootstrap understates the spread between seeds, and with one it knows of none: the claim is then about these trained
+    bootstrap understates the spread between seeds, and with one it sees none: the claim is then about these trained
     models, not about the method.
 
     Args:
         table: from :func:`~toolkit_ext.results.tables.aggregate`, in any order.
         runs: the frame that ``table`` was made of.
-        records: the records of ``runs``, more do no harm.
+        records: the records of ``runs``, in any order; others are ignored.
         draws: resamples.
         seed: of the resamples; the same seed gives the same marks.
     """
@@ -70,10 +70,6 @@ def vs_best(
     return found
 
 
-def _attack(metric: str) -> str:
-    return metric.removesuffix("_acc").removesuffix("_err")
-
-
 def _resample(
     of_row: Mapping[int, Sequence[Record]], metrics: Sequence[str], draws: int, seed: int
 ) -> dict[str, list[Floats | None]]:
@@ -83,7 +79,8 @@ def _resample(
     n = max((record["n_examples"] for record in runs), default=0)
     digests = {_images(record) for record in runs} - {None}
     same = len({record["n_examples"] for record in runs}) == 1 and len(digests) <= 1
-    bits = {(r["run_id"], m): per_example(r, _attack(m)) for r in runs for m in metrics} if same else {}
+    attacks = {metric: metric.removesuffix("_acc").removesuffix("_err") for metric in metrics if same}
+    bits = {(r["run_id"], metric): per_example(r, attack) for r in runs for metric, attack in attacks.items()}
     kept = {key: value for key, value in bits.items() if value is not None}
     accuracies = dict(zip(kept, _accuracies(list(kept.values()), n, draws, generator), strict=True))
     found: dict[str, list[Floats | None]] = {metric: [] for metric in metrics}

@@ -1,20 +1,90 @@
-"""Robust accuracy against eps, from records that share a model and differ in the radius of their evaluation."""
+"""Curves: the course of a training over epochs, and robust accuracy against eps."""
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import filter as filter_names
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+import pandas as pd
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.results.figures.plots import look, save
+from toolkit_ext.results.figures.plots import despine, integer_ticks, line_look, look, panels, save
 from toolkit_ext.results.records.schema import ProtocolFacts, Record
-from toolkit_ext.results.tables.concise import budget, label
+from toolkit_ext.results.tables.formatting import budget, label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
+    """A training run over epochs: loss terms, accuracies, and below them eps and the learning rate.
+
+    ``log_csv`` is the epoch log: ``epoch``, ``loss_<term>``, ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ...
+    (a file, or the frame of :func:`training_log`). Raises :class:`UserError` if it is missing or has no epoch in it.
+    """
+    log = log_csv if isinstance(log_csv, pd.DataFrame) else read_log(Path(log_csv), "loss_*")
+    shown = training_panels(log)
+    heights = [1 if name in ("eps", "learning rate") else 2 for name in shown]
+    figure, rows = panels(6.4, 1.2 + 1.5 * len(shown), len(shown), sharex=True, height_ratios=heights)
+    for axes, (name, columns) in zip(rows, shown.items(), strict=True):
+        _lines(axes, log, name, columns)
+    rows[-1].set_xlabel("epoch")
+    return save(figure, path)
+
+
+def training_panels(log: pd.DataFrame) -> dict[str, list[str]]:
+    """The panels of a training figure from top to bottom, each with its columns of the log; empty ones are left out."""
+    columns = {
+        "loss": [c for c in log.columns if c.startswith("loss_")],
+        "accuracy [%]": [c for c in log.columns if c.endswith("_acc")],
+        "eps": [c for c in log.columns if c == "eps"],
+        "learning rate": [c for c in log.columns if re.fullmatch(r"lr\d*", c)],
+    }
+    return {name: found for name, found in columns.items() if found}
+
+
+def training_log(record: Record) -> pd.DataFrame:
+    """The epoch log that a record keeps in ``details.training.history``; :class:`UserError` where there is none."""
+    training = record["details"].get("training")
+    history = training.get("history") if isinstance(training, dict) else None
+    log = pd.DataFrame(history or [])
+    if "epoch" not in log.columns:
+        raise UserError(f"run {record['run_id']}: has no training history; it was evaluated only")
+    return log
+
+
+def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
+    scale = 100 if name.endswith("[%]") else 1
+    for index, column in enumerate(columns):
+        text = column.removeprefix("loss_").removesuffix("_acc").replace("_", " ")
+        known = log[["epoch", column]].dropna()  # some figures are measured every few epochs only
+        every = max(1, len(known) // 10)
+        axes.plot(known["epoch"], scale * known[column], label=text, markevery=every, **line_look(index))
+    axes.set_ylabel(name)
+    integer_ticks(axes)
+    axes.grid(axis="y", color="0.9")
+    if len(columns) > 1 or scale == 100:
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def read_log(path: Path, *needed: str) -> pd.DataFrame:
+    """The epoch log in the file ``path``.
+
+    Raises :class:`UserError` if it cannot be read, has no epoch, or no column like one of the patterns ``needed``.
+    """
+    try:
+        log = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"log {path}: is not an epoch log that can be read") from error
+    if log.empty or not all(filter_names(log.columns, pattern) for pattern in ("epoch", *needed)):
+        raise UserError(f"log {path}: is not an epoch log with the columns {', '.join(('epoch', *needed))}")
+    return log
 
 
 @dataclass(frozen=True)
@@ -47,7 +117,7 @@ def model_key(record: Record, *, seed: bool = True) -> str:
 def curves(records: Iterable[Record], metric: str = "aa_acc") -> list[Curve]:
     """A curve for each configuration, norm and version that has ``metric`` at two radii or more, in order of name.
 
-    Of several evaluations of one model at one radius the one on most examples counts, then the newest.
+    Of several evaluations of one model at one radius, the one on the most examples counts, then the newest.
     """
     groups: dict[tuple[str, str, str], dict[tuple[float, str], Record]] = {}
     for record in sorted(records, key=lambda r: (r["n_examples"], r["created"], r["run_id"])):
@@ -98,8 +168,7 @@ def plot_robustness(records: Iterable[Record], path: Path | str, metric: str = "
     mixed = sorted({f"{curve.data} {curve.norm}" for curve in found})
     if len(mixed) > 1:
         raise UserError(f"--where: the curves are of {', '.join(mixed)}; choose one data set and norm")
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(6.4, 4.2)
     for index, curve in enumerate(found):
         mean, low, high = ([100 * value for value in values] for values in (curve.mean, curve.low, curve.high))
         bars = [[max(0, m - end) for m, end in zip(mean, low, strict=True)]]
@@ -110,7 +179,6 @@ def plot_robustness(records: Iterable[Record], path: Path | str, metric: str = "
     axes.set(xlabel=f"ε ({found[0].norm})", ylabel=f"{label(metric)} accuracy [%]", ylim=(0, 102))
     whiskers = "95% intervals" if max(c.seeds for c in found) == 1 else "± standard deviation over seeds"
     axes.set_title(f"{found[0].data}, {whiskers}", fontsize=10)
-    axes.grid(axis="y", color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes, grid=True)
     figure.legend(loc="outside lower center", ncols=min(2, len(found)), frameon=False, fontsize=8)
     return save(figure, path)

@@ -1,24 +1,27 @@
-"""Which attack broke which test image."""
+"""Figures of test images: which attack broke which, and images beside their adversarial examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.results.figures.plots import look, save
+from toolkit_ext.results.figures.plots import despine, look, panels, save
 from toolkit_ext.results.records.schema import Record
-from toolkit_ext.results.tables.concise import label
+from toolkit_ext.results.tables.formatting import label
 from toolkit_ext.results.tables.significance import per_example
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Images = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int8]]
-# Dark where the attack won, so that the figure reads the same in grey.
+# Dark where the attack succeeded, so that the figure reads the same in grey.
 _SURVIVED, _BROKEN, _MISCLASSIFIED = 0, 1, 2
 _STATES = ("#FFFFFF", "#0072B2", "#D9D9D9")
 
@@ -30,8 +33,11 @@ def attack_label(name: str) -> str:
 
 
 def first_broken(record: Record) -> dict[str, int]:
-    """How many images fell where: ``misclassified``, to each of AutoAttack's parts in turn, to the other columns alone
-    (``other attacks``), and ``robust``: the numbers add up to the examples. Empty without results for each image."""
+    """The number of images by what broke them first; the numbers add up to the examples.
+
+    In this order: ``misclassified``, each of AutoAttack's parts, ``other attacks`` (the other columns), and ``robust``.
+    Empty without results for each image.
+    """
     names = list(record["details"].get("robust", {}))
     steps = [("misclassified", "clean"), *((attack_label(n), n) for n in names if n.startswith("aa/"))]
     steps += [("other attacks" if len(steps) > 1 else "any attack", "union")] if "union" in names else []
@@ -46,7 +52,7 @@ def first_broken(record: Record) -> dict[str, int]:
 
 
 def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
-    """A stacked bar for each run: what share of the images was misclassified, fell to which attack, or held.
+    """A stacked bar for each run: the share of images that were misclassified, broken by each attack, or robust.
 
     AutoAttack's parts run one after the other, so each part's share is of what the earlier ones left.
     Raises :class:`UserError` where no run has results for each image.
@@ -56,8 +62,7 @@ def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
     if not found:
         raise UserError("results: no run has results for each image (details.robust), which this figure shows")
     parts = [*dict.fromkeys(name for _, counts in found for name in counts if name != "robust"), "robust"]
-    figure = Figure(figsize=(8, 1.4 + 0.4 * len(found)), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(8, 1.4 + 0.4 * len(found))
     ends = np.zeros(len(found))
     for index, part in enumerate(parts):
         shares = np.array([100 * counts.get(part, 0) / record["n_examples"] for record, counts in found])
@@ -69,7 +74,7 @@ def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
     axes.set_yticks(range(len(found)), names if unique else [record["run_id"] for record, _ in found])
     axes.invert_yaxis()
     axes.set(xlabel="share of the test images [%]", xlim=(0, 100))
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return save(figure, path)
 
@@ -93,13 +98,15 @@ def matrix(record: Record) -> tuple[list[str], Ints]:
 def plot_matrix(record: Record, path: Path | str) -> Path:
     """A row for each attack, a column for each test image: dark where the attack broke it.
 
-    AutoAttack's parts run one after the other: the row of a part shows what it and those before it broke.
+    AutoAttack's parts run one after the other: the row of a part shows what it and the parts before it broke.
 
     Raises :class:`UserError` where the run has no results for each image.
     """
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch
+
     names, states = matrix(record)
-    figure = Figure(figsize=(8, 1.6 + 0.3 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(8, 1.6 + 0.3 * len(names))
     colours = ListedColormap(list(_STATES))
     scale = BoundaryNorm([-0.5, 0.5, 1.5, 2.5], colours.N)
     axes.pcolormesh(states, cmap=colours, norm=scale, rasterized=True)
@@ -113,3 +120,76 @@ def plot_matrix(record: Record, path: Path | str) -> Path:
     patches = [Patch(facecolor=_STATES[state], edgecolor="black", label=name) for name, state in kinds.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return save(figure, path)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An image and what an attack made of it.
+
+    ``clean`` and ``adversarial`` are ``[C, H, W]`` in [0, 1] with 1 or 3 channels; ``label`` is the true class,
+    ``prediction`` the class that the model sees in the adversarial image, ``attack`` what made it.
+    """
+
+    clean: Images
+    adversarial: Images
+    label: str
+    prediction: str
+    attack: str
+
+
+def pairs(
+    clean: Images, inputs: Images, facts: Sequence[tuple[int, int, str]], classes: Sequence[str], limit: int = 8
+) -> list[Pair]:
+    """The first ``limit`` pairs that an attack made (there is none for images that are misclassified unperturbed).
+
+    Args:
+        clean: ``[M, C, H, W]`` in [0, 1].
+        inputs: ``[M, C, H, W]``, the adversarial examples of the same images.
+        facts: For each, the true label, the prediction on the adversarial image, and the attack.
+        classes: Names of the classes; a class without a name is shown by its number.
+        limit: Pairs at most.
+    """
+    names = dict(enumerate(classes))
+    made = zip(clean, inputs, facts, strict=True)
+    return [
+        Pair(image, adversarial, names.get(true, str(true)), names.get(seen, str(seen)), attack)
+        for image, adversarial, (true, seen, attack) in made
+        if attack != "clean"
+    ][:limit]
+
+
+def plot_pairs(found: Sequence[Pair], path: Path | str) -> Path:
+    """Write :func:`draw_pairs` to ``path``."""
+    return save(draw_pairs(found), path)
+
+
+def draw_pairs(found: Sequence[Pair]) -> Figure:
+    """A column for each pair: the image, the adversarial example, and their difference amplified around mid-grey.
+
+    The factor of the amplification, the same for all of the figure, fills half of the range from black to white at
+    the largest difference; it is written beside the row. Raises :class:`UserError` if there is no pair.
+    """
+    if not found:
+        raise UserError("examples: there is no adversarial example to show; all images were robust or misclassified")
+    largest = max(float(np.abs(pair.adversarial - pair.clean).max()) for pair in found)
+    factor = 0.5 / largest if largest else 1.0
+    number = len(found)
+    figure, places = panels(1.0 + 1.1 * number, 4.4, 3, number)
+    rows = [places[start : start + number] for start in range(0, 3 * number, number)]
+    for column, pair in enumerate(found):
+        difference = 0.5 + factor * (pair.adversarial - pair.clean)
+        for row, image in zip(rows, (pair.clean, pair.adversarial, difference), strict=True):
+            _show(row[column], image)
+        rows[0][column].set_title(pair.label, fontsize=8)
+        rows[1][column].set_title(f"seen as {pair.prediction}", fontsize=8)
+        rows[2][column].set_xlabel(pair.attack, fontsize=7)
+    for row, text in zip(rows, ("clean", "adversarial", f"difference × {factor:.3g}"), strict=True):
+        row[0].set_ylabel(text, fontsize=8)
+    return figure
+
+
+def _show(axes: Axes, image: Images) -> None:
+    shown = np.clip(image, 0, 1)
+    axes.imshow(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])

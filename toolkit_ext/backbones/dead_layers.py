@@ -1,4 +1,4 @@
-"""Dead layers: ReLU units that no input switches on, and the constant classifier behind a layer of them."""
+"""Dead layers: ReLU units that are off on every input, and the constant classifier behind a layer of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from toolkit_ext.data import check_images, to_unit
-from toolkit_ext.errors import UserError
-from toolkit_ext.landscape._examples import BATCH_SIZE, check_batch_size
-from toolkit_ext.landscape._model import device_of, dtype_of, evaluating
+from toolkit_ext.errors import UserError, check_positive
 
 _RELUS = {"relu", "relu_", "relu6", "hardtanh", "threshold"}
 
@@ -76,8 +74,9 @@ class _Recorder(TorchFunctionMode):
 
 
 @contextmanager
-def _named(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Tell the recorder which submodule is being called."""
+def _watched(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Hold ``model`` in evaluation mode and tell the recorder which submodule is called; put all back after."""
+    modes = [(module, module.training) for module in model.modules()]
 
     def leave(*_: Any) -> None:
         recorder.path.pop()
@@ -87,32 +86,44 @@ def _named(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: recorder.path.append(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
+        model.eval()
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for module, training in modes:
+            module.training = training
 
 
 @torch.no_grad()
-def dead_layers(model: nn.Module, x: Any, *, batch_size: int = BATCH_SIZE) -> DeadLayers:
+def dead_layers(model: nn.Module, x: Any, *, batch_size: int = 250) -> DeadLayers:
     """Find ReLU units that are off on all of ``x`` ``[N, C, H, W]`` (clean or adversarial), in evaluation mode.
 
-    A unit is one number of a layer's output for one example (a channel at a place), and it is dead if its
-    pre-activation is at most 0 on every input, so that neither it nor what is only connected through it learns. Where
-    a whole layer is dead, the layers before it get no gradient, and without a way around it (a residual connection)
-    what follows does not depend on the input: the constant classifier, which is looked for in the logits themselves.
+    A unit is one number of a layer's output for one example (a channel at a place). It is dead if its pre-activation
+    is at most 0 on every input: then neither it nor anything that is connected through it alone learns. Behind a layer
+    that is wholly dead, without a residual connection around it, nothing depends on the input: the model is a constant
+    classifier, which is looked for in the logits. The layers before it get no gradient.
     ReLU and ReLU6 are seen as modules and as functions; a second call in one module is named ``module#2``.
 
+    Args:
+        model: ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``.
+        x: Images in [0, 1] or uint8.
+        batch_size: Images in memory at once.
+
     Raises:
-        UserError: images that do not fit, or a model without ReLU (GELU and the like are never wholly off).
+        UserError: images that do not fit, or a model without weights or without ReLU (GELU is never wholly off).
     """
     x = check_images(x)
+    check_positive("batch_size", batch_size)
+    weight = next(model.parameters(), None)
+    if weight is None:
+        raise UserError("model: it has no parameters; layers die when their weights are trained")
     recorder = _Recorder()
     logits = []
-    with evaluating(model), _named(model, recorder):
-        for part in x.split(check_batch_size(batch_size)):
+    with _watched(model, recorder):
+        for part in x.split(batch_size):
             recorder.calls.clear()
-            images = to_unit(part).to(device_of(model), dtype_of(model))
+            images = to_unit(part).to(weight.device, weight.dtype)
             with recorder:
                 logits.append(model(images).double().cpu())
     if not recorder.highest:

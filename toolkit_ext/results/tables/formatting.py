@@ -1,8 +1,14 @@
-"""Numbers as tables print them."""
+"""Headings, numbers and names as tables and figures print them.
+
+Names in a record may come from a stranger. A spreadsheet takes a cell that starts like a formula for one, Markdown has
+links and HTML, and a terminal obeys control characters; these functions show all of them as text.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from fractions import Fraction
 
 _LABELS = {
@@ -20,6 +26,12 @@ _LABELS = {
     "n_examples": "examples",
 }
 METRICS = tuple(name for name in _LABELS if name.endswith("_acc"))
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf|nan)([eE][+-]?\d+)?(\(\d+\))?[†≈?]?", re.IGNORECASE)
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|`*~["} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_ADDRESS = re.compile(r":(?=//)|(?<=www)\.|(?<=mailto):", re.IGNORECASE)
+# Controls, formats (that turn the direction), surrogates, line and paragraph separators.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def label(column: str) -> str:
@@ -35,7 +47,7 @@ def is_fraction(metric: str) -> bool:
 
 
 def concise(mean: float, std: float = math.nan, decimals: int = 2) -> str:
-    """``18.62(6)`` for 18.62 ± 0.06: the deviation stands in units of the last digit printed.
+    """``18.62(6)`` for 18.62 ± 0.06: the deviation in units of the last digit printed.
 
     Both are rounded to ``decimals`` (ties to even, as Python and NumPy round). Without a deviation (``std`` NaN, one
     run) the mean stands alone; without a mean (NaN) the cell is empty.
@@ -65,7 +77,26 @@ def number(text: str) -> float:
 
 
 def budget(eps: float) -> str:
-    """``8/255`` for 0.031372..., the plain number where eps is not a whole number of grey levels of 255, or is 0.2."""
+    """``8/255`` for 0.031372...; the plain number if eps is no multiple of 1/255, or a multiple of 0.2 (51/255)."""
     levels = round(eps * 255)
     grey = 0 < levels < 255 and levels % 51 != 0 and math.isclose(eps * 255, levels, rel_tol=1e-6)
     return f"{levels}/255" if grey else f"{eps:.12g}"
+
+
+def plain(text: str) -> str:
+    """``text`` in one line, with control characters and those that turn its direction written as ``\\x1b``."""
+    return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in text)
+
+
+def csv_cell(text: str) -> str:
+    """``text`` as a cell of a CSV; what a spreadsheet would take for a formula has an apostrophe in front.
+
+    Numbers stay, signed ones and means like ``-0.50(6)`` too.
+    """
+    shown = plain(text)
+    return f"'{shown}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else shown
+
+
+def markdown_cell(text: str) -> str:
+    """``text`` as a cell of a GitHub Markdown table, without links, HTML, code, or emphasis by asterisks."""
+    return _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", plain(text).translate(_MARKDOWN))

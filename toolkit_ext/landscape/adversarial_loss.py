@@ -1,0 +1,166 @@
+"""The adversarial loss as a function of the weights: the model held still, its weights as one vector, its examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from toolkit_ext.attacks import attackable, craft
+from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.evaluation.running.isolation import preserved_rng
+from toolkit_ext.types import Attack
+
+BATCH_SIZE = 250
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the weights.
+
+    Raises:
+        UserError: the model has no weights, so that it has no landscape either.
+    """
+    weight = next(model.parameters(), None)
+    if weight is None:
+        raise UserError("model: it has no parameters; a loss landscape is a function of the weights")
+    return weight.device
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of the weights."""
+    return next(model.parameters()).dtype
+
+
+@contextmanager
+def evaluating(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
+    """Hold ``model`` in evaluation mode, weights frozen or (``weights=True``) all with gradients; restore all after.
+
+    Batch norm uses its running statistics and dropout is off, so that the loss is a function of the weights alone:
+    one example's loss does not depend on the others in its batch, and a sum over batches is the sum over the data.
+    """
+    with attackable(model):
+        for weight in model.parameters():
+            weight.requires_grad_(weights)
+        yield
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Restore weights, buffers and modes of ``model`` on leaving, bit for bit, even after an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in kept:
+                tensor.copy_(value)
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from torch's and Python's generators as after ``manual_seed(seed)``, and restore both."""
+    python = random.getstate()
+    with preserved_rng(device):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+
+
+def size_of(model: nn.Module) -> int:
+    """Number of weights n."""
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def flat(model: nn.Module) -> Tensor:
+    """All weights as one vector ``[n]``, in the order of ``model.parameters()``; a copy."""
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def split(model: nn.Module, vector: Tensor) -> list[Tensor]:
+    """``vector`` ``[n]`` in the shapes of the weights, without copying."""
+    weights = list(model.parameters())
+    parts = vector.split([weight.numel() for weight in weights])
+    return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+
+
+@torch.no_grad()
+def move_to(model: nn.Module, vector: Tensor) -> None:
+    """Set the weights to ``vector`` ``[n]``."""
+    for weight, part in zip(model.parameters(), split(model, vector), strict=True):
+        weight.copy_(part)
+
+
+def checked(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Images ``[N, C, H, W]`` in [0, 1] (or uint8) and index labels ``[N]`` that fit ``model``.
+
+    Raises:
+        UserError: no such images or labels, or fewer examples than the model has classes: too few to describe its loss.
+    """
+    check_images(x)
+    x = torch.as_tensor(x)  # and not what the check returns, which is float32 for a float64 model too
+    with torch.no_grad(), evaluating(model):
+        classes = model(unit(x[:1]).to(device_of(model), dtype_of(model))).shape[1]
+    y = check_labels(y, len(x), classes)
+    if len(y) < classes:
+        raise UserError(f"examples: {len(y)} are fewer than the {classes} classes; give at least {classes}")
+    return x, y
+
+
+def unit(x: Tensor) -> Tensor:
+    """``x`` in [0, 1], in its own type unless it is uint8."""
+    return to_unit(x) if x.dtype == torch.uint8 else x
+
+
+def batches(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """``x`` in [0, 1] and ``y`` in batches, where the model is and in the type of its weights."""
+    device, dtype = device_of(model), dtype_of(model)
+    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        yield unit(images.to(device)).to(dtype), labels.to(device)
+
+
+def adversarial_examples(
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, *, batch_size: int = BATCH_SIZE, seed: int = 0
+) -> Tensor:
+    """Examples ``[N, C, H, W]`` in [0, 1] that ``attack`` makes of ``x`` against ``model`` in evaluation mode.
+
+    The same ``seed`` gives the same random starts; torch's generators are left as they were. The examples lie where
+    ``x`` lies.
+    """
+    check_positive("batch_size", batch_size)
+    with seeded(seed, device_of(model)):
+        parts = batches(model, x, y, batch_size)
+        return torch.cat([craft(attack, model, images, labels).inputs.to(x.device) for images, labels in parts])
+
+
+@torch.no_grad()
+def loss_and_error(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = BATCH_SIZE) -> tuple[float, float]:
+    """Mean cross-entropy, and the share of ``x`` that is misclassified, in evaluation mode."""
+    loss = torch.zeros((), dtype=torch.float64)
+    wrong = 0
+    with evaluating(model):
+        for images, labels in batches(model, x, y, batch_size):
+            logits = model(images)
+            loss += cross_entropy(logits.double(), labels, reduction="sum").cpu()
+            wrong += int((logits.argmax(dim=1) != labels).sum())
+    return float(loss) / len(y), wrong / len(y)
+
+
+def measure(
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, *, batch_size: int = BATCH_SIZE, seed: int = 0
+) -> dict[str, float]:
+    """``clean_loss`` and ``clean_error`` on ``x``, ``adv_loss`` and ``adv_error`` on what ``attack`` makes of it."""
+    made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=seed)
+    clean, attacked = (loss_and_error(model, images, y, batch_size) for images in (x, made))
+    return {"clean_loss": clean[0], "clean_error": clean[1], "adv_loss": attacked[0], "adv_error": attacked[1]}
