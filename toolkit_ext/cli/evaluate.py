@@ -26,12 +26,13 @@ from toolkit_ext.evaluation import (
     evaluate,
     evaluate_budgets,
     load_protocol,
+    protocol_for,
 )
 from toolkit_ext.evaluation import load as load_model
 from toolkit_ext.evaluation.loading.models import TIMM, describe, ensemble
-from toolkit_ext.evaluation.running.batch_size import parse_batch_size
-from toolkit_ext.evaluation.suite.budgets import budgets
-from toolkit_ext.experiments.experiment import Place, check_device, protocol_for, record_of
+from toolkit_ext.evaluation.protocol import budgets
+from toolkit_ext.evaluation.settings import parse_batch_size
+from toolkit_ext.experiments.experiment import Place, check_device, record_of
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start
 from toolkit_ext.results import Record
@@ -139,8 +140,9 @@ def _load(sources: Sequence[str], values: dict[str, Any], dataset: data.Dataset,
 
 
 def _protocol(told: Sequence[dict[str, Any]], dataset: data.Dataset, values: dict[str, Any]) -> Protocol:
-    named = values["protocol"]
-    protocol = load_protocol(named) if named else protocol_for(dataset.name, told[0].get("hyper_parameters", {}))
+    trained = told[0].get("hyper_parameters", {})
+    usual = protocol_for(dataset.name, trained.get("norm"), trained.get("eps"))
+    protocol = load_protocol(values["protocol"] or usual)
     changes: dict[str, Any] = {"version": values["version"]} if values["version"] else {}
     if values["attacks"]:
         # The union of everything that runs is always there.

@@ -16,21 +16,13 @@ from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli.console import say
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol
+from toolkit_ext.evaluation import Evaluation, Protocol, evaluate, load_protocol, protocol_for
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers.compose import known
 from toolkit_ext.trainers.state import digest
-
-# Norm and data set to the protocol that people evaluate it by.
-_PROTOCOLS = {
-    ("digits", "Linf"): "linf_0.1_digits",
-    ("mnist", "Linf"): "linf_0.3_mnist",
-    ("mnist", "L2"): "l2_1.5_mnist",
-}
-_OTHERS = {"Linf": "linf_8_255", "L2": "l2_0.5"}
 
 
 @dataclass(frozen=True)
@@ -96,17 +88,10 @@ def check_device(device: str) -> torch.device:
     return found
 
 
-def protocol_for(name: str, hyper_parameters: Mapping[str, Any]) -> Protocol:
-    """The usual protocol for data set ``name``, in the norm of a method's attack and at its ``eps``."""
-    norm = hyper_parameters.get("norm", "Linf")
-    protocol = load_protocol(_PROTOCOLS.get((name, norm), _OTHERS[norm]))
-    eps = hyper_parameters.get("eps", protocol.eps)
-    return protocol if eps == protocol.eps else protocol.at(eps=eps)
-
-
 def _protocol(experiment: Experiment, trainer: MethodTrainer) -> Protocol:
-    named = experiment.protocol
-    protocol = load_protocol(named) if named else protocol_for(experiment.data, trainer.axes.hyper_parameters())
+    given = trainer.axes.hyper_parameters()
+    usual = protocol_for(experiment.data, given.get("norm"), given.get("eps"))
+    protocol = load_protocol(experiment.protocol or usual)
     return protocol.at(attacks=experiment.attacks) if experiment.attacks else protocol
 
 

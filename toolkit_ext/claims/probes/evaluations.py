@@ -8,8 +8,7 @@ from torch import nn
 
 from toolkit_ext.claims.probe import Found, Probe, Trained
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Ensemble, Protocol, evaluate, load_protocol
-from toolkit_ext.experiments.experiment import protocol_for
+from toolkit_ext.evaluation import Ensemble, Protocol, evaluate, load_protocol, protocol_for
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 
@@ -32,7 +31,7 @@ def ensemble() -> Probe:
         schedule = compose(TRAINERS[chosen.method].method, chosen.hyper_parameters).schedule
         if len(names) != (periods := len(schedule.resets(chosen.epochs)) - 1):
             raise UserError(f"output: {trained.folder} has {len(names) - 1} snapshots; it must have {periods - 1}")
-        protocol = protocol_for(trained.experiment.data, trained.experiment.hyper_parameters)
+        protocol = protocol_for(chosen.data, chosen.hyper_parameters.get("norm"), chosen.hyper_parameters.get("eps"))
         model = Ensemble([trained.model(name) for name in names]).to(trained.device)
         found = _evaluated(trained, model, protocol.at(attacks=trained.experiment.attacks or protocol.attacks))
         return Found({"members": len(names)}, found.evaluation)
