@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext import backbones
-from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.fast.emulation import ProductsInFloat32, emulating
 from toolkit_ext.fast.precision import _BF16_ON_X86, is_native
 from toolkit_ext.trainers import PGDTrainer, as_classifier
@@ -137,21 +136,6 @@ def test_training_runs_inside_forward_and_backward(options: dict[str, Any], seen
     )
     trainer.fit(x, y, batch_size=20, nb_epochs=1, progress=False)
     assert seen >= CONVOLUTIONS | {ATEN.addmm.default, ATEN.mm.default}
-
-
-def test_evaluation_runs_inside_and_agrees_with_float32(seen: set[Any]) -> None:
-    model = lenet().eval()
-    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        y = model(x).argmax(dim=1)
-    protocol, short = Protocol("test", "Linf", 0.01), Budget(n_iter=5, n_queries=20)
-    options: dict[str, Any] = {"budget": short, "progress": False}
-    exact = evaluate(model, x, y, protocol, **options)
-    assert not seen
-    found = evaluate(model, x, y, protocol, precision="bf16-verified", **options)
-    assert seen >= CONVOLUTIONS
-    assert 0 < exact.metrics["aa_acc"] < exact.metrics["clean_acc"]
-    assert int((exact.robust["aa"] != found.robust["aa"]).sum()) <= 1
 
 
 def test_compiled_passes_are_left_alone(seen: set[Any], monkeypatch: pytest.MonkeyPatch) -> None:

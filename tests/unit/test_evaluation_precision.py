@@ -16,7 +16,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.suite import precision
 from toolkit_ext.evaluation.suite.autoattack import perturb
-from toolkit_ext.evaluation.suite.precision import HalfCopy, laid_out, verified
+from toolkit_ext.evaluation.suite.precision import HalfCopy, channels_last, verified
 
 SHORT = Budget(n_iter=6, n_queries=40)
 PROTOCOL = Protocol("test", "Linf", 0.01, attacks=("clean", "apgd_ce", "square", "aa"))
@@ -176,7 +176,7 @@ def test_weights_lie_as_before_after_an_error() -> None:
     kept, pointer = model.weight.detach().clone(), model.weight.data_ptr()
 
     def stop() -> None:
-        with laid_out(model, "fp32", torch.device("cpu")):
+        with channels_last(model):
             assert model.weight.is_contiguous(memory_format=torch.channels_last)
             assert torch.equal(model.weight, kept)
             raise ValueError("stop")
@@ -185,7 +185,7 @@ def test_weights_lie_as_before_after_an_error() -> None:
         stop()
     assert model.weight.data_ptr() == pointer
     assert model.weight.is_contiguous()
-    with laid_out(model, "fp32-reference", torch.device("cpu")):
+    with channels_last(model, use=False):
         assert model.weight.data_ptr() == pointer
 
 

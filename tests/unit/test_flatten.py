@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.fast.kernels import flatten
 from toolkit_ext.fast.kernels.flatten import ordered_flatten
 from toolkit_ext.trainers import PGDTrainer, as_classifier
@@ -76,15 +75,4 @@ def test_a_trainer_does_so_in_channels_last(memory_format: str) -> None:
     trainer = PGDTrainer(as_classifier(model, (1, 8, 8), 3), **options)
     trainer.fit(x, y, batch_size=24, nb_epochs=1, progress=False)
     assert len(CALLS) == (3 if memory_format == "channels_last" else 0)
-    assert type(model[3]) is nn.Flatten
-
-
-@pytest.mark.parametrize(("precision", "ordered"), [("fp32", True), ("fp32-reference", False)])
-def test_so_does_an_evaluation_but_for_the_reference(precision: Any, ordered: bool) -> None:
-    model = network().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    x = torch.rand(8, 1, 8, 8)
-    y = model(x).argmax(dim=1)
-    budget = Budget(n_iter=3, n_queries=10)
-    evaluate(model, x, y, Protocol("test", "Linf", 0.05), precision=precision, budget=budget, progress=False)
-    assert bool(CALLS) is ordered
     assert type(model[3]) is nn.Flatten

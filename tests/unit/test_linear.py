@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.fast.kernels import linear
 from toolkit_ext.fast.kernels.linear import blas_is_slow, onednn_linear, uses_onednn
 from toolkit_ext.trainers import PGDTrainer, as_classifier
@@ -182,21 +181,3 @@ def test_a_training_uses_it_in_every_pass(ema_decay: float) -> None:
         torch.rand(8, 1, 8, 8), torch.arange(8) % 4, batch_size=8, nb_epochs=1, progress=False
     )
     assert CALLS == []
-
-
-@pytest.mark.parametrize(("precision", "called"), [("fp32", True), ("bf16-verified", True), ("fp32-reference", False)])
-def test_an_evaluation_uses_it_and_says_so(precision: Any, called: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "blas_is_slow", lambda: True)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, 4)).eval()
-    x = torch.rand(12, 1, 8, 8)
-    y = model(x).argmax(dim=1)
-    options: dict[str, Any] = {"budget": Budget(n_iter=5, n_queries=20), "progress": False}
-    found = evaluate(model, x, y, Protocol("test", "Linf", 0.05), precision=precision, **options)
-    assert bool(CALLS) is called
-    assert found.settings["onednn_linear"] is called
-    assert type(model[1]) is nn.Linear
-    exact = evaluate(model, x, y, Protocol("test", "Linf", 0.05), precision="fp32-reference", **options)
-    assert torch.equal(found.robust["aa"], exact.robust["aa"])
-    assert 0 < found.metrics["aa_acc"] < 1
-    assert found.settings["model_sha256"] == exact.settings["model_sha256"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.fingerprint import hash_model, hash_tensors
+from toolkit_ext.evaluation.loading.checks import hash_model, hash_tensors
 from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.landscape._examples import BATCH_SIZE, adversarial_examples, checked, loss_and_error
 from toolkit_ext.landscape._model import move_to, restored

@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.audit import judge
-from toolkit_ext.evaluation.audit.check import Audit, Check
+from toolkit_ext.evaluation.audit.judge import Audit, Check
 from toolkit_ext.evaluation.audit.probe import Probe
-from toolkit_ext.evaluation.evaluate import evaluate
-from toolkit_ext.evaluation.loading.art_models import Classifier, as_module
-from toolkit_ext.evaluation.loading.checks import check_model, find_device
-from toolkit_ext.evaluation.loading.fingerprint import hash_model
+from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
+from toolkit_ext.evaluation.loading.adapters import Classifier, as_module
+from toolkit_ext.evaluation.loading.checks import check_model, find_device, hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.running.isolation import isolated
-from toolkit_ext.evaluation.suite.budgets import evaluate_budgets
 from toolkit_ext.evaluation.suite.columns import gradient_attack
 
 COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
@@ -77,7 +75,7 @@ def audit(
         UserError: whatever an evaluation refuses; an ``eps`` of 0; a model that gets none of the images right; a
             ``transfer`` that is the model itself, or of other images or classes.
     """
-    protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
+    protocol = load_protocol(protocol)
     if protocol.eps == 0:
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
     model, substitute = as_module(model), None if transfer is None else as_module(transfer)

@@ -14,8 +14,7 @@ from torch import nn
 from toolkit_ext import backbones
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.ensemble import Ensemble
-from toolkit_ext.evaluation.loading.files import read_export, read_script, read_state
+from toolkit_ext.evaluation.loading.adapters import Ensemble, read_export, read_script, read_state
 
 TIMM = "timm:"
 _SCRIPT, _EXPORT = (".pt", ".ts", ".torchscript"), ".pt2"

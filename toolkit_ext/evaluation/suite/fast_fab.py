@@ -12,7 +12,7 @@ from pyautoattack import fab_base
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
-from toolkit_ext.evaluation.suite.selection import Judge
+from toolkit_ext.evaluation.suite.precision import Judge
 
 # The library's floor of a distance.
 _FLOOR = 1e-8
@@ -81,7 +81,7 @@ def _against(points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[T
 _run = FABAttack_PT.attack_single_run
 
 
-class LeanFAB(FABAttack_PT):  # type: ignore[misc]
+class FastFAB(FABAttack_PT):  # type: ignore[misc]
     """FAB with a run of its own in Linf with a target, with :func:`project_linf` without; in L2 it is the library's.
 
     With a ``judge`` the model is a copy of another precision, and an example within ``eps`` counts only if the judge

@@ -1,19 +1,27 @@
-"""Files that hold a program or weights, read with one line for what is wrong with them."""
+"""What is evaluated as a torch module though it is none yet: programs from files, ensembles, ART classifiers."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
+from art.estimators.classification import PyTorchClassifier
 from timm.models import load_state_dict
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from toolkit_ext.backbones.estimators import view
 from toolkit_ext.errors import UserError
+
+Classifier: TypeAlias = nn.Module | PyTorchClassifier
+"""What an evaluation takes in Python."""
 
 
 class FromFile(nn.Module):
@@ -119,3 +127,65 @@ def read_export(path: Path, device: torch.device) -> FromFile:
 
 def _wrap(program: nn.Module, path: Path, device: torch.device) -> FromFile:
     return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return F.log_softmax(logits, dim=1, dtype=torch.float32 if half else None)
+
+
+class Ensemble(nn.Module):
+    """``z_k(x) = log (1/M) Σ_m softmax_k(f_m(x))`` for members ``f_1 ... f_M``: ``[N, C, H, W]`` to ``[N, K]``.
+
+    The logarithms of the mean probabilities are logits of the ensemble: their softmax is the mean probability, their
+    cross-entropy the ensemble's, and they are not confined to [0, 1] as probabilities would be. So an attack on this
+    module is an attack on the ensemble, through all members at once. Computed as a log-sum-exp of log-probabilities,
+    it neither underflows nor loses the gradient where members are certain.
+
+    Args:
+        models: the members, which must agree on the number of classes.
+
+    Raises:
+        UserError: no members, or different numbers of classes (here where the members tell theirs as
+            ``num_classes``, else at the first forward pass).
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not models:
+            raise UserError("ensemble: it has no members; give at least one model")
+        self.members = nn.ModuleList(models)
+        _check_classes([getattr(model, "num_classes", None) for model in models])
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self.members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-mean-probabilities ``[N, K]``."""
+        logits = [member(x) for member in self.members]
+        _check_classes([member.shape[1] for member in logits])
+        log_probabilities = torch.stack([_log_probabilities(member) for member in logits])
+        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits))
+
+
+def _check_classes(counts: Sequence[int | None]) -> None:
+    known = sorted({count for count in counts if count is not None})
+    if len(known) > 1:
+        raise UserError(f"ensemble: its members have {' and '.join(map(str, known))} classes; all must have the same")
+
+
+def as_module(model: Classifier) -> nn.Module:
+    """``model`` as a module on images in [0, 1]; an ART ``PyTorchClassifier`` with its clip range and preprocessing.
+
+    Anything else comes back as it is, for the evaluation's own checks to refuse.
+
+    Raises:
+        UserError: preprocessing or a postprocessing defence that the attacks could not see through.
+    """
+    if not isinstance(model, PyTorchClassifier):
+        return model
+    if model.postprocessing_defences:
+        names = ", ".join(type(defence).__name__ for defence in model.postprocessing_defences)
+        raise UserError(f"model: the postprocessing defence {names} hides the logits; evaluate the classifier without")
+    return view(model)
