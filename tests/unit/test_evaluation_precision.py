@@ -14,6 +14,7 @@ from toolkit_ext import backbones
 from toolkit_ext.cli import cli
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
+from toolkit_ext.evaluation.settings import pass_seconds
 from toolkit_ext.evaluation.suite import precision
 from toolkit_ext.evaluation.suite.autoattack import perturb
 from toolkit_ext.evaluation.suite.precision import HalfCopy, channels_last, verified
@@ -161,9 +162,7 @@ def test_bad_choices_are_refused() -> None:
 
 @pytest.mark.parametrize(("half_seconds", "warned"), [(1.25, True), (0.5, False)])
 def test_bf16_where_it_is_slower_is_told(half_seconds: float, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        precision, "pass_seconds", lambda model, x: half_seconds if isinstance(model, HalfCopy) else 1.0
-    )
+    monkeypatch.setattr(precision, "half_ratio", lambda full, half, x: half_seconds)
     model, x, y = case(6)
     flags = [flag for flag in run(model, x, y, "bf16-verified").warnings if flag.kind == "slow_bf16"]
     assert [flag.message for flag in flags] == (
@@ -205,7 +204,7 @@ def test_another_precision_is_not_carried_over() -> None:
 
 def test_the_time_of_a_pass_is_taken() -> None:
     model, x, _ = case(4)
-    assert precision.pass_seconds(model, x) > 0
+    assert pass_seconds(model, x) > 0
     assert x.grad is None
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,12 @@ class Row:
     broken: int
     seconds: float
     accuracy: float
+
+    @classmethod
+    def of(cls, attempted: Tensor, robust: Tensor, seconds: float) -> Self:
+        """From ``[N]`` bool: what was attacked, and what is robust after it."""
+        broken = int((attempted & ~robust).sum())
+        return cls(int(attempted.sum()), broken, round(seconds, 3), fraction(robust))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +116,11 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     low, high = proportion_confint(correct, n, alpha=0.05, method="wilson")
     # Rounding can leave a bound a hair inside the proportion itself, or outside [0, 1].
     return max(0.0, min(float(low), correct / n)), min(1.0, max(float(high), correct / n))
+
+
+def fraction(flags: Tensor) -> float:
+    """The share of ``flags`` ``[N]`` bool that are set."""
+    return int(flags.sum()) / len(flags)
 
 
 def pack_flags(flags: Tensor) -> str:

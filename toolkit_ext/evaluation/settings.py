@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -19,7 +20,7 @@ from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.running.recheck import tolerance
 from toolkit_ext.evaluation.running.state import differences, stored_key
 from toolkit_ext.evaluation.suite.autoattack import Threat, targets
-from toolkit_ext.evaluation.suite.precision import Precision, pass_seconds
+from toolkit_ext.evaluation.suite.precision import Precision
 
 BatchSize = int | Literal["auto"]
 CANDIDATES = (64, 128, 250, 500, 1000)
@@ -189,3 +190,14 @@ def parse_batch_size(value: str | int) -> BatchSize:
         return int(value) if isinstance(value, str) else value
     except ValueError:
         raise UserError(f"batch_size: {value!r} is not allowed; it must be an integer, at least 1, or auto") from None
+
+
+def pass_seconds(model: nn.Module, x: Tensor) -> float:
+    """Wall seconds of a forward and input-backward pass of ``model`` on ``x``."""
+    inputs = x.clone().requires_grad_()
+    start = time.perf_counter()
+    with torch.enable_grad():
+        loss = model(inputs).logsumexp(dim=1).sum()
+    gradient = torch.autograd.grad(loss, inputs)[0]
+    float(gradient[0].sum())  # waits for the device
+    return time.perf_counter() - start

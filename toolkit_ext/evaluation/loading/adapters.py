@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -101,31 +101,30 @@ def _quiet() -> Iterator[None]:
 
 def read_script(path: Path, device: torch.device) -> FromFile:
     """A TorchScript program; :class:`UserError` if the file is not one."""
-    try:
-        with _quiet():
-            program: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
-    except Exception as error:
-        hint = "a file of weights alone needs timm:NAME"
-        raise UserError(f"checkpoint {path}: is damaged or not TorchScript; {hint} ({_line(error)})") from error
-    return _wrap(program, path, device)
+    expected = "TorchScript; a file of weights alone needs timm:NAME"
+    return _read(path, expected, lambda: torch.jit.load(str(path), map_location=device), device)  # type: ignore[no-untyped-call]
 
 
 def read_export(path: Path, device: torch.device) -> FromFile:
     """A program of ``torch.export``; :class:`UserError` if the file is not one."""
+
+    def read() -> nn.Module:
+        program = torch.export.load(str(path))
+        if device.type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+
+    return _read(path, "written by torch.export", read, device)
+
+
+def _read(path: Path, expected: str, read: Callable[[], nn.Module], device: torch.device) -> FromFile:
     try:
         with _quiet():
-            program = torch.export.load(str(path))
-            if device.type != "cpu":
-                from torch.export.passes import move_to_device_pass
-
-                program = move_to_device_pass(program, device)
-            module: nn.Module = program.module()
+            program = read()
     except Exception as error:
-        raise UserError(f"checkpoint {path}: is damaged or not written by torch.export ({_line(error)})") from error
-    return _wrap(module, path, device)
-
-
-def _wrap(program: nn.Module, path: Path, device: torch.device) -> FromFile:
+        raise UserError(f"checkpoint {path}: is damaged or not {expected} ({_line(error)})") from error
     return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)
 
 

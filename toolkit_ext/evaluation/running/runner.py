@@ -8,8 +8,9 @@ process gives it. (A randomised model, which draws numbers of its own, gives oth
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -50,18 +51,12 @@ class Job:
 
 
 @dataclass
-class Found:
-    """The first adversarial example found for each broken example, in the order of the attacks."""
-
-    attacks: list[str] = field(default_factory=list)
-    indices: list[Tensor] = field(default_factory=list)
-    inputs: list[Tensor] = field(default_factory=list)
-    predictions: list[Tensor] = field(default_factory=list)
-
-
-@dataclass
 class Runner:
-    """The state of a running evaluation; ``seconds`` are those of all ranks together."""
+    """The state of a running evaluation.
+
+    ``found`` has attacks, indices, inputs and predictions of the first adversarial example of each broken image, in
+    the order of the attacks; ``seconds`` are those of all ranks together.
+    """
 
     subject: Subject
     batch_size: int
@@ -71,7 +66,7 @@ class Runner:
     collector: Collector = field(default_factory=Collector)
     rows: dict[str, Row] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
-    found: Found = field(default_factory=Found)
+    found: list[tuple[Sequence[str], Tensor, Tensor, Tensor]] = field(default_factory=list)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -80,10 +75,7 @@ class Runner:
     def take_over(self, examples: Examples) -> None:
         """Count what ``examples`` hold as broken already, with these adversarial examples."""
         self._broken[examples.indices] = True
-        self.found.attacks += examples.attacks
-        self.found.indices.append(examples.indices)
-        self.found.inputs.append(examples.inputs)
-        self.found.predictions.append(examples.predictions)
+        self.found.append((examples.attacks, examples.indices, examples.inputs, examples.predictions))
 
     def once(self, name: str, check: Callable[[], None]) -> None:
         """Run ``check`` for the warnings it logs, or take up those it logged before the evaluation was killed."""
@@ -116,9 +108,7 @@ class Runner:
             self.bar.update(len(indices))
         self.seconds += seconds
         self.flags += read_flags(messages, job.name) + rejected_flag(rejected, job.name)
-        self.rows[job.name] = Row(
-            len(candidates), int((robust & ~after).sum()), round(seconds, 3), int(after.sum()) / len(after)
-        )
+        self.rows[job.name] = Row.of(robust, after, seconds)
         return after
 
     def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
@@ -177,22 +167,22 @@ class Runner:
     def _keep(self, job: Job, indices: Tensor, tensors: dict[str, Tensor]) -> None:
         needed = tensors["broken"] & ~self._broken[indices]
         self._broken[indices[needed]] = True
-        self.found.attacks += [job.name] * int(needed.sum())
-        self.found.indices.append(indices[needed])
-        self.found.inputs.append(tensors["inputs"][needed[tensors["kept"]]])
-        self.found.predictions.append(tensors["predictions"][needed])
+        names, inputs = [job.name] * int(needed.sum()), tensors["inputs"][needed[tensors["kept"]]]
+        self.found.append((names, indices[needed], inputs, tensors["predictions"][needed]))
 
     def examples(self, protocol: Protocol) -> Examples:
         """The adversarial examples, ordered by index; the attacks are those of ``protocol``."""
-        found, indices = self.found, torch.cat(self.found.indices)
+        names, *tensors = zip(*self.found, strict=True)
+        attacks = list(chain.from_iterable(names))
+        indices, inputs, predictions = map(torch.cat, tensors)
         order = indices.argsort()
         balls = {name: protocol.radius(name) for name in self.rows} | {"clean": (protocol.norm, 0.0)}
         return Examples(
-            inputs=torch.cat(found.inputs)[order],
+            inputs=inputs[order],
             indices=indices[order],
             labels=self.subject.y[indices][order],
-            predictions=torch.cat(found.predictions)[order],
-            attacks=tuple(found.attacks[position] for position in order.tolist()),
+            predictions=predictions[order],
+            attacks=tuple(attacks[position] for position in order.tolist()),
             balls=balls,
         )
 

@@ -123,24 +123,17 @@ def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
         for batch in batches:
             batch.unlink()
     elif (folder / _META).is_file():
-        _compare(folder, key)
+        if not (there := stored_key(folder)):
+            raise UserError(f"state_dir {folder}: {_META} is damaged; start afresh (fresh) or give another")
+        if differing := differences(there, json.loads(json.dumps(key))):
+            raise UserError(
+                f"state_dir {folder}: belongs to another evaluation, differing in {', '.join(differing)};"
+                " start afresh (fresh) or give another folder"
+            )
         return
     elif batches:
         raise UserError(f"state_dir {folder}: holds batches but no {_META}; start afresh (fresh) or give another")
     atomic_write(folder / _META, json.dumps(key, indent=1, sort_keys=True) + "\n")
-
-
-def _compare(folder: Path, key: dict[str, Any]) -> None:
-    try:
-        there = json.loads((folder / _META).read_text())
-        differing = differences(there, json.loads(json.dumps(key)))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"state_dir {folder}: {_META} is damaged; start afresh (fresh) or give another") from error
-    if differing:
-        raise UserError(
-            f"state_dir {folder}: belongs to another evaluation, differing in {', '.join(differing)};"
-            " start afresh (fresh) or give another folder"
-        )
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import check_defence
-from toolkit_ext.evaluation.result import Evaluation, Row
+from toolkit_ext.evaluation.result import Evaluation, Row, fraction
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
 from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags
@@ -84,7 +84,8 @@ class AttackSuite:
     def _take_over(self, column: str, carry: Evaluation) -> None:
         """Let the result of ``carry`` stand: nothing is attacked."""
         self.robust[column] = carry.robust[column]
-        self.runner.rows[column] = Row(0, 0, 0.0, _share(carry.robust[column]))
+        nothing = torch.zeros_like(carry.robust[column])
+        self.runner.rows[column] = Row.of(nothing, carry.robust[column], 0.0)
         self.runner.bar.update(len(self.subject.x))
 
     def _start(self, column: str) -> Tensor:
@@ -104,19 +105,20 @@ class AttackSuite:
     def _autoattack(self) -> None:
         attacks = self._attacks(build)
         robust = self._start("aa")
-        after = {"clean": _share(robust)}
+        after = {"clean": fraction(robust)}
         for attack in self.plan.attacks:
             label, run = self.protocol.version != "rand", partial(attacks, attack)
             job = Job(f"aa/{attack}", self.protocol.norm, self.protocol.eps, run, recheck_label=label)
             robust = self.robust[job.name] = self.runner.run(job, robust)
-            after[attack] = _share(robust)
+            after[attack] = fraction(robust)
             if attack == "square":
                 # The library compares with the attacks after Square too, where its flag can then never be raised.
                 checks.check_square_sr(after, logger=self.runner.collector.logger)
                 self.runner.flags += read_flags(self.runner.collector.take(), job.name)
         self.omitted |= self.plan.omitted
         self.robust["aa"] = robust
-        self._sum_rows()
+        seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
+        self.runner.rows["aa"] = Row.of(self._start("aa"), robust, seconds)
 
     def _attacks(self, make: Callable[..., Any]) -> Perturb:
         """What runs the attacks of the ``AutoAttack`` object that ``make`` makes, in the precision asked for."""
@@ -132,11 +134,6 @@ class AttackSuite:
         if self.settings.precision != "fp32-reference" and not any(f.kind == "randomized" for f in self.runner.flags):
             make_fast(adversary, judge)
         return adversary
-
-    def _sum_rows(self) -> None:
-        start, robust = self._start("aa"), self.robust["aa"]
-        seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
-        self.runner.rows["aa"] = Row(int(start.sum()), int((start & ~robust).sum()), round(seconds, 3), _share(robust))
 
     def _column(self, column: str) -> None:
         if column == "apgd_ce" and _SAME_RUN in self.robust and self.protocol.version != "plus":
@@ -154,25 +151,16 @@ class AttackSuite:
 
         With ``carry``, AutoAttack did not attack what its other parts broke at a smaller radius; the column does.
         """
-        shared, rest = self.runner.rows[_SAME_RUN], self._start("apgd_ce") & ~self._start("aa")
-        self.robust["apgd_ce"], self.runner.rows["apgd_ce"] = self.robust[_SAME_RUN], shared
+        shared, robust, start = self.runner.rows[_SAME_RUN], self.robust[_SAME_RUN], self._start("apgd_ce")
+        rest = start & ~self._start("aa")
+        self.robust["apgd_ce"], self.runner.rows["apgd_ce"] = robust, shared
         if not rest.any():
             self.runner.bar.update(len(rest))
             return
-        robust = self.robust[_SAME_RUN] | self.runner.run(self._job("apgd_ce"), rest)
-        own = self.runner.rows["apgd_ce"]
-        self.robust["apgd_ce"] = robust
-        self.runner.rows["apgd_ce"] = Row(
-            own.attempted + shared.attempted,
-            own.broken + shared.broken,
-            round(own.seconds + shared.seconds, 3),
-            _share(robust),
-        )
+        self.robust["apgd_ce"] = robust = robust | self.runner.run(self._job("apgd_ce"), rest)
+        seconds = shared.seconds + self.runner.rows["apgd_ce"].seconds
+        self.runner.rows["apgd_ce"] = Row.of(start, robust, seconds)
 
     @cached_property
     def _single(self) -> Perturb:
         return self._attacks(single_adversary)
-
-
-def _share(flags: Tensor) -> float:
-    return int(flags.sum()) / len(flags)

@@ -15,7 +15,6 @@ float32 model, see :func:`verified`.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.suite.autoattack import Collector, perturb
 from toolkit_ext.fast.kernels.relu_pool_swap import late_relus
 from toolkit_ext.fast.kernels.single_channel_conv import shifted_sums, uses_shifted_sums
-from toolkit_ext.fast.precision import half_attention
+from toolkit_ext.fast.precision import half_attention, half_ratio
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -179,21 +178,6 @@ def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
 
 def compare_speed(half: nn.Module, full: nn.Module, x: Tensor, collector: Collector) -> None:
     """Warn, with the measured ratio, where passes of ``half`` are slower than those of ``full`` on this machine."""
-    seconds: dict[nn.Module, list[float]] = {half: [], full: []}
-    for _ in range(4):
-        for model, times in seconds.items():
-            times.append(pass_seconds(model, x))
-    ratio = min(seconds[full][1:]) / min(seconds[half][1:])
+    ratio = 1 / half_ratio(full, half, x)
     if ratio < 1:
         collector.logger.warning(f"bf16 is slower than fp32 here, {ratio:.2f} times its speed; better use fp32")
-
-
-def pass_seconds(model: nn.Module, x: Tensor) -> float:
-    """Wall seconds of a forward and input-backward pass of ``model`` on ``x``."""
-    inputs = x.clone().requires_grad_()
-    start = time.perf_counter()
-    with torch.enable_grad():
-        loss = model(inputs).logsumexp(dim=1).sum()
-    gradient = torch.autograd.grad(loss, inputs)[0]
-    float(gradient[0].sum())  # waits for the device
-    return time.perf_counter() - start
