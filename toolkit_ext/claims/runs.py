@@ -67,7 +67,7 @@ def _evaluated(experiment: Experiment, record: Record) -> bool:
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str) and name in _EPS:
-        return parse_eps(value, "L2")
+        return parse_eps(value, None)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -16,7 +16,7 @@ from toolkit_ext.attacks.layerwise.neurons import Cost, Objective, Target
 from toolkit_ext.attacks.layerwise.penalty import Penalty, lengths, per_example
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.types import NORMS, Norm, Perturbed
-from toolkit_ext.units import parse_eps
+from toolkit_ext.units import Eps, parse_eps
 
 RHOS = ("quadratic", "ball")
 SOLVERS = ("cg", "ga", "pgd")
@@ -68,7 +68,7 @@ class Deep:
     # The copy it is shown has to have the outputs of all layers: no batch norm folded away.
     looks_inside: ClassVar[bool] = True
 
-    eps: float = _option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
+    eps: Eps = _option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = _option("Linf", "norm of the budget: Linf or L2")
     deep_layers: str = _option("auto", "hidden layers: auto, none, or a comma-separated list of names and patterns")
     deep_hidden_eps: float = _option(0.02, "budget of a hidden layer, as a fraction of the size of its clean output")
