@@ -17,7 +17,7 @@ from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.suite.autoattack import perturb, plan, set_budget
 from toolkit_ext.evaluation.suite.fast import make_fast
-from toolkit_ext.evaluation.suite.fast_fab import project_linf
+from toolkit_ext.evaluation.suite.fast_fab import project
 from toolkit_ext.evaluation.suite.precision import Judge
 
 SHORT = Budget(n_iter=3, n_queries=12)
@@ -233,7 +233,8 @@ def test_the_projection_is_the_library_s(seed: int, size: int, offset: float) ->
     normals = torch.randn(20, size, generator=generator)
     normals[:, ::5] *= (torch.rand(20, 1, generator=generator) > 0.5).float()
     offsets = (normals * points).sum(dim=1) + offset * torch.randn(20, generator=generator)
-    ours, theirs = project_linf(points, normals, offsets), projection_linf(points, normals, offsets)
+    sign, gap = normals.sign(), (normals * points).sum(dim=1) - offsets
+    ours, theirs = -sign * project(points, normals.abs(), sign, gap)[0], projection_linf(points, normals, offsets)
     assert torch.allclose(ours, theirs, atol=1e-4)
     moved = points + ours
     assert moved.min() >= 0

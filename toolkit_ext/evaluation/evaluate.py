@@ -50,16 +50,16 @@ def evaluate(
 
     AutoAttack is pyautoattack's (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, image by image the
-    verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again, see
-    ``running.recheck``. With fewer than 10 classes the targeted attacks take all other
-    classes as targets; what is undefined for 2 or 3 classes is left out and named in ``omitted``.
+    verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again in full float32
+    (``running.recheck``). With fewer than 10 classes the targeted attacks take all other classes as targets; what is
+    undefined for 2 or 3 classes is left out and named in ``omitted``.
 
-    In a job of several processes (torchrun) each attacks every n-th batch, and all return the same result, image by
-    image that of one process, see :mod:`toolkit_ext.evaluation.running.sharding`.
+    In a multi-process run (torchrun) each process attacks every n-th batch, and all return the same result, image by
+    image that of one process (``running.runner``).
 
-    The model is held in evaluation mode, weights frozen, without autocast; its modes and gradients, torch's random
-    numbers and the tracers of debuggers are put back. The attacks use the float32 arithmetic that torch's flags allow
-    (TF32 in convolutions on CUDA by default), the re-check uses full float32.
+    The model is attacked in evaluation mode, weights frozen, without autocast, in the float32 arithmetic that torch's
+    flags allow (TF32 in convolutions on CUDA by default). Its modes and gradients, torch's random numbers and the
+    tracers of debuggers are put back.
 
     Args:
         model: Takes ``[N, C, H, W]`` float32 in [0, 1], returns logits ``[N, K]``; already on its device. Or an ART
@@ -69,14 +69,13 @@ def evaluate(
         protocol: A :class:`Protocol`, or the name or path of one.
         seed: Seed of every attack, set anew for each batch.
         batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch. ``auto``
-            measures some sizes on the model, see ``running.batch_size``; the one
-            chosen is in ``settings`` and, of a resumed evaluation, the one in ``state_dir``.
-        precision: ``fp32``; ``bf16-verified``, faster where there is AMX or a GPU with bfloat16: AutoAttack's attacks
-            search in bfloat16 and every success is checked in float32; ``fp32-reference``, pyautoattack's own code
-            pixel by pixel. See :mod:`toolkit_ext.evaluation.suite.precision`.
+            measures some sizes on the model; ``settings`` has the chosen one, which a resumed evaluation keeps.
+        precision: ``fp32``; ``bf16-verified``, which searches in bfloat16 and checks every success in float32, faster
+            on processors and GPUs with bfloat16; ``fp32-reference``, pyautoattack's own code pixel by pixel. See
+            :mod:`toolkit_ext.evaluation.suite.precision`.
         device: Checked against the model's; None takes the model's.
-        state_dir: Folder for finished batches. An evaluation that was stopped, even by ``kill -9``, goes on from there
-            with the same result. One folder serves one evaluation; further ``attacks`` may be added later.
+        state_dir: Folder for finished batches. After an interruption, even ``kill -9``, the same call goes on from
+            there with the same result. One folder serves one evaluation; further ``attacks`` may be added later.
         save_examples: Path of a safetensors file for the adversarial examples, see :class:`Examples`.
         progress: Show a progress bar.
         num_classes: Number of classes of the data, to be compared with the model's.

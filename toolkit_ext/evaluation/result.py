@@ -27,9 +27,9 @@ class Flag:
 
     ``kind`` is ``randomized``, ``probabilities``, ``dynamic``, ``zero_gradients``, ``square_beats_white_box`` (all
     pyautoattack's), ``recheck`` (reported successes that were none), ``slow_bf16`` (precision bf16-verified where that
-    is slower) or ``other``; ``attack`` names the attack that
-    raised it, empty for the checks before the attacks; ``count`` is the number of examples, or of attack starts for
-    zero gradients (an example has one start for each target class and restart).
+    is slower), ``audit`` or ``other``. ``attack`` names the attack that raised it, empty for the checks before the
+    attacks. ``count`` is the number of examples, or of attack starts for zero gradients (an example has one start for
+    each target class and restart).
     """
 
     kind: str
@@ -178,8 +178,8 @@ class Evaluation:
         """The fields of a run record that an evaluation fills, ready for JSON.
 
         ``details`` holds ``attacks`` (the attribute ``details``), ``flags`` (the warnings with their kinds and
-        counts), ``settings``, ``robust``: who survived what, as :func:`pack_flags` writes it, and ``carried`` where
-        the evaluation went on from a smaller radius.
+        counts), ``settings``, ``robust`` (which images survive each attack, as :func:`pack_flags` writes it) and
+        ``carried`` where the evaluation went on from a smaller radius.
         """
         return {
             "protocol": {key: getattr(self.protocol, key) for key in ("name", "norm", "eps", "version")},

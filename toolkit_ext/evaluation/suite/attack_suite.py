@@ -15,8 +15,8 @@ from toolkit_ext.evaluation.loading.checks import check_defence
 from toolkit_ext.evaluation.result import Evaluation, Row, fraction
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
-from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags
-from toolkit_ext.evaluation.suite.columns import column_job, single_adversary, undefined
+from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags, reason_undefined
+from toolkit_ext.evaluation.suite.columns import SINGLE, column_job, single_adversary
 from toolkit_ext.evaluation.suite.fast import make_fast
 from toolkit_ext.evaluation.suite.precision import Judge, compare_speed, verified
 
@@ -48,7 +48,8 @@ class AttackSuite:
         return plan(self.protocol.version, self.protocol.norm, self.subject.classes, self.subject.x.shape[2])
 
     def _defined(self, column: str) -> bool:
-        reason = undefined(column, self.protocol, self.subject.classes, self.subject.x.shape[2])
+        attack, height = SINGLE.get(column, column), self.subject.x.shape[2]
+        reason = reason_undefined(attack, self.protocol.norm, self.subject.classes, height)
         if not reason and self.protocol.radius(column)[1] == 0:
             reason = _NO_RADIUS
         if reason:

@@ -11,16 +11,11 @@ from torch import Tensor, nn
 from toolkit_ext.attacks import FGSM, MIM, PGD
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
 from toolkit_ext.evaluation.running.runner import Job
-from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, build, reason_undefined
+from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, build
 from toolkit_ext.types import Attack
 
 SINGLE = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "square": "square"}
 """Columns that are one of pyautoattack's attacks with one restart."""
-
-
-def undefined(column: str, protocol: Protocol, classes: int, height: int) -> str:
-    """Why a column cannot be run; empty if it can."""
-    return reason_undefined(SINGLE[column], protocol.norm, classes, height) if column in SINGLE else ""
 
 
 def gradient_attack(column: str, protocol: Protocol) -> Attack:
