@@ -18,9 +18,9 @@ from torch.optim import SGD
 from toolkit_ext.claims import SCALES, Arm, Group
 from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.claims.recipe import cost_options
+from toolkit_ext.evaluation import protocol_for
 from toolkit_ext.experiments.costs import count_passes
 from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.presets import protocol_for
 from toolkit_ext.experiments.recipe import with_hyper_parameters
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
@@ -54,7 +54,9 @@ def test_every_run_is_possible(name: str) -> None:
         axes.schedule.bind(each.epochs)
         optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=axes.loop.lr)
         make_schedulers([optimizer], axes.loop, 10, each.epochs, axes.schedule.resets(each.epochs))
-        assert each.protocol or protocol_for(each.data, axes.hyper_parameters()).eps == axes.attack.eps
+        given = axes.hyper_parameters()
+        usual = protocol_for(each.data, given.get("norm"), given.get("eps"))
+        assert each.protocol or usual.eps == axes.attack.eps
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -67,16 +67,3 @@ def check_positive(option: str, value: float, *, zero: bool = False) -> float:
     if not (value >= 0 if zero else value > 0) or value == float("inf"):
         raise UserError(f"{option}: {value} is not allowed; it must be a finite number {bound}")
     return value
-
-
-def check_eps(eps: float, norm: str) -> float:
-    """Return ``eps`` if it can be the radius of a budget on inputs in [0, 1], else raise with the likely value.
-
-    A Linf ball of radius 1 holds every image; larger values are most often levels of 0 to 255 without the division.
-    """
-    check_positive("eps", eps, zero=True)
-    if norm == "Linf" and eps > 1:
-        raise UserError(
-            f"eps: {eps:g} is not allowed for inputs in [0, 1]; did you mean {eps:g}/255 = {eps / 255:.4f}?"
-        )
-    return eps

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import NORMS
 
+Eps = Annotated[float, "or a fraction as text, such as 8/255"]
+"""The type of a field whose value :func:`parse_eps` reads; the command line takes text for such a field."""
 
-def parse_eps(value: str | float, norm: str = "Linf", option: str = "eps") -> float:
-    """The radius of a budget, in units of [0, 1] inputs, from ``"8/255"``, ``"0.3"`` or ``0.03``.
+
+def parse_eps(value: str | float, norm: str | None = "Linf", option: str = "eps") -> float:
+    """The radius of a budget or a step size, in units of [0, 1] inputs, from ``"8/255"``, ``"0.3"`` or ``0.03``.
 
     Args:
         value: A number, or text with a number or a fraction of two.
-        norm: ``Linf`` or ``L2``. An Linf radius above 1 covers every image and is taken for a slip.
+        norm: ``Linf`` or ``L2``. An Linf radius above 1 covers every image and is taken for a slip; None allows it.
         option: The name to use in messages (``eps``, ``alpha``, ...).
 
     Raises:
         UserError: not a number, NaN, infinite, below 0, or above 1 for Linf.
     """
-    check_choice("norm", norm, NORMS)
+    if norm is not None:
+        check_choice("norm", norm, NORMS)
     number = _number(value, option)
     if not math.isfinite(number) or number < 0:
         raise UserError(f"{option}: {value} is not allowed; it must be a finite number, at least 0, such as 8/255")

@@ -13,7 +13,7 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.running.isolation import honest_dynamic_check
+from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.suite.autoattack import plan, set_budget
 
 SHORT = Budget(n_iter=8, n_queries=60)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from toolkit_ext import backbones
 from toolkit_ext.evaluation import Budget, Protocol, evaluate
-from toolkit_ext.evaluation.running.isolation import honest_dynamic_check
+from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.suite.autoattack import perturb, plan, set_budget
-from toolkit_ext.evaluation.suite.fast import make_lean
-from toolkit_ext.evaluation.suite.fast_fab import project_linf
-from toolkit_ext.evaluation.suite.selection import Judge
+from toolkit_ext.evaluation.suite.fast import make_fast
+from toolkit_ext.evaluation.suite.fast_fab import project
+from toolkit_ext.evaluation.suite.precision import Judge
 
 SHORT = Budget(n_iter=3, n_queries=12)
 EPS = {"Linf": 0.03, "L2": 0.2}
@@ -112,22 +112,22 @@ class Apart(nn.Module):
 def pair(norm: Any, channels: int, eps: float) -> tuple[Any, Any, Tensor, Tensor]:
     """pyautoattack's attacks, ours, images and the model's own labels of them."""
     model, x = Apart(5, channels).requires_grad_(False), torch.rand(40, channels, 6, 6).round(decimals=1)
-    library, lean = (AutoAttack(model, norm=norm, eps=eps, seed=1) for _ in range(2))
-    for adversary in (library, lean):
+    library, fast = (AutoAttack(model, norm=norm, eps=eps, seed=1) for _ in range(2))
+    for adversary in (library, fast):
         set_budget(adversary, Budget(12, 400))
         adversary.fab.n_target_classes, adversary.fab.targeted = 4, True
-    make_lean(lean)
-    return library, lean, x, model(x).argmax(dim=1)
+    make_fast(fast)
+    return library, fast, x, model(x).argmax(dim=1)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_square_gives_the_library_s_images(channels: int, norm: str) -> None:
     torch.manual_seed(0)
-    library, lean, x, y = pair(norm, channels, 0.04 if norm == "Linf" else 0.3)
+    library, fast, x, y = pair(norm, channels, 0.04 if norm == "Linf" else 0.3)
     asked: list[int] = []
-    lean.square.predict.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
-    found = lean.square.perturb(x.clone(), y)
+    fast.square.predict.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    found = fast.square.perturb(x.clone(), y)
     ours_asked, asked[:] = sum(asked), []
     assert torch.equal(found, library.square.perturb(x.clone(), y))
     assert 0 < int((found != x).flatten(1).any(dim=1).sum()) < len(x)
@@ -154,7 +154,7 @@ def test_apgd_climbs_to_the_library_s_points(norm: str, loss: str, channels: int
     runs, counts = [], []
     judge = Apart(5, channels).requires_grad_(False)
     judge.weight = model.weight
-    make_lean(both[1], Judge(judge) if judged else None)
+    make_fast(both[1], Judge(judge) if judged else None)
     for adversary in both[:2]:
         set_budget(adversary, Budget(steps, 400))
         attack = getattr(adversary, LOSSES[loss])
@@ -179,11 +179,11 @@ def test_apgd_climbs_to_the_library_s_points(norm: str, loss: str, channels: int
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-dlr", "apgd-t"])
 def test_apgd_breaks_the_images_that_the_library_breaks(attack: str) -> None:
     torch.manual_seed(2)
-    library, lean, x, y = pair("Linf", 1, 0.06)
+    library, fast, x, y = pair("Linf", 1, 0.06)
     y[:5] = (y[:5] + 1) % 5
-    for adversary in (library, lean):
+    for adversary in (library, fast):
         adversary.apgd_targeted.n_target_classes = 4
-    theirs, found = perturb(library, attack, x.clone(), y), perturb(lean, attack, x.clone(), y)
+    theirs, found = perturb(library, attack, x.clone(), y), perturb(fast, attack, x.clone(), y)
     model = library.apgd.model
     wrong = model(theirs).argmax(dim=1) != y
     assert torch.equal(model(found).argmax(dim=1) != y, wrong)
@@ -195,8 +195,8 @@ def test_apgd_breaks_the_images_that_the_library_breaks(attack: str) -> None:
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_fab_finds_what_the_library_finds(norm: str) -> None:
     torch.manual_seed(0)
-    library, lean, x, y = pair(norm, 1, 0.03 if norm == "Linf" else 0.2)
-    theirs, found = library.fab.perturb(x.clone(), y), lean.fab.perturb(x.clone(), y)
+    library, fast, x, y = pair(norm, 1, 0.03 if norm == "Linf" else 0.2)
+    theirs, found = library.fab.perturb(x.clone(), y), fast.fab.perturb(x.clone(), y)
     model = library.fab.predict
     assert torch.equal(model(found).argmax(dim=1), model(theirs).argmax(dim=1))
     broken = model(found).argmax(dim=1) != y
@@ -208,9 +208,9 @@ def test_fab_finds_what_the_library_finds(norm: str) -> None:
 
 def test_fab_goes_as_near_as_the_library_until_it_is_within_the_ball() -> None:
     torch.manual_seed(0)
-    library, lean, x, y = pair("Linf", 1, 0.03)
+    library, fast, x, y = pair("Linf", 1, 0.03)
     runs = []
-    for adversary in (library, lean):
+    for adversary in (library, fast):
         adversary.fab.device, adversary.fab.target_class = x.device, 2
         runs.append(adversary.fab.attack_single_run(x.clone(), y, is_targeted=True))
     far = (runs[0] - x).abs().amax(dim=(1, 2, 3)) > 0.03
@@ -233,7 +233,8 @@ def test_the_projection_is_the_library_s(seed: int, size: int, offset: float) ->
     normals = torch.randn(20, size, generator=generator)
     normals[:, ::5] *= (torch.rand(20, 1, generator=generator) > 0.5).float()
     offsets = (normals * points).sum(dim=1) + offset * torch.randn(20, generator=generator)
-    ours, theirs = project_linf(points, normals, offsets), projection_linf(points, normals, offsets)
+    sign, gap = normals.sign(), (normals * points).sum(dim=1) - offsets
+    ours, theirs = -sign * project(points, normals.abs(), sign, gap)[0], projection_linf(points, normals, offsets)
     assert torch.allclose(ours, theirs, atol=1e-4)
     moved = points + ours
     assert moved.min() >= 0

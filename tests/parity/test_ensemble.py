@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.ensemble import Ensemble
+from toolkit_ext.evaluation.loading.adapters import Ensemble
 
 
 def member(seed: int, classes: int = 4) -> nn.Module:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from toolkit_ext import backbones
-from toolkit_ext.evaluation.loading.fingerprint import float32_arithmetic
+from toolkit_ext.evaluation.settings import float32_arithmetic
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.results.records.environment import machine_name
 from toolkit_ext.trainers import TRAINERS

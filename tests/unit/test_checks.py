@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from toolkit_ext.data import check_images, check_labels
 from toolkit_ext.errors import UserError
-from toolkit_ext.units import parse_eps
+from toolkit_ext.trainers.compose import AXES, options
+from toolkit_ext.units import Eps, parse_eps
 
 
 def test_good_images_pass() -> None:
@@ -155,3 +157,19 @@ def test_eps_errors(value: str | float, norm: str, message: str) -> None:
 def test_eps_names_its_option() -> None:
     with pytest.raises(UserError, match=r"^alpha: 2 is not allowed for Linf"):
         parse_eps(2, option="alpha")
+    assert parse_eps("2", None, "alpha") == 2
+
+
+def test_every_option_that_takes_a_fraction_says_so() -> None:
+    """The command line hands on text for fields of type ``Eps`` alone, so none may be read as a fraction without it."""
+    said, read = set(), set()
+    for kind in (kind for kinds in AXES.values() for kind in kinds.values()):
+        hints = get_type_hints(kind, include_extras=True)
+        for name in options(kind):
+            if hints[name] in (Eps, Eps | None):
+                said.add((kind, name))
+            with contextlib.suppress(TypeError, UserError):
+                if getattr(kind(**{name: "1/8"}), name) == 0.125:
+                    read.add((kind, name))
+    assert said == read
+    assert {name for _, name in said} >= {"eps", "alpha", "eps_min"}

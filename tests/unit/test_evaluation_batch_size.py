@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Budget, Protocol, evaluate, evaluate_budgets
-from toolkit_ext.evaluation.running import batch_size
-from toolkit_ext.evaluation.running.batch_size import measure, parse_batch_size
+from toolkit_ext.evaluation import Budget, Protocol, evaluate, evaluate_budgets, settings
+from toolkit_ext.evaluation.settings import measure, parse_batch_size
 
 SHORT = Budget(n_iter=3, n_queries=10)
 PROTOCOL = Protocol("test", "Linf", 0.05)
@@ -33,7 +32,7 @@ def seconds_of(table: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> list
         measured.append(len(x))
         return table[len(x)]
 
-    monkeypatch.setattr(batch_size, "pass_seconds", fake)
+    monkeypatch.setattr(settings, "pass_seconds", fake)
     return measured
 
 
@@ -66,7 +65,7 @@ def test_a_size_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -
             raise torch.OutOfMemoryError("no room")
         return 0.1
 
-    monkeypatch.setattr(batch_size, "pass_seconds", fake)
+    monkeypatch.setattr(settings, "pass_seconds", fake)
     model, x, _ = case()
     assert measure(model, x, CPU) == 128
 

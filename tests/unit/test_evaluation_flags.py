@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.suite.flags import Collector, Flag, read_flags, rejected_flag
+from toolkit_ext.evaluation.result import Flag
+from toolkit_ext.evaluation.running.recheck import rejected_flag
+from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
 
 SHORT = Budget(n_iter=3, n_queries=40)
 

@@ -82,7 +82,7 @@ def facts(evaluation: Evaluation) -> tuple[Any, ...]:
 @pytest.mark.parametrize("wanted", ["fp32", "bf16-verified"])
 @pytest.mark.parametrize("seed", range(3))
 def test_ten_random_kills(seed: int, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "pass_seconds", lambda model, x: 1.0 + isinstance(model, Net))
+    monkeypatch.setattr(precision, "half_ratio", lambda full, half, x: 0.5)
     model, x, y = case()
     whole = facts(run(wanted, model, x, y, None))
     total, draw = model.fuse.passes, random.Random(seed)

@@ -16,7 +16,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.suite import precision
 from toolkit_ext.evaluation.suite.autoattack import perturb
-from toolkit_ext.evaluation.suite.precision import HalfCopy, laid_out, verified
+from toolkit_ext.evaluation.suite.precision import HalfCopy, channels_last, pass_seconds, verified
 
 SHORT = Budget(n_iter=6, n_queries=40)
 PROTOCOL = Protocol("test", "Linf", 0.01, attacks=("clean", "apgd_ce", "square", "aa"))
@@ -161,9 +161,7 @@ def test_bad_choices_are_refused() -> None:
 
 @pytest.mark.parametrize(("half_seconds", "warned"), [(1.25, True), (0.5, False)])
 def test_bf16_where_it_is_slower_is_told(half_seconds: float, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        precision, "pass_seconds", lambda model, x: half_seconds if isinstance(model, HalfCopy) else 1.0
-    )
+    monkeypatch.setattr(precision, "half_ratio", lambda full, half, x: half_seconds)
     model, x, y = case(6)
     flags = [flag for flag in run(model, x, y, "bf16-verified").warnings if flag.kind == "slow_bf16"]
     assert [flag.message for flag in flags] == (
@@ -176,7 +174,7 @@ def test_weights_lie_as_before_after_an_error() -> None:
     kept, pointer = model.weight.detach().clone(), model.weight.data_ptr()
 
     def stop() -> None:
-        with laid_out(model, "fp32", torch.device("cpu")):
+        with channels_last(model):
             assert model.weight.is_contiguous(memory_format=torch.channels_last)
             assert torch.equal(model.weight, kept)
             raise ValueError("stop")
@@ -185,7 +183,7 @@ def test_weights_lie_as_before_after_an_error() -> None:
         stop()
     assert model.weight.data_ptr() == pointer
     assert model.weight.is_contiguous()
-    with laid_out(model, "fp32-reference", torch.device("cpu")):
+    with channels_last(model, use=False):
         assert model.weight.data_ptr() == pointer
 
 
@@ -205,7 +203,7 @@ def test_another_precision_is_not_carried_over() -> None:
 
 def test_the_time_of_a_pass_is_taken() -> None:
     model, x, _ = case(4)
-    assert precision.pass_seconds(model, x) > 0
+    assert pass_seconds(model, x) > 0
     assert x.grad is None
 
 

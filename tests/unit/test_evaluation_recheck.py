@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Protocol, evaluate, load_examples
 from toolkit_ext.evaluation.running.recheck import distance, recheck, tolerance
-from toolkit_ext.evaluation.suite import attack_suite as battery
+from toolkit_ext.evaluation.suite import attack_suite
 
 SHORT = Budget(n_iter=5, n_queries=30)
 
@@ -89,7 +89,7 @@ def test_a_success_that_fails_is_not_counted_and_is_told(monkeypatch: pytest.Mon
         tried.append((attack, len(x)))
         return lying(x) if attack == "apgd-ce" else x
 
-    monkeypatch.setattr(battery, "perturb", perturb)
+    monkeypatch.setattr(attack_suite, "perturb", perturb)
     model, x, y = case()
     evaluation = evaluate(model, x, y, Protocol("t", "Linf", 0.1), progress=False)
     assert evaluation.robust["aa"].tolist() == [False, False, True, True, True]
@@ -112,7 +112,7 @@ class Fickle(Bright):
 
 def test_a_model_that_errs_only_in_company_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     nudge = torch.tensor([0.02, 0.02, 0.02, 0.02, 0.0]).view(-1, 1, 1, 1)
-    monkeypatch.setattr(battery, "perturb", lambda adversary, attack, x, y: x + nudge)
+    monkeypatch.setattr(attack_suite, "perturb", lambda adversary, attack, x, y: x + nudge)
     _, x, y = case()
     evaluation = evaluate(Fickle(), x, y, Protocol("t", "Linf", 0.1), progress=False)
     assert evaluation.metrics["aa_acc"] == 1

@@ -77,9 +77,9 @@ def test_absent_cuda() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda logits: (logits, logits), "model: answers one image with tuple"),
-        (lambda logits: logits[:, 0], r"model: answers one image with \[1\]"),
-        (lambda logits: logits[:, :1], r"model: answers one image with \[1, 1\]"),
+        (lambda logits: (logits, logits), "model: returns tuple for images of shape"),
+        (lambda logits: logits[:, 0], r"model: returns shape \[1\] for images"),
+        (lambda logits: logits[:, :1], r"model: returns shape \[1, 1\] for images"),
         (lambda logits: logits.detach(), "model: its logits have no gradient"),
         (lambda logits: logits / 0, "model: gives NaN or infinite logits on clean images"),
         (lambda logits: logits.softmax(dim=1), "model: returns probabilities"),

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from toolkit_ext.evaluation import Budget
 from toolkit_ext.evaluation.suite.autoattack import perturb, set_budget
-from toolkit_ext.evaluation.suite.fast import make_lean
-from toolkit_ext.evaluation.suite.selection import Judge, filled_up
+from toolkit_ext.evaluation.suite.fast import make_fast
+from toolkit_ext.evaluation.suite.precision import Judge, filled_up
 
 CLASSES, EPS, SHIFT = 5, 0.05, 0.4
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
@@ -39,7 +39,7 @@ def adversary(model: nn.Module, judge: Judge | None) -> Any:
     made = AutoAttack(model, norm="Linf", eps=EPS, seed=1)
     set_budget(made, Budget(20, 400))
     made.apgd_targeted.n_target_classes = made.fab.n_target_classes = CLASSES - 1
-    make_lean(made, judge)
+    make_fast(made, judge)
     return made
 
 

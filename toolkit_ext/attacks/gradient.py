@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.types import NORMS, Norm, Perturbed, option
-from toolkit_ext.units import parse_eps
+from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +28,7 @@ _ART_NORMS = {"Linf": math.inf, "L2": 2}
 class GradientAttack:
     """What every attack here shares: the budget, its checks, and the change of ``eps`` during training."""
 
-    eps: float = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
+    eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = option("Linf", "norm of the budget: Linf or L2")
     backend: Backend = option("torchattacks", "library that crafts the examples: torchattacks or art")
 
@@ -119,13 +119,13 @@ class RandomFGSM(GradientAttack):
 class IteratedAttack(GradientAttack):
     """An attack of several steps of size ``alpha``; ``None`` is ``2.5 eps / steps``, which can cross the ball."""
 
-    alpha: float | None = option(None, "step size of the attack; none is 2.5 eps / steps")
+    alpha: Eps | None = option(None, "step size of the attack; none is 2.5 eps / steps")
     steps: int = option(10, "number of steps of the attack")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.alpha is not None:
-            object.__setattr__(self, "alpha", check_positive("alpha", parse_eps(self.alpha, "L2", "alpha")))
+            object.__setattr__(self, "alpha", check_positive("alpha", parse_eps(self.alpha, None, "alpha")))
         if self.steps < 1:
             raise UserError(f"steps: {self.steps} is not allowed; at least 1")
 

@@ -18,7 +18,7 @@ from toolkit_ext.data import Dataset, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Evaluation, Protocol, evaluate, load_protocol
 from toolkit_ext.experiments.experiment import Experiment
-from toolkit_ext.experiments.presets import protocol_for
+from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.landscape import perturbation_similarity, random_direction
 from toolkit_ext.landscape.subject import Subject
 from toolkit_ext.trainers import TRAINERS
@@ -89,7 +89,7 @@ def ensemble(trained: Trained) -> Found:
     schedule = compose(TRAINERS[chosen.method].method, chosen.hyper_parameters).schedule
     if len(names) != (periods := len(schedule.resets(chosen.epochs)) - 1):
         raise UserError(f"output: {trained.folder} has {len(names) - 1} snapshots; it must have {periods - 1}")
-    protocol = protocol_for(chosen.data, chosen.hyper_parameters)
+    protocol = protocol_of(chosen.data, chosen.hyper_parameters)
     protocol = protocol.at(attacks=chosen.attacks or protocol.attacks)
     model = Ensemble([trained.model(name) for name in names]).to(trained.device)
     return Found({"members": len(names)}, _evaluated(trained, model, protocol))

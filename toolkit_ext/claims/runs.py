@@ -150,7 +150,7 @@ def _evaluated_as(experiment: Experiment, record: Record) -> bool:
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str) and name in ("eps", "eps_max", "eps_min", "alpha"):
-        return parse_eps(value, "L2")
+        return parse_eps(value, None)
     return list(value) if isinstance(value, tuple) else value
 
 

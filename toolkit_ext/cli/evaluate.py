@@ -16,8 +16,8 @@ from toolkit_ext.cli.sources import choose_protocol, data_option, facts_of, load
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
-from toolkit_ext.evaluation.running.batch_size import parse_batch_size
-from toolkit_ext.evaluation.suite.budgets import budgets
+from toolkit_ext.evaluation.protocol import budgets
+from toolkit_ext.evaluation.settings import parse_batch_size
 from toolkit_ext.experiments.experiment import Place, check_device, record_of
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start

@@ -16,11 +16,10 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import Place
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
+from toolkit_ext.units import Eps
 
 Command = Callable[..., Any]
 FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
-# Numbers that may be written as fractions; the dataclasses read the text.
-_FRACTIONS = {"eps", "alpha", "eps_min", "eps_max"}
 
 
 class CommaSeparated(click.ParamType[Any]):
@@ -47,10 +46,10 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _click_type(name: str, hint: Any) -> Any:
+def _click_type(hint: Any) -> Any:
     hint = _plain(hint)
-    if name in _FRACTIONS:
-        return str
+    if hint == Eps:
+        return str  # the dataclass reads the fraction
     if get_origin(hint) is Literal:
         return str  # the dataclass checks it, and its message suggests similar names
     if get_origin(hint) is tuple:
@@ -67,7 +66,7 @@ def _option(entry: Field[Any], hint: Any) -> click.Option:
     text = entry.metadata["help"] + shown
     if _plain(hint) is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", entry.name], default=None, help=text)
-    return click.Option([flag, entry.name], type=_click_type(entry.name, hint), default=None, help=text)
+    return click.Option([flag, entry.name], type=_click_type(hint), default=None, help=text)
 
 
 def hyper_parameter_options() -> list[click.Option]:
@@ -78,7 +77,7 @@ def hyper_parameter_options() -> list[click.Option]:
         made[axis] = click.Option([f"--{axis}"], help=text)
     owners: list[type[Any]] = [LoopConfig, *(kind for kinds in AXES.values() for kind in kinds.values())]
     for kind in owners:
-        hints = get_type_hints(kind)
+        hints = get_type_hints(kind, include_extras=True)
         for name, entry in options(kind).items():
             if name not in made and name != "seed":
                 made[name] = _option(entry, hints[name])

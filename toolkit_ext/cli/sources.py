@@ -13,7 +13,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Loaded, Protocol, Shape, load
 from toolkit_ext.evaluation.loading.models import TIMM
 from toolkit_ext.experiments.experiment import Place
-from toolkit_ext.experiments.presets import protocol_for
+from toolkit_ext.experiments.presets import protocol_of
 
 data_option = click.option(
     "--data", "data_name", help="data set; by default the one that the checkpoint was trained on"
@@ -56,7 +56,7 @@ def load_models(
 
 def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> Protocol:
     """The protocol of the options of evaluate; without, the usual one for a model trained as ``told``."""
-    protocol = protocol_for(dataset.name, told.get("hyper_parameters", {}), values["protocol"])
+    protocol = protocol_of(dataset.name, told.get("hyper_parameters", {}), values["protocol"])
     changes: dict[str, Any] = {"version": values["version"]} if values["version"] else {}
     if values["attacks"]:
         # Every evaluation has the union of its attacks.

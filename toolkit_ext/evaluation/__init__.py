@@ -1,14 +1,19 @@
 """Standardised evaluation: AutoAttack and further attacks, with re-checked successes and resumable batches."""
 
 from toolkit_ext.evaluation.audit import Audit, Check, audit
-from toolkit_ext.evaluation.evaluate import evaluate
-from toolkit_ext.evaluation.loading.ensemble import Ensemble
+from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
+from toolkit_ext.evaluation.loading.adapters import Ensemble
 from toolkit_ext.evaluation.loading.models import Loaded, Shape, load
-from toolkit_ext.evaluation.protocol import COLUMNS, VERSIONS, Budget, Protocol, load_protocol, protocol_names
-from toolkit_ext.evaluation.result import Evaluation, unpack_flags, wilson
-from toolkit_ext.evaluation.running.examples import Examples, load_examples
-from toolkit_ext.evaluation.suite.budgets import evaluate_budgets
-from toolkit_ext.evaluation.suite.flags import Flag
+from toolkit_ext.evaluation.protocol import (
+    COLUMNS,
+    VERSIONS,
+    Budget,
+    Protocol,
+    load_protocol,
+    protocol_for,
+    protocol_names,
+)
+from toolkit_ext.evaluation.result import Evaluation, Examples, Flag, load_examples, unpack_flags, wilson
 
 __all__ = [
     "COLUMNS",
@@ -29,6 +34,7 @@ __all__ = [
     "load",
     "load_examples",
     "load_protocol",
+    "protocol_for",
     "protocol_names",
     "unpack_flags",
     "wilson",

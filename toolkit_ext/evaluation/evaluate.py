@@ -1,33 +1,26 @@
-"""Evaluate a classifier: one call, resumable after every batch."""
+"""Evaluate a classifier: one call, resumable after every batch, at one radius or at several."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from toolkit_ext.data import check_images, check_labels, to_unit
-from toolkit_ext.evaluation.loading.art_models import Classifier, as_module
-from toolkit_ext.evaluation.loading.checks import check_model, check_options, find_device
-from toolkit_ext.evaluation.loading.fingerprint import float32_arithmetic, hash_model, hash_tensors, versions
-from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
-from toolkit_ext.evaluation.result import Evaluation, details_of, figures
-from toolkit_ext.evaluation.running.batch_size import BatchSize, find_batch_size
-from toolkit_ext.evaluation.running.carry import carried_key, check_carry, count_carried
-from toolkit_ext.evaluation.running.examples import Examples
-from toolkit_ext.evaluation.running.isolation import isolated
-from toolkit_ext.evaluation.running.recheck import tolerance
+from toolkit_ext.evaluation.loading.adapters import Classifier, as_module
+from toolkit_ext.evaluation.loading.checks import find_device, opened
+from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
+from toolkit_ext.evaluation.result import Evaluation, figures
 from toolkit_ext.evaluation.running.runner import Runner
-from toolkit_ext.evaluation.running.sharding import make_runner, shared_state
-from toolkit_ext.evaluation.suite.attack_suite import Battery
-from toolkit_ext.evaluation.suite.autoattack import Threat, targets
-from toolkit_ext.evaluation.suite.flags import Collector
-from toolkit_ext.evaluation.suite.precision import Precision, check_precision, laid_out, make_passes
+from toolkit_ext.evaluation.running.state import shared_state
+from toolkit_ext.evaluation.settings import BatchSize, check_carry, find_batch_size, settle
+from toolkit_ext.evaluation.suite.attack_suite import AttackSuite
+from toolkit_ext.evaluation.suite.precision import Precision, check_precision
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import current
 
@@ -57,16 +50,16 @@ def evaluate(
 
     AutoAttack is pyautoattack's (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, image by image the
-    verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again, see
-    ``running.recheck``. With fewer than 10 classes the targeted attacks take all other
-    classes as targets; what is undefined for 2 or 3 classes is left out and named in ``omitted``.
+    verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again in full float32
+    (``running.recheck``). With fewer than 10 classes the targeted attacks take all other classes as targets; what is
+    undefined for 2 or 3 classes is left out and named in ``omitted``.
 
-    In a job of several processes (torchrun) each attacks every n-th batch, and all return the same result, image by
-    image that of one process, see :mod:`toolkit_ext.evaluation.running.sharding`.
+    In a multi-process run (torchrun) each process attacks every n-th batch, and all return the same result, image by
+    image that of one process (``running.runner``).
 
-    The model is held in evaluation mode, weights frozen, without autocast; its modes and gradients, torch's random
-    numbers and the tracers of debuggers are put back. The attacks use the float32 arithmetic that torch's flags allow
-    (TF32 in convolutions on CUDA by default), the re-check uses full float32.
+    The model is attacked in evaluation mode, weights frozen, without autocast, in the float32 arithmetic that torch's
+    flags allow (TF32 in convolutions on CUDA by default). Its modes and gradients, torch's random numbers and the
+    tracers of debuggers are put back.
 
     Args:
         model: Takes ``[N, C, H, W]`` float32 in [0, 1], returns logits ``[N, K]``; already on its device. Or an ART
@@ -76,14 +69,13 @@ def evaluate(
         protocol: A :class:`Protocol`, or the name or path of one.
         seed: Seed of every attack, set anew for each batch.
         batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch. ``auto``
-            measures some sizes on the model, see ``running.batch_size``; the one
-            chosen is in ``settings`` and, of a resumed evaluation, the one in ``state_dir``.
-        precision: ``fp32``; ``bf16-verified``, faster where there is AMX or a GPU with bfloat16: AutoAttack's attacks
-            search in bfloat16 and every success is checked in float32; ``fp32-reference``, pyautoattack's own code
-            pixel by pixel. See :mod:`toolkit_ext.evaluation.suite.precision`.
+            measures some sizes on the model; ``settings`` has the chosen one, which a resumed evaluation keeps.
+        precision: ``fp32``; ``bf16-verified``, which searches in bfloat16 and checks every success in float32, faster
+            on processors and GPUs with bfloat16; ``fp32-reference``, pyautoattack's own code pixel by pixel. See
+            :mod:`toolkit_ext.evaluation.suite.precision`.
         device: Checked against the model's; None takes the model's.
-        state_dir: Folder for finished batches. An evaluation that was stopped, even by ``kill -9``, goes on from there
-            with the same result. One folder serves one evaluation; further ``attacks`` may be added later.
+        state_dir: Folder for finished batches. After an interruption, even ``kill -9``, the same call goes on from
+            there with the same result. One folder serves one evaluation; further ``attacks`` may be added later.
         save_examples: Path of a safetensors file for the adversarial examples, see :class:`Examples`.
         progress: Show a progress bar.
         num_classes: Number of classes of the data, to be compared with the model's.
@@ -98,95 +90,94 @@ def evaluate(
         UserError: images, labels, a model or an option that cannot be evaluated; a ``state_dir`` of another evaluation
             or in use; an output that cannot be written.
     """
-    protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
-    model = as_module(model)
+    protocol, model = load_protocol(protocol), as_module(model)
     check_precision(precision, protocol.version)
     device = find_device(model, device)
     ranks = current(device)
-    progress = progress and ranks.is_first
     if save_examples is not None:
-        make_folder(Path(save_examples).parent)
-    with isolated(model, device), laid_out(model, precision, device):
-        x = check_images(x).detach().cpu().contiguous()
-        image = to_unit(x[:1]).to(device)
-        classes = check_model(model, image, num_classes)
-        y = check_labels(y, len(x), classes).cpu()
-        passes = make_passes(precision, model, image)
-        fastest = partial(find_batch_size, batch_size, passes.half or model, x, device, state_dir, fresh)
-        at_once = ranks.first(fastest)
-        check_options(seed, at_once, budget.n_iter, budget.n_queries)
-        threat = Threat(protocol.norm, protocol.eps, protocol.version, seed, device, budget)
-        settings = _settings(protocol, threat, at_once, classes) | {"precision": precision}
-        key = _key(model, x, y, protocol, settings)
-        settings |= {"model_sha256": key["model"], "data_sha256": key["data"]}
+        make_folder(Path(save_examples).parent)  # to fail now, not after the attacks
+    with opened(model, x, y, precision, device, num_classes) as subject:
+        size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
+        settings = settle(subject, protocol, seed, size, budget, precision)
         if carry is not None:
-            check_carry(carry, protocol, settings)
-            key |= carried_key(carry)
-        with shared_state(state_dir, key, ranks, fresh=fresh) as state, _bar(protocol, progress) as bar:
-            runner = make_runner(ranks, model, x, y, device, at_once, state, bar, Collector())
-            battery = Battery(runner, protocol, threat, classes, carry, passes)
-            battery.run(reject_probabilities=reject_probabilities)
-    evaluation = _result(battery, settings)
+            check_carry(carry, settings)
+        bar = tqdm(desc=f"evaluate {protocol.name}", unit="image", disable=not (progress and ranks.is_first))
+        with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
+            suite = AttackSuite(Runner(subject, size, state, ranks, bar), settings, carry)
+            suite.run(reject_probabilities=reject_probabilities)
+    evaluation = _result(suite)
     if save_examples is not None and ranks.is_first:
         evaluation.examples.save(save_examples)
     return evaluation
 
 
-def _bar(protocol: Protocol, progress: bool) -> tqdm[Any]:
-    return tqdm(desc=f"evaluate {protocol.name}", unit="image", disable=not progress)
-
-
-def _settings(protocol: Protocol, threat: Threat, batch_size: int, classes: int) -> dict[str, Any]:
-    balls = {protocol.radius(name) for name in protocol.attacks}
-    return {
-        "seed": threat.seed,
-        "batch_size": batch_size,
-        "budget": asdict(threat.budget),
-        "target_classes": targets(classes),
-        "tolerance": {norm: tolerance(norm, eps) for norm, eps in sorted(balls)},
-        "device": threat.device.type,
-        "float32": float32_arithmetic(),
-        "versions": versions(),
-    }
-
-
-def _key(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
-    """What stored batches depend on. The list of attacks is not in it: each attack has batches of its own."""
-    rules = {key: value for key, value in protocol.to_dict().items() if key not in ("name", "attacks")}
-    facts = {key: value for key, value in settings.items() if key != "tolerance"}
-    return {"model": hash_model(model), "data": hash_tensors([("x", x), ("y", y)]), "protocol": rules, **facts}
-
-
-def _result(battery: Battery, settings: dict[str, Any]) -> Evaluation:
-    runner, protocol = battery.runner, battery.protocol
-    metrics, intervals = figures(battery.robust)
+def _result(suite: AttackSuite) -> Evaluation:
+    runner = suite.runner
+    metrics, intervals = figures(suite.robust)
     return Evaluation(
-        protocol=protocol,
-        n_examples=len(runner.x),
-        num_classes=battery.classes,
+        protocol=suite.protocol,
+        n_examples=len(suite.subject.x),
+        num_classes=suite.subject.classes,
         metrics=metrics,
         intervals=intervals,
         warnings=tuple(runner.flags),
-        omitted=battery.omitted,
-        details=details_of(runner.rows),
-        robust=battery.robust,
-        carried=count_carried(battery.carry),
-        examples=_examples(runner, protocol),
+        omitted=suite.omitted,
+        details={name: asdict(row) for name, row in runner.rows.items()},
+        robust=suite.robust,
+        carried=_carried(suite.carry),
+        examples=runner.examples(suite.protocol),
         seconds=round(runner.seconds, 3),
-        settings=settings,
+        settings=suite.settings.to_dict(),
     )
 
 
-def _examples(runner: Runner, protocol: Protocol) -> Examples:
-    found = runner.found
-    indices = torch.cat(found.indices)
-    order = indices.argsort()
-    balls = {name: (protocol.norm, protocol.eps) if "/" in name else protocol.radius(name) for name in runner.rows}
-    return Examples(
-        inputs=torch.cat(found.inputs)[order],
-        indices=indices[order],
-        labels=runner.y[indices][order],
-        predictions=torch.cat(found.predictions)[order],
-        attacks=tuple(found.attacks[position] for position in order.tolist()),
-        balls={**balls, "clean": (protocol.norm, 0.0)},
-    )
+def _carried(carry: Evaluation | None) -> dict[str, int]:
+    """For each column the images that it broke at the smaller radius; empty without one."""
+    if carry is None:
+        return {}
+    robust = {name: flags for name, flags in carry.robust.items() if "/" not in name and name != "clean"}
+    return {name: int((carry.robust["clean"] & ~flags).sum()) for name, flags in robust.items()}
+
+
+def evaluate_budgets(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    protocol: Protocol | str,
+    eps: Sequence[float | str],
+    *,
+    state_dir: str | Path | None = None,
+    save_examples: str | Path | None = None,
+    **options: Any,
+) -> tuple[Evaluation, ...]:
+    """Evaluate ``model`` at every radius of ``eps``: a robustness curve, one :class:`Evaluation` a radius, growing.
+
+    What an attack broke at a smaller radius counts as broken by it at every larger one and is not attacked again,
+    because its adversarial example lies in the larger ball too. So a column can only fall along the curve, and it is
+    at most what the column alone would give at that radius. A column whose ball does not grow (``pgd_l2`` of a Linf
+    protocol) is run once.
+
+    Args:
+        model: As for :func:`evaluate`, as are ``x``, ``y`` and ``options``.
+        x: Images.
+        y: Labels.
+        protocol: What to run; its own ``eps`` plays no part.
+        eps: Radii, numbers or text such as ``8/255``, in any order.
+        state_dir: Folder with a folder for each radius; an interrupted curve goes on with the batch it was at.
+        save_examples: Path of a safetensors file; the name of each radius' protocol is added to its stem.
+
+    Raises:
+        UserError: radii as :func:`budgets` refuses them, and whatever :func:`evaluate` refuses.
+    """
+    found: list[Evaluation] = []
+    for at in budgets(load_protocol(protocol), eps):
+        folder = None if state_dir is None else Path(state_dir) / at.name
+        kept = None if save_examples is None else _beside(Path(save_examples), at)
+        if found:  # one curve has one batch size, measured once
+            options |= {"carry": found[-1], "batch_size": found[-1].settings["batch_size"]}
+        found.append(evaluate(model, x, y, at, state_dir=folder, save_examples=kept, **options))
+    return tuple(found)
+
+
+def _beside(path: Path, protocol: Protocol) -> Path:
+    return path.with_name(f"{path.stem}@{protocol.name.rpartition('@')[2]}{path.suffix}")

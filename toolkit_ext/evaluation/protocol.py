@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,6 +25,13 @@ COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "square", "aa")
 
 # 2.5 eps / steps, Madry et al.'s rule; MIM's own for MIM.
 _ALPHA = {"pgd20": "eps/8", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
+# The usual protocol of a data set and a norm, and of all other data sets.
+_USUAL = {
+    ("digits", "Linf"): "linf_0.1_digits",
+    ("mnist", "Linf"): "linf_0.3_mnist",
+    ("mnist", "L2"): "l2_1.5_mnist",
+}
+_ELSE: dict[str, str] = {"Linf": "linf_8_255", "L2": "l2_0.5"}
 _FOLDERS = (Path(__file__).parent / "protocols", Path(__file__).parents[2] / "eval" / "protocols")
 
 
@@ -106,12 +114,14 @@ def protocol_names() -> list[str]:
     return sorted({path.stem for folder in _FOLDERS for path in folder.glob("*.json")})
 
 
-def load_protocol(name_or_path: str | Path) -> Protocol:
-    """The protocol of that name in ``eval/protocols``, or in the JSON file at that path.
+def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
+    """The protocol of that name in ``eval/protocols``, or in the JSON file at that path; a finished one as it is.
 
     Raises:
         UserError: no such protocol; a file that is not JSON, or has fields a :class:`Protocol` does not.
     """
+    if isinstance(name_or_path, Protocol):
+        return name_or_path
     path = Path(name_or_path)
     if path.suffix != ".json":
         check_choice("protocol", str(name_or_path), protocol_names())
@@ -127,3 +137,30 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     except TypeError as error:
         known = ", ".join(field.name for field in dataclasses.fields(Protocol))
         raise UserError(f"protocol {path}: must be an object with name, norm and eps; known fields: {known}") from error
+
+
+def protocol_for(data: str, norm: str | None = None, eps: float | str | None = None) -> Protocol:
+    """The usual protocol for the data set called ``data`` in ``norm`` (by default Linf) and at ``eps``.
+
+    Raises:
+        UserError: an unknown norm, or an ``eps`` as :func:`parse_eps` refuses it.
+    """
+    norm = check_choice("norm", norm or "Linf", NORMS)
+    protocol = load_protocol(_USUAL.get((data, norm), _ELSE[norm]))
+    same = eps is None or parse_eps(eps, norm) == protocol.eps
+    return protocol if same else protocol.at(eps=eps)
+
+
+def budgets(protocol: Protocol, eps: Sequence[float | str]) -> tuple[Protocol, ...]:
+    """``protocol`` at each radius of ``eps``, in growing order; each is named ``<protocol>@<eps>``.
+
+    Raises:
+        UserError: no radius, one that is not allowed, or one given twice.
+    """
+    if not eps:
+        raise UserError("eps: no radius is given; give one or several, such as 2/255,4/255,8/255")
+    found = sorted((protocol.at(eps=value) for value in eps), key=lambda changed: changed.eps)
+    for one, other in pairwise(found):
+        if one.eps == other.eps:
+            raise UserError(f"eps: {one.eps:.6g} is given twice; give each radius once")
+    return tuple(found)

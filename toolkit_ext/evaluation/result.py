@@ -1,19 +1,112 @@
-"""What an evaluation found."""
+"""What an evaluation found: metrics, which images survive each attack, adversarial examples, and reasons for doubt."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.protocol import Protocol
-from toolkit_ext.evaluation.running.examples import Examples
-from toolkit_ext.evaluation.running.runner import Row
-from toolkit_ext.evaluation.suite.flags import Flag
+from toolkit_ext.io import atomic_write
+from toolkit_ext.types import Norm
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason to doubt a result.
+
+    ``kind`` is ``randomized``, ``probabilities``, ``dynamic``, ``zero_gradients``, ``square_beats_white_box`` (all
+    pyautoattack's), ``recheck`` (reported successes that were none), ``slow_bf16`` (precision bf16-verified where that
+    is slower), ``audit`` or ``other``. ``attack`` names the attack that raised it, empty for the checks before the
+    attacks. ``count`` is the number of examples, or of attack starts for zero gradients (an example has one start for
+    each target class and restart).
+    """
+
+    kind: str
+    message: str
+    attack: str = ""
+    count: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}{f' ({self.attack})' if self.attack else ''}: {self.message}"
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """The fields, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one attack did: examples ``attempted`` and ``broken``, wall ``seconds``, and the ``accuracy`` after it."""
+
+    attempted: int
+    broken: int
+    seconds: float
+    accuracy: float
+
+    @classmethod
+    def of(cls, attempted: Tensor, robust: Tensor, seconds: float) -> Self:
+        """From ``[N]`` bool: what was attacked, and what is robust after it."""
+        broken = int((attempted & ~robust).sum())
+        return cls(int(attempted.sum()), broken, round(seconds, 3), fraction(robust))
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The first adversarial example that was found for each broken image, ordered by index; all on the CPU.
+
+    Attributes:
+        inputs: ``[M, C, H, W]`` float32 in [0, 1].
+        indices: ``[M]`` int64, positions in the evaluated data.
+        labels: ``[M]`` int64, the true labels.
+        predictions: ``[M]`` int64, what the model says instead.
+        attacks: M names: ``clean`` for an image misclassified as it is, ``aa/apgd-ce``, ``pgd20``, ...
+        balls: norm and radius of the ball of each name in ``attacks``.
+    """
+
+    inputs: Tensor
+    indices: Tensor
+    labels: Tensor
+    predictions: Tensor
+    attacks: tuple[str, ...]
+    balls: Mapping[str, tuple[Norm, float]]
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it to a safetensors file; ``attack`` numbers the names in the file's metadata."""
+        names = sorted(set(self.attacks))
+        tensors = {
+            "inputs": self.inputs,
+            "indices": self.indices,
+            "labels": self.labels,
+            "predictions": self.predictions,
+            "attack": torch.tensor([names.index(name) for name in self.attacks], dtype=torch.int64),
+        }
+        attacks = [{"name": name, "norm": self.balls[name][0], "eps": self.balls[name][1]} for name in names]
+        return atomic_write(Path(path), save(tensors, {"attacks": json.dumps(attacks)}))
+
+
+def load_examples(path: str | Path) -> Examples:
+    """Read what :meth:`Examples.save` wrote; :class:`UserError` if the file is not that."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            attacks = json.loads(file.metadata()["attacks"])
+        names = [attack["name"] for attack in attacks]
+        codes = tensors.pop("attack").tolist()
+        balls = {attack["name"]: (attack["norm"], attack["eps"]) for attack in attacks}
+        return Examples(**tensors, attacks=tuple(names[code] for code in codes), balls=balls)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"examples {path}: not a file of adversarial examples ({error})") from error
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -23,6 +116,11 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     low, high = proportion_confint(correct, n, alpha=0.05, method="wilson")
     # Rounding can leave a bound a hair inside the proportion itself, or outside [0, 1].
     return max(0.0, min(float(low), correct / n)), min(1.0, max(float(high), correct / n))
+
+
+def fraction(flags: Tensor) -> float:
+    """The share of ``flags`` ``[N]`` bool that are set."""
+    return int(flags.sum()) / len(flags)
 
 
 def pack_flags(flags: Tensor) -> str:
@@ -80,8 +178,8 @@ class Evaluation:
         """The fields of a run record that an evaluation fills, ready for JSON.
 
         ``details`` holds ``attacks`` (the attribute ``details``), ``flags`` (the warnings with their kinds and
-        counts), ``settings``, ``robust``: who survived what, as :func:`pack_flags` writes it, and ``carried`` where
-        the evaluation went on from a smaller radius.
+        counts), ``settings``, ``robust`` (which images survive each attack, as :func:`pack_flags` writes it) and
+        ``carried`` where the evaluation went on from a smaller radius.
         """
         return {
             "protocol": {key: getattr(self.protocol, key) for key in ("name", "norm", "eps", "version")},
@@ -105,8 +203,3 @@ def figures(robust: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[str, t
     counts = {f"{name}_acc": (int(flags.sum()), len(flags)) for name, flags in robust.items() if "/" not in name}
     metrics = {name: correct / n for name, (correct, n) in counts.items()}
     return metrics, {name: wilson(correct, n) for name, (correct, n) in counts.items()}
-
-
-def details_of(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
-    """The rows as plain dictionaries."""
-    return {name: asdict(row) for name, row in rows.items()}

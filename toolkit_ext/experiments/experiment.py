@@ -17,7 +17,7 @@ from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli.console import say
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
-from toolkit_ext.experiments.presets import protocol_for
+from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
@@ -156,7 +156,7 @@ def run(experiment: Experiment, place: Place) -> Record:
         dataset = data.load(experiment.data, root=place.data_root, download=place.download)
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     model, trainer = make_trainer(experiment, dataset, device)
-    protocol = protocol_for(experiment.data, trainer.axes.hyper_parameters(), experiment.protocol, experiment.attacks)
+    protocol = protocol_of(experiment.data, trainer.axes.hyper_parameters(), experiment.protocol, experiment.attacks)
     about = facts(experiment, dataset, model, trainer)
     folder = place.output / experiment.run_id
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")

@@ -12,28 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Protocol, load_protocol
+from toolkit_ext.evaluation import Protocol, load_protocol, protocol_for
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, known
 
-# The usual protocol by data set and norm, and by norm for all other data sets.
-_PROTOCOLS = {
-    ("digits", "Linf"): "linf_0.1_digits",
-    ("mnist", "Linf"): "linf_0.3_mnist",
-    ("mnist", "L2"): "l2_1.5_mnist",
-}
-_OTHERS = {"Linf": "linf_8_255", "L2": "l2_0.5"}
 
-
-def protocol_for(
+def protocol_of(
     data: str, hyper_parameters: Mapping[str, Any], named: str | None = None, attacks: tuple[str, ...] = ()
 ) -> Protocol:
     """The protocol ``named``, else the usual one for a data set, norm and ``eps``; ``attacks`` replace its own."""
-    norm = hyper_parameters.get("norm", "Linf")
-    protocol = load_protocol(named or _PROTOCOLS.get((data, norm), _OTHERS[norm]))
-    eps = hyper_parameters.get("eps", protocol.eps)
-    if not named and eps != protocol.eps:
-        protocol = protocol.at(eps=eps)
+    usual = protocol_for(data, hyper_parameters.get("norm"), hyper_parameters.get("eps"))
+    protocol = load_protocol(named or usual)
     return protocol.at(attacks=attacks) if attacks else protocol
 
 

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.schedules.periods import check_resets, cosine_rise, equal_periods, progress
 from toolkit_ext.types import option
-from toolkit_ext.units import parse_eps
+from toolkit_ext.units import Eps, parse_eps
 
 SHAPES = ("cosine", "linear")
 PACES = ("epoch", "batch")
@@ -81,8 +81,8 @@ class Periodic:
     """
 
     eps_shape: Literal["cosine", "linear"] = option("cosine", "how epsilon grows within a period: cosine or linear")
-    eps_min: float = option(0.0, "epsilon at the start of a period")
-    eps_max: float | None = option(None, "epsilon at the end of a period, capped at the attack's, which is the default")
+    eps_min: Eps = option(0.0, "epsilon at the start of a period")
+    eps_max: Eps | None = option(None, "epsilon at the end of a period, capped at the attack's, which is the default")
     eps_per: Literal["epoch", "batch"] = option("epoch", "epsilon changes with every epoch or every batch")
     periods: int = option(2, "number of equal periods, where reset_epochs is not given")
     reset_epochs: tuple[int, ...] = option((), "epochs at which a new period starts")
@@ -90,9 +90,9 @@ class Periodic:
     def __post_init__(self) -> None:
         check_choice("eps_shape", self.eps_shape, SHAPES)
         check_choice("eps_per", self.eps_per, PACES)
-        object.__setattr__(self, "eps_min", parse_eps(self.eps_min, "L2", "eps_min"))
+        object.__setattr__(self, "eps_min", parse_eps(self.eps_min, None, "eps_min"))
         if self.eps_max is not None:
-            object.__setattr__(self, "eps_max", parse_eps(self.eps_max, "L2", "eps_max"))
+            object.__setattr__(self, "eps_max", parse_eps(self.eps_max, None, "eps_max"))
             self._check_order(self.eps_max)
         if self.periods < 1:
             raise UserError(f"periods: {self.periods} is not allowed; at least 1")

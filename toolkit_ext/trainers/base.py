@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit_ext.backbones.estimators import clip_range, view
+from toolkit_ext.backbones.outputs import check_outputs
 from toolkit_ext.backbones.spectral_norm import spectral_norm
-from toolkit_ext.data import check_labels, split_validation
+from toolkit_ext.data import check_labels, split_validation, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
 from toolkit_ext.trainers.batches import (
@@ -30,7 +31,6 @@ from toolkit_ext.trainers.batches import (
     as_images,
     isolated_rng,
 )
-from toolkit_ext.trainers.checks import check_outputs
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.distributed import check_batch, facts, join, run_folder
 from toolkit_ext.trainers.loop import Run
@@ -195,7 +195,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         if epochs < 1:
             raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
-        check_outputs(self.model, examples.training.x, self._classifier.nb_classes)
+        images = to_unit(examples.training.x[:8])
+        check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
         ranks = current(self.device)
         if not ranks.alone:
             length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}

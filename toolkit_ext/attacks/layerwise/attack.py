@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.types import NORMS, Norm, Perturbed, option
-from toolkit_ext.units import parse_eps
+from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,7 +53,7 @@ class Deep:
     # The copy it is shown has to have the outputs of all layers: no batch norm folded away.
     looks_inside: ClassVar[bool] = True
 
-    eps: float = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
+    eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = option("Linf", "norm of the budget: Linf or L2")
     deep_layers: str = option("auto", "hidden layers: auto, none, or a comma-separated list of names and patterns")
     deep_hidden_eps: float = option(0.02, "budget of a hidden layer, as a fraction of the size of its clean output")

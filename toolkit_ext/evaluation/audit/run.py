@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.audit import judge
-from toolkit_ext.evaluation.audit.check import Audit, Check
+from toolkit_ext.evaluation.audit.judge import Audit, Check
 from toolkit_ext.evaluation.audit.probe import Probe
-from toolkit_ext.evaluation.evaluate import evaluate
-from toolkit_ext.evaluation.loading.art_models import Classifier, as_module
-from toolkit_ext.evaluation.loading.checks import check_model, find_device
-from toolkit_ext.evaluation.loading.fingerprint import hash_model
+from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
+from toolkit_ext.evaluation.loading.adapters import Classifier, as_module
+from toolkit_ext.evaluation.loading.checks import check_model, find_device, hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.running.isolation import isolated
-from toolkit_ext.evaluation.suite.budgets import evaluate_budgets
 from toolkit_ext.evaluation.suite.columns import gradient_attack
 
 COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
@@ -28,6 +26,7 @@ TINY = 1e-10
 """Gradient norm that torchattacks' normalisation in L2 takes for zero."""
 _QUERIES = Budget(n_queries=1000)
 _HIDDEN = "gradients of the model are masked"
+_NO_TRANSFER = {"transfer": "no other model was given"}
 
 
 def audit(
@@ -77,37 +76,44 @@ def audit(
         UserError: whatever an evaluation refuses; an ``eps`` of 0; a model that gets none of the images right; a
             ``transfer`` that is the model itself, or of other images or classes.
     """
-    protocol = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
+    protocol = load_protocol(protocol)
     if protocol.eps == 0:
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
     model, substitute = as_module(model), None if transfer is None else as_module(transfer)
-    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}
-    options |= {"fresh": fresh, "budget": budget}
     x = check_images(x).detach().cpu()
     _check_substitute(model, substitute, x)
-    found, accuracies = _attacks(model, x, y, protocol, options, state_dir)
-    probe = _probe(model, x, y, found, seed, batch_size)
-    checks = [*_comparisons(found, accuracies), *_probes(probe, protocol)]
-    omitted = {} if substitute else {"transfer": "no other model was given"}
-    if substitute is not None:
-        checks.append(_transfer(probe, substitute, found))
-    return Audit(tuple(checks), omitted | found.omitted, protocol.norm, protocol.eps, len(x))
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}
+    found, accuracies = _attacks(model, x, y, protocol, state_dir, {**options, "fresh": fresh, "budget": budget})
+    right = found.robust["clean"]  # the other images need no attack
+    labels = check_labels(y, len(x), found.num_classes).cpu()[right]
+    attack: Any = gradient_attack("pgd20", found.protocol)
+    probe = Probe(model, x[right], labels, attack, find_device(model), batch_size, seed)
+    checks = [
+        *_comparisons(found, accuracies),
+        judge.loss_rises(probe.losses()),
+        judge.gradients(probe.gradients(), TINY),
+        judge.randomness(probe.change(), protocol.version),
+    ]
+    if substitute is None:
+        return Audit(tuple(checks), _NO_TRANSFER | found.omitted, protocol.norm, protocol.eps, len(x))
+    transferred = ("PGD-20 on the other model", probe.transfer(substitute))
+    checks.append(judge.compare("transfer", ("PGD", _white_box(found)[right]), transferred, _HIDDEN))
+    return Audit(tuple(checks), found.omitted, protocol.norm, protocol.eps, len(x))
 
 
 def _check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> None:
     if substitute is None:
         return
-    device = find_device(model, None)
+    device = find_device(model)
+    image = to_unit(x[:1]).to(device)
     try:
         find_device(substitute, device)
-        classes = []
-        for one in (model, substitute):
-            with isolated(one, device):
-                classes.append(check_model(one, to_unit(x[:1]).to(device), None))
+        with isolated(model, device), isolated(substitute, device):
+            classes, others = check_model(model, image, None), check_model(substitute, image, None)
     except UserError as error:
         raise UserError(f"transfer: {error}") from error
-    if classes[0] != classes[1]:
-        raise UserError(f"transfer: has {classes[1]} classes, the model has {classes[0]}; they must be the same")
+    if classes != others:
+        raise UserError(f"transfer: has {others} classes, the model has {classes}; they must be the same")
     if hash_model(model) == hash_model(substitute):
         raise UserError("transfer: is the model itself; give another checkpoint, such as an undefended one")
 
@@ -120,29 +126,23 @@ def _radii(protocol: Protocol, x: Tensor) -> list[float]:
 
 
 def _attacks(
-    model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol, options: dict[str, Any], state_dir: str | Path | None
+    model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol, state_dir: str | Path | None, options: dict[str, Any]
 ) -> tuple[Evaluation, dict[float, float]]:
+    """All columns at the protocol's radius, and the accuracy under PGD-20 at growing radii."""
     version = "rand" if protocol.version == "rand" else "standard"
     plain = protocol.at(version=version, attacks=COLUMNS, name="audit")
-    folder = None if state_dir is None else Path(state_dir)
-    found = evaluate(model, x, y, plain, state_dir=folder and folder / "columns", **options)
+    columns, growing = (None if state_dir is None else Path(state_dir) / name for name in ("columns", "eps"))
+    found = evaluate(model, x, y, plain, state_dir=columns, **options)
     if found.metrics["clean_acc"] == 0:
         raise UserError(f"audit: the model gets none of the {len(x)} images right, so there is nothing to attack")
-    growing = plain.at(attacks=("clean", "pgd20"))
-    curve = evaluate_budgets(model, x, y, growing, _radii(protocol, x), state_dir=folder and folder / "eps", **options)
+    pgd = plain.at(attacks=("clean", "pgd20"))
+    curve = evaluate_budgets(model, x, y, pgd, _radii(protocol, x), state_dir=growing, **options)
     return found, {one.protocol.eps: one.metrics["pgd20_acc"] for one in curve}
 
 
-def _probe(model: nn.Module, x: Tensor, y: Tensor, found: Evaluation, seed: int, batch_size: int) -> Probe:
-    """On the images that the model gets right: the others need no attack."""
-    right = found.robust["clean"]
-    labels = check_labels(y, len(x), found.num_classes).cpu()[right]
-    attack: Any = gradient_attack("pgd20", found.protocol)
-    return Probe(model, x[right], labels, attack, find_device(model, None), batch_size, seed)
-
-
-def _white_box(found: Evaluation) -> tuple[str, Tensor]:
-    return "PGD", found.robust["pgd20"] & found.robust["pgd100"]
+def _white_box(found: Evaluation) -> Tensor:
+    """``[N]`` bool: robust against PGD of 20 and of 100 steps."""
+    return found.robust["pgd20"] & found.robust["pgd100"]
 
 
 def _comparisons(found: Evaluation, accuracies: dict[float, float]) -> list[Check]:
@@ -153,21 +153,6 @@ def _comparisons(found: Evaluation, accuracies: dict[float, float]) -> list[Chec
         judge.more_steps(("PGD-100", pgd100), ("PGD-20", pgd20)),
     ]
     if "square" in found.robust:
-        square = ("Square", found.robust["square"])
-        checks.insert(2, judge.compare("white_box_beats_black_box", _white_box(found), square, _HIDDEN))
+        both = ("PGD", _white_box(found)), ("Square", found.robust["square"])
+        checks.insert(2, judge.compare("white_box_beats_black_box", *both, _HIDDEN))
     return checks
-
-
-def _probes(probe: Probe, protocol: Protocol) -> list[Check]:
-    return [
-        judge.loss_rises(probe.losses()),
-        judge.gradients(probe.gradients(), TINY),
-        judge.randomness(probe.change(), protocol.version),
-    ]
-
-
-def _transfer(probe: Probe, substitute: nn.Module, found: Evaluation) -> Check:
-    name, robust = _white_box(found)
-    transferred = probe.transfer(substitute)
-    white_box = (name, robust[found.robust["clean"]])
-    return judge.compare("transfer", white_box, ("PGD-20 on the other model", transferred), _HIDDEN)

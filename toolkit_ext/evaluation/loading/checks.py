@@ -1,19 +1,68 @@
-"""What is wrong with a model, a device or an option before the first attack, in one line."""
+"""The door of an evaluation: what is wrong with a model, its device or its data is told before the first attack."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from pyautoattack import checks
 from torch import Tensor, nn
 
+from toolkit_ext.backbones.outputs import check_outputs
+from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.running.isolation import honest_dynamic_check, preserved_rng
-from toolkit_ext.evaluation.suite.flags import Collector
+from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
+from toolkit_ext.evaluation.suite.autoattack import Collector
+from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_precision
 
 
-def find_device(model: nn.Module, device: torch.device | str | None) -> torch.device:
+@dataclass(frozen=True)
+class Subject:
+    """A model that is held as it is attacked, and the data it is attacked on.
+
+    Attributes:
+        model: In evaluation mode with frozen weights.
+        x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8, on the CPU.
+        y: Labels ``[N]``, int64, on the CPU.
+        classes: Number of classes of the model.
+        device: The model's.
+        half: The bfloat16 copy to search on; None searches on ``model``.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    classes: int
+    device: torch.device
+    half: HalfCopy | None = None
+
+    def batch(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The images ``[M, C, H, W]`` in [0, 1] and labels ``[M]`` that are ``chosen``, on the device."""
+        # A copy: models may write into their inputs.
+        return to_unit(self.x[chosen].clone()).to(self.device), self.y[chosen].to(self.device)
+
+
+@contextmanager
+def opened(
+    model: nn.Module, x: Tensor, y: Tensor, precision: Precision, device: torch.device, num_classes: int | None
+) -> Iterator[Subject]:
+    """Check ``model`` and its data, and hold it for attacks in ``precision``; it is put back as it was."""
+    with isolated(model, device):
+        x = check_images(x).detach().cpu().contiguous()
+        image = to_unit(x[:1]).to(device)
+        classes = check_model(model, image, num_classes)
+        y = check_labels(y, len(x), classes).cpu()
+        with in_precision(model, image, precision) as half:
+            yield Subject(model, x, y, classes, device, half)
+
+
+def find_device(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
     """The device that ``model`` is on; ``device``, where given, must be that one."""
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a {type(model).__name__} is not allowed; give a torch.nn.Module that returns logits")
@@ -36,47 +85,21 @@ def _parse_device(device: torch.device | str | None) -> torch.device | None:
     return wanted
 
 
-def check_options(seed: int, batch_size: int, n_iter: int, n_queries: int) -> None:
-    """Refuse numbers that no evaluation can use."""
-    for option, value, low in (
-        ("seed", seed, 0),
-        ("batch_size", batch_size, 1),
-        ("n_iter", n_iter, 1),
-        ("n_queries", n_queries, 1),
-    ):
-        if not isinstance(value, int) or value < low:
-            raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
-
-
 def check_model(model: nn.Module, image: Tensor, num_classes: int | None) -> int:
     """The model's number of classes, from its answer to one ``image`` ``[1, C, H, W]`` on its device.
 
     Raises:
-        UserError: weights that are not float32; an image it cannot take; an answer that is not ``[1, K]`` with K >= 2,
-            has no gradient, or whose K is not ``num_classes``.
+        UserError: weights that are not float32; an answer as :func:`check_outputs` refuses it, or without a gradient.
     """
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and weight.dtype != torch.float32:
             dtype = str(weight.dtype).removeprefix("torch.")
             raise UserError(f"model: weight {name} is {dtype}; evaluation is in float32, call model.float() first")
-    logits = _forward(model, image)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
-        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"model: answers one image with {found}; it must be logits [1, K] of at least 2 classes")
-    if num_classes is not None and logits.shape[1] != num_classes:
-        raise UserError(f"model: has {logits.shape[1]} classes, the data has {num_classes}; they must be the same")
+    with preserved_rng(image.device):
+        logits = check_outputs(model, image, num_classes, probabilities=True)
     if not logits.requires_grad:
         raise UserError("model: its logits have no gradient in the input, which the attacks need (detach or no_grad?)")
     return logits.shape[1]
-
-
-def _forward(model: nn.Module, image: Tensor) -> object:
-    with preserved_rng(image.device), torch.enable_grad():
-        try:
-            return model(image.clone().requires_grad_())
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"model: cannot take images of shape {list(image.shape[1:])} ({reason})") from error
 
 
 def check_defence(model: nn.Module, x: Tensor, y: Tensor, version: str, collector: Collector) -> None:
@@ -89,3 +112,36 @@ def check_defence(model: nn.Module, x: Tensor, y: Tensor, version: str, collecto
     checks.check_range_output(model, x, logger=collector.logger)
     with honest_dynamic_check():
         checks.check_dynamic(model, x, False, logger=collector.logger)
+
+
+@contextmanager
+def honest_dynamic_check() -> Iterator[None]:
+    """Make pyautoattack's check for dynamic defences harmless.
+
+    The check counts calls in a module-global table that it never clears, so one dynamic model would brand all later
+    ones; and it ends with ``sys.settrace(None)``, which switches off debuggers and coverage measurement.
+    """
+    tracer = sys.gettrace()
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
+    """SHA-256 of ``text`` and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_model(model: nn.Module) -> str:
+    """SHA-256 of the modules with their arguments, the weights and the buffers (also those not in the state dict)."""
+    # Some modules print functions or objects with their address, which differs from run to run.
+    structure = re.sub(r"0x[0-9a-f]+", "", repr(model))
+    return hash_tensors([*model.named_parameters(), *model.named_buffers()], structure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import nn
 from toolkit_ext import backbones
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.ensemble import Ensemble
-from toolkit_ext.evaluation.loading.files import read_export, read_script, read_state
+from toolkit_ext.evaluation.loading.adapters import Ensemble, read_export, read_script, read_state
 
 TIMM = "timm:"
 _DATA = ("folder", "timm")
@@ -102,14 +101,14 @@ def load(
         UserError: one line naming the file and what is wrong with it, or an option that the kind does not take.
     """
     kind, device = _kind(source), torch.device(device)
-    if kind != "timm":
-        given = {"weights": weights, "backbone-arg": backbone_args, "mean": mean, "std": std}
-        if extra := [name for name, value in given.items() if value]:
-            raise UserError(f"{extra[0]}: has no effect on {source}; it is for {TIMM}NAME alone")
     if kind == "timm":
         if weights is None or shape is None:
             raise UserError(f"weights: is missing; {source} needs a local file of weights (.safetensors, .pth)")
-        return _timm(str(source).removeprefix(TIMM), shape, Path(weights), device, backbone_args or {}, mean, std)
+        given = {"mean": mean, "std": std, **(backbone_args or {})}
+        return _timm(str(source).removeprefix(TIMM), shape, Path(weights), device, given)
+    only = {"weights": weights, "backbone-arg": backbone_args, "mean": mean, "std": std}
+    if extra := [name for name, value in only.items() if value]:
+        raise UserError(f"{extra[0]}: has no effect on {source}; it is for {TIMM}NAME alone")
     if kind == "folder":
         model = backbones.load_model(source, device=device)
         return Loaded(model, Path(source).name, _facts(model, model.name, model.model_args), describe(source))
@@ -137,26 +136,11 @@ def _facts(model: nn.Module, name: str, args: Mapping[str, Any]) -> dict[str, An
     return {"name": name, "args": dict(args), "parameters": sum(weight.numel() for weight in model.parameters())}
 
 
-def _timm(
-    name: str,
-    shape: Shape,
-    weights: Path,
-    device: torch.device,
-    args: Mapping[str, Any],
-    mean: float | Sequence[float] | None,
-    std: float | Sequence[float] | None,
-) -> Loaded:
+def _timm(name: str, shape: Shape, weights: Path, device: torch.device, args: Mapping[str, Any]) -> Loaded:
     backbones.check_name(name)
+    own = {key: _normalisation(name, key, shape.in_chans) for key in ("mean", "std") if args[key] is None}
     with torch.random.fork_rng(devices=[]):
-        model: Normalized = backbones.create(
-            name,
-            num_classes=shape.num_classes,
-            in_chans=shape.in_chans,
-            image_size=shape.image_size,
-            mean=_normalisation(name, "mean", shape.in_chans) if mean is None else mean,
-            std=_normalisation(name, "std", shape.in_chans) if std is None else std,
-            **args,
-        )
+        model: Normalized = backbones.create(name, **asdict(shape), **{**args, **own})
     state = read_state(weights)
     try:
         model.backbone.load_state_dict(state)

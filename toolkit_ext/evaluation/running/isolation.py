@@ -1,13 +1,11 @@
-"""An evaluation leaves no trace: random numbers, trace functions and torch's precision flags are put back."""
+"""An evaluation leaves no trace: the model's modes, random numbers and torch's precision flags are put back."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from pyautoattack import checks
 from torch import Tensor, nn
 
 from toolkit_ext.attacks import attackable
@@ -60,22 +58,6 @@ def isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
         preserved_rng(device),
     ):
         yield
-
-
-@contextmanager
-def honest_dynamic_check() -> Iterator[None]:
-    """Make pyautoattack's check for dynamic defences harmless.
-
-    The check counts calls in a module-global table that it never clears, so one dynamic model would brand all later
-    ones; and it ends with ``sys.settrace(None)``, which switches off debuggers and coverage measurement.
-    """
-    tracer = sys.gettrace()
-    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-    try:
-        yield
-    finally:
-        sys.settrace(tracer)
-        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.types import Norm
 
@@ -53,3 +54,12 @@ def recheck(
     return torch.stack(list(passed.values())).all(dim=0), {
         reason: failed for reason, ok in passed.items() if (failed := int((~ok).sum()))
     }
+
+
+def rejected_flag(rejected: dict[str, int], attack: str) -> list[Flag]:
+    """The flag for successes that failed the re-check, by reason; none if all passed."""
+    if not rejected:
+        return []
+    reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
+    message = f"reported successes that failed the re-check in float32 and are not counted, by reason: {reasons}"
+    return [Flag("recheck", message, attack, max(rejected.values()))]

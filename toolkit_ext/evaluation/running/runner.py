@@ -1,23 +1,31 @@
-"""Runs attacks batch by batch: takes up finished batches, re-checks successes, keeps what broke each example first."""
+"""Runs attacks batch by batch: takes up finished batches, re-checks successes, keeps what broke each example first.
+
+In a multi-process run each rank attacks whole batches, and all ranks put the same results together. Batches are those
+of one process, and the random numbers of an attack are seeded for each batch, so every image gets the result that one
+process gives it. (A randomised model, which draws numbers of its own, gives other ones; its results are random anyway.)
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.running.examples import Examples
+from toolkit_ext.evaluation.loading.checks import Subject
+from toolkit_ext.evaluation.protocol import Protocol
+from toolkit_ext.evaluation.result import Examples, Flag, Row
 from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
-from toolkit_ext.evaluation.running.recheck import recheck
+from toolkit_ext.evaluation.running.recheck import recheck, rejected_flag
 from toolkit_ext.evaluation.running.state import State
-from toolkit_ext.evaluation.suite.flags import Collector, Flag, read_flags, rejected_flag
+from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
+from toolkit_ext.ranks import Ranks, told_plainly
 from toolkit_ext.types import Norm
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
@@ -42,53 +50,32 @@ class Job:
     clean: bool = False
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one attack did: examples ``attempted`` and ``broken``, wall ``seconds``, and the ``accuracy`` after it."""
-
-    attempted: int
-    broken: int
-    seconds: float
-    accuracy: float
-
-
-@dataclass
-class Found:
-    """The first adversarial example found for each broken example, in the order of the attacks."""
-
-    attacks: list[str] = field(default_factory=list)
-    indices: list[Tensor] = field(default_factory=list)
-    inputs: list[Tensor] = field(default_factory=list)
-    predictions: list[Tensor] = field(default_factory=list)
-
-
 @dataclass
 class Runner:
-    """The state of a running evaluation. ``x`` and ``y`` are on the CPU; batches are moved to ``device``."""
+    """The state of a running evaluation.
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    device: torch.device
+    ``found`` has attacks, indices, inputs and predictions of the first adversarial example of each broken image, in
+    the order of the attacks; ``seconds`` are those of all ranks together.
+    """
+
+    subject: Subject
     batch_size: int
     state: State
+    ranks: Ranks
     bar: tqdm[Any]
-    collector: Collector
+    collector: Collector = field(default_factory=Collector)
     rows: dict[str, Row] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
-    found: Found = field(default_factory=Found)
+    found: list[tuple[Sequence[str], Tensor, Tensor, Tensor]] = field(default_factory=list)
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.seconds = 0.0
-        self._broken = torch.zeros(len(self.x), dtype=torch.bool)
+        self._broken = torch.zeros(len(self.subject.x), dtype=torch.bool)
 
     def take_over(self, examples: Examples) -> None:
         """Count what ``examples`` hold as broken already, with these adversarial examples."""
         self._broken[examples.indices] = True
-        self.found.attacks += examples.attacks
-        self.found.indices.append(examples.indices)
-        self.found.inputs.append(examples.inputs)
-        self.found.predictions.append(examples.predictions)
+        self.found.append((examples.attacks, examples.indices, examples.inputs, examples.predictions))
 
     def once(self, name: str, check: Callable[[], None]) -> None:
         """Run ``check`` for the warnings it logs, or take up those it logged before the evaluation was killed."""
@@ -111,7 +98,7 @@ class Runner:
         seconds, after = 0.0, robust.clone()
         # split gives one empty batch where nothing is left.
         parts = list(torch.split(candidates, self.batch_size)) if len(candidates) else []
-        for indices, (tensors, info) in zip(parts, self.batches(job, parts), strict=True):
+        for indices, (tensors, info) in zip(parts, self._batches(job, parts), strict=True):
             self._keep(job, indices, tensors)
             after[indices[tensors["broken"]]] = False
             messages += info["messages"]
@@ -121,17 +108,25 @@ class Runner:
             self.bar.update(len(indices))
         self.seconds += seconds
         self.flags += read_flags(messages, job.name) + rejected_flag(rejected, job.name)
-        self.rows[job.name] = Row(
-            len(candidates), int((robust & ~after).sum()), round(seconds, 3), int(after.sum()) / len(after)
-        )
+        self.rows[job.name] = Row.of(robust, after, seconds)
         return after
 
-    def batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
-        """The results of the batches that hold the examples ``parts``, in order."""
-        for number, indices in enumerate(parts):
-            yield self.stored(job, number, indices)
+    def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
+        """The results of the batches that hold the examples ``parts``, in order.
 
-    def stored(self, job: Job, number: int, indices: Tensor) -> Stored:
+        A rank attacks every ``size``-th batch; then it takes all results, in order, from the ranks that have them.
+        """
+        if self.ranks.alone:
+            yield from (self._stored(job, number, indices) for number, indices in enumerate(parts))
+            return
+        own: dict[int, Stored] = {}
+        for number in range(self.ranks.rank, len(parts), self.ranks.size):
+            with told_plainly("in the evaluation", self.subject.device):
+                own[number] = self._stored(job, number, parts[number])
+        found = {number: stored for theirs in self.ranks.gather(own) for number, stored in theirs.items()}
+        yield from (found[number] for number in range(len(parts)))
+
+    def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
         """The result of batch ``number``: the one that was saved, or that of an attack, which is saved."""
         name = f"{job.name}-{number:05d}"
         stored = self.state.load(name)
@@ -150,19 +145,19 @@ class Runner:
 
     def _attack(self, job: Job, indices: Tensor) -> Stored:
         start = time.perf_counter()
-        x, y = to_unit(self.x[indices]).to(self.device), self.y[indices].to(self.device)
+        x, y = self.subject.batch(indices)
         if job.seed is not None:
             torch.manual_seed(job.seed)
         with torch.no_grad():
             inputs = job.perturb(x, y)
-            logits = self.model(inputs)
+            logits = self.subject.model(inputs)
         if job.clean and not logits.isfinite().all():
             raise UserError("model: gives NaN or infinite logits on clean images; it cannot be evaluated")
         predictions = logits.max(dim=1)[1]
         drawn = self._rng()
         broken = (predictions != y).cpu()
         label = job.recheck_label and not job.clean
-        ok, rejected = recheck(self.model, x[broken], inputs[broken], y[broken], job.norm, job.eps, label=label)
+        ok, rejected = recheck(self.subject.model, x[broken], inputs[broken], y[broken], job.norm, job.eps, label=label)
         broken[broken.clone()] = ok
         kept = broken & ~self._broken[indices]
         tensors = {"indices": indices, "broken": broken, "kept": kept, "inputs": inputs[kept].cpu()}
@@ -172,14 +167,28 @@ class Runner:
     def _keep(self, job: Job, indices: Tensor, tensors: dict[str, Tensor]) -> None:
         needed = tensors["broken"] & ~self._broken[indices]
         self._broken[indices[needed]] = True
-        self.found.attacks += [job.name] * int(needed.sum())
-        self.found.indices.append(indices[needed])
-        self.found.inputs.append(tensors["inputs"][needed[tensors["kept"]]])
-        self.found.predictions.append(tensors["predictions"][needed])
+        names, inputs = [job.name] * int(needed.sum()), tensors["inputs"][needed[tensors["kept"]]]
+        self.found.append((names, indices[needed], inputs, tensors["predictions"][needed]))
+
+    def examples(self, protocol: Protocol) -> Examples:
+        """The adversarial examples, ordered by index; the attacks are those of ``protocol``."""
+        names, *tensors = zip(*self.found, strict=True)
+        attacks = list(chain.from_iterable(names))
+        indices, inputs, predictions = map(torch.cat, tensors)
+        order = indices.argsort()
+        balls = {name: protocol.radius(name) for name in self.rows} | {"clean": (protocol.norm, 0.0)}
+        return Examples(
+            inputs=inputs[order],
+            indices=indices[order],
+            labels=self.subject.y[indices][order],
+            predictions=predictions[order],
+            attacks=tuple(attacks[position] for position in order.tolist()),
+            balls=balls,
+        )
 
     def _rng(self) -> dict[str, Tensor]:
-        return {f"rng.{kind}": state for kind, state in rng_state(self.device).items()}
+        return {f"rng.{kind}": state for kind, state in rng_state(self.subject.device).items()}
 
     def _set_rng(self, tensors: dict[str, Tensor]) -> None:
         state = {key.removeprefix("rng."): value for key, value in tensors.items() if key.startswith("rng.")}
-        set_rng_state(state, self.device)
+        set_rng_state(state, self.subject.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.fingerprint import differences
 from toolkit_ext.io import atomic_write, make_folder
+from toolkit_ext.ranks import ALONE, Ranks
 
 FORMAT = 1
 _META, _LOCK, _BATCHES = "meta.json", ".lock", "batch-*.safetensors"
@@ -80,14 +80,26 @@ def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = 
         yield State(path)
 
 
-def join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
-    """The :class:`State` that another process of the same job has opened, and locked.
+@contextmanager
+def shared_state(
+    folder: str | Path | None, key: dict[str, Any], ranks: Ranks = ALONE, *, fresh: bool = False
+) -> Iterator[State]:
+    """The :func:`open_state` of rank 0, joined by the others; ``key`` has to be the same on all.
 
-    On a machine that does not see that process's disk it is a new folder of the same name.
+    On a machine that does not see the disk of rank 0, it is a new folder of the same name.
 
     Raises:
-        UserError: the folder belongs to another evaluation, or cannot be written.
+        UserError: as for ``open_state``, on all ranks; or the ranks have different models, data or settings.
     """
+    ranks.agree(key)
+    with ExitStack() as stack:
+        opened: list[State] = []
+        ranks.first(lambda: opened.append(stack.enter_context(open_state(folder, key, fresh=fresh))))
+        yield opened[0] if opened else _join_state(folder, key)
+        ranks.gather(None)  # rank 0 holds the lock until all have finished
+
+
+def _join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
     if folder is None:
         return State(None)
     path = make_folder(Path(folder))
@@ -111,21 +123,27 @@ def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
         for batch in batches:
             batch.unlink()
     elif (folder / _META).is_file():
-        _compare(folder, key)
+        if not (there := stored_key(folder)):
+            raise UserError(f"state_dir {folder}: {_META} is damaged; start afresh (fresh) or give another")
+        if differing := differences(there, json.loads(json.dumps(key))):
+            raise UserError(
+                f"state_dir {folder}: belongs to another evaluation, differing in {', '.join(differing)};"
+                " start afresh (fresh) or give another folder"
+            )
         return
     elif batches:
         raise UserError(f"state_dir {folder}: holds batches but no {_META}; start afresh (fresh) or give another")
     atomic_write(folder / _META, json.dumps(key, indent=1, sort_keys=True) + "\n")
 
 
-def _compare(folder: Path, key: dict[str, Any]) -> None:
-    try:
-        there = json.loads((folder / _META).read_text())
-        differing = differences(there, json.loads(json.dumps(key)))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"state_dir {folder}: {_META} is damaged; start afresh (fresh) or give another") from error
-    if differing:
-        raise UserError(
-            f"state_dir {folder}: belongs to another evaluation, differing in {', '.join(differing)};"
-            " start afresh (fresh) or give another folder"
-        )
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """The keys whose values differ, with both values where they are short, for an error message."""
+    named = []
+    for key in sorted(there.keys() | here.keys()):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            named += differences(old, new)
+        elif old != new:
+            long = max(len(str(old)), len(str(new))) > 40
+            named.append(key if long else f"{key} ({old} there, {new} here)")
+    return named

@@ -10,57 +10,46 @@ import torch
 from pyautoattack import checks
 from torch import Tensor, nn
 
-from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import check_defence
-from toolkit_ext.evaluation.protocol import Protocol
-from toolkit_ext.evaluation.result import Evaluation
-from toolkit_ext.evaluation.running.runner import Job, Row, Runner
-from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, Threat, build, perturb, plan
-from toolkit_ext.evaluation.suite.columns import column_job, single_adversary, undefined
-from toolkit_ext.evaluation.suite.fast import make_lean
-from toolkit_ext.evaluation.suite.flags import read_flags
-from toolkit_ext.evaluation.suite.precision import Passes, compare_speed, verified
-from toolkit_ext.evaluation.suite.selection import Judge
+from toolkit_ext.evaluation.result import Evaluation, Row, fraction
+from toolkit_ext.evaluation.running.runner import Job, Runner
+from toolkit_ext.evaluation.settings import Settings
+from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags, reason_undefined
+from toolkit_ext.evaluation.suite.columns import SINGLE, column_job, single_adversary
+from toolkit_ext.evaluation.suite.fast import make_fast
+from toolkit_ext.evaluation.suite.precision import Judge, compare_speed, verified
 
 _NO_RADIUS = "eps is 0, so that only the clean images are in the ball"
 _SAME_RUN = "aa/apgd-ce"
-_PASSES = Passes()
 
 
-class Battery:
-    """Runs ``protocol``; gathers in ``robust`` who survived what, and in ``omitted`` what was left out and why.
+class AttackSuite:
+    """Runs the protocol of ``settings`` on the subject of ``runner``.
 
-    With ``carry``, an evaluation at a smaller radius, each attack starts from what it left there.
+    ``robust`` says which images survive each attack, ``omitted`` what was left out and why. With ``carry``, an
+    evaluation at a smaller radius, each attack starts from what it left there.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        protocol: Protocol,
-        threat: Threat,
-        classes: int,
-        carry: Evaluation | None = None,
-        passes: Passes = _PASSES,
-    ) -> None:
-        self.passes = passes
-        self.runner, self.protocol, self.threat, self.classes = runner, protocol, threat, classes
-        self.carry = carry
+    def __init__(self, runner: Runner, settings: Settings, carry: Evaluation | None = None) -> None:
+        self.runner, self.settings, self.carry = runner, settings, carry
+        self.subject, self.protocol = runner.subject, settings.protocol
         self.robust: dict[str, Tensor] = {}
         self.omitted: dict[str, str] = {}
         self.plan = self._plan()
-        self.columns = [name for name in protocol.attacks if name not in ("clean", "aa") and self._defined(name)]
-        runner.bar.reset(len(runner.x) * (1 + len(self.plan.attacks) + len(self.columns)))
+        self.columns = [name for name in self.protocol.attacks if name not in ("clean", "aa") and self._defined(name)]
+        runner.bar.reset(len(self.subject.x) * (1 + len(self.plan.attacks) + len(self.columns)))
 
     def _plan(self) -> Plan:
         if "aa" not in self.protocol.attacks:
             return Plan((), {})
         if self.protocol.eps == 0:
             return Plan((), {"aa": _NO_RADIUS})
-        return plan(self.protocol.version, self.protocol.norm, self.classes, self.runner.x.shape[2])
+        return plan(self.protocol.version, self.protocol.norm, self.subject.classes, self.subject.x.shape[2])
 
     def _defined(self, column: str) -> bool:
-        reason = undefined(column, self.protocol, self.classes, self.runner.x.shape[2])
+        attack, height = SINGLE.get(column, column), self.subject.x.shape[2]
+        reason = reason_undefined(attack, self.protocol.norm, self.subject.classes, height)
         if not reason and self.protocol.radius(column)[1] == 0:
             reason = _NO_RADIUS
         if reason:
@@ -73,10 +62,10 @@ class Battery:
         The random numbers start at the seed and are drawn in the order of pyautoattack's own evaluation, so that even
         a randomised model gives the same results there after ``torch.manual_seed(seed)``.
         """
-        torch.manual_seed(self.threat.seed)
+        torch.manual_seed(self.settings.threat.seed)
         if self.carry is None:
             self._check(reject_probabilities)
-            everything = torch.ones(len(self.runner.x), dtype=torch.bool)
+            everything = torch.ones(len(self.subject.x), dtype=torch.bool)
             clean = Job("clean", self.protocol.norm, 0.0, lambda x, y: x, clean=True)
             self.robust["clean"] = self.runner.run(clean, everything)
         else:
@@ -96,8 +85,9 @@ class Battery:
     def _take_over(self, column: str, carry: Evaluation) -> None:
         """Let the result of ``carry`` stand: nothing is attacked."""
         self.robust[column] = carry.robust[column]
-        self.runner.rows[column] = Row(0, 0, 0.0, _share(carry.robust[column]))
-        self.runner.bar.update(len(self.runner.x))
+        nothing = torch.zeros_like(carry.robust[column])
+        self.runner.rows[column] = Row.of(nothing, carry.robust[column], 0.0)
+        self.runner.bar.update(len(self.subject.x))
 
     def _start(self, column: str) -> Tensor:
         """``[N]`` bool: what ``column`` is to attack, the correct images that it did not break at a smaller radius."""
@@ -105,57 +95,46 @@ class Battery:
         return clean if self.carry is None else clean & self.carry.robust.get(column, clean)
 
     def _check(self, reject_probabilities: bool) -> None:
-        first = slice(self.runner.batch_size)
-        x = to_unit(self.runner.x[first].clone()).to(self.threat.device)
-        if half := self.passes.half:
-            self.runner.once("speed", partial(compare_speed, half, self.runner.model, x, self.runner.collector))
-        y = self.runner.y[first].to(self.threat.device)
-        check = partial(check_defence, self.runner.model, x, y, self.threat.version, self.runner.collector)
-        self.runner.once("checks", check)
+        model, collector = self.subject.model, self.runner.collector
+        x, y = self.subject.batch(slice(self.settings.batch_size))
+        if half := self.subject.half:
+            self.runner.once("speed", partial(compare_speed, half, model, x, collector))
+        self.runner.once("checks", partial(check_defence, model, x, y, self.protocol.version, collector))
         if reject_probabilities and any(flag.kind == "probabilities" for flag in self.runner.flags):
             raise UserError("model: returns probabilities; the attacks need logits, so leave out the final softmax")
 
     def _autoattack(self) -> None:
         attacks = self._attacks(build)
         robust = self._start("aa")
-        after = {"clean": _share(robust)}
+        after = {"clean": fraction(robust)}
         for attack in self.plan.attacks:
-            job = Job(
-                f"aa/{attack}",
-                self.protocol.norm,
-                self.protocol.eps,
-                partial(attacks, attack),
-                recheck_label=self.protocol.version != "rand",
-            )
+            label, run = self.protocol.version != "rand", partial(attacks, attack)
+            job = Job(f"aa/{attack}", self.protocol.norm, self.protocol.eps, run, recheck_label=label)
             robust = self.robust[job.name] = self.runner.run(job, robust)
-            after[attack] = _share(robust)
+            after[attack] = fraction(robust)
             if attack == "square":
                 # The library compares with the attacks after Square too, where its flag can then never be raised.
                 checks.check_square_sr(after, logger=self.runner.collector.logger)
                 self.runner.flags += read_flags(self.runner.collector.take(), job.name)
         self.omitted |= self.plan.omitted
         self.robust["aa"] = robust
-        self._sum_rows()
+        seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
+        self.runner.rows["aa"] = Row.of(self._start("aa"), robust, seconds)
 
     def _attacks(self, make: Callable[..., Any]) -> Perturb:
         """What runs the attacks of the ``AutoAttack`` object that ``make`` makes, in the precision asked for."""
-        full = self._adversary(make, self.runner.model)
-        if self.passes.half is None:
+        full = self._adversary(make, self.subject.model)
+        if self.subject.half is None:
             return partial(perturb, full)
-        half = self._adversary(make, self.passes.half, Judge(self.runner.model))
+        half = self._adversary(make, self.subject.half, Judge(self.subject.model))
         return partial(verified, half, full)
 
     def _adversary(self, make: Callable[..., Any], model: nn.Module, judge: Judge | None = None) -> Any:
-        adversary = make(model, self.threat, self.classes, self.runner.collector)
-        # A randomised model would answer otherwise where the lean attacks do not ask again.
-        if self.passes.precision != "fp32-reference" and not any(f.kind == "randomized" for f in self.runner.flags):
-            make_lean(adversary, judge)
+        adversary = make(model, self.settings.threat, self.runner.collector)
+        # A randomised model would answer otherwise where the fast attacks do not ask again.
+        if self.settings.precision != "fp32-reference" and not any(f.kind == "randomized" for f in self.runner.flags):
+            make_fast(adversary, judge)
         return adversary
-
-    def _sum_rows(self) -> None:
-        start, robust = self._start("aa"), self.robust["aa"]
-        seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
-        self.runner.rows["aa"] = Row(int(start.sum()), int((start & ~robust).sum()), round(seconds, 3), _share(robust))
 
     def _column(self, column: str) -> None:
         if column == "apgd_ce" and _SAME_RUN in self.robust and self.protocol.version != "plus":
@@ -166,32 +145,23 @@ class Battery:
             self.robust[column] = self.runner.run(self._job(column), self._start(column))
 
     def _job(self, column: str) -> Job:
-        return column_job(column, self.protocol, self.runner.model, self.threat, lambda: self._single)
+        return column_job(column, self.protocol, self.subject.model, self.settings.threat.seed, lambda: self._single)
 
     def _share_apgd(self) -> None:
         """The APGD-CE column from AutoAttack's first attack, which is the same with its one restart.
 
         With ``carry``, AutoAttack did not attack what its other parts broke at a smaller radius; the column does.
         """
-        shared, rest = self.runner.rows[_SAME_RUN], self._start("apgd_ce") & ~self._start("aa")
-        self.robust["apgd_ce"], self.runner.rows["apgd_ce"] = self.robust[_SAME_RUN], shared
+        shared, robust, start = self.runner.rows[_SAME_RUN], self.robust[_SAME_RUN], self._start("apgd_ce")
+        rest = start & ~self._start("aa")
+        self.robust["apgd_ce"], self.runner.rows["apgd_ce"] = robust, shared
         if not rest.any():
             self.runner.bar.update(len(rest))
             return
-        robust = self.robust[_SAME_RUN] | self.runner.run(self._job("apgd_ce"), rest)
-        own = self.runner.rows["apgd_ce"]
-        self.robust["apgd_ce"] = robust
-        self.runner.rows["apgd_ce"] = Row(
-            own.attempted + shared.attempted,
-            own.broken + shared.broken,
-            round(own.seconds + shared.seconds, 3),
-            _share(robust),
-        )
+        self.robust["apgd_ce"] = robust = robust | self.runner.run(self._job("apgd_ce"), rest)
+        seconds = shared.seconds + self.runner.rows["apgd_ce"].seconds
+        self.runner.rows["apgd_ce"] = Row.of(start, robust, seconds)
 
     @cached_property
     def _single(self) -> Perturb:
         return self._attacks(single_adversary)
-
-
-def _share(flags: Tensor) -> float:
-    return int(flags.sum()) / len(flags)

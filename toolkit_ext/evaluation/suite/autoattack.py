@@ -6,7 +6,9 @@ calls them, with the same results (tests/parity/test_autoattack.py compares ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation.protocol import Budget, Version
-from toolkit_ext.evaluation.suite.flags import Collector
+from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.types import Norm
 
 ATTACKS: dict[Version, tuple[str, ...]] = {
@@ -26,9 +28,53 @@ ATTACKS: dict[Version, tuple[str, ...]] = {
 """The attacks of each version of AutoAttack in the order in which pyautoattack runs them."""
 
 _SMALLEST_L2_SQUARE = 5
+_KINDS = {
+    "randomized defense": "randomized",
+    "probability distribution": "probabilities",
+    "dynamic defense": "dynamic",
+    "zero gradient": "zero_gradients",
+    "bf16 is slower": "slow_bf16",
+    "Square Attack has decreased": "square_beats_white_box",
+}
+# The file that the library's messages point to is not part of the library.
+_POINTER = re.compile(r"\s*See flags_doc\.md for details\.")
+_POINTS = re.compile(r"there are (\d+) points with zero gradient")
 
 Perturb = Callable[[str, Tensor, Tensor], Tensor]
 """Runs an attack, by name, on images and labels."""
+
+
+class Collector(logging.Handler):
+    """A log of its own (not registered, so nothing reaches the console) that keeps the warnings it gets."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.logger = logging.Logger("pyautoattack")
+        self.logger.addHandler(self)
+        self._messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        """The messages since the last call."""
+        messages, self._messages = self._messages, []
+        return messages
+
+
+def read_flags(messages: Iterable[str], attack: str = "") -> list[Flag]:
+    """One flag for each kind of message, with the points with zero gradient added up."""
+    starts, flags = 0, {}
+    for message in messages:
+        kind = next((kind for text, kind in _KINDS.items() if text in message), "other")
+        plain = _POINTER.sub("", message)
+        if points := _POINTS.search(message):
+            starts += int(points[1])
+            plain = f"the input gradient was zero at {starts} attack starts; gradient attacks may be unreliable"
+            flags[kind] = Flag(kind, plain, attack, starts)
+        else:
+            flags[kind if kind != "other" else plain] = Flag(kind, plain, attack)
+    return list(flags.values())
 
 
 @dataclass(frozen=True)
@@ -73,17 +119,18 @@ def targets(classes: int) -> int:
 
 @dataclass(frozen=True)
 class Threat:
-    """What pyautoattack's attacks are made for: the ball, the version, the seed, the device and the effort."""
+    """What pyautoattack's attacks are made for: the ball, the version, the classes, the seed, device and effort."""
 
     norm: Norm
     eps: float
     version: Version
+    classes: int
     seed: int
     device: torch.device
     budget: Budget
 
 
-def build(model: nn.Module, threat: Threat, classes: int, collector: Collector) -> Any:
+def build(model: nn.Module, threat: Threat, collector: Collector) -> Any:
     """pyautoattack's ``AutoAttack`` for ``threat``, its log going to ``collector``."""
     adversary = AutoAttack(
         model, norm=threat.norm, eps=threat.eps, seed=threat.seed, version=threat.version, device=threat.device
@@ -91,7 +138,7 @@ def build(model: nn.Module, threat: Threat, classes: int, collector: Collector) 
     for part in (adversary, adversary.apgd, adversary.apgd_targeted):
         part.logger = collector.logger
     for part in (adversary.apgd_targeted, adversary.fab):
-        part.n_target_classes = targets(classes)
+        part.n_target_classes = targets(threat.classes)
     set_budget(adversary, threat.budget)
     return adversary
 

@@ -11,17 +11,11 @@ from torch import Tensor, nn
 from toolkit_ext.attacks import FGSM, MIM, PGD
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
 from toolkit_ext.evaluation.running.runner import Job
-from toolkit_ext.evaluation.suite.autoattack import Perturb, Threat, build, reason_undefined
-from toolkit_ext.evaluation.suite.flags import Collector
+from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, build
 from toolkit_ext.types import Attack
 
 SINGLE = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "square": "square"}
 """Columns that are one of pyautoattack's attacks with one restart."""
-
-
-def undefined(column: str, protocol: Protocol, classes: int, height: int) -> str:
-    """Why a column cannot be run; empty if it can."""
-    return reason_undefined(SINGLE[column], protocol.norm, classes, height) if column in SINGLE else ""
 
 
 def gradient_attack(column: str, protocol: Protocol) -> Attack:
@@ -36,9 +30,7 @@ def gradient_attack(column: str, protocol: Protocol) -> Attack:
     return PGD(eps=eps, norm=norm, alpha=step, steps=steps)
 
 
-def column_job(
-    column: str, protocol: Protocol, model: nn.Module, threat: Threat, adversary: Callable[[], Perturb]
-) -> Job:
+def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adversary: Callable[[], Perturb]) -> Job:
     """The job of a column; ``model`` is already held in evaluation mode with frozen weights.
 
     ``adversary`` gives what runs the attacks of :func:`single_adversary`, for the columns in :data:`SINGLE`. The
@@ -47,16 +39,16 @@ def column_job(
     norm, eps = protocol.radius(column)
     label = protocol.version != "rand"
     if column in SINGLE:
-        return Job(column, norm, eps, partial(adversary(), SINGLE[column]), threat.seed, label)
+        return Job(column, norm, eps, partial(adversary(), SINGLE[column]), seed, label)
     attack = gradient_attack(column, protocol)
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
         return attack(model, x, y).inputs
 
-    return Job(column, norm, eps, craft, threat.seed, label)
+    return Job(column, norm, eps, craft, seed, label)
 
 
-def single_adversary(model: nn.Module, threat: Threat, classes: int, collector: Collector) -> object:
+def single_adversary(model: nn.Module, threat: Threat, collector: Collector) -> object:
     """An ``AutoAttack`` whose attacks have one restart, and 20 EoT steps for ``rand``: ``plus`` counts as standard."""
     single = replace(threat, version="standard") if threat.version == "plus" else threat
-    return build(model, single, classes, collector)
+    return build(model, single, collector)

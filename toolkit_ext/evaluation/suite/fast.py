@@ -11,12 +11,12 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from toolkit_ext.evaluation.suite.fast_apgd import LeanAPGD, LeanTargetedAPGD
-from toolkit_ext.evaluation.suite.fast_fab import LeanFAB
-from toolkit_ext.evaluation.suite.selection import Judge, filled_up
+from toolkit_ext.evaluation.suite.fast_apgd import FastAPGD, FastTargetedAPGD
+from toolkit_ext.evaluation.suite.fast_fab import FastFAB
+from toolkit_ext.evaluation.suite.precision import Judge, filled_up
 
 
-class LeanSquare(SquareAttack):  # type: ignore[misc]
+class FastSquare(SquareAttack):  # type: ignore[misc]
     r"""Square (Andriushchenko et al.: Square Attack. ECCV 2020) that asks the model only about images that changed.
 
     In Linf every pixel of the current best image lies on a face of the ball. A query sets one window to one face; the
@@ -94,20 +94,20 @@ class LeanSquare(SquareAttack):  # type: ignore[misc]
         return claimed if self.judge is None else self.judge(claimed, x, y)
 
 
-LEAN: dict[str, Any] = {
-    "apgd": LeanAPGD,
-    "apgd_targeted": LeanTargetedAPGD,
-    "fab": LeanFAB,
-    "square": LeanSquare,
+FAST: dict[str, Any] = {
+    "apgd": FastAPGD,
+    "apgd_targeted": FastTargetedAPGD,
+    "fab": FastFAB,
+    "square": FastSquare,
 }
 
 
-def make_lean(adversary: Any, judge: Judge | None = None) -> None:
-    """Give ``adversary`` (pyautoattack's ``AutoAttack``) lean attacks, set up as its own are.
+def make_fast(adversary: Any, judge: Judge | None = None) -> None:
+    """Give ``adversary`` (pyautoattack's ``AutoAttack``) fast attacks, set up as its own are.
 
     Where it attacks a copy of another precision, ``judge`` has the model whose word counts.
     """
-    for name, kind in LEAN.items():
+    for name, kind in FAST.items():
         attack = kind.__new__(kind)
         vars(attack).update(vars(getattr(adversary, name)), judge=judge)
         setattr(adversary, name, attack)

@@ -15,7 +15,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.checks import check_zero_gradients
 from torch import Tensor
 
-from toolkit_ext.evaluation.suite.selection import Judge
+from toolkit_ext.evaluation.suite.precision import Judge
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """What ``attack_single_run`` returns: best points, which images are still right, best losses, adversarial examples."""
@@ -121,7 +121,7 @@ class _Found:
         self.loss[climb.places] = climb.best_loss
 
 
-class _Lean:
+class _FastRun:
     """The run of an APGD, random numbers and arithmetic as the library's, in Linf for models that are not random.
 
     Bounds are computed once and steps taken in place. The library takes an image through all steps and returns the last
@@ -213,9 +213,9 @@ class _Lean:
         return stuck
 
 
-class LeanAPGD(_Lean, APGDAttack):  # type: ignore[misc]
+class FastAPGD(_FastRun, APGDAttack):  # type: ignore[misc]
     """APGD on the cross-entropy or the DLR loss."""
 
 
-class LeanTargetedAPGD(_Lean, APGDAttack_targeted):  # type: ignore[misc]
+class FastTargetedAPGD(_FastRun, APGDAttack_targeted):  # type: ignore[misc]
     """APGD on the targeted DLR loss."""

@@ -5,14 +5,11 @@ Croce and Hein: Minimally distorted adversarial examples with a fast adaptive bo
 
 from __future__ import annotations
 
-from types import FunctionType
-
 import torch
-from pyautoattack import fab_base
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
-from toolkit_ext.evaluation.suite.selection import Judge
+from toolkit_ext.evaluation.suite.precision import Judge
 
 # The library's floor of a distance.
 _FLOOR = 1e-8
@@ -57,32 +54,31 @@ def _room(points: Tensor, side: Tensor) -> Tensor:
     return torch.lerp(1 - points, points, _positive(side))
 
 
-def project_linf(points: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
-    r"""Smallest change in Linf, ``[M, D]``, that brings ``points`` in [0, 1] onto hyperplanes, without leaving [0, 1].
+def project(points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Smallest change in Linf that brings ``points`` in [0, 1] onto hyperplanes, without leaving [0, 1].
 
     The answer moves every coordinate against the sign of its (oriented) normal by :math:`\min(r_i, \lambda)`, where
     :math:`r_i` is the room to the box and :math:`\lambda` solves :math:`\sum_i |w_i| \min(r_i, \lambda) = |w x - b|`
     (equation 6 of the paper; :func:`reach`). Where the hyperplane misses the box, all of the room is used, as in the
     library.
+
+    Args:
+        points: ``[M, D]``.
+        size: Of the normals, :math:`|w|`, ``[M, D]``.
+        sign: Of the normals.
+        gap: :math:`w x - b`, ``[M]``.
+
+    Returns:
+        What to go against ``sign``, ``[M, D]`` (negative: along it), and the :func:`reach`, ``[M]``.
     """
-    sign = normals.sign()
-    change, _ = _against(points, normals.abs(), sign, (normals * points).sum(dim=1) - offsets)
-    return change.mul_(sign).neg_()
-
-
-def _against(points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
-    """What to go against ``sign`` to cover ``gap``, ``[M, D]`` (negative: along it), and the :func:`reach`, ``[M]``."""
     side = torch.where(gap >= 0, 1.0, -1.0).unsqueeze(1)
     room = _room(points, sign * side)
     level = reach(size, room, gap.abs())
     return torch.minimum(room, level.unsqueeze(1)).mul_(side), level
 
 
-_run = FABAttack_PT.attack_single_run
-
-
-class LeanFAB(FABAttack_PT):  # type: ignore[misc]
-    """FAB with a run of its own in Linf with a target, with :func:`project_linf` without; in L2 it is the library's.
+class FastFAB(FABAttack_PT):  # type: ignore[misc]
+    """FAB with a run of its own in Linf with a target; without one, and in L2, it is the library's.
 
     With a ``judge`` the model is a copy of another precision, and an example within ``eps`` counts only if the judge
     gets it wrong too.
@@ -90,22 +86,12 @@ class LeanFAB(FABAttack_PT):  # type: ignore[misc]
 
     judge: Judge | None = None
 
-    # The library's loop as it stands, but for the name that it finds the projection by. (To replace the name in the
-    # library's module would change it for everybody.)
-    _library_run = FunctionType(
-        _run.__code__,
-        {**vars(fab_base), "projection_linf": project_linf},
-        _run.__name__,
-        _run.__defaults__,
-        _run.__closure__,
-    )
-
     def attack_single_run(
         self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
     ) -> Tensor:
         """As the library's: adversarial examples ``[N, C, H, W]``, near ones; ``x`` itself where none was found."""
         if self.norm != "Linf" or use_rand_start or not is_targeted:
-            found: Tensor = self._library_run(x, y, use_rand_start, is_targeted)
+            found: Tensor = super().attack_single_run(x, y, use_rand_start, is_targeted)
             return found
         logits = self._predict_fn(x)
         right = logits.argmax(dim=1) == y
@@ -153,7 +139,7 @@ class LeanFAB(FABAttack_PT):  # type: ignore[misc]
 
     def _towards(self, points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         """``points`` ``[M, D]`` moved a little over their hyperplanes, and how far those are, ``[M]``."""
-        change, level = _against(points, size, sign, gap)
+        change, level = project(points, size, sign, gap)
         if level.isinf().any():  # the box ends before the hyperplane
             level = torch.where(level.isinf(), (change * sign).abs().amax(dim=1), level)
         return torch.addcmul(points, change, sign, value=-self.eta), level.clamp_min(_FLOOR)

@@ -1,15 +1,15 @@
 """The arithmetic that AutoAttack's passes run in: float32, or bfloat16 with every success checked in float32.
 
-``fp32``: pyautoattack's passes, random numbers and verdicts image by image, at less cost: the weights lie
-channels-last on the CPU (oneDNN's convolutions and poolings want them so; sums are rounded in another order), linear
-layers call oneDNN where that is faster, and :mod:`toolkit_ext.evaluation.suite.fast` stands in for its attacks.
+``fp32``: pyautoattack's passes, random numbers and verdicts image by image, at less cost. On the CPU the weights are in
+channels-last layout, which oneDNN's convolutions and poolings prefer (sums are rounded in another order), and
+:mod:`toolkit_ext.evaluation.suite.fast` replaces its attacks.
 
-``fp32-reference``: pyautoattack's own code on the weights as they lie, pixel by pixel what it gives.
+``fp32-reference``: pyautoattack's own code on the weights as they are, pixel by pixel what it gives.
 
 ``bf16-verified``: the attacks search on a bfloat16 copy of the model, in which grey images have their gradient by
-``fast.kernels.single_channel_conv``. What that copy calls a success counts only if the float32 model agrees; where it
-does not, the attack goes on (``suite.selection.Judge``), or, where it is the library's own code,
-is run again on the float32 model, see :func:`verified`.
+``fast.kernels.single_channel_conv``. What that copy calls a success counts only if the float32 model agrees
+(:class:`Judge`). Where it does not, the attack goes on, or, where it is the library's own code, is run again on the
+float32 model, see :func:`verified`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.evaluation.suite.autoattack import perturb
-from toolkit_ext.evaluation.suite.flags import Collector
+from toolkit_ext.evaluation.suite.autoattack import Collector, perturb
 from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
 from toolkit_ext.fast.precision import half_attention
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# A batch of another size has to be set up by the libraries below, so batches of some images come in few sizes.
+_BUCKET = 16
 
 
 def check_precision(precision: str, version: str) -> None:
@@ -44,27 +45,28 @@ def check_precision(precision: str, version: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Passes:
-    """The precision of an evaluation, and for ``bf16-verified`` the copy that is attacked."""
+@contextmanager
+def in_precision(model: nn.Module, image: Tensor, precision: Precision) -> Iterator[HalfCopy | None]:
+    """Hold ``model`` as its passes are fastest in ``precision``, and yield the copy to search on, if it needs one.
 
-    precision: Precision = "fp32"
-    half: HalfCopy | None = None
+    Args:
+        model: In evaluation mode; put back as it was.
+        image: ``[1, C, H, W]`` on its device.
+        precision: ``fp32-reference`` leaves the model as it is.
 
-
-def make_passes(precision: Precision, model: nn.Module, image: Tensor) -> Passes:
-    """The :class:`Passes` for ``model``; ``image`` is ``[1, C, H, W]`` on its device."""
-    return Passes(precision, HalfCopy(model, image) if precision == "bf16-verified" else None)
+    Raises:
+        UserError: as :class:`HalfCopy`.
+    """
+    faster = precision != "fp32-reference"
+    # CUDA's float32 convolutions are not faster in channels-last layout.
+    with channels_last(model, use=faster and image.device.type == "cpu"):
+        yield HalfCopy(model, image) if precision == "bf16-verified" else None
 
 
 @contextmanager
-def laid_out(model: nn.Module, precision: Precision, device: torch.device) -> Iterator[None]:
-    """Hold ``model`` as its passes are fastest, where ``precision`` lets them round otherwise; put it back after.
-
-    On the CPU the weights of convolutions lie channels-last; CUDA's float32 convolutions are not faster for it.
-    """
-    wanted = precision != "fp32-reference" and device.type == "cpu"
-    weights = [(weight, weight.data) for weight in model.parameters() if wanted and weight.ndim == 4]
+def channels_last(model: nn.Module, *, use: bool = True) -> Iterator[None]:
+    """Hold the weights of convolutions in channels-last layout."""
+    weights = [(weight, weight.data) for weight in model.parameters() if use and weight.ndim == 4]
     try:
         for weight, data in weights:
             # contiguous() would keep the strides of a layer of one channel, which oneDNN takes for the other layout.
@@ -131,6 +133,32 @@ def _head(model: nn.Module, image: Tensor) -> str | None:
     return next((name for name, output in outputs.items() if output.data_ptr() == logits.data_ptr()), None)
 
 
+def filled_up(chosen: Tensor) -> Tensor:
+    """Positions of the images that are ``chosen`` ``[N]`` bool, filled up with others to a multiple of 16."""
+    count = int(chosen.sum())
+    size = min(-(-count // _BUCKET) * _BUCKET, len(chosen))
+    if size == len(chosen):
+        return torch.arange(size, device=chosen.device)
+    return chosen.to(torch.uint8).argsort(descending=True, stable=True)[:size]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The model whose word counts where the search is on a copy of it that is less exact."""
+
+    model: nn.Module
+
+    @torch.no_grad()
+    def __call__(self, claimed: Tensor, inputs: Tensor, y: Tensor) -> Tensor:
+        """Those ``claimed`` ``[N]`` bool to be wrong of ``inputs`` ``[N, C, H, W]`` that ``model`` gets wrong too."""
+        if not claimed.any():
+            return claimed
+        asked = filled_up(claimed)
+        wrong = torch.zeros_like(claimed)
+        wrong[asked] = self.model(inputs[asked]).argmax(dim=1) != y[asked]
+        return claimed & wrong
+
+
 @torch.no_grad()
 def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
     """Run ``attack`` on a half copy, and again in float32 on the images that it loses.
@@ -148,17 +176,6 @@ def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
     return inputs
 
 
-def compare_speed(half: nn.Module, full: nn.Module, x: Tensor, collector: Collector) -> None:
-    """Warn, with the measured ratio, where passes of ``half`` are slower than those of ``full`` on this machine."""
-    seconds: dict[nn.Module, list[float]] = {half: [], full: []}
-    for _ in range(4):
-        for model, times in seconds.items():
-            times.append(pass_seconds(model, x))
-    ratio = min(seconds[full][1:]) / min(seconds[half][1:])
-    if ratio < 1:
-        collector.logger.warning(f"bf16 is slower than fp32 here, {ratio:.2f} times its speed; better use fp32")
-
-
 def pass_seconds(model: nn.Module, x: Tensor) -> float:
     """Wall seconds of a forward and input-backward pass of ``model`` on ``x``."""
     inputs = x.clone().requires_grad_()
@@ -168,3 +185,16 @@ def pass_seconds(model: nn.Module, x: Tensor) -> float:
     gradient = torch.autograd.grad(loss, inputs)[0]
     float(gradient[0].sum())  # waits for the device
     return time.perf_counter() - start
+
+
+def half_ratio(full: nn.Module, half: nn.Module, x: Tensor) -> float:
+    """Time of a pass of ``half`` in units of that of ``full``: the better of two each, after one to warm up."""
+    best = [min([pass_seconds(model, x) for _ in range(3)][1:]) for model in (half, full)]
+    return best[0] / best[1]
+
+
+def compare_speed(half: nn.Module, full: nn.Module, x: Tensor, collector: Collector) -> None:
+    """Warn, with the measured ratio, where passes of ``half`` are slower than those of ``full`` on this machine."""
+    ratio = 1 / half_ratio(full, half, x)
+    if ratio < 1:
+        collector.logger.warning(f"bf16 is slower than fp32 here, {ratio:.2f} times its speed; better use fp32")

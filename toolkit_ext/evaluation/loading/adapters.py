@@ -1,0 +1,190 @@
+"""What is evaluated as a torch module though it is none yet: programs from files, ensembles, ART classifiers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from timm.models import load_state_dict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit_ext.backbones.estimators import view
+from toolkit_ext.errors import UserError
+
+Classifier: TypeAlias = nn.Module | PyTorchClassifier
+"""What an evaluation takes in Python."""
+
+
+class FromFile(nn.Module):
+    """A program from a file, TorchScript or torch.export. ``digest`` tells two of them apart, whose code is not shown.
+
+    The file's modes are left alone: an exported program has none.
+    """
+
+    def __init__(self, program: nn.Module, digest: str, device: torch.device) -> None:
+        super().__init__()
+        self.program, self.digest = program, digest
+        for module in program.modules():
+            if not hasattr(module, "training"):  # frozen TorchScript has no modes, and whoever asks would fail
+                module.training = False
+        self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)  # to show the device
+
+    def train(self, mode: bool = True) -> FromFile:
+        """Set this module's mode alone."""
+        self.training = mode
+        if isinstance(self.program, torch.jit.ScriptModule):
+            self.program.train(mode)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the program answers."""
+        try:
+            logits: Tensor = self.program(x)
+        except (AssertionError, RuntimeError) as error:
+            # A guard of an exported program, which is a RuntimeError in torch 2.6.
+            if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
+                raise
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"model: was exported for other inputs than {list(x.shape)} ({reason}); export with a dynamic batch"
+            ) from error
+        return logits
+
+    def extra_repr(self) -> str:
+        """What ``print`` adds."""
+        return f"sha256={self.digest}"
+
+
+def read_state(weights: Path) -> dict[str, Tensor]:
+    """The state dict in a safetensors or torch file (``weights_only``), as timm finds it inside training checkpoints.
+
+    Raises:
+        UserError: no such file, one that holds more than tensors, or none.
+    """
+    if not weights.is_file():
+        raise UserError(f"weights {weights}: no such file")
+    try:
+        state = load_state_dict(str(weights), weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors each have their own
+        raise UserError(f"weights {weights}: cannot be read as tensors alone ({_line(error)})") from error
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights {weights}: are no state dict; it must map names to tensors")
+    return dict(state)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the deprecation of TorchScript, and without the log of a whole traceback for a damaged file."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.jit")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"`torch\.jit")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def read_script(path: Path, device: torch.device) -> FromFile:
+    """A TorchScript program; :class:`UserError` if the file is not one."""
+    expected = "TorchScript; a file of weights alone needs timm:NAME"
+    return _read(path, expected, lambda: torch.jit.load(str(path), map_location=device), device)  # type: ignore[no-untyped-call]
+
+
+def read_export(path: Path, device: torch.device) -> FromFile:
+    """A program of ``torch.export``; :class:`UserError` if the file is not one."""
+
+    def read() -> nn.Module:
+        program = torch.export.load(str(path))
+        if device.type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+
+    return _read(path, "written by torch.export", read, device)
+
+
+def _read(path: Path, expected: str, read: Callable[[], nn.Module], device: torch.device) -> FromFile:
+    try:
+        with _quiet():
+            program = read()
+    except Exception as error:
+        raise UserError(f"checkpoint {path}: is damaged or not {expected} ({_line(error)})") from error
+    return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return F.log_softmax(logits, dim=1, dtype=torch.float32 if half else None)
+
+
+class Ensemble(nn.Module):
+    """``z_k(x) = log (1/M) Σ_m softmax_k(f_m(x))`` for members ``f_1 ... f_M``: ``[N, C, H, W]`` to ``[N, K]``.
+
+    The logarithms of the mean probabilities are logits of the ensemble: their softmax is the mean probability, their
+    cross-entropy the ensemble's, and they are not confined to [0, 1] as probabilities would be. So an attack on this
+    module is an attack on the ensemble, through all members at once. Computed as a log-sum-exp of log-probabilities,
+    it neither underflows nor loses the gradient where members are certain.
+
+    Args:
+        models: the members, which must agree on the number of classes.
+
+    Raises:
+        UserError: no members, or different numbers of classes (here where the members tell theirs as
+            ``num_classes``, else at the first forward pass).
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not models:
+            raise UserError("ensemble: it has no members; give at least one model")
+        self.members = nn.ModuleList(models)
+        _check_classes([getattr(model, "num_classes", None) for model in models])
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self.members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-mean-probabilities ``[N, K]``."""
+        logits = [member(x) for member in self.members]
+        _check_classes([member.shape[1] for member in logits])
+        log_probabilities = torch.stack([_log_probabilities(member) for member in logits])
+        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits))
+
+
+def _check_classes(counts: Sequence[int | None]) -> None:
+    known = sorted({count for count in counts if count is not None})
+    if len(known) > 1:
+        raise UserError(f"ensemble: its members have {' and '.join(map(str, known))} classes; all must have the same")
+
+
+def as_module(model: Classifier) -> nn.Module:
+    """``model`` as a module on images in [0, 1]; an ART ``PyTorchClassifier`` with its clip range and preprocessing.
+
+    Anything else comes back as it is, for the evaluation's own checks to refuse.
+
+    Raises:
+        UserError: preprocessing or a postprocessing defence that the attacks could not see through.
+    """
+    if not isinstance(model, PyTorchClassifier):
+        return model
+    if model.postprocessing_defences:
+        names = ", ".join(type(defence).__name__ for defence in model.postprocessing_defences)
+        raise UserError(f"model: the postprocessing defence {names} hides the logits; evaluate the classifier without")
+    return view(model)

@@ -1,0 +1,191 @@
+"""The settings of an evaluation, settled once: they are recorded, and stored batches are known again by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.data import to_unit
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.loading.checks import Subject, hash_model, hash_tensors
+from toolkit_ext.evaluation.protocol import Budget, Protocol
+from toolkit_ext.evaluation.result import Evaluation
+from toolkit_ext.evaluation.running.recheck import tolerance
+from toolkit_ext.evaluation.running.state import differences, stored_key
+from toolkit_ext.evaluation.suite.autoattack import Threat, targets
+from toolkit_ext.evaluation.suite.precision import Precision, pass_seconds
+
+BatchSize = int | Literal["auto"]
+CANDIDATES = (64, 128, 250, 500, 1000)
+"""Batch sizes that ``auto`` tries."""
+# A size is worth it if it gives this much more throughput; smaller ones take less memory.
+_GAIN = 1.05
+_SECONDS, _LONGEST = 0.2, 2.0
+_LIBRARIES = ("pyautoattack", "torchattacks", "adversarial-robustness-toolbox", "numpy")
+
+
+def float32_arithmetic() -> str:
+    """The arithmetic that torch's flags allow for float32, such as ``matmul highest, convolution tf32``.
+
+    The second half concerns CUDA alone, where convolutions use TF32 unless told otherwise.
+    """
+    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and later: one flag for each operation
+    tf32 = torch.backends.cudnn.allow_tf32 if convolution is None else convolution.fp32_precision == "tf32"
+    return f"matmul {torch.get_float32_matmul_precision()}, convolution {'tf32' if tf32 else 'float32'}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries whose change can change a result, as far as they are installed."""
+    found = {"torch": str(torch.__version__)}  # with the build, which the package's metadata lack
+    for library in _LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the result of an evaluation depends on."""
+
+    protocol: Protocol
+    threat: Threat
+    batch_size: int
+    precision: Precision
+    model_sha256: str
+    data_sha256: str
+    float32: str = field(default_factory=float32_arithmetic)
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a record says of them, ready for JSON."""
+        balls = {self.protocol.radius(name) for name in self.protocol.attacks}
+        return {
+            "seed": self.threat.seed,
+            "batch_size": self.batch_size,
+            "budget": asdict(self.threat.budget),
+            "target_classes": targets(self.threat.classes),
+            "tolerance": {norm: tolerance(norm, eps) for norm, eps in sorted(balls)},
+            "device": self.threat.device.type,
+            "float32": self.float32,
+            "versions": dict(self.versions),
+            "precision": self.precision,
+            "model_sha256": self.model_sha256,
+            "data_sha256": self.data_sha256,
+        }
+
+    def key(self, carry: Evaluation | None = None) -> dict[str, Any]:
+        """What stored batches depend on. The list of attacks is not in it: each attack has batches of its own."""
+        rules = {name: value for name, value in self.protocol.to_dict().items() if name not in ("name", "attacks")}
+        facts = self.to_dict()
+        del facts["tolerance"]
+        key = {"model": facts.pop("model_sha256"), "data": facts.pop("data_sha256"), "protocol": rules, **facts}
+        if carry is not None:
+            key["carried"] = hash_tensors(sorted(carry.robust.items()))
+        return key
+
+
+def settle(
+    subject: Subject, protocol: Protocol, seed: int, batch_size: int, budget: Budget, precision: Precision
+) -> Settings:
+    """The settings of an evaluation of ``subject`` by ``protocol``.
+
+    Raises:
+        UserError: a number that no evaluation can use.
+    """
+    bounds = {"seed": (seed, 0), "batch_size": (batch_size, 1)}
+    bounds |= {"n_iter": (budget.n_iter, 1), "n_queries": (budget.n_queries, 1)}
+    for option, (value, low) in bounds.items():
+        if not isinstance(value, int) or value < low:
+            raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
+    threat = Threat(protocol.norm, protocol.eps, protocol.version, subject.classes, seed, subject.device, budget)
+    data = hash_tensors([("x", subject.x), ("y", subject.y)])
+    return Settings(protocol, threat, batch_size, precision, hash_model(subject.model), data)
+
+
+def check_carry(carry: Evaluation, settings: Settings) -> None:
+    """Refuse to go on from an evaluation of something else, or at a radius that is not smaller.
+
+    Raises:
+        UserError: another model, images, attacks, norm, effort or precision; ``carry``'s ``eps`` not below that here.
+    """
+    there, here = _rules(carry.protocol, carry.settings), _rules(settings.protocol, settings.to_dict())
+    if differing := differences(there, here):
+        raise UserError(f"carry: is of another evaluation, differing in {', '.join(differing)}; only eps may differ")
+    if not carry.protocol.eps < settings.protocol.eps:
+        eps = settings.protocol.eps
+        raise UserError(f"carry: its eps {carry.protocol.eps:g} is not allowed; it must be below {eps:g}")
+
+
+def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
+    rules = {key: value for key, value in protocol.to_dict().items() if key not in ("name", "eps", "attacks")}
+    same = {key: settings[key] for key in ("model_sha256", "data_sha256", "budget", "precision")}
+    return {**rules, "attacks": ", ".join(sorted(protocol.attacks)), **same}
+
+
+def find_batch_size(wanted: BatchSize, subject: Subject, state_dir: str | Path | None, fresh: bool) -> int:
+    """``wanted``, or for ``auto`` the size of the evaluation in ``state_dir``, or else the one measured to be best.
+
+    Random numbers are drawn by batch, so the size is part of what is evaluated: a resumed evaluation must not measure
+    anew, and a record's ``batch_size`` given as a number makes the same evaluation elsewhere.
+
+    Raises:
+        UserError: text other than ``auto``.
+    """
+    wanted = parse_batch_size(wanted)
+    if wanted != "auto":
+        return wanted
+    there = {} if fresh or state_dir is None else stored_key(state_dir)
+    size = there.get("batch_size")
+    return size if isinstance(size, int) else measure(subject.half or subject.model, subject.x, subject.device)
+
+
+def measure(model: nn.Module, x: Tensor, device: torch.device) -> int:
+    """The smallest of :data:`CANDIDATES` within 5% of the best throughput of forward and input-backward passes.
+
+    Takes about two seconds on a small model; sizes whose single pass takes longer than that are not tried.
+    """
+    best, chosen = 0.0, CANDIDATES[0]
+    for size in CANDIDATES:
+        images = to_unit(x[:size].clone()).to(device)
+        try:
+            seconds = _seconds(model, images)
+        except torch.OutOfMemoryError:
+            break
+        if len(images) / seconds > _GAIN * best:
+            best, chosen = len(images) / seconds, size
+        if size >= len(x) or seconds > _LONGEST:
+            break
+    return chosen
+
+
+def _seconds(model: nn.Module, x: Tensor) -> float:
+    """Least seconds of a pass, after one that sets everything up, over about ``_SECONDS``."""
+    first = pass_seconds(model, x)
+    if first > _LONGEST:
+        return first
+    times = [pass_seconds(model, x)]
+    while sum(times) < _SECONDS:
+        times.append(pass_seconds(model, x))
+    return min(times)
+
+
+def parse_batch_size(value: str | int) -> BatchSize:
+    """``auto`` or an integer, also from text.
+
+    Raises:
+        UserError: other text.
+    """
+    if value == "auto":
+        return "auto"
+    try:
+        return int(value) if isinstance(value, str) else value
+    except ValueError:
+        raise UserError(f"batch_size: {value!r} is not allowed; it must be an integer, at least 1, or auto") from None
