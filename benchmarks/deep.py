@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext import backbones, data
-from toolkit_ext.attacks import PGD, craft
+from toolkit_ext.attacks import PGD, generate
 from toolkit_ext.attacks.layerwise import Deep, choose, cross_entropy
 from toolkit_ext.attacks.layerwise.neurons import Target
 from toolkit_ext.io import atomic_write
@@ -118,7 +118,7 @@ def timed(attacks: list[Attack], model: nn.Module, x: Tensor, y: Tensor) -> dict
     for i, attack in enumerate(attacks):
         model.requires_grad_(True)
         started = time.perf_counter()
-        perturbed = craft(attack, model, x, y)
+        perturbed = generate(attack, model, x, y)
         found[f"craft{i}"] = time.perf_counter() - started
         train_step(model, optimizer, lambda perturbed=perturbed: cross_entropy(perturbed.logits(model), y))  # type: ignore[misc]
         found[f"step{i}"] = time.perf_counter() - started

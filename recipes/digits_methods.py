@@ -18,7 +18,7 @@ from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import check_choice
-from toolkit_ext.experiments.experiment import Experiment, Place, run
+from toolkit_ext.experiments.experiment import Experiment, RunContext, run
 from toolkit_ext.experiments.recipe import digits, script, smoke
 from toolkit_ext.trainers import TRAINERS
 
@@ -44,12 +44,12 @@ def experiment(method: str, seed: int) -> Experiment:
 @script(__doc__)
 @click.option("--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of each method")
 @click.option("--methods", type=CommaSeparated(str), default="all", show_default=True, help="methods to run, or all")
-def main(place: Place, small: bool, seeds: tuple[int, ...], methods: tuple[str, ...]) -> None:
-    place = replace(place, resume=True, tables=("digits_methods",))
+def main(context: RunContext, small: bool, seeds: tuple[int, ...], methods: tuple[str, ...]) -> None:
+    context = replace(context, resume=True, tables=("digits_methods",))
     chosen = sorted(TRAINERS) if methods == ("all",) else [check_choice("methods", name, TRAINERS) for name in methods]
     runs = [experiment(method, seed) for seed in seeds for method in chosen]
-    records = [run(smoke(each) if small else each, place) for each in runs]
-    for path in results.rebuild(place.results):
+    records = [run(smoke(each) if small else each, context) for each in runs]
+    for path in results.rebuild(context.results):
         console.say(f"table: {path}")
     console.show_table(console.results_table(records))
 

@@ -16,7 +16,7 @@ import torch
 
 from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.experiments.experiment import Experiment, Place, run
+from toolkit_ext.experiments.experiment import Experiment, RunContext, run
 from toolkit_ext.experiments.recipe import digits, script, smoke
 
 METHODS = ("standard", "pgd", "clean_adv")
@@ -34,14 +34,14 @@ def experiment(method: str, seed: int) -> Experiment:
 @script(__doc__)
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--resume/--no-resume", default=True, help="continue runs that were interrupted")
-def main(place: Place, small: bool, seed: int) -> None:
+def main(context: RunContext, small: bool, seed: int) -> None:
     torch.set_num_threads(1)  # on images this small, threads wait for each other longer than they work
-    place = replace(place, tables=("quickstart",))
+    context = replace(context, tables=("quickstart",))
     experiments = [experiment(method, seed) for method in METHODS]
-    records = [run(smoke(chosen) if small else chosen, place) for chosen in experiments]
-    for path in results.rebuild(place.results):
+    records = [run(smoke(chosen) if small else chosen, context) for chosen in experiments]
+    for path in results.rebuild(context.results):
         console.say(f"table: {path}")
-    picture = place.results / "figures" / "quickstart.png"
+    picture = context.results / "figures" / "quickstart.png"
     metrics = [f"{column}_acc" for column in COLUMNS if f"{column}_acc" in records[0]["metrics"]]
     results.plot_bars(results.frame(records), metrics, picture)
     console.say(f"plot: {picture}")

@@ -25,7 +25,7 @@ from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol
-from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, record_of
+from toolkit_ext.experiments.experiment import Experiment, RunContext, check_device, facts, make_trainer, record_of
 from toolkit_ext.experiments.recipe import cifar10, script, smoke, with_hyper_parameters
 from toolkit_ext.trainers import MethodTrainer
 
@@ -117,7 +117,7 @@ def train(
 
 
 def measure(
-    chosen: Experiment, held: data.Dataset, model: Normalized, trainer: MethodTrainer, clock: Clock, place: Place
+    chosen: Experiment, held: data.Dataset, model: Normalized, trainer: MethodTrainer, clock: Clock, context: RunContext
 ) -> results.Record:
     """Keep the model, attack it, write the record."""
     started, spent = results.environment(), clock.spent
@@ -125,7 +125,7 @@ def measure(
     console.say(f"trained in {spent:.1f} s, start-up included: {verdict} the {clock.budget:.0f} s")
     about = facts(chosen, held, model, trainer)
     run_id = results.new_run_id(chosen.method, chosen.data, chosen.backbone, chosen.seed)
-    folder = place.output / run_id
+    folder = context.output / run_id
     console.say(f"checkpoint: {backbones.save_model(model, folder / 'best', extra=about)}")
     protocol = load_protocol(str(chosen.protocol)).at(attacks=chosen.attacks)
     found = evaluate(
@@ -137,11 +137,11 @@ def measure(
         batch_size=1000,
         seed=chosen.seed,
         state_dir=folder / "evaluation",
-        progress=place.progress,
+        progress=context.progress,
     )
     training = {"best_epoch": trainer.best_epoch, "history": trainer.history, "budget_s": clock.budget, "wall_s": spent}
     record = record_of(about, protocol, found, training, trainer.alarms, run_id, ("speedrun",), started)
-    console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+    console.say(f"record: {results.write_record(record, context.results / 'runs')}")
     return record
 
 
@@ -150,18 +150,20 @@ def measure(
 @click.option("--data", "data_set", default="cifar10", show_default=True, help="cifar10 or cifar10-jpeg")
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--n-test", type=int, help="attack the first N test images only")
-def main(place: Place, small: bool, minutes: float, data_set: str, seed: int, n_test: int | None) -> None:
-    place = replace(place, device="cpu") if small else place
+def main(context: RunContext, small: bool, minutes: float, data_set: str, seed: int, n_test: int | None) -> None:
+    context = replace(context, device="cpu") if small else context
     check_positive("minutes", minutes)
     clock = Clock(time.time() if small else psutil.Process().create_time(), 60 * minutes)
-    device = check_device(place.device)
+    device = check_device(context.device)
     torch.backends.cudnn.benchmark = device.type == "cuda"
     chosen = replace(experiment(minutes, data_set, seed), n_test=n_test)
     if small:
         chosen = with_hyper_parameters(smoke(chosen), {"lr_schedule": "onecycle"})
-    held = data.load(chosen.data, root=place.data_root, download=place.download).subset(chosen.n_train, chosen.n_test)
+    held = data.load(chosen.data, root=context.data_root, download=context.download).subset(
+        chosen.n_train, chosen.n_test
+    )
     chosen, model, trainer = train(chosen, held, device, clock, most=2 if small else None)
-    console.show_table(console.results_table([measure(chosen, held, model, trainer, clock, place)]))
+    console.show_table(console.results_table([measure(chosen, held, model, trainer, clock, context)]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from toolkit_ext import backbones, data
-from toolkit_ext.attacks import PGD, craft
+from toolkit_ext.attacks import PGD, generate
 from toolkit_ext.evaluation import evaluate
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 
@@ -63,7 +63,7 @@ def test_resume_goes_on_from_the_same_weights(tmp_path: Path) -> None:
 def test_crafting_stays_on_the_device(backend: Any) -> None:
     model = backbones.create("resnet18_w", num_classes=10, in_chans=1, image_size=8, width=1).to("cuda")
     x, y = torch.rand(8, 1, 8, 8, device="cuda"), torch.arange(8, device="cuda")
-    adversarial = craft(PGD(eps=0.1, steps=2, backend=backend), model, x, y).inputs
+    adversarial = generate(PGD(eps=0.1, steps=2, backend=backend), model, x, y).inputs
     assert adversarial.is_cuda
     assert (adversarial - x).abs().max() <= 0.1 + 1e-6
 

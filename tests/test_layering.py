@@ -161,7 +161,7 @@ def write(file: Path, text: str) -> None:
 
 
 WRONG = {
-    "one axis imports another": ("objectives/new.py", "from toolkit_ext.attacks import craft"),
+    "one axis imports another": ("objectives/new.py", "from toolkit_ext.attacks import generate"),
     "of the package itself": ("updates/new.py", "from toolkit_ext import schedules"),
     "with dots": ("attacks/deep/new.py", "from ...objectives import OBJECTIVES"),
     "with dots, in __init__": ("attacks/__init__.py", "from .. import trainers"),

@@ -37,7 +37,7 @@ def option(default: Any, help: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Perturbed:
+class AdversarialInputs:
     """What an attack returns: perturbed inputs, and for deep attacks the perturbation of hidden layers.
 
     ``inputs`` is ``[N, C, H, W]`` in [0, 1], detached. ``hidden`` opens a context in which a forward pass of the
@@ -52,6 +52,9 @@ class Perturbed:
         with self.hidden(model):
             logits: Tensor = model(self.inputs)
         return logits
+
+
+Perturbed = AdversarialInputs  # its name in 0.1
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Batch:
 
     x: Tensor
     y: Tensor
-    perturbed: Perturbed
+    perturbed: AdversarialInputs
     part: BatchPart = field(default_factory=BatchPart)
 
 
@@ -120,7 +123,7 @@ class Resources(Protocol):
     """
 
     @property
-    def exchange(self) -> Exchange:
+    def exchange(self) -> GradientReducer:
         """Turns sums or means over each process's part of a batch into those over the whole, in place."""
 
     def backbone(self, name: str, **options: Any) -> nn.Module:
@@ -168,7 +171,7 @@ class Attack(Protocol):
     def eps(self) -> float:
         """Radius of the budget, in units of [0, 1] inputs."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         """Craft against ``model`` (already in the mode it is to be attacked in, weights frozen)."""
 
     def at(self, *, eps: float, step: int = 0) -> Self | Attack:
@@ -195,12 +198,12 @@ class StepReport:
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Exchange = Callable[[Sequence["Tensor"]], None]
+GradientReducer = Callable[[Sequence["Tensor"]], None]
 """Turns, in place, the gradients of this process's part of a batch into those of the whole batch."""
 
 
 def no_exchange(gradients: Sequence[Tensor]) -> None:
-    """The :data:`Exchange` of a single process: its part is the whole batch."""
+    """The :data:`GradientReducer` of a single process: its part is the whole batch."""
 
 
 class Update(Stateful, Protocol):
@@ -225,8 +228,8 @@ class TrainingStep:
 
     batch: Batch
     attack: Attack
-    losses: Callable[[Perturbed], Losses]
-    perturb: Callable[[], Perturbed]
+    losses: Callable[[AdversarialInputs], Losses]
+    perturb: Callable[[], AdversarialInputs]
 
 
 @runtime_checkable
@@ -249,7 +252,7 @@ class InputUpdate(Update, Protocol):
 class Shareable(Protocol):
     """An :class:`Update` that can work on several processes, each with a part of the batch."""
 
-    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+    def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
         """Call ``exchange`` before every optimiser step, on all gradients that move the weights, before anything else.
 
         ``ascent`` is called on gradients that only perturb the weights inside the step.

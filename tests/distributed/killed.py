@@ -16,11 +16,11 @@ from cases import LINF, fitted, weights_of  # type: ignore[import-not-found]
 
 from toolkit_ext.cli import guarded
 from toolkit_ext.ranks import local_rank, restarted
-from toolkit_ext.trainers import attack_runner as _craft
+from toolkit_ext.trainers import attack_runner as module
 
 FOLDER = Path(sys.argv[1])
 calls = 0
-craft = vars(_craft)["craft"]
+craft = vars(module)["generate"]
 
 
 def dying(*args: Any, **kwargs: Any) -> Any:
@@ -45,5 +45,5 @@ class Command:
     main = staticmethod(main)
 
 
-vars(_craft)["craft"] = dying
+vars(module)["generate"] = dying
 guarded(Command())  # type: ignore[arg-type]

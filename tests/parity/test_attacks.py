@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import FGSM, MIM, PGD, TPGD, MultiAttack, RandomFGSM, craft
+from toolkit_ext.attacks import FGSM, MIM, PGD, TPGD, MultiAttack, RandomFGSM, generate
 from toolkit_ext.errors import UserError
-from toolkit_ext.types import Attack, Perturbed
+from toolkit_ext.types import AdversarialInputs, Attack
 
 EPS, ALPHA, STEPS = 0.1, 0.03, 4
 
@@ -71,7 +71,7 @@ TORCHATTACKS: dict[str, tuple[Attack, Any]] = {
 def test_torchattacks_parity(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     ours, theirs = TORCHATTACKS[name]
     torch.manual_seed(7)
-    mine = craft(ours, model, *batch).inputs
+    mine = generate(ours, model, *batch).inputs
     torch.manual_seed(7)
     expected = theirs(model.eval())(*batch)
     assert torch.equal(mine, expected)
@@ -96,9 +96,9 @@ def test_any_layout(
 ) -> None:
     """Gradients come in the layout that convolutions run in, of which torchattacks' PGDL2 cannot take its views."""
     x, y = batch
-    expected = craft(DETERMINISTIC[name], small_model(), x, y).inputs
+    expected = generate(DETERMINISTIC[name], small_model(), x, y).inputs
     model = small_model().to(memory_format=of_weights)  # type: ignore[call-overload]
-    found = craft(DETERMINISTIC[name], model, x.contiguous(memory_format=of_images), y).inputs
+    found = generate(DETERMINISTIC[name], model, x.contiguous(memory_format=of_images), y).inputs
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_l2_starts_at_random_in_any_layout(model: nn.Module, batch: tuple[Tensor
     x, y = batch
     attack = PGD(eps=1.0, steps=2, norm="L2")
     distance = (
-        (craft(attack, model, x.contiguous(memory_format=torch.channels_last), y).inputs - x).flatten(1).norm(dim=1)
+        (generate(attack, model, x.contiguous(memory_format=torch.channels_last), y).inputs - x).flatten(1).norm(dim=1)
     )
     assert ((distance > 0.5) & (distance <= 1.0 + 1e-5)).all()
 
@@ -148,7 +148,7 @@ ART: dict[str, tuple[Attack, Any]] = {
 def test_art_parity(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     ours, theirs = ART[name]
     np.random.seed(3)
-    mine = craft(ours, model, *batch).inputs
+    mine = generate(ours, model, *batch).inputs
     np.random.seed(3)
     one_hot = nn.functional.one_hot(batch[1], 5).float().numpy()
     expected = theirs(_art(model.eval())).generate(batch[0].numpy(), one_hot)
@@ -162,7 +162,7 @@ def test_crafting_leaves_the_model_as_it_was(backend: Any, model: Any, batch: tu
     model[5].weight.grad = torch.ones_like(model[5].weight)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    craft(PGD(eps=EPS, steps=2, backend=backend), model, *batch)
+    generate(PGD(eps=EPS, steps=2, backend=backend), model, *batch)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 5
@@ -174,12 +174,12 @@ def test_crafting_restores_after_an_exception(model: nn.Module, batch: tuple[Ten
     seen: list[tuple[bool, bool]] = []
 
     class Broken(FGSM):
-        def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
             seen.append((model.training, any(p.requires_grad for p in model.parameters())))
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        craft(Broken(), model, *batch)
+        generate(Broken(), model, *batch)
     assert seen == [(False, False)]
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
@@ -188,9 +188,9 @@ def test_crafting_restores_after_an_exception(model: nn.Module, batch: tuple[Ten
 def test_train_mode_puts_running_statistics_back(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(0)
-    in_train = craft(FGSM(eps=EPS), model, *batch, mode="train").inputs
+    in_train = generate(FGSM(eps=EPS), model, *batch, mode="train").inputs
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert not torch.equal(in_train, craft(FGSM(eps=EPS), model, *batch).inputs)
+    assert not torch.equal(in_train, generate(FGSM(eps=EPS), model, *batch).inputs)
 
 
 @given(
@@ -203,7 +203,7 @@ def test_stays_in_the_ball_and_the_box(eps: float, kind: Any, seed: int) -> None
     model = small_model()
     torch.manual_seed(seed)
     x, y = torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 2])
-    adversarial = craft(kind(eps=eps), model, x, y).inputs
+    adversarial = generate(kind(eps=eps), model, x, y).inputs
     assert 0 <= adversarial.min() <= adversarial.max() <= 1
     assert (adversarial - x).abs().max() <= eps + 1e-6
 
@@ -213,12 +213,12 @@ def test_vanishing_gradient_keeps_the_clean_pixels() -> None:
     nn.init.zeros_(linear.weight)
     model = nn.Sequential(nn.Flatten(), linear)
     x, y = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-    assert torch.equal(craft(MIM(eps=EPS), model, x, y).inputs, x)
+    assert torch.equal(generate(MIM(eps=EPS), model, x, y).inputs, x)
 
 
 def test_eps_zero_is_the_clean_batch(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     for attack in (FGSM(eps=0), PGD(eps=0, norm="L2"), MIM(eps=0.1).at(eps=0)):
-        assert torch.equal(craft(attack, model, *batch).inputs, batch[0])
+        assert torch.equal(generate(attack, model, *batch).inputs, batch[0])
 
 
 def test_alpha_scales_with_eps() -> None:
@@ -230,27 +230,29 @@ def test_multi_attack_takes_turns(model: nn.Module, batch: tuple[Tensor, Tensor]
     attack = MultiAttack(eps=EPS, steps=2, random_start=False, multi_attacks=("fgsm", "mim", "pgd"))
     singles = [FGSM(eps=EPS), MIM(eps=EPS, steps=2), PGD(eps=EPS, steps=2, random_start=False)]
     for step in range(6):
-        mine = craft(attack.at(eps=EPS, step=step), model, *batch).inputs
-        assert torch.equal(mine, craft(singles[step % 3], model, *batch).inputs)
+        mine = generate(attack.at(eps=EPS, step=step), model, *batch).inputs
+        assert torch.equal(mine, generate(singles[step % 3], model, *batch).inputs)
 
 
 def test_worst_of_takes_the_largest_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     attack = MultiAttack(eps=EPS, steps=2, random_start=False, multi_mode="worst")
-    worst = craft(attack, model, *batch).inputs
+    worst = generate(attack, model, *batch).inputs
     model.eval()
 
     def loss(x: Tensor) -> Tensor:
         return nn.functional.cross_entropy(model(x), batch[1], reduction="none")
 
-    members = [loss(craft(member, model, *batch).inputs) for member in attack.members()]
+    members = [loss(generate(member, model, *batch).inputs) for member in attack.members()]
     torch.testing.assert_close(loss(worst), torch.stack(members).amax(dim=0))
 
 
 def test_random_mode_depends_on_the_step_alone(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     attack = MultiAttack(eps=EPS, steps=2, random_start=False, multi_mode="random")
-    first, again = (craft(attack.at(eps=EPS, step=5), model, *batch).inputs for _ in range(2))
+    first, again = (generate(attack.at(eps=EPS, step=5), model, *batch).inputs for _ in range(2))
     assert torch.equal(first, again)
-    drawn = {tuple(craft(attack.at(eps=EPS, step=s), model, *batch).inputs.flatten()[:50].tolist()) for s in range(12)}
+    drawn = {
+        tuple(generate(attack.at(eps=EPS, step=s), model, *batch).inputs.flatten()[:50].tolist()) for s in range(12)
+    }
     assert len(drawn) == 3
 
 
@@ -274,6 +276,6 @@ def test_bad_options_name_themselves(make: Any, message: str) -> None:
 
 def test_missing_combinations_say_which_backend(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UserError, match="'torchattacks' has no MIM attack in L2; allowed: torchattacks Linf, art"):
-        craft(MIM(norm="L2"), model, *batch)
+        generate(MIM(norm="L2"), model, *batch)
     with pytest.raises(UserError, match="'art' has no TPGD attack in Linf; allowed: torchattacks Linf"):
-        craft(TPGD(backend="art"), model, *batch)
+        generate(TPGD(backend="art"), model, *batch)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit_ext.objectives import Adversarial, Clean, CleanAdversarial, MARTLoss, TRADESLoss
-from toolkit_ext.types import Batch, Objective, Perturbed
+from toolkit_ext.types import AdversarialInputs, Batch, Objective
 
 Array = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class Affine(nn.Module):
 
 def make_batch(classes: int = 4, n: int = 6) -> Batch:
     x, noise = torch.rand(n, 3, 2, 2, dtype=torch.float64), torch.randn(n, 3, 2, 2, dtype=torch.float64)
-    return Batch(x, torch.randint(0, classes, (n,)), Perturbed((x + 0.3 * noise).clamp(0, 1)))
+    return Batch(x, torch.randint(0, classes, (n,)), AdversarialInputs((x + 0.3 * noise).clamp(0, 1)))
 
 
 @pytest.fixture(params=[2, 3, 7], ids=lambda classes: f"{classes}classes")
@@ -138,7 +138,7 @@ class Given(nn.Module):
 @pytest.mark.parametrize("objective", [TRADESLoss(), MARTLoss()], ids=["trades", "mart"])
 def test_certain_predictions_keep_finite_losses_and_gradients(objective: Objective, scale: float) -> None:
     model = Given(scale * torch.eye(4), scale * torch.eye(4).roll(1, dims=1))
-    batch = Batch(torch.zeros(4, 1, 1, 1), torch.arange(4), Perturbed(torch.ones(4, 1, 1, 1)))
+    batch = Batch(torch.zeros(4, 1, 1, 1), torch.arange(4), AdversarialInputs(torch.ones(4, 1, 1, 1)))
     total = objective(model, batch, F.cross_entropy).total
     torch.autograd.backward(total)
     assert torch.isfinite(total)
@@ -151,7 +151,7 @@ def test_certain_predictions_keep_finite_losses_and_gradients(objective: Objecti
 def test_half_precision_logits_give_single_precision_terms() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 3)
-    batch = Batch(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 2, 0]), Perturbed(torch.ones(4, 1, 1, 1)))
+    batch = Batch(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 2, 0]), AdversarialInputs(torch.ones(4, 1, 1, 1)))
     half = Given(logits[0].bfloat16(), logits[1].bfloat16())
     single = Given(half.clean.detach().float(), half.perturbed.detach().float())
     found = TRADESLoss()(half, batch, F.cross_entropy).terms["adversarial"]

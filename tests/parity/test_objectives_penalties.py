@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from toolkit_ext.objectives import GradientPenalty, Orthogonal
 from toolkit_ext.objectives.terms import orthogonality
-from toolkit_ext.types import Batch, Perturbed
+from toolkit_ext.types import AdversarialInputs, Batch
 
 ORDERS = {"L1": 1, "L2": 2, "Linf": np.inf}
 
@@ -26,7 +26,7 @@ def linear_model(classes: int = 3, pixels: int = 8) -> nn.Module:
 
 def make_batch(n: int = 5, classes: int = 3) -> Batch:
     x, moved = torch.rand(2, n, 2, 2, 2, dtype=torch.float64)
-    return Batch(x, torch.randint(0, classes, (n,)), Perturbed(moved))
+    return Batch(x, torch.randint(0, classes, (n,)), AdversarialInputs(moved))
 
 
 @pytest.mark.parametrize("where", ["clean", "adversarial"])
@@ -94,11 +94,11 @@ def test_gradient_penalty_is_the_mean_of_the_penalties_of_single_examples() -> N
     whole = GradientPenalty()(model, batch, smoothed).terms["penalty"].item()
     x, y = batch.perturbed.inputs, batch.y
     alone = [
-        GradientPenalty()(model, Batch(x[[i]], y[[i]], Perturbed(x[[i]])), smoothed).terms["penalty"].item()
+        GradientPenalty()(model, Batch(x[[i]], y[[i]], AdversarialInputs(x[[i]])), smoothed).terms["penalty"].item()
         for i in range(len(y))
     ]
     assert whole == pytest.approx(np.mean(alone))
-    repeated = Batch(x.repeat(3, 1, 1, 1), y.repeat(3), Perturbed(x.repeat(3, 1, 1, 1)))
+    repeated = Batch(x.repeat(3, 1, 1, 1), y.repeat(3), AdversarialInputs(x.repeat(3, 1, 1, 1)))
     assert GradientPenalty()(model, repeated, smoothed).terms["penalty"].item() == pytest.approx(whole)
 
 
@@ -108,7 +108,7 @@ def test_a_vision_transformer_can_be_differentiated_twice() -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, in_chans=1, **size)
     assert model.blocks[0].attn.fused_attn
     x = torch.rand(2, 1, 8, 8)
-    losses = GradientPenalty()(model, Batch(x, torch.tensor([0, 1]), Perturbed(x)), F.cross_entropy)
+    losses = GradientPenalty()(model, Batch(x, torch.tensor([0, 1]), AdversarialInputs(x)), F.cross_entropy)
     torch.autograd.backward(losses.terms["penalty"])
     gradient = model.blocks[0].attn.qkv.weight.grad
     assert torch.isfinite(gradient).all()
@@ -146,7 +146,7 @@ def test_groups_of_a_convolution_are_matrices_of_their_own() -> None:
     grouped = nn.Conv2d(4, 6, 2, groups=2, dtype=torch.float64)
     model = nn.Sequential(grouped, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.rand(2, 4, 2, 2, dtype=torch.float64)
-    batch = Batch(x, torch.tensor([0, 1]), Perturbed(x))
+    batch = Batch(x, torch.tensor([0, 1]), AdversarialInputs(x))
     weight = grouped.weight.detach().numpy()
     found = Orthogonal()(model, batch, F.cross_entropy).terms["penalty"].item()
     assert found == pytest.approx(loop_sum(weight[:3]) + loop_sum(weight[3:]))

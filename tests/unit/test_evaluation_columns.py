@@ -9,7 +9,7 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import FGSM, MIM, PGD, craft
+from toolkit_ext.attacks import FGSM, MIM, PGD, generate
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.running.isolation import preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import set_budget
@@ -53,7 +53,7 @@ def test_gradient_attacks(column: str, protocol: Protocol, attack: Attack) -> No
     model, x, y = case()
     with preserved_rng(torch.device("cpu")):
         torch.manual_seed(7)
-        inputs = craft(attack, model, x[3:], y[3:]).inputs
+        inputs = generate(attack, model, x[3:], y[3:]).inputs
     broken = model(inputs).argmax(dim=1) != y[3:]
     evaluation = run(protocol, column)
     assert torch.equal(evaluation.robust[column], torch.cat((torch.zeros(3, dtype=torch.bool), ~broken)))

@@ -16,7 +16,7 @@ from toolkit_ext import backbones, results
 from toolkit_ext.claims import Arm, Group
 from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.evaluation import Protocol, load_protocol
-from toolkit_ext.experiments.experiment import Experiment, Place
+from toolkit_ext.experiments.experiment import Experiment, RunContext
 from toolkit_ext.report import landscape_pictures
 from toolkit_ext.trainers.state import RunFolder
 
@@ -108,7 +108,7 @@ DOORS: dict[str, Callable[[str, Path], Any]] = {
     "run_id": lambda name, tmp: results.write_record(record(run_id=name), tmp / "runs"),
     "run_id of new_record": lambda name, tmp: results.validate(record(run_id=name)),
     "tables of a record": lambda name, tmp: results.validate(record(tables=[name])),
-    "tables of an experiment": lambda name, tmp: Place(tables=(name,)),
+    "tables of an experiment": lambda name, tmp: RunContext(tables=(name,)),
     "name of a figure in a record": picture,
     "protocol": lambda name, tmp: Protocol(name, "Linf", 0.1),
     "protocol file": protocol_file,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.objectives import OBJECTIVES, CleanAdversarial, GradientPenalty, MARTLoss, Orthogonal, TRADESLoss
-from toolkit_ext.types import Batch, Objective, Perturbed
+from toolkit_ext.types import AdversarialInputs, Batch, Objective
 
 CASES: dict[str, Objective] = {name: kind() for name, kind in OBJECTIVES.items()} | {
     "gradient_penalty clean": GradientPenalty(penalty_on="clean", penalty_base="clean"),
@@ -32,7 +32,7 @@ def make_model() -> nn.Sequential:
 def make_batch(seed: int = 0) -> Batch:
     torch.manual_seed(seed)
     x = torch.rand(6, 1, 4, 4)
-    return Batch(x, torch.tensor([0, 1, 2, 0, 1, 2]), Perturbed((x + 0.1).clamp(max=1)))
+    return Batch(x, torch.tensor([0, 1, 2, 0, 1, 2]), AdversarialInputs((x + 0.1).clamp(max=1)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -49,7 +49,7 @@ def test_terms_are_the_ones_announced_and_reach_the_weights(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_uses_attack_tells_whether_the_perturbed_inputs_matter(name: str) -> None:
     objective, batch = CASES[name], make_batch()
-    other = replace(batch, perturbed=Perturbed(torch.zeros_like(batch.x)))
+    other = replace(batch, perturbed=AdversarialInputs(torch.zeros_like(batch.x)))
     totals = [objective(make_model(), one, F.cross_entropy).total.item() for one in (batch, other)]
     assert (totals[0] != totals[1]) == objective.uses_attack
 
@@ -84,7 +84,7 @@ def test_hidden_perturbations_are_in_force_in_the_perturbed_pass_only(name: str)
         yield
         depth["open"] = 0
 
-    objective(Watched(), replace(batch, perturbed=Perturbed(batch.perturbed.inputs, hidden)), F.cross_entropy)
+    objective(Watched(), replace(batch, perturbed=AdversarialInputs(batch.perturbed.inputs, hidden)), F.cross_entropy)
     assert depth["perturbed inside"] == int(objective.uses_attack)
     assert depth["clean inside"] == depth["perturbed outside"] == 0
 
@@ -159,7 +159,7 @@ def test_overflow_in_half_precision_is_told_and_leaves_the_weights_alone() -> No
         model[1].get_parameter("weight").fill_(300.0)
         model[2].get_parameter("weight").copy_(torch.tensor([[1.0], [-1.0], [1.0]]).expand(3, 8) * 300.0)
     before = [weight.detach().clone() for weight in model.parameters()]
-    batch = replace(make_batch(), perturbed=Perturbed(torch.full((6, 1, 4, 4), 1e-6)))
+    batch = replace(make_batch(), perturbed=AdversarialInputs(torch.full((6, 1, 4, 4), 1e-6)))
     with torch.autocast("cpu", torch.float16), pytest.raises(UserError, match=r"precision: .*overflowed in fp16"):
         GradientPenalty()(model, batch, F.cross_entropy)
     assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))

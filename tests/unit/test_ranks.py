@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from toolkit_ext import ranks
-from toolkit_ext.attacks import FGSM, MIM, PGD, TPGD, RandomFGSM, craft
+from toolkit_ext.attacks import FGSM, MIM, PGD, TPGD, RandomFGSM, generate
 from toolkit_ext.errors import UserError
-from toolkit_ext.ranks import ALONE, RankError, Ranks, told_plainly
+from toolkit_ext.ranks import ALONE, RankError, Ranks, friendly_errors
 from toolkit_ext.trainers.distributed import DataParallelContext, check_batch
 from toolkit_ext.types import Losses
 
@@ -65,13 +65,13 @@ def test_attacks_on_parts_are_those_on_the_batch(attack: PGD) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     x, y = torch.rand(7, 1, 4, 4, dtype=torch.float64), torch.arange(7) % 3
     torch.manual_seed(1)
-    whole = craft(attack, model, x, y).inputs
+    whole = generate(attack, model, x, y).inputs
     for rank in range(2):
         team = Ranks(rank, 2)
         part = team.part(7)
         torch.manual_seed(1)
         with team.drawing(7):
-            own = craft(attack, model, x[part], y[part]).inputs
+            own = generate(attack, model, x[part], y[part]).inputs
         torch.testing.assert_close(own, whole[part])
 
 
@@ -132,14 +132,14 @@ def test_one_process_is_a_job_too() -> None:
     ],
 )
 def test_a_failed_rank_says_why_in_one_line(error: Exception, said: str) -> None:
-    with pytest.raises(RankError) as raised, told_plainly("in training", "cuda:1"):
+    with pytest.raises(RankError) as raised, friendly_errors("in training", "cuda:1"):
         raise error
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), told_plainly("in training"):
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), friendly_errors("in training"):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 

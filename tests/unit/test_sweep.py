@@ -22,7 +22,7 @@ from toolkit_ext import results
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments import sweep as engine
-from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.experiment import RunContext
 from toolkit_ext.experiments.sweep import Workers, attempt, state_of
 from toolkit_ext.trainers import TRAINERS
 
@@ -40,8 +40,8 @@ WORDS = [
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(results=tmp_path / "results", output=tmp_path / "outputs")
+def context(tmp_path: Path) -> RunContext:
+    return RunContext(results=tmp_path / "results", output=tmp_path / "outputs")
 
 
 @pytest.fixture
@@ -149,42 +149,42 @@ def test_runs_are_recorded_skipped_and_a_failure_stops_no_other(command: Any, tm
     assert "1/1" in error
 
 
-def test_the_record_names_the_command_that_makes_the_run_again(place: Place) -> None:
+def test_the_record_names_the_command_that_makes_the_run_again(context: RunContext) -> None:
     (task,) = plan(("fgsm",), (3,), {**SMALL, "eps": "0.1"})
     before = list(sys.argv)
-    outcome = attempt(task, place, threads=1)
+    outcome = attempt(task, context, threads=1)
     assert outcome.failed == ""
     assert outcome.record is not None
     assert sys.argv == before
     assert outcome.record["command"].split()[-len(task.words) :] == list(task.words)
     assert outcome.record["run_id"] == task.run_id
-    assert state_of(task.experiment, place) == "recorded"
-    again = attempt(task, place, threads=1)
+    assert state_of(task.experiment, context) == "recorded"
+    again = attempt(task, context, threads=1)
     assert again.record == outcome.record
 
 
-def test_a_run_that_another_process_holds_is_left_to_it(place: Place) -> None:
+def test_a_run_that_another_process_holds_is_left_to_it(context: RunContext) -> None:
     (task,) = plan(("fgsm",), (0,), SMALL)
-    folder = place.output / task.run_id
+    folder = context.output / task.run_id
     folder.mkdir(parents=True)
     with FileLock(folder / ".sweep.lock"):
-        outcome = attempt(task, place, threads=1)
+        outcome = attempt(task, context, threads=1)
     assert outcome.another
     assert outcome.record is None
     assert outcome.failed == ""
-    assert not (place.results / "runs").exists()
+    assert not (context.results / "runs").exists()
 
 
 def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no memory\nfor this")
 
     monkeypatch.setattr("toolkit_ext.experiments.sweep.run", broken)
     (task,) = plan(("fgsm",), (0,), SMALL)
-    assert attempt(task, place, threads=1).failed == "RuntimeError: no memory for this"
-    assert "Traceback" in (place.output / task.run_id / "sweep.log").read_text()
+    assert attempt(task, context, threads=1).failed == "RuntimeError: no memory for this"
+    assert "Traceback" in (context.output / task.run_id / "sweep.log").read_text()
 
 
 def _rows(folder: Path) -> list[list[str]]:
@@ -237,7 +237,7 @@ from toolkit_ext.experiments.sweep import Outcome, Workers, sweep
 from toolkit_ext.experiments import sweep as engine
 
 def deadly(task, place, threads):
-    with open(f"{place.output}-{task.experiment.seed}", "a") as tries:
+    with open(f"{context.output}-{task.experiment.seed}", "a") as tries:
         tries.write("x")
     if task.experiment.seed == 0:
         os._exit(9)

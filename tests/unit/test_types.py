@@ -24,16 +24,16 @@ from toolkit_ext.attacks import FGSM, PGD
 from toolkit_ext.errors import UserError
 from toolkit_ext.objectives import OBJECTIVES, Adversarial
 from toolkit_ext.types import (
+    AdversarialInputs,
     AfterStep,
     Attack,
     Batch,
     Bindable,
-    Exchange,
+    GradientReducer,
     InputUpdate,
     Losses,
     LossFn,
     Objective,
-    Perturbed,
     RemembersExamples,
     Resources,
     Stateful,
@@ -70,14 +70,14 @@ class Free(InputUpdate):
 
     def __init__(self, optimizer: Optimizer, replays: int) -> None:
         self.optimizer, self.replays = optimizer, replays
-        self.exchange: Exchange = no_exchange
+        self.exchange: GradientReducer = no_exchange
         self.delta = torch.zeros(0)
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
         return [self.optimizer]
 
-    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+    def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
         self.exchange = exchange
 
     def step_inputs(self, step: TrainingStep) -> StepReport:
@@ -88,7 +88,7 @@ class Free(InputUpdate):
         for _ in range(self.replays):
             inputs = (x + delta).clamp(0, 1).requires_grad_()
             self.optimizer.zero_grad()
-            losses = step.losses(Perturbed(inputs))
+            losses = step.losses(AdversarialInputs(inputs))
             torch.autograd.backward(losses.total)
             reports.append({name: term.detach() for name, term in losses.terms.items()})
             self.exchange([w.grad for group in self.optimizer.param_groups for w in group["params"]])
@@ -109,9 +109,9 @@ class Free(InputUpdate):
 
 def free_step(model: nn.Module, update: InputUpdate, x: Tensor, y: Tensor) -> StepReport:
     """What the loop does with an update that moves inputs: no attack is run."""
-    batch, attack = Batch(x, y, Perturbed(x)), FGSM(eps=EPS)
+    batch, attack = Batch(x, y, AdversarialInputs(x)), FGSM(eps=EPS)
 
-    def losses(perturbed: Perturbed) -> Losses:
+    def losses(perturbed: AdversarialInputs) -> Losses:
         return Adversarial()(model, replace(batch, perturbed=perturbed), F.cross_entropy)
 
     return update.step_inputs(TrainingStep(batch, attack, losses, perturb=lambda: attack(model, x, y)))
@@ -192,7 +192,7 @@ class BoundHelperLoss:
 class Provided:
     """The run's resources, with one checkpoint."""
 
-    exchange: Exchange = staticmethod(no_exchange)
+    exchange: GradientReducer = staticmethod(no_exchange)
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         self.networks = networks
@@ -213,7 +213,7 @@ def test_helper_based_training_is_an_objective_that_binds() -> None:
     objective = options.bind(model, Provided({"standard": helper}))
     assert isinstance(objective, Objective)
     attacked = (x + EPS * torch.randn_like(x).sign()).clamp(0, 1)
-    losses = objective(model, Batch(x, y, Perturbed(attacked)), F.cross_entropy)
+    losses = objective(model, Batch(x, y, AdversarialInputs(attacked)), F.cross_entropy)
     torch.autograd.backward(losses.total)
     assert all(weight.grad is None for weight in helper.parameters())
     log_p, log_q = model(x).log_softmax(1), model(attacked).log_softmax(1)
@@ -230,18 +230,18 @@ class Universal:
 
     eps: float
     delta: Tensor
-    exchange: Exchange
+    exchange: GradientReducer
 
     def at(self, *, eps: float, step: int = 0) -> Attack:
         self.eps = eps
         return self
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         delta = self.delta.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y), delta)
         self.exchange([gradient])
         self.delta = (self.delta + self.eps * gradient.sign()).clamp(-self.eps, self.eps)
-        return Perturbed((x + self.delta).clamp(0, 1))
+        return AdversarialInputs((x + self.delta).clamp(0, 1))
 
     def state_dict(self) -> dict[str, Any]:
         return {"delta": self.delta}

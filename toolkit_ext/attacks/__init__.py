@@ -1,6 +1,6 @@
 """The attack axis: adapters to torchattacks and ART, their combination, and the layer-wise attack."""
 
-from toolkit_ext.attacks.crafting import attackable, craft
+from toolkit_ext.attacks.generation import attackable, generate
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
 from toolkit_ext.attacks.layerwise import Deep
 from toolkit_ext.attacks.multi_attack import MultiAttack
@@ -28,5 +28,5 @@ __all__ = [
     "NoAttack",
     "RandomFGSM",
     "attackable",
-    "craft",
+    "generate",
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.types import NORMS, Norm, Perturbed, option
+from toolkit_ext.types import NORMS, AdversarialInputs, Norm, option
 from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ class GradientAttack:
         check_choice("backend", self.backend, ("torchattacks", "art"))
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` holds index labels ``[N]``."""
         from toolkit_ext.attacks.adapters import run_art, run_torchattacks
 
         if self.eps == 0:
-            return Perturbed(x.detach())
+            return AdversarialInputs(x.detach())
         name, options = self._call()
         run = run_art if self.backend == "art" else run_torchattacks
-        return Perturbed(run(name, model, x, y, **options))
+        return AdversarialInputs(run(name, model, x, y, **options))
 
     def at(self, *, eps: float, step: int = 0) -> Self:
         """The same attack with another radius; an ``alpha`` that was given scales along."""
@@ -77,8 +77,8 @@ class NoAttack:
     def eps(self) -> float:
         return 0.0
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
-        return Perturbed(x.detach())
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
+        return AdversarialInputs(x.detach())
 
     def at(self, *, eps: float, step: int = 0) -> Self:
         return self

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, GradientAttack, IteratedAttack, RandomFGSM
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.types import Perturbed, option
+from toolkit_ext.types import AdversarialInputs, option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +50,7 @@ class MultiAttack(IteratedAttack):
             kind(**{key: getattr(self, key) for key in _SHARED if key in kind.__dataclass_fields__}) for kind in chosen
         ]
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         members = self.members()
         if self.multi_mode == "cycle":
             return members[self._step % len(members)](model, x, y)
@@ -60,11 +60,11 @@ class MultiAttack(IteratedAttack):
         return _worst([member(model, x, y) for member in members], model, y)
 
 
-def _worst(candidates: list[Perturbed], model: nn.Module, y: Tensor) -> Perturbed:
+def _worst(candidates: list[AdversarialInputs], model: nn.Module, y: Tensor) -> AdversarialInputs:
     import torch
     from torch.nn.functional import cross_entropy
 
     with torch.no_grad():
         losses = torch.stack([cross_entropy(each.logits(model), y, reduction="none") for each in candidates])
     inputs = torch.stack([each.inputs for each in candidates])
-    return Perturbed(inputs[losses.argmax(dim=0), torch.arange(len(y), device=y.device)])
+    return AdversarialInputs(inputs[losses.argmax(dim=0), torch.arange(len(y), device=y.device)])

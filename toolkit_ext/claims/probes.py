@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import PGD, Deep, craft
+from toolkit_ext.attacks import PGD, Deep, generate
 from toolkit_ext.data import Dataset, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Evaluation, Protocol, evaluate, load_protocol
@@ -149,7 +149,7 @@ def layerwise(trained: Trained, n: int, steps: Sequence[int], hidden_eps: float 
     facts: dict[str, float] = {}
     for name, attack in attacks.items():
         torch.manual_seed(trained.experiment.seed)
-        made = craft(attack, model, x, y)
+        made = generate(attack, model, x, y)
         with torch.no_grad():
             under, at_input = made.logits(model), model(made.inputs)
         facts |= {f"{name}_err": _error(under, y), f"{name}_loss": float(cross_entropy(under, y))}

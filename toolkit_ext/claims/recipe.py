@@ -19,7 +19,7 @@ from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.costs import count_passes
-from toolkit_ext.experiments.experiment import Experiment, Place, check_device, facts, make_trainer, run
+from toolkit_ext.experiments.experiment import Experiment, RunContext, check_device, facts, make_trainer, run
 from toolkit_ext.experiments.recipe import script, smoke, with_hyper_parameters
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
@@ -34,8 +34,8 @@ def recipe(group: Group, text: str | None) -> None:
     @click.option("--scale", type=click.Choice(SCALES), default="small", show_default=True, help="how large")
     @click.option("--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of each arm")
     @click.option("--only", multiple=True, metavar="ARM", help=f"this arm alone (repeatable): {arms}")
-    def main(place: Place, small: bool, scale: str, seeds: tuple[int, ...], only: tuple[str, ...]) -> None:
-        records = run_group(group, scale, seeds, place, only, small=small)
+    def main(context: RunContext, small: bool, scale: str, seeds: tuple[int, ...], only: tuple[str, ...]) -> None:
+        records = run_group(group, scale, seeds, context, only, small=small)
         evaluated = [_named(record) for record in records if record["metrics"]]
         for probe in dict.fromkeys(probed(record).get("name") for record in evaluated):
             console.show_table(console.results_table([r for r in evaluated if probed(r).get("name") == probe]))
@@ -50,7 +50,13 @@ def _named(record: Record) -> Record:
 
 
 def run_group(
-    group: Group, scale: str, seeds: Sequence[int], place: Place, only: Sequence[str] = (), *, small: bool = False
+    group: Group,
+    scale: str,
+    seeds: Sequence[int],
+    context: RunContext,
+    only: Sequence[str] = (),
+    *,
+    small: bool = False,
 ) -> list[Record]:
     """Run the arms of ``group`` (those named in ``only``) with every seed; ``small`` is the smoke test of each.
 
@@ -61,35 +67,37 @@ def run_group(
     arms = [arm for arm in group.arms if not names or arm.name in names]
     if all(arm.at(scale) is None for arm in arms):
         raise UserError(f"scale: {group.name} has nothing to run at {scale!r}")
-    place = replace(place, resume=True, tables=() if small else (group.tag,))
+    context = replace(context, resume=True, tables=() if small else (group.tag,))
     records: list[Record] = []
     for seed, arm in product(seeds, arms):
         if (experiment := arm.at(scale)) is not None:
             told = {"group": group.name, "arm": arm.name, "scale": "smoke" if small else scale}
-            records += _run_arm(arm, replace(experiment, seed=seed), place, told, small)
+            records += _run_arm(arm, replace(experiment, seed=seed), context, told, small)
     return records
 
 
-def _run_arm(arm: Arm, experiment: Experiment, place: Place, told: dict[str, Any], small: bool) -> list[Record]:
+def _run_arm(arm: Arm, experiment: Experiment, context: RunContext, told: dict[str, Any], small: bool) -> list[Record]:
     """Choose among the candidates of ``arm`` where it has some, run it, and its probes."""
     if arm.candidates and small:
         experiment = with_hyper_parameters(experiment, arm.candidates[0])
     elif arm.candidates:
-        experiment, told["grid"] = _tuned(arm, experiment, told, place)
+        experiment, told["grid"] = _tuned(arm, experiment, told, context)
     # Some probes need an image of each class at least, or as many.
     experiment = replace(smoke(experiment), n_test=16) if small else experiment
     told["passes"] = asdict(count_passes(experiment.method, **cost_options(experiment)))
-    place = replace(place, told={"claim": told})
-    record = _run_once(experiment, place)
+    context = replace(context, told={"claim": told})
+    record = _run_once(experiment, context)
     if not record["metrics"]:
         return [record]
-    return [record, *(_run_probe(name, probe, experiment, record, place) for name, probe in arm.probes.items())]
+    return [record, *(_run_probe(name, probe, experiment, record, context) for name, probe in arm.probes.items())]
 
 
-def _tuned(arm: Arm, experiment: Experiment, told: Mapping[str, Any], place: Place) -> tuple[Experiment, list[Any]]:
+def _tuned(
+    arm: Arm, experiment: Experiment, told: Mapping[str, Any], context: RunContext
+) -> tuple[Experiment, list[Any]]:
     """The experiment with the best candidate, and the scores of all of them."""
-    place = replace(place, told={"claim": {**told, "tuning": True}})
-    known = grid(arm, experiment, [_run_once(tuning_of(experiment, each), place) for each in arm.candidates])
+    context = replace(context, told={"claim": {**told, "tuning": True}})
+    known = grid(arm, experiment, [_run_once(tuning_of(experiment, each), context) for each in arm.candidates])
     assert known is not None
     best = choose(known)
     console.say(f"{arm.name}: chosen on the validation split: {best}")
@@ -108,52 +116,52 @@ def cost_options(experiment: Experiment) -> dict[str, Any]:
     return {**chosen, "lr_schedule": "constant", **({} if own else {"schedule": "constant"})}
 
 
-def _run_once(experiment: Experiment, place: Place) -> Record:
+def _run_once(experiment: Experiment, context: RunContext) -> Record:
     """Run ``experiment``; a loss that is not finite ends in a record without metrics.
 
     A run that is recorded for a claim is not repeated, whatever its file is called: the arm may name more than it did.
     """
-    folder = place.results / "runs"
-    made = of_claims(results.read_records(folder)) if place.tables and folder.is_dir() else []
+    folder = context.results / "runs"
+    made = of_claims(results.read_records(folder)) if context.tables and folder.is_dir() else []
     if known := by_seed(experiment, made).get(experiment.seed):
         console.say(f"{known['run_id']}: recorded already")
         return known
     started, began = results.environment(), time.perf_counter()
     try:
-        return run(experiment, place)
+        return run(experiment, context)
     except NonFiniteLossError as error:
         times = {"train_s": time.perf_counter() - began, "eval_s": None}
         console.say(f"{experiment.run_id}: {error}")
-        dataset = _dataset(experiment, place)
+        dataset = _dataset(experiment, context)
         about = facts(experiment, dataset, *make_trainer(experiment, dataset, torch.device("cpu")))
         alarms = [{"kind": "non_finite_loss", "epoch": 0, "message": str(error)}]
-        about |= {"times": times, "alarms": alarms, "details": dict(place.told)}
-        return _write(about, experiment.run_id, place, started)
+        about |= {"times": times, "alarms": alarms, "details": dict(context.told)}
+        return _write(about, experiment.run_id, context, started)
 
 
-def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, place: Place) -> Record:
+def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, context: RunContext) -> Record:
     """Measure ``probe`` on the model of run ``of`` and write a record of its own; skip what is recorded."""
     run_id = f"{of['run_id']}-{name}"
-    if (written := place.results / "runs" / f"{run_id}.json").exists():
+    if (written := context.results / "runs" / f"{run_id}.json").exists():
         console.say(f"{run_id}: recorded already, see {written}")
         return next(r for r in results.read_records(written.parent) if r["run_id"] == run_id)
     started, began = results.environment(), time.perf_counter()
-    folder, device = place.output / of["run_id"], check_device(place.device)
-    found = probe(Trained(experiment, folder, _dataset(experiment, place), device))
+    folder, device = context.output / of["run_id"], check_device(context.device)
+    found = probe(Trained(experiment, folder, _dataset(experiment, context), device))
     about: dict[str, Any] = found.evaluation.to_record() if found.evaluation else {}
-    told = {"probe": {"name": name, "of": of["run_id"], "facts": dict(found.facts)}, **place.told}
+    told = {"probe": {"name": name, "of": of["run_id"], "facts": dict(found.facts)}, **context.told}
     about["details"] = {**about.get("details", {}), **told}
     about |= {key: of[key] for key in ("method", "axes", "data", "backbone", "seed")}
     about["hyper_parameters"] = {**of["hyper_parameters"], "probe": name}
     about["times"] = {"train_s": None, "eval_s": time.perf_counter() - began}
-    return _write(about, run_id, place, started)
+    return _write(about, run_id, context, started)
 
 
-def _dataset(experiment: Experiment, place: Place) -> data.Dataset:
-    return data.load(experiment.data, root=place.data_root).subset(experiment.n_train, experiment.n_test)
+def _dataset(experiment: Experiment, context: RunContext) -> data.Dataset:
+    return data.load(experiment.data, root=context.data_root).subset(experiment.n_train, experiment.n_test)
 
 
-def _write(about: dict[str, Any], run_id: str, place: Place, started: results.Environment) -> Record:
-    record = results.new_record(**about, run_id=run_id, tables=place.tables, started=started)
-    console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+def _write(about: dict[str, Any], run_id: str, context: RunContext, started: results.Environment) -> Record:
+    record = results.new_record(**about, run_id=run_id, tables=context.tables, started=started)
+    console.say(f"record: {results.write_record(record, context.results / 'runs')}")
     return record

@@ -11,14 +11,14 @@ import click
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.options import CommaSeparated, backbone_arg_option, place_options, take_place
+from toolkit_ext.cli.options import CommaSeparated, backbone_arg_option, run_context_options, take_run_context
 from toolkit_ext.cli.sources import choose_protocol, data_option, facts_of, load_data, load_models
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
 from toolkit_ext.evaluation.protocol import budgets
 from toolkit_ext.evaluation.settings import parse_batch_size
-from toolkit_ext.experiments.experiment import Place, check_device, record_of
+from toolkit_ext.experiments.experiment import RunContext, check_device, record_of
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start
 from toolkit_ext.results import Record
@@ -71,7 +71,7 @@ from toolkit_ext.trainers.state import digest
     help="write adversarial examples to this .safetensors file, or to this folder under the name of the run",
 )
 @click.option("--fresh", is_flag=True, help="repeat attacks that an earlier evaluation has finished")
-@place_options
+@run_context_options
 def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
     """Evaluate a model by AutoAttack and write a record.
 
@@ -81,18 +81,18 @@ def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
     TorchScript and torch.export files are programs, and loading one runs its code: use only those of people you trust.
     Checkpoint folders and files of weights are data.
     """
-    place = take_place(values)
-    ranks, device = start(check_device(place.device))
+    context = take_run_context(values)
+    ranks, device = start(check_device(context.device))
     values["batch_size"] = parse_batch_size(values["batch_size"])
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
     told = [describe(source) for source in checkpoints]
     _warn_of_code([*checkpoints, *filter(None, [values["transfer"]])])
-    dataset = load_data(told, values["data_name"], place)
+    dataset = load_data(told, values["data_name"], context)
     dataset = dataset.subset(None, min(values["n_test"], len(dataset.y_test)))
     loaded = load_models([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
-    job = _Job(ensemble(loaded), other, dataset, choose_protocol(told[0], dataset, values), values, place, ranks)
+    job = _Job(ensemble(loaded), other, dataset, choose_protocol(told[0], dataset, values), values, context, ranks)
     job.run(checkpoints)
 
 
@@ -110,14 +110,14 @@ class _Job:
     dataset: data.Dataset
     protocol: Protocol
     values: dict[str, Any]
-    place: Place
+    context: RunContext
     ranks: Ranks
 
     def run(self, checkpoints: Sequence[str]) -> None:
         """Evaluate at every radius, write the records, print the tables."""
         name = self._digest(checkpoints)
         start = f"{Path(checkpoints[0]).resolve().parent.name}-{self.loaded.name}-{self.protocol.name}"
-        folder = self.place.output / "evaluations" / f"{results.slug(start)[:100]}-{name}"
+        folder = self.context.output / "evaluations" / f"{results.slug(start)[:100]}-{name}"
         several = len(self.values["eps"]) > 1
         radii = budgets(self.protocol, self.values["eps"]) if several else (self.protocol,)
         # First, because it takes less time and can show that the evaluation is not worth it.
@@ -132,7 +132,7 @@ class _Job:
         self._show(records, audited)
 
     def _write(self, one: Evaluation, record: Record) -> None:
-        folder = self.place.results / "runs"
+        folder = self.context.results / "runs"
         console.say(f"record: {self.ranks.first(lambda: results.write_record(record, folder))}")
         if (kept := self.values["save_examples"]) and not kept.suffix:
             file = kept / f"{record['run_id']}.safetensors"
@@ -149,7 +149,7 @@ class _Job:
 
     def _options(self) -> dict[str, Any]:
         values = {key: self.values[key] for key in ("seed", "fresh")}
-        return {**values, "num_classes": self.dataset.num_classes, "progress": self.place.progress}
+        return {**values, "num_classes": self.dataset.num_classes, "progress": self.context.progress}
 
     def _evaluate(self, folder: Path) -> Sequence[Evaluation]:
         kept = self.values["save_examples"]

@@ -13,10 +13,10 @@ import torch
 from toolkit_ext import backbones, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.cli import console
-from toolkit_ext.cli.options import Command, CommaSeparated, place_options, take_place
+from toolkit_ext.cli.options import Command, CommaSeparated, run_context_options, take_run_context
 from toolkit_ext.cli.sources import data_option, facts_of, load_data
 from toolkit_ext.errors import check_file_name
-from toolkit_ext.experiments.experiment import Place, check_device
+from toolkit_ext.experiments.experiment import RunContext, check_device
 from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.landscape.study import STUDIES
@@ -59,41 +59,41 @@ def _study_options(command: Command) -> Command:
 @click.option("--name", help="name of the CSV and the figure; by default that of the analysis and the checkpoint")
 @click.option("--seed", default=0, show_default=True, help="seed of attacks, directions and start vectors")
 @_study_options
-@place_options
+@run_context_options
 def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -> None:
     """Measure the adversarial loss landscape at the model in the folder CHECKPOINT.
 
     Writes a record, a CSV and a figure to the results folder. An interrupted surface continues with the point it was
     at. See docs/landscape.md.
     """
-    place = take_place(values)
+    context = take_run_context(values)
     usual = results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}").rstrip(".")
     name = results.check_name("name", check_file_name("name", values["name"] or usual, most=_LONGEST_NAME))
     if what == "training":
-        _compare_trainings({_title(path): path for path in checkpoints}, place, name)
+        _compare_trainings({_title(path): path for path in checkpoints}, context, name)
         return
     options = Options(**{entry.name: values[entry.name] for entry in fields(Options)})
     started, began = results.environment(), time.perf_counter()
-    subject, about = _subject(checkpoints, values, place, name)
+    subject, about = _subject(checkpoints, values, context, name)
     study = STUDIES[what](subject, options)
     seconds = time.perf_counter() - began
     for fact, value in study.facts.items():
         console.show(f"{fact}: {value}")
     console.show(study.table.to_string(index=False, float_format="{:.5g}".format, max_rows=40))
-    _write(study, place, name)
+    _write(study, context, name)
     if study.picture is None:
         console.say("points of other ranks are missing; the record and the figure are made when all are there")
         return
     record = _record(about, subject, {"name": name, **used_options(what, options)}, study, seconds, started, what)
-    console.say(f"record: {results.write_record(record, place.results / 'runs')}")
+    console.say(f"record: {results.write_record(record, context.results / 'runs')}")
 
 
-def _compare_trainings(runs: dict[str, Path], place: Place, name: str) -> None:
+def _compare_trainings(runs: dict[str, Path], context: RunContext, name: str) -> None:
     table, gradients = training_diagnostics(runs), batch_gradients(runs)
-    _write(Study(table, picture=lambda path: diagnostics.plot_diagnostics(table, path)), place, name)
+    _write(Study(table, picture=lambda path: diagnostics.plot_diagnostics(table, path)), context, name)
     if len(gradients):
         study = Study(gradients, picture=lambda path: diagnostics.plot_gradients(gradients, path))
-        _write(study, place, f"{name}_gradients")
+        _write(study, context, f"{name}_gradients")
 
 
 def _title(path: Path) -> str:
@@ -105,14 +105,14 @@ def _title(path: Path) -> str:
 
 
 def _subject(
-    checkpoints: tuple[Path, ...], values: dict[str, Any], place: Place, name: str
+    checkpoints: tuple[Path, ...], values: dict[str, Any], context: RunContext, name: str
 ) -> tuple[Subject, dict[str, Any]]:
     """Models, data and attack, and the facts of the record."""
-    device = check_device(place.device)
+    device = check_device(context.device)
     told = backbones.read_training(checkpoints[0])
     models = [backbones.load_model(path, device=device) for path in checkpoints]
     check_same_architecture(*models)
-    dataset = load_data([told], values["data_name"], place)
+    dataset = load_data([told], values["data_name"], context)
     parameters = sum(weight.numel() for weight in models[0].parameters())
     backbone = {"name": models[0].name, "args": dict(models[0].model_args), "parameters": parameters}
     about = facts_of(told, _title(checkpoints[0]), backbone, dataset)
@@ -120,7 +120,7 @@ def _subject(
     attack = _attack(told.get("hyper_parameters", {}), values)
     subject = Subject(
         models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,
-        place.output / "landscape" / name, values["batch_size"], values["seed"], place.progress,
+        context.output / "landscape" / name, values["batch_size"], values["seed"], context.progress,
     )  # fmt: skip
     return subject, about
 
@@ -132,11 +132,11 @@ def _attack(trained: dict[str, Any], values: dict[str, Any]) -> PGD:
     return PGD(eps=eps, alpha=values["alpha"], steps=values["steps"], norm=norm)
 
 
-def _write(study: Study, place: Place, name: str) -> None:
+def _write(study: Study, context: RunContext, name: str) -> None:
     for suffix, table in (("", study.table), *((f"_{key}", table) for key, table in study.further.items())):
-        console.say(f"table: {results.write_table(name + suffix, table, place.results / 'tables')}")
+        console.say(f"table: {results.write_table(name + suffix, table, context.results / 'tables')}")
     if study.picture is not None:
-        console.say(f"figure: {study.picture(place.results / 'figures' / f'{name}.png')}")
+        console.say(f"figure: {study.picture(context.results / 'figures' / f'{name}.png')}")
 
 
 def _record(

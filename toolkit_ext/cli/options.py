@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.experiment import RunContext
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
 from toolkit_ext.units import Eps
@@ -123,7 +123,7 @@ backbone_arg_option = click.option(
 )
 
 
-def place_options(command: Command) -> Command:
+def run_context_options(command: Command) -> Command:
     """Options for the folders, the device and the display of a run."""
     for option in (
         click.option("--progress/--no-progress", default=True, show_default=True, help="show progress bars"),
@@ -137,7 +137,7 @@ def place_options(command: Command) -> Command:
     return command
 
 
-def take_place(values: dict[str, Any]) -> Place:
-    """Remove the options of :func:`place_options` (and ``resume``) from ``values``."""
-    names = [name for name in Place.__dataclass_fields__ if name in values]
-    return Place(**{name: values.pop(name) for name in names})
+def take_run_context(values: dict[str, Any]) -> RunContext:
+    """Remove the options of :func:`run_context_options` (and ``resume``) from ``values``."""
+    names = [name for name in RunContext.__dataclass_fields__ if name in values]
+    return RunContext(**{name: values.pop(name) for name in names})

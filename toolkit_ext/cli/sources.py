@@ -12,7 +12,7 @@ from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Loaded, Protocol, Shape, load
 from toolkit_ext.evaluation.loading.models import TIMM
-from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.experiment import RunContext
 from toolkit_ext.experiments.presets import protocol_of
 
 data_option = click.option(
@@ -20,7 +20,7 @@ data_option = click.option(
 )
 
 
-def load_data(told: Sequence[Mapping[str, Any]], name: str | None, place: Place) -> data.Dataset:
+def load_data(told: Sequence[Mapping[str, Any]], name: str | None, context: RunContext) -> data.Dataset:
     """The data set called ``name``, or else the one of the checkpoints, of which ``told`` are the recorded facts.
 
     Raises:
@@ -31,7 +31,7 @@ def load_data(told: Sequence[Mapping[str, Any]], name: str | None, place: Place)
         raise UserError(f"data: the checkpoints were trained on {' and '.join(known)}; give --data")
     if not name and not known:
         raise UserError("data: the checkpoint does not say what it was trained on; give --data")
-    return data.load(name or known[0], root=place.data_root, download=place.download)
+    return data.load(name or known[0], root=context.data_root, download=context.download)
 
 
 def load_models(

@@ -13,17 +13,17 @@ import torch
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.options import CommaSeparated, place_options, take_place
+from toolkit_ext.cli.options import CommaSeparated, run_context_options, take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiments.experiment import Place, check_device
+from toolkit_ext.experiments.experiment import RunContext, check_device
 from toolkit_ext.experiments.sweep import LOG, Outcome, Task, Workers, state_of, sweep
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, compose, known, options
 
 # Options of train whose value has commas: one value each. The other options of train make a grid.
 _WHOLE = {"deep_layers"}
-_NOT_OURS = {"method", "seed", "resume", *Place.__dataclass_fields__}
+_NOT_OURS = {"method", "seed", "resume", *RunContext.__dataclass_fields__}
 
 
 def _cores() -> int:
@@ -61,8 +61,8 @@ def _values(name: str, given: Any) -> list[tuple[str, ...]]:
 
 
 def _task(method: str, words: tuple[str, ...]) -> Task:
-    context = train_command.make_context("train", [method, *words])
-    values = {name: value for name, value in context.params.items() if name not in Place.__dataclass_fields__}
+    ctx = train_command.make_context("train", [method, *words])
+    values = {name: value for name, value in ctx.params.items() if name not in RunContext.__dataclass_fields__}
     return Task(experiment_of(values.pop("method"), values), ("train", method, *words))
 
 
@@ -109,11 +109,11 @@ def _say(number: int, of: int, outcome: Outcome) -> None:
     console.say(f"{number}/{of} {outcome.run_id}: {shown}")
 
 
-def _check(tasks: list[Task], place: Place) -> None:
+def _check(tasks: list[Task], context: RunContext) -> None:
     """Check the device and the data sets once, before the first run; download what is missing."""
-    check_device(place.device)
+    check_device(context.device)
     for name in dict.fromkeys(task.experiment.data for task in tasks):
-        data.load(name, root=place.data_root, download=place.download)
+        data.load(name, root=context.data_root, download=context.download)
 
 
 @click.command("sweep")
@@ -125,7 +125,7 @@ def _check(tasks: list[Task], place: Place) -> None:
 @click.option("--threads", type=int, help="CPU threads per worker; by default its share of the cores")
 @click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")
 @click.option("--dry-run", is_flag=True, help="list the runs and the state of each, and stop")
-@place_options
+@run_context_options
 def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: bool, **values: Any) -> None:
     """Train several methods with several seeds and settings, and record each.
 
@@ -133,10 +133,10 @@ def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: boo
     are skipped, interrupted runs resume, and failed runs are listed at the end and do not stop the others. So the same
     command again finishes a sweep.
     """
-    place = take_place(values)
+    context = take_run_context(values)
     engine = [values.pop(name) for name in ("workers", "threads", "scheduler")]
     tasks = plan(methods, seeds, values)
-    states = {task.run_id: state_of(task.experiment, place) for task in tasks}
+    states = {task.run_id: state_of(task.experiment, context) for task in tasks}
     counts = Counter(states.values())
     console.say(f"{len(tasks)} runs: {counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new")
     if dry_run:
@@ -144,24 +144,24 @@ def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: boo
             console.show(f"{states[task.run_id]:8}  {task.run_id}  toolkit-ext {shlex.join(task.words)}")
         return
     todo = [task for task in tasks if states[task.run_id] != "recorded"]
-    _check(todo, place)
-    gpus = torch.cuda.device_count() if torch.device(place.device).type == "cuda" else 0
+    _check(todo, context)
+    gpus = torch.cuda.device_count() if torch.device(context.device).type == "cuda" else 0
     chosen = Workers.choose(len(todo), _cores(), gpus, *engine)
-    _finish(_carry_out(todo, place, chosen) if todo else [], place)
+    _finish(_carry_out(todo, context, chosen) if todo else [], context)
 
 
-def _carry_out(tasks: list[Task], place: Place, workers: Workers) -> list[Outcome]:
+def _carry_out(tasks: list[Task], context: RunContext, workers: Workers) -> list[Outcome]:
     whose = workers.scheduler or f"{workers.count} workers" if workers.count else "this process"
-    console.say(f"on {whose}, {workers.threads} CPU threads each; notes of a run are in {place.output}/RUN/{LOG}")
+    console.say(f"on {whose}, {workers.threads} CPU threads each; notes of a run are in {context.output}/RUN/{LOG}")
     outcomes = []
-    for number, outcome in enumerate(sweep(tasks, place, workers), start=1):
+    for number, outcome in enumerate(sweep(tasks, context, workers), start=1):
         _say(number, len(tasks), outcome)
         outcomes.append(outcome)
     return outcomes
 
 
-def _finish(outcomes: list[Outcome], place: Place) -> None:
-    console.say(f"records: {place.results / 'runs'}")
+def _finish(outcomes: list[Outcome], context: RunContext) -> None:
+    console.say(f"records: {context.results / 'runs'}")
     failed = [outcome for outcome in outcomes if outcome.failed]
     for outcome in failed:
         console.say(f"failed: {outcome.run_id}: {outcome.failed}")

@@ -14,8 +14,8 @@ from toolkit_ext.cli.options import (
     CommaSeparated,
     backbone_arg_option,
     hyper_parameter_options,
-    place_options,
-    take_place,
+    run_context_options,
+    take_run_context,
 )
 from toolkit_ext.experiments.costs import count_passes
 from toolkit_ext.experiments.experiment import Experiment, run
@@ -24,7 +24,7 @@ from toolkit_ext.trainers import TRAINERS
 
 
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
-    """The experiment that ``values`` describe: the options of ``train`` without those of :func:`place_options`."""
+    """The experiment that ``values``, options of ``train``, describe; without those of :func:`run_context_options`."""
     values = dict(values)
     args = values.pop("backbone_arg")
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
@@ -45,7 +45,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--attacks", type=CommaSeparated(str), default=(), help="columns to evaluate instead of the protocol's")
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
-@place_options
+@run_context_options
 def train_command(method: str | None, **values: Any) -> None:
     """Train METHOD on a data set and report its AutoAttack accuracy.
 
@@ -55,12 +55,12 @@ def train_command(method: str | None, **values: Any) -> None:
     All hyper-parameters of the method's attack, objective, update and schedule, and of the training loop, are options.
     --attack, --objective, --update and --schedule combine methods.
     """
-    place = take_place(values)
+    context = take_run_context(values)
     if method is None:
         best = preset_for(values["data"])
         console.say(f"method: {best.name}, the best of {best.board} in results/CLAIMS.md ({best.method})")
         method, values = best.method, best.with_options(values)
-    console.show_table(console.results_table([run(experiment_of(method, values), place)]))
+    console.show_table(console.results_table([run(experiment_of(method, values), context)]))
 
 
 train_command.params.extend(hyper_parameter_options())

@@ -55,7 +55,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Folders, device and display of a run; none of them changes the result.
 
     ``told`` are further facts for the record, such as how the run was chosen.
@@ -140,7 +140,7 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
     }
 
 
-def run(experiment: Experiment, place: Place) -> Record:
+def run(experiment: Experiment, context: RunContext) -> Record:
     """Train, evaluate the epoch with the best validation accuracy, and write the record; skip a recorded run.
 
     Processes started by torchrun share the training and the evaluation; rank 0 writes, and all return the record.
@@ -148,19 +148,19 @@ def run(experiment: Experiment, place: Place) -> Record:
     Raises:
         UserError: anything the caller can correct, before the training if possible.
     """
-    ranks, device = start(check_device(place.device))
-    if recorded := ranks.first(lambda: _recorded(experiment, place)):
+    ranks, device = start(check_device(context.device))
+    if recorded := ranks.first(lambda: _recorded(experiment, context)):
         return recorded
     started = results.environment()
     with ranks.one_by_one(local_rank()):
-        dataset = data.load(experiment.data, root=place.data_root, download=place.download)
+        dataset = data.load(experiment.data, root=context.data_root, download=context.download)
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     model, trainer = make_trainer(experiment, dataset, device)
     protocol = protocol_of(experiment.data, trainer.axes.hyper_parameters(), experiment.protocol, experiment.attacks)
     about = facts(experiment, dataset, model, trainer)
-    folder = place.output / experiment.run_id
+    folder = context.output / experiment.run_id
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
-    ranks.first(lambda: make_folder(place.results / "runs"))  # to fail before the training, not after it
+    ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
     results.reset_peak_memory()
     trainer.fit(
         dataset.x_train,
@@ -168,8 +168,8 @@ def run(experiment: Experiment, place: Place) -> Record:
         batch_size=experiment.batch_size,
         nb_epochs=experiment.epochs,
         run_dir=folder,
-        resume=place.resume,
-        progress=place.progress,
+        resume=context.resume,
+        progress=context.progress,
         extra=about,
     )
     trainer.load_best()
@@ -181,25 +181,27 @@ def run(experiment: Experiment, place: Place) -> Record:
         num_classes=dataset.num_classes,
         seed=experiment.seed,
         state_dir=folder / "evaluation",
-        progress=place.progress,
+        progress=context.progress,
     )
     training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
     training |= {} if ranks.alone else {"processes": ranks.size}
-    record = record_of(about, protocol, evaluation, training, trainer.alarms, experiment.run_id, place.tables, started)
-    record["details"] |= place.told
-    return ranks.first(lambda: _written(record, place))
+    record = record_of(
+        about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
+    )
+    record["details"] |= context.told
+    return ranks.first(lambda: _written(record, context))
 
 
-def _recorded(experiment: Experiment, place: Place) -> Record | None:
-    written = place.results / "runs" / f"{experiment.run_id}.json"
+def _recorded(experiment: Experiment, context: RunContext) -> Record | None:
+    written = context.results / "runs" / f"{experiment.run_id}.json"
     if not written.exists():
         return None
     say(f"{experiment.run_id}: recorded already, see {written}")
-    return next(r for r in results.read_records(place.results / "runs") if r["run_id"] == experiment.run_id)
+    return next(r for r in results.read_records(context.results / "runs") if r["run_id"] == experiment.run_id)
 
 
-def _written(record: Record, place: Place) -> Record:
-    say(f"record: {results.write_record(record, place.results / 'runs')}")
+def _written(record: Record, context: RunContext) -> Record:
+    say(f"record: {results.write_record(record, context.results / 'runs')}")
     return record
 
 

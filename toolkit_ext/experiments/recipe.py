@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from toolkit_ext.cli import CONTEXT_SETTINGS, console, guarded
-from toolkit_ext.cli.options import place_options, take_place
-from toolkit_ext.experiments.experiment import Experiment, Place, run
+from toolkit_ext.cli.options import run_context_options, take_run_context
+from toolkit_ext.experiments.experiment import Experiment, RunContext, run
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import known
 
@@ -78,23 +78,23 @@ def with_hyper_parameters(experiment: Experiment, more: Mapping[str, Any]) -> Ex
 def script(text: str | None, **defaults: str) -> Callable[[Callable[..., None]], click.Command]:
     """Make a function the command of a recipe, with ``--smoke`` and the options that say where to run.
 
-    The function is called with ``place`` (a :class:`Place`), ``small`` (whether ``--smoke`` was given), and the options
-    of its own.
+    The function is called with ``context`` (a :class:`RunContext`), ``small`` (whether ``--smoke`` was given), and its
+    own options.
 
     Args:
         text: What ``--help`` says.
         defaults: Other defaults of options, such as ``device="cuda"``.
     """
-    context = {**CONTEXT_SETTINGS, "default_map": defaults}
+    settings = {**CONTEXT_SETTINGS, "default_map": defaults}
     smoke_help = "the same on digits in seconds, to see that everything works"
 
     def decorate(main: Callable[..., None]) -> click.Command:
-        @click.command(help=text, context_settings=context)
+        @click.command(help=text, context_settings=settings)
         @click.option("--smoke", "small", is_flag=True, help=smoke_help)
-        @place_options
+        @run_context_options
         def command(**values: Any) -> None:
-            place = take_place(values)
-            main(place=place, **values)
+            context = take_run_context(values)
+            main(context=context, **values)
 
         command.params[:0] = reversed(getattr(main, "__click_params__", []))
         return command
@@ -109,9 +109,9 @@ def recipe(experiment: Experiment, text: str | None) -> None:
     @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
     @click.option("--data", default=experiment.data, show_default=True, help="another data set than the source's")
     @click.option("--resume", is_flag=True, help="go on from the checkpoint of the same run")
-    def main(place: Place, small: bool, seed: int, data: str) -> None:
+    def main(context: RunContext, small: bool, seed: int, data: str) -> None:
         chosen = replace(experiment, seed=seed, data=data)
-        record = run(smoke(chosen) if small else chosen, place)
+        record = run(smoke(chosen) if small else chosen, context)
         console.show_table(console.results_table([record]))
 
     guarded(main)

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import Experiment, Place, run
+from toolkit_ext.experiments.experiment import Experiment, RunContext, run
 from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
 
@@ -98,20 +98,20 @@ class Workers:
         return cls(count, threads or max(1, cores // max(count, 1)), scheduler)
 
 
-def sweep(tasks: Sequence[Task], place: Place, workers: Workers) -> Iterator[Outcome]:
+def sweep(tasks: Sequence[Task], context: RunContext, workers: Workers) -> Iterator[Outcome]:
     """Run ``tasks`` and yield the outcome of each when it ends; an error of one run is in its outcome.
 
     Raises:
         UserError: Dask is not installed or its cluster cannot be reached.
     """
     if workers.count == 0 and workers.scheduler is None:
-        yield from (attempt(task, place, workers.threads) for task in tasks)
+        yield from (attempt(task, context, workers.threads) for task in tasks)
         return
     with _client(workers) as client:
-        yield from _on_cluster(client, iter(tasks), place, workers.threads)
+        yield from _on_cluster(client, iter(tasks), context, workers.threads)
 
 
-def _on_cluster(client: Any, tasks: Iterator[Task], place: Place, threads: int) -> Iterator[Outcome]:
+def _on_cluster(client: Any, tasks: Iterator[Task], context: RunContext, threads: int) -> Iterator[Outcome]:
     """Submit one task per worker, and the next when one ends: if a worker dies, Dask fails all tasks it was given."""
     from distributed import as_completed
 
@@ -120,7 +120,7 @@ def _on_cluster(client: Any, tasks: Iterator[Task], place: Place, threads: int) 
     def fill() -> None:
         room = max(1, sum(client.nthreads().values())) - ended.count()
         for task in itertools.islice(tasks, max(0, room)):
-            ended.add(client.submit(_on_worker, task, place, threads, key=task.run_id, pure=False))
+            ended.add(client.submit(_on_worker, task, context, threads, key=task.run_id, pure=False))
 
     fill()
     for future in ended:
@@ -162,13 +162,13 @@ def _client(workers: Workers) -> Iterator[Any]:
             yield client
 
 
-def _on_worker(task: Task, place: Place, threads: int) -> Outcome:
+def _on_worker(task: Task, context: RunContext, threads: int) -> Outcome:
     from distributed import get_worker
 
     name = get_worker().name
-    if torch.device(place.device).type == "cuda" and isinstance(name, int) and not torch.cuda.is_initialized():
+    if torch.device(context.device).type == "cuda" and isinstance(name, int) and not torch.cuda.is_initialized():
         os.environ["CUDA_VISIBLE_DEVICES"] = visible(name, torch.cuda.device_count)
-    return attempt(task, place, threads)
+    return attempt(task, context, threads)
 
 
 def visible(worker: int, count: Callable[[], int]) -> str:
@@ -181,14 +181,14 @@ def visible(worker: int, count: Callable[[], int]) -> str:
     return names[worker % len(names)] if names else given
 
 
-def state_of(experiment: Experiment, place: Place) -> State:
+def state_of(experiment: Experiment, context: RunContext) -> State:
     """Whether a run is recorded, was stopped and can be resumed, or is new."""
-    if (place.results / "runs" / f"{experiment.run_id}.json").exists():
+    if (context.results / "runs" / f"{experiment.run_id}.json").exists():
         return "recorded"
-    return "stopped" if (place.output / experiment.run_id / "last").exists() else "new"
+    return "stopped" if (context.output / experiment.run_id / "last").exists() else "new"
 
 
-def attempt(task: Task, place: Place, threads: int) -> Outcome:
+def attempt(task: Task, context: RunContext, threads: int) -> Outcome:
     """Run ``task`` in this process, unless another process has locked it; the outcome holds any error.
 
     Notes and tracebacks go to ``sweep.log`` in the run's folder. The operating system releases the lock there when
@@ -196,9 +196,9 @@ def attempt(task: Task, place: Place, threads: int) -> Outcome:
     """
     torch.set_num_threads(threads)
     try:
-        folder = make_folder(place.output / task.run_id)
+        folder = make_folder(context.output / task.run_id)
         with FileLock(folder / _LOCK, timeout=0), _as_command(task.words, folder / LOG):
-            return Outcome(task.run_id, run(task.experiment, replace(place, resume=True, progress=False)))
+            return Outcome(task.run_id, run(task.experiment, replace(context, resume=True, progress=False)))
     except Timeout:
         return Outcome(task.run_id, another=True)
     except Exception as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toolkit_ext.attacks import attackable, craft
+from toolkit_ext.attacks import attackable, generate
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation.running.isolation import preserved_rng
@@ -141,7 +141,7 @@ def adversarial_examples(
     check_positive("batch_size", batch_size)
     with seeded(seed, device_of(model)):
         parts = batches(model, x, y, batch_size)
-        return torch.cat([craft(attack, model, images, labels).inputs.to(x.device) for images, labels in parts])
+        return torch.cat([generate(attack, model, images, labels).inputs.to(x.device) for images, labels in parts])
 
 
 @torch.no_grad()

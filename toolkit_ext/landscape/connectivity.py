@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from toolkit_ext.attacks import craft
+from toolkit_ext.attacks import generate
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.landscape.adversarial_loss import (
     BATCH_SIZE,
@@ -150,7 +150,7 @@ def _step(
     """Set the gradients of the inner points, at a t drawn from torch's generator."""
     coefficients = curve.coefficients(t := float(torch.rand(())))
     move_to(model, curve.at(t))
-    made = craft(attack, model, images, labels, "train" if _has_statistics(model) else "eval").inputs
+    made = generate(attack, model, images, labels, "train" if _has_statistics(model) else "eval").inputs
     loss = cross_entropy(model(made), labels)
     if not bool(torch.isfinite(loss)):
         raise UserError("lr: the loss on the curve is not finite; give a smaller one")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from toolkit_ext.errors import UserError, check_positive
-from toolkit_ext.types import Batch, Losses, LossFn, Perturbed, option
+from toolkit_ext.types import AdversarialInputs, Batch, Losses, LossFn, option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,9 +18,9 @@ BASE_LOSSES: dict[str, tuple[str, ...]] = {
 }
 
 
-def side(batch: Batch, name: str) -> Perturbed:
+def side(batch: Batch, name: str) -> AdversarialInputs:
     """The inputs that the term ``name`` looks at: the clean ones for ``clean``, else the perturbed ones."""
-    return Perturbed(batch.x) if name == "clean" else batch.perturbed
+    return AdversarialInputs(batch.x) if name == "clean" else batch.perturbed
 
 
 def loss_terms(names: tuple[str, ...], model: nn.Module, batch: Batch, loss_fn: LossFn) -> dict[str, Tensor]:

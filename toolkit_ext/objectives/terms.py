@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.types import LossFn, Perturbed
+from toolkit_ext.types import AdversarialInputs, LossFn
 
 _HALF = (torch.float16, torch.bfloat16)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -46,7 +46,9 @@ def squared_norms(gradients: Tensor, norm: str) -> Tensor:
     return (size.sum(dim=1) if norm == "L1" else size.amax(dim=1)).square()
 
 
-def penalised_loss(model: nn.Module, at: Perturbed, y: Tensor, loss_fn: LossFn, norm: str) -> tuple[Tensor, Tensor]:
+def penalised_loss(
+    model: nn.Module, at: AdversarialInputs, y: Tensor, loss_fn: LossFn, norm: str
+) -> tuple[Tensor, Tensor]:
     """The loss ``L`` on ``at``, and ``(1/N) Σ_i ‖∇_{x_i} L_i‖_p²`` there, both of one forward pass.
 
     Raises:

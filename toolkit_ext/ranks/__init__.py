@@ -3,7 +3,7 @@
 For a job of one process, :data:`ALONE`, everything here does nothing, so that callers need no second code path.
 """
 
-from toolkit_ext.ranks.errors import RankError, SharedError, told_elsewhere, told_plainly
+from toolkit_ext.ranks.errors import RankError, SharedError, friendly_errors, told_elsewhere
 from toolkit_ext.ranks.group import ALONE, Ranks
 from toolkit_ext.ranks.launch import current, launched, local_rank, restarted, silent, start
 
@@ -13,11 +13,11 @@ __all__ = [
     "Ranks",
     "SharedError",
     "current",
+    "friendly_errors",
     "launched",
     "local_rank",
     "restarted",
     "silent",
     "start",
     "told_elsewhere",
-    "told_plainly",
 ]

@@ -42,7 +42,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told_plainly(doing: str, device: object = "") -> Iterator[None]:
+def friendly_errors(doing: str, device: object = "") -> Iterator[None]:
     """Raise a :class:`RankError` that says what to do when memory runs out or another process is lost."""
     try:
         yield

@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 from torch.overrides import TorchFunctionMode
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.ranks.errors import SharedError, told_plainly
+from toolkit_ext.ranks.errors import SharedError, friendly_errors
 
 T = TypeVar("T")
 _FILLS = {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.bernoulli_, torch.Tensor.random_}
@@ -118,7 +118,7 @@ class Ranks:
         if self.alone or not tensors:
             return
         flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-        with told_plainly("while gradients were exchanged", flat.device), torch.no_grad():
+        with friendly_errors("while gradients were exchanged", flat.device), torch.no_grad():
             distributed.all_reduce(flat)
             for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(total.view(tensor.shape))
@@ -126,7 +126,7 @@ class Ranks:
     def align(self, tensors: Sequence[Tensor]) -> None:
         """Give every rank, in place, the values that rank 0 has."""
         for tensor in () if self.alone else tensors:
-            with told_plainly("while it waited for rank 0"):
+            with friendly_errors("while it waited for rank 0"):
                 distributed.broadcast(tensor.detach(), src=0)
 
     def gather(self, value: T) -> list[T]:
@@ -134,7 +134,7 @@ class Ranks:
         if self.alone:
             return [value]
         found: list[Any] = [None] * self.size
-        with told_plainly("while results were exchanged"):
+        with friendly_errors("while results were exchanged"):
             distributed.all_gather_object(found, value)
         return found
 
@@ -152,7 +152,7 @@ class Ranks:
                 outcome = [(make(), "")]
             except UserError as error:
                 outcome = [(None, str(error))]
-        with told_plainly("while it waited for rank 0"):
+        with friendly_errors("while it waited for rank 0"):
             distributed.broadcast_object_list(outcome, src=0)
         value, message = outcome[0]
         if message:

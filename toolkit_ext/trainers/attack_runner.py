@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from toolkit_ext.attacks import craft
+from toolkit_ext.attacks import generate
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast import FrozenCopy, Plan
-from toolkit_ext.types import Attack, Batch, Perturbed, RemembersExamples
+from toolkit_ext.types import AdversarialInputs, Attack, Batch, RemembersExamples
 
 
 class AttackRunner:
@@ -30,7 +30,7 @@ class AttackRunner:
                 f"compile_mode: {plan.compile_mode!r} is not allowed with {name}, which perturbs layers; use none"
             )
 
-    def generate(self, attack: Attack, batch: Batch) -> Perturbed:
+    def generate(self, attack: Attack, batch: Batch) -> AdversarialInputs:
         """Perturb the clean inputs of ``batch`` by ``attack``."""
         x, y = batch.x, batch.y
         if isinstance(attack, RemembersExamples):
@@ -38,6 +38,6 @@ class AttackRunner:
         if not self._ready:
             self.frozen, self._ready = self.plan.frozen_copy(self.model, x, intact=self.intact), True
         if self.frozen is not None:
-            return craft(attack, self.frozen.refresh(), x, y, self.plan.attack_mode)
+            return generate(attack, self.frozen.refresh(), x, y, self.plan.attack_mode)
         with self.plan.attack_passes():
-            return craft(attack, self.model, x, y, self.plan.attack_mode)
+            return generate(attack, self.model, x, y, self.plan.attack_mode)

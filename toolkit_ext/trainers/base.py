@@ -22,7 +22,7 @@ from toolkit_ext.backbones.outputs import check_outputs
 from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import check_labels, split_validation, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.ranks import ALONE, Ranks, current, restarted, told_plainly
+from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
 from toolkit_ext.trainers.batches import (
     BatchSource,
     GeneratorSource,
@@ -216,7 +216,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
 
     def _run(self, run: Run, options: FitOptions) -> None:
         try:
-            with told_plainly("in training", run.device):
+            with friendly_errors("in training", run.device):
                 run.train(min(run.epochs, options.stop_after or run.epochs))
         finally:
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state

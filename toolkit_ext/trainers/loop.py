@@ -23,12 +23,12 @@ from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger, check_fingerprint
 from toolkit_ext.types import (
+    AdversarialInputs,
     Attack,
     Batch,
     InputUpdate,
     Losses,
     LossFn,
-    Perturbed,
     StepReport,
     TrainingStep,
     Update,
@@ -122,7 +122,7 @@ class Run:
         loop = self.axes.loop
         x, y, part = self.parallel.take(augment(x, loop.augment, loop.crop_padding), y, indices)
         x = self.plan.arrange(x)
-        batch = Batch(x, y, Perturbed(x), part)
+        batch = Batch(x, y, AdversarialInputs(x), part)
         report = self._update(batch, self.axes.attack.at(eps=eps, step=number), number)
         self.scheduler.step()
         if self.average:
@@ -131,12 +131,12 @@ class Run:
         return self._figures(report)
 
     def _update(self, batch: Batch, attack: Attack, number: int) -> StepReport:
-        def losses(perturbed: Perturbed) -> Losses:
+        def losses(perturbed: AdversarialInputs) -> Losses:
             return self._losses(replace(batch, perturbed=perturbed), number)
 
-        def perturb() -> Perturbed:
+        def perturb() -> AdversarialInputs:
             with self.parallel.drawing():
-                return self.attacks.generate(attack, batch)
+                return self.attacks.generation(attack, batch)
 
         if isinstance(self.update, InputUpdate):
             with self.parallel.own_draws(number):

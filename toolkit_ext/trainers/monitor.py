@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import FGSM, PGD, craft
+from toolkit_ext.attacks import FGSM, PGD, generate
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
@@ -102,7 +102,7 @@ def robust_accuracy(model: nn.Module, held: ValidationSplit, attack: FGSM | PGD,
     for x, y in zip(held.x.split(_BATCH), held.y.split(_BATCH), strict=True):
         part = ranks.part(len(x))
         with ranks.drawing(len(x)):
-            adversarial = craft(attack, model, to_unit(x[part]), y[part]).inputs
+            adversarial = generate(attack, model, to_unit(x[part]), y[part]).inputs
         predicted = _predict(model, adversarial)
         if ranks.weight(len(x)):
             right += (predicted == y[part]).sum()

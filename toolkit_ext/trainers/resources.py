@@ -16,7 +16,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.batches import isolated_rng, seed_of
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.state import digest
-from toolkit_ext.types import AfterStep, Batch, Bindable, Exchange, Stateful
+from toolkit_ext.types import AfterStep, Batch, Bindable, GradientReducer, Stateful
 
 _SEED = 3  # of the position of a network's seed, beside those of the loop
 
@@ -33,7 +33,7 @@ class RunResources:
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], num_classes: int, device: torch.device, seed: int, exchange: Exchange
+        self, input_shape: tuple[int, ...], num_classes: int, device: torch.device, seed: int, exchange: GradientReducer
     ) -> None:
         self.input_shape, self.num_classes, self.device, self.seed = input_shape, num_classes, device, seed
         self.exchange = exchange

@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.types import Closure, Exchange, Losses, StepReport, no_exchange
+from toolkit_ext.types import Closure, GradientReducer, Losses, StepReport, no_exchange
 from toolkit_ext.updates.plain import WrappedOptimizer, check_closure, check_inner, detached
 
 Pair = tuple[Tensor, Tensor]
@@ -59,7 +59,7 @@ class DualOptimizer(WrappedOptimizer):
 
     clean: Optimizer
     adversarial: Optimizer
-    exchange: Exchange
+    exchange: GradientReducer
     figures: dict[str, Tensor]
 
     def __init__(self, clean: Optimizer, adversarial: Optimizer) -> None:
@@ -172,7 +172,7 @@ class DualUpdate:
         """The clean optimiser (rate η), then Adam (rate γ)."""
         return [self.optimizer.clean, self.optimizer.adversarial]
 
-    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+    def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
         """Work on a part of each batch: both gradients go in one exchange; there is no ascent."""
         self.optimizer.exchange = exchange
 

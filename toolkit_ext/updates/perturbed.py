@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.types import Closure, Exchange, StepReport, no_exchange
+from toolkit_ext.types import Closure, GradientReducer, StepReport, no_exchange
 from toolkit_ext.updates.plain import WrappedOptimizer, check_closure, check_inner, detached, gradients
 from toolkit_ext.updates.rules import BatchNormPasses, check_batch_norm
 
@@ -78,8 +78,8 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
     base: Optimizer
     batch_norm: BatchNormPasses
     model: nn.Module | None
-    exchange: Exchange
-    ascent: Exchange
+    exchange: GradientReducer
+    ascent: GradientReducer
     figures: dict[str, Tensor]
 
     def __init__(self, base: Optimizer, batch_norm: BatchNormPasses, model: nn.Module | None, **options: Any) -> None:
@@ -189,7 +189,7 @@ class PerturbedUpdate:
         """The base optimiser: at its step the gradients are those at θ + Δ and the weights are θ."""
         return [self.optimizer.base]
 
-    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+    def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
         """Work on a part of each batch: ``exchange`` for the gradient at θ + Δ, ``ascent`` for those that make Δ."""
         self.optimizer.exchange, self.optimizer.ascent = exchange, ascent
 

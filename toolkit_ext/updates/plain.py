@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.types import Closure, Exchange, Losses, StepReport, no_exchange
+from toolkit_ext.types import Closure, GradientReducer, Losses, StepReport, no_exchange
 
 
 class WrappedOptimizer(Optimizer):
@@ -60,7 +60,7 @@ class PlainUpdate:
 
     def __init__(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
         self.optimizer = optimizer
-        self.exchange: Exchange = no_exchange
+        self.exchange: GradientReducer = no_exchange
         # A disabled scaler passes everything through, so that there is one path through step().
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
 
@@ -69,7 +69,7 @@ class PlainUpdate:
         """The one optimiser."""
         return [self.optimizer]
 
-    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+    def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
         """Work on a part of each batch, see :class:`~toolkit_ext.types.Shareable`; there is no ascent."""
         self.exchange = exchange
 

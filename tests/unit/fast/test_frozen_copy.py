@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
-from toolkit_ext.attacks import PGD, Deep, craft
+from toolkit_ext.attacks import PGD, Deep, generate
 from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast.frozen_copy import FrozenCopy, plain_copy
@@ -213,11 +213,11 @@ def test_a_wrapped_forward_is_used() -> None:
 
     frozen = FrozenCopy(trained("lenet", width=2), X[:2], compiler=compiler)
     calls.clear()
-    craft(PGD(eps=0.1, steps=3), frozen.refresh(), X, Y)
+    generate(PGD(eps=0.1, steps=3), frozen.refresh(), X, Y)
     assert calls == [4, 4, 4]
 
 
 def test_the_deep_attack_finds_its_layers_in_the_copy() -> None:
     model = trained("lenet", width=2)
-    perturbed = craft(Deep(eps=0.1, deep_steps=1), FrozenCopy(model, X[:2], dtype=torch.bfloat16).refresh(), X, Y)
+    perturbed = generate(Deep(eps=0.1, deep_steps=1), FrozenCopy(model, X[:2], dtype=torch.bfloat16).refresh(), X, Y)
     assert torch.isfinite(perturbed.logits(model)).all()

@@ -16,7 +16,7 @@ from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 from toolkit_ext.trainers.batches import TensorSource, seed_of
-from toolkit_ext.types import Attack, Batch, BatchPart, Losses, LossFn, Objective, Perturbed, Resources
+from toolkit_ext.types import AdversarialInputs, Attack, Batch, BatchPart, Losses, LossFn, Objective, Resources
 
 sys.path.append(str(Path(__file__).parent / "extensions"))
 from free import FreeRule  # type: ignore[import-not-found]
@@ -62,11 +62,11 @@ class Universal:
     def at(self, *, eps: float, step: int = 0) -> Attack:
         return self
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         delta = self.delta.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(cross_entropy(model(x + delta), y), delta)
         self.delta = (self.delta + 0.25 * self.eps * gradient.sign()).clamp(-self.eps, self.eps)
-        return Perturbed((x + self.delta).clamp(0, 1))
+        return AdversarialInputs((x + self.delta).clamp(0, 1))
 
     def state_dict(self) -> dict[str, Any]:
         return {"delta": self.delta}
@@ -90,13 +90,13 @@ class Memory:
         self.part = part
         return self
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         assert self.part.indices is not None
         delta = self.found[self.part.indices].requires_grad_()
         (gradient,) = torch.autograd.grad(cross_entropy(model(x + delta), y), delta)
         moved = (delta.detach() + 0.5 * self.eps * gradient.sign()).clamp(-self.eps, self.eps)
         self.found[self.part.gather(self.part.indices)] = self.part.gather(moved)
-        return Perturbed((x + moved).clamp(0, 1))
+        return AdversarialInputs((x + moved).clamp(0, 1))
 
     def state_dict(self) -> dict[str, Any]:
         return {"found": self.found}

@@ -86,7 +86,7 @@ SCRIPT = """
     sys.path[:0] = [{here!r}]
     from test_resume import trainer_of
     from toolkit_ext import io
-    from toolkit_ext.attacks import crafting
+    from toolkit_ext.attacks import generation as crafting
     from toolkit_ext.trainers import attack_runner as _craft
     from toolkit_ext.trainers import state as _state
 
@@ -103,7 +103,7 @@ SCRIPT = """
 
     where, at = {where!r}, {at!r}
     if where == "step":
-        _craft.craft = dying(_craft.craft, at)
+        _craft.generate = dying(_craft.generate, at)
     elif where == "save":
         torch.save = dying(torch.save, at)
     elif where == "rename":

@@ -27,7 +27,7 @@ from toolkit_ext.trainers import (
 )
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.non_finite import NonFiniteCheck
-from toolkit_ext.types import Batch, Losses, Perturbed
+from toolkit_ext.types import AdversarialInputs, Batch, Losses
 
 Data = tuple[Tensor, Tensor]
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 40, "nb_epochs": 2}
@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_is_held_on_the_device() -> None:
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
     guard = NonFiniteCheck([optimizer], deferred=True, every=3)
     assert guard.deferred
-    batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1), Perturbed(torch.zeros(1, 1, 1, 1)))
+    batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1), AdversarialInputs(torch.zeros(1, 1, 1, 1)))
     told = []
     for number, factor in enumerate([1.0, float("nan"), 1.0], start=7):
         optimizer.zero_grad()
@@ -296,5 +296,5 @@ def test_without_anything_to_gain_the_model_itself_is_attacked() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     attacks = AttackRunner(bare, fast.plan(bare), PGD(eps=0.1, steps=1))
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4) % 3
-    attacks.generate(PGD(eps=0.1, steps=1), Batch(x, y, Perturbed(x)))
+    attacks.generation(PGD(eps=0.1, steps=1), Batch(x, y, AdversarialInputs(x)))
     assert attacks.frozen is None

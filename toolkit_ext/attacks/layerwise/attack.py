@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.types import NORMS, Norm, Perturbed, option
+from toolkit_ext.types import NORMS, AdversarialInputs, Norm, option
 from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Deep:
             return replace(self, eps=eps)
         return replace(self, eps=eps, deep_hidden_eps=self.deep_hidden_eps * eps / self.eps)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, cost: Cost | None = None) -> Perturbed:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, cost: Cost | None = None) -> AdversarialInputs:
         """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` what ``cost(logits, y)`` ``[N]`` takes.
 
         ``cost`` is the cross-entropy unless given.
@@ -98,13 +98,13 @@ class Deep:
         x = x.detach()
         layers = choose(model, self.deep_layers) if self.deep_hidden_eps > 0 else {}
         if self.eps == 0 and not layers:
-            return Perturbed(x)
+            return AdversarialInputs(x)
         objective = self.objective(Target(model, layers, x, y, cost or cross_entropy))
         z = objective.perturbations(self._solve(objective))
         parts = zip(objective.penalties, objective.radii, z, strict=True)
         d = [radius * penalty.project(part) for penalty, radius, part in parts]
         inputs = (x + d[0]).clamp(0, 1) if self.eps > 0 else x
-        return Perturbed(inputs, Hidden(dict(zip(layers, d[1:], strict=True))))
+        return AdversarialInputs(inputs, Hidden(dict(zip(layers, d[1:], strict=True))))
 
     def objective(self, target: Target) -> Objective:
         """What this attack maximises on ``target``."""

@@ -25,7 +25,7 @@ from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
 from toolkit_ext.evaluation.running.recheck import recheck, rejected_flag
 from toolkit_ext.evaluation.running.state import State
 from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
-from toolkit_ext.ranks import Ranks, told_plainly
+from toolkit_ext.ranks import Ranks, friendly_errors
 from toolkit_ext.types import Norm
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
@@ -121,7 +121,7 @@ class Runner:
             return
         own: dict[int, Stored] = {}
         for number in range(self.ranks.rank, len(parts), self.ranks.size):
-            with told_plainly("in the evaluation", self.subject.device):
+            with friendly_errors("in the evaluation", self.subject.device):
                 own[number] = self._stored(job, number, parts[number])
         found = {number: stored for theirs in self.ranks.gather(own) for number, stored in theirs.items()}
         yield from (found[number] for number in range(len(parts)))

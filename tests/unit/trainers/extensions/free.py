@@ -14,7 +14,15 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from toolkit_ext.types import Exchange, InputUpdate, Perturbed, StepReport, TrainingStep, no_exchange, option
+from toolkit_ext.types import (
+    AdversarialInputs,
+    GradientReducer,
+    InputUpdate,
+    StepReport,
+    TrainingStep,
+    no_exchange,
+    option,
+)
 
 
 @dataclass(frozen=True)
@@ -32,14 +40,14 @@ class Free(InputUpdate):
 
     def __init__(self, optimizer: Optimizer, replays: int) -> None:
         self.optimizer, self.replays = optimizer, replays
-        self.exchange: Exchange = no_exchange
+        self.exchange: GradientReducer = no_exchange
         self.delta = torch.zeros(0)
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
         return [self.optimizer]
 
-    def share(self, exchange: Exchange, ascent: Exchange) -> None:
+    def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
         self.exchange = exchange
 
     def step_inputs(self, step: TrainingStep) -> StepReport:
@@ -50,7 +58,7 @@ class Free(InputUpdate):
         for _ in range(self.replays):
             inputs = (x + delta).clamp(0, 1).requires_grad_()
             self.optimizer.zero_grad()
-            losses = step.losses(Perturbed(inputs))
+            losses = step.losses(AdversarialInputs(inputs))
             losses.total.backward()
             reports.append({name: term.detach() for name, term in losses.terms.items()})
             self.exchange([w.grad for group in self.optimizer.param_groups for w in group["params"]])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from toolkit_ext.types import Attack, Mode, Perturbed
+from toolkit_ext.types import AdversarialInputs, Attack, Mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,7 @@ def attackable(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def craft(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, mode: Mode = "eval") -> Perturbed:
+def generate(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, mode: Mode = "eval") -> AdversarialInputs:
     """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` against ``model``, see :func:`attackable`."""
     from torch.nn.utils import parametrize
 
