@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from toolkit_ext import results
+from toolkit_ext.claims.build import build
 from toolkit_ext.cli import console
 from toolkit_ext.cli.options import FILE, FOLDER, CommaSeparated, data_root_option, results_option, where_option
 from toolkit_ext.errors import UserError, check_choice
@@ -183,8 +184,6 @@ def claims_command(folder: Path, recipes: Path) -> None:
 
     See docs/claims.md.
     """
-    from toolkit_ext.claims.build import build  # with all that experiments need, which the other commands do not
-
     with skipped_records_shown():
         for path in build(recipes, folder):
             console.say(f"claims: {path}")
