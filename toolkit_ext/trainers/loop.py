@@ -136,7 +136,7 @@ class Run:
 
         def perturb() -> AdversarialInputs:
             with self.parallel.drawing():
-                return self.attacks.generation(attack, batch)
+                return self.attacks.generate(attack, batch)
 
         if isinstance(self.update, InputUpdate):
             with self.parallel.own_draws(number):

@@ -296,5 +296,5 @@ def test_without_anything_to_gain_the_model_itself_is_attacked() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     attacks = AttackRunner(bare, fast.plan(bare), PGD(eps=0.1, steps=1))
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4) % 3
-    attacks.generation(PGD(eps=0.1, steps=1), Batch(x, y, AdversarialInputs(x)))
+    attacks.generate(PGD(eps=0.1, steps=1), Batch(x, y, AdversarialInputs(x)))
     assert attacks.frozen is None
