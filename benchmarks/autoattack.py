@@ -31,7 +31,7 @@ from toolkit_ext import backbones, data
 from toolkit_ext.evaluation import Protocol, evaluate
 from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.loading.models import describe
-from toolkit_ext.fast.precision import is_native
+from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 from toolkit_ext.units import parse_eps
 

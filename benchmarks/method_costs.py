@@ -30,7 +30,7 @@ from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.costs import Passes, count_passes
-from toolkit_ext.fast.layout import choose_layout
+from toolkit_ext.fast.formats import choose_layout
 from toolkit_ext.trainers import TRAINERS
 
 # Whole rounds of the three attacks that multi_attack takes in turn. What is done once an epoch weighs a sixth.

@@ -22,7 +22,7 @@ import torch
 from contestants import Size, contestants  # type: ignore[import-not-found]
 from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 
-from toolkit_ext.fast.layout import choose_layout
+from toolkit_ext.fast.formats import choose_layout
 from toolkit_ext.trainers import TRAINERS
 
 LENET = Size("lenet", (1, 28, 28), 128)

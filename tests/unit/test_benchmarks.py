@@ -167,7 +167,7 @@ def test_files_are_named_after_hardware_and_versions(monkeypatch: pytest.MonkeyP
 def test_bf16_is_timed_only_where_the_processor_has_it(
     native: bool, compiler: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit_ext.fast.precision.is_native", lambda device, dtype: native)
+    monkeypatch.setattr("toolkit_ext.fast.formats.is_native", lambda device, dtype: native)
     step = runpy.run_path(str(FOLDER / "contestants.py"), run_name="contestants")
     step["contestants"].__globals__["compiles"] = lambda *_: compiler
     model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=8, width=1)

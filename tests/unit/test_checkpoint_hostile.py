@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from timm.models import build_model_with_cfg
 
 from toolkit_ext.backbones import create, load_model, read_config, read_training, save_model
-from toolkit_ext.backbones.arguments import ARCHITECTURE, check_arguments
-from toolkit_ext.backbones.registry import OWN
+from toolkit_ext.backbones.registry import ARCHITECTURE, OWN, check_arguments
 from toolkit_ext.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,7 @@ import torch
 from timm.models import get_arch_name
 from torch import Tensor, nn
 
-from toolkit_ext.backbones.arguments import NOT_RECORDED, check_arguments
-from toolkit_ext.backbones.registry import MEAN, STD, check_name, timm_cfg
+from toolkit_ext.backbones.registry import MEAN, NOT_RECORDED, STD, check_arguments, check_name, timm_cfg
 from toolkit_ext.errors import UserError
 
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toolkit_ext.backbones.arguments import check_arguments
 from toolkit_ext.backbones.building import Normalized, build
 from toolkit_ext.backbones.config import CONFIG, DIGEST, KEY, WEIGHTS, read_config, read_file, read_training
+from toolkit_ext.backbones.registry import check_arguments
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write, make_folder
 

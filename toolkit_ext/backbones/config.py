@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext.backbones.arguments import check_arguments, is_architecture, shown
+from toolkit_ext.backbones.registry import check_arguments, is_architecture, shown
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import NORMS
 

@@ -1,14 +1,22 @@
-"""The names of backbones, timm's and this package's, and how the latter are registered with timm."""
+"""The names of backbones, timm's and this package's, and what a configuration may say of an architecture.
+
+A ``config.json`` may come from a stranger, and timm's factories take more than the shape of a network: files and
+addresses to load weights from, whole configurations, functions. So an argument passes only if its name is listed in
+``timm_arguments.txt`` and its value is plain.
+"""
 
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Any
 
 import timm
-from timm.models import get_pretrained_cfg, is_model, model_entrypoint, register_model
+from timm.models import get_arch_name, get_pretrained_cfg, is_model, model_entrypoint, register_model
 from torch import nn
 
 from toolkit_ext.errors import UserError
@@ -85,3 +93,85 @@ def default_cfg(**fields: Any) -> dict[str, Any]:
         "std": (STD,) * channels,
         **fields,
     }
+
+
+# Options of timm.create_model and its builder that are no part of the architecture: the caller's own, never recorded.
+_WEIGHT_SOURCES = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir")
+NOT_RECORDED = frozenset((*_WEIGHT_SOURCES, "scriptable", "exportable", "no_jit"))
+
+# Parameters of the classifiers of timm 1.0.26 to 1.0.31 and of this package that JSON can express. Two of them only
+# look like sources of weights: pretrained_window_sizes (of attention) and use_checkpoint (less memory in training).
+ARCHITECTURE = frozenset((files("toolkit_ext.backbones") / "timm_arguments.txt").read_text().split())
+
+_LARGEST, _DEEPEST, _LONGEST = 100_000, 4, 1000
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+_WORD = re.compile(r"[A-Za-z0-9_.+-]{0,64}")
+
+
+def is_architecture(name: object) -> bool:
+    """Whether ``name`` is in timm's registry, without a prefix such as ``hf-hub:`` that says where to look."""
+    return isinstance(name, str) and bool(_WORD.fullmatch(name)) and is_model(name)
+
+
+def check_arguments(arguments: object) -> dict[str, Any]:
+    """Return ``arguments`` of an architecture if a configuration may hold them.
+
+    Args:
+        arguments: Names listed in :data:`ARCHITECTURE`, with values that are finite numbers (integers of at most
+            100000), truth values, words, null, and short lists and dictionaries of these.
+
+    Raises:
+        UserError: anything else.
+    """
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"model_args: {shown(arguments)} is not allowed; a dictionary of arguments")
+    for name, value in arguments.items():
+        if name not in ARCHITECTURE:
+            raise UserError(
+                f"unexpected keyword argument {shown(name)} in model_args; allowed: arguments of architectures"
+                " that are plain values, no source of weights"
+            )
+        _check_value(f"model_args: {name}", value, _DEEPEST)
+    if "base" in arguments and not (is_architecture(base := arguments["base"]) and get_arch_name(base) == base):
+        raise UserError(f"model_args: base: {shown(arguments['base'])} is not allowed; the name of an architecture")
+    return dict(arguments)
+
+
+def _check_value(option: str, value: object, depth: int) -> None:
+    if isinstance(value, list | tuple | Mapping):
+        _check_nested(option, value, depth)
+    elif not _is_plain(value):
+        raise UserError(
+            f"{option}: {shown(value)} is not allowed; a finite number, an integer of at most {_LARGEST}, a word,"
+            " true, false or null"
+        )
+
+
+def _check_nested(option: str, value: Any, depth: int) -> None:
+    if not depth or len(value) > _LONGEST:
+        raise UserError(f"{option}: is not allowed; at most {_LONGEST} values, nested at most {_DEEPEST} deep")
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str) or not _NAME.fullmatch(name) or name in NOT_RECORDED:
+                raise UserError(f"{option}: {shown(name)} is not allowed as a name")
+    for inner in value.values() if isinstance(value, Mapping) else value:
+        _check_value(option, inner, depth - 1)
+
+
+def _is_plain(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, int):
+        return abs(value) <= _LARGEST
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str) and bool(_WORD.fullmatch(value))
+
+
+def shown(value: object) -> str:
+    """``value`` in one short line, whatever it is: a number of thousands of digits has no text in Python."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."

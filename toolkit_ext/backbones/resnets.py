@@ -19,8 +19,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
 
-from toolkit_ext.backbones.arguments import is_architecture
-from toolkit_ext.backbones.registry import default_cfg, register
+from toolkit_ext.backbones.registry import default_cfg, is_architecture, register
 from toolkit_ext.errors import UserError
 
 _SMALL_STEM = ("resnet_small_stem", "resnet18_small", "resnet34_small", "resnet50_small", "resnet18_w")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.formats import Forward, half_passes
 from toolkit_ext.fast.kernels.folding import Pair, fold, foldable_pairs, folded
-from toolkit_ext.fast.precision import Forward, half_passes
 from toolkit_ext.types import Mode
 
 Compiler = Callable[[Forward], Forward]

@@ -14,10 +14,9 @@ from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.fast.formats import check_native, choose_layout, half_passes, laid_out, layouts_kept
 from toolkit_ext.fast.frozen_copy import FrozenCopy
 from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
-from toolkit_ext.fast.layout import choose_layout, laid_out, layouts_kept
-from toolkit_ext.fast.precision import check_native, half_passes
 from toolkit_ext.types import Mode
 
 log = logging.getLogger("toolkit_ext")

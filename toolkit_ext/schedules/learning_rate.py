@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.schedules.periods import check_resets, cosine_rise, progress
+from toolkit_ext.schedules.epsilon import check_resets, cosine_rise, progress
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -13,9 +13,9 @@ from toolkit_ext import backbones
 from toolkit_ext.attacks import PGD, Deep, generate
 from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.formats import half_passes
 from toolkit_ext.fast.frozen_copy import FrozenCopy, plain_copy
 from toolkit_ext.fast.kernels.folding import find_pairs, foldable_pairs
-from toolkit_ext.fast.precision import half_passes
 
 X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
 

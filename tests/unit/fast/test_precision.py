@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.fast.precision import _BF16_ON_X86, check_native, is_native
+from toolkit_ext.fast.formats import _BF16_ON_X86, check_native, is_native
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_what_counts_as_instructions(
 def test_a_precision_without_instructions_is_refused(
     name: str, dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit_ext.fast.precision.is_native", lambda *_: native)
+    monkeypatch.setattr("toolkit_ext.fast.formats.is_native", lambda *_: native)
     check_native("precision", "fp32", CPU, None)
     if native:
         check_native("precision", name, CPU, dtype)
@@ -49,7 +49,7 @@ def test_a_precision_without_instructions_is_refused(
 def test_the_trainer_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     from toolkit_ext import fast
 
-    monkeypatch.setattr("toolkit_ext.fast.precision.is_native", lambda *_: False)
+    monkeypatch.setattr("toolkit_ext.fast.formats.is_native", lambda *_: False)
     model = torch.nn.Linear(2, 2)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"precision": "bf16-mixed"}, "precision"),

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from toolkit_ext import fast
 from toolkit_ext.attacks import PGD
 from toolkit_ext.errors import UserError
-from toolkit_ext.fast.layout import choose_layout, layouts_kept
-from toolkit_ext.fast.precision import is_native
+from toolkit_ext.fast.formats import choose_layout, is_native, layouts_kept
 from toolkit_ext.trainers import (
     DeepTrainer,
     DualOptimizerTrainer,

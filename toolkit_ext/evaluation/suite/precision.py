@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.suite.autoattack import Collector, perturb
+from toolkit_ext.fast.formats import half_attention
 from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
-from toolkit_ext.fast.precision import half_attention
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from toolkit_ext.fast.precision import is_native
+from toolkit_ext.fast.formats import is_native
 
 # Pixels times channels out; where there are fewer, calling once for every weight takes longer.
 _SMALLEST = 2**18
