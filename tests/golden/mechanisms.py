@@ -1,4 +1,4 @@
-"""What a training engages to be faster, seen while it crafts: the only place that knows where to look."""
+"""What a training engages to be faster, seen while it attacks: the only place that knows where to look."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from toolkit_ext.attacks import is_native, one_channel
-from toolkit_ext.trainers._craft import Crafter
+from toolkit_ext.fast.formats import is_native
+from toolkit_ext.fast.kernels import single_channel_conv as kernel
+from toolkit_ext.trainers.attack_runner import AttackRunner
 
 
 def has_bf16() -> bool:
@@ -22,16 +23,15 @@ def has_bf16() -> bool:
 
 @contextmanager
 def watching() -> Iterator[Counter[str]]:
-    """Count, at every batch within the context, what the examples are crafted with; what is not used has no entry."""
+    """Count, at every batch within the context, what attacks are run with; what is not used has no entry."""
     seen: Counter[str] = Counter()
-    call, sums = Crafter.__call__, one_channel._shifted_sums
+    call, sums = AttackRunner.generate, kernel._shifted_sums
 
-    def crafting(self: Crafter, attack: Any, x: Tensor, y: Tensor) -> Any:
-        found = call(self, attack, x, y)
-        replica = self.replica
-        if replica is not None:
-            seen.update({"folded": len(replica.pairs), "late_relu": len(replica.late_relus)})
-        weights = list((self.model if replica is None else replica.copy).parameters())
+    def attacking(self: AttackRunner, attack: Any, batch: Any) -> Any:
+        found = call(self, attack, batch)
+        if self.frozen is not None:
+            seen["folded"] += len(self.frozen.pairs)
+        weights = list((self.model if self.frozen is None else self.frozen.copy).parameters())
         seen["cast"] += sum(weight.dtype == torch.bfloat16 for weight in weights)
         seen["last"] += sum(map(_is_last, weights))
         return found
@@ -40,7 +40,7 @@ def watching() -> Iterator[Counter[str]]:
         seen["single_channel"] += 1
         return sums(*arguments)
 
-    with patch.object(Crafter, "__call__", crafting), patch.object(one_channel, "_shifted_sums", counted):
+    with patch.object(AttackRunner, "generate", attacking), patch.object(kernel, "_shifted_sums", counted):
         yield seen
     for name in [name for name, count in seen.items() if count == 0]:
         del seen[name]

@@ -43,9 +43,7 @@ def _choice(*, on: str = "", off: str = "", method: str = "pgd", **options: Any)
 
 NETWORKS = {
     # 16 channels of 64 images of 16 x 16: the fewest for which grey images take their own way back, in bf16 too.
-    "lenet": Network(
-        "lenet", (1, 16, 16), 64, {"width": 8}, (0.03, 0.3), frozenset({"single_channel", "late_relu", "last"})
-    ),
+    "lenet": Network("lenet", (1, 16, 16), 64, {"width": 8}, (0.03, 0.3), frozenset({"single_channel", "last"})),
     # Half of these channels, and oneDNN would not be safe in channels last. Smooth, so that rounding stays rounding.
     "resnet": Network(
         "resnet18_w", (3, 8, 8), 32, {"width": 4, "act_layer": "gelu"}, (1e-4, 0.3), frozenset({"folded", "last"})
@@ -59,17 +57,16 @@ NETWORKS = {
     ),
 }
 # What every training has. L2 attacks take no signs, which a rounding could turn.
-BASE: dict[str, Any] = {"lr": 0.05, "seed": 0, "validation_fraction": 0, "measure_every": 0, "onednn_linear": "off"}
+BASE: dict[str, Any] = {"lr": 0.05, "seed": 0, "validation_fraction": 0, "measure_every": 0}
 ATTACK: dict[str, Any] = {"eps": 1.0, "steps": 2, "norm": "L2"}
 CHOICES = {
     "bf16": _choice(precision="bf16-mixed", on="cast"),
     "bf16_crafting": _choice(craft_precision="bf16-mixed", on="cast"),
     "fp32_crafting": _choice(precision="bf16-mixed", craft_precision="fp32"),
-    "contiguous": _choice(memory_format="contiguous", off="last"),
-    "channels_last": _choice(memory_format="channels_last", on="last"),
-    "unfolded": _choice(fold_batch_norm="off", off="folded"),
-    "unshifted": _choice(shifted_sums="off", off="single_channel"),
-    "train_mode": _choice(craft_mode="train", off="folded late_relu"),
+    "contiguous": _choice(without=("layout",), off="last"),
+    "unfolded": _choice(without=("folding",), off="folded"),
+    "unshifted": _choice(without=("single_channel_conv",), off="single_channel"),
+    "train_mode": _choice(craft_mode="train", off="folded"),
     "averaged": _choice(ema_decay=0.9),
     "fused": _choice(fused_optimizer="on"),
     "augmented": _choice(augment="crop-flip", clip_grad=0.5),
@@ -77,7 +74,7 @@ CHOICES = {
     "signs": _choice(norm="Linf", eps=0.1),
     "amp": _choice(method="amp", attack="pgd", objective="adversarial"),
     "awp": _choice(method="awp"),
-    "deep": _choice(method="deep", deep_steps=1, off="folded late_relu"),
+    "deep": _choice(method="deep", deep_steps=1, off="folded"),
     "dual": _choice(method="dual", warmup_epochs=0.0),
     # Its penalty is a gradient that is differentiated again, through the weights.
     "gradient_reg": _choice(method="gradient_reg"),
@@ -89,7 +86,7 @@ PRECISIONS = ("", "bf16", "bf16_crafting", "fp32_crafting")
 TABLE = (
     *product(["lenet", "vit"], PRECISIONS, ["", "contiguous"]),
     *product(["resnet"], PRECISIONS, ["", "contiguous"], ["", "unfolded"]),
-    *product(NETWORKS, ["", "bf16"], ["channels_last", "averaged", "signs"]),
+    *product(NETWORKS, ["", "bf16"], ["averaged", "signs"]),
     *product(["lenet", "resnet"], ["", "bf16"], ["train_mode"]),
     *product(["lenet"], PRECISIONS, ["unshifted"]),
     *product(["lenet", "resnet"], ["", "bf16"], ["spectral"]),
@@ -120,7 +117,8 @@ class Case:
     def options(self) -> dict[str, Any]:
         found = BASE | ATTACK
         for choice in self.choices:
-            found |= choice.options
+            less = (*found.get("without", ()), *choice.options.get("without", ()))
+            found |= choice.options | ({"without": less} if less else {})
         if self.method == "deep":
             del found["steps"]
         return found
