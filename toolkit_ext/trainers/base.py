@@ -32,12 +32,12 @@ from toolkit_ext.trainers.batches import (
     isolated_rng,
 )
 from toolkit_ext.trainers.compose import compose
-from toolkit_ext.trainers.distributed import check_batch, facts, join, run_folder
+from toolkit_ext.trainers.distributed import check_batch, facts, join
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
 from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
 from toolkit_ext.trainers.resources import Extensions, RunResources
-from toolkit_ext.trainers.state import digest
+from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
 
 
@@ -263,7 +263,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 ALONE if parallel.sharded else ranks,
             ),
             epochs=epochs,
-            folder=run_folder(Path(options.run_dir), ranks) if options.run_dir else None,
+            folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
             fingerprint=self._fingerprint(examples.names, epochs),
             extra=options.extra,
             unwrap=unwrap,

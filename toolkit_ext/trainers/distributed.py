@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +13,13 @@ from torch.optim import Optimizer
 
 from toolkit_ext.backbones.estimators import inner
 from toolkit_ext.errors import UserError
-from toolkit_ext.ranks import ALONE, Ranks
+from toolkit_ext.ranks import Ranks
 from toolkit_ext.trainers.batches import seed_of
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.trainers.fsdp import bare_copy, check_sharding, shard
 from toolkit_ext.trainers.monitor import ValidationSplit
-from toolkit_ext.trainers.state import RunFolder, digest
+from toolkit_ext.trainers.state import digest
 from toolkit_ext.types import BatchPart, Losses, Shareable, Update, no_exchange
 
 
@@ -143,49 +142,6 @@ def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
     if next(model.parameters()).device.type == "cpu":
         raise UserError("sync_batch_norm: True is not allowed on the CPU, where torch has none; leave it out")
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-class RankFolder(RunFolder):
-    """A run's folder that rank 0 writes and reads for all; what it refuses, all refuse."""
-
-    def __init__(self, path: Path, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self.path = path
-        ranks.first(lambda: super(RankFolder, self).__init__(path))
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder's lock, by rank 0."""
-        lock = super().held()
-        with ExitStack() as stack:
-            self.ranks.first(lambda: stack.enter_context(lock))
-            yield
-
-    def check_fresh(self, resume: bool) -> None:
-        """As of one process."""
-        self.ranks.first(lambda: super(RankFolder, self).check_fresh(resume))
-
-    def save(
-        self, name: str, model: nn.Module, extra: Mapping[str, Any], state: Mapping[str, Any] | None = None
-    ) -> None:
-        """Write by rank 0; a ``failed`` state by the rank that failed, which the others may not know of."""
-        if self.ranks.is_first:
-            super().save(name, model, extra, state)
-        elif name == "failed":
-            super().save(f"failed-rank{self.ranks.rank}", model, extra, state)
-
-    def load(self, name: str = "last") -> dict[str, Any] | None:
-        """The state, read by rank 0: other machines need not see its disk."""
-        return self.ranks.first(lambda: super(RankFolder, self).load(name))
-
-    def write_log(self, rows: Sequence[Mapping[str, Any]], name: str = "log.csv") -> Path:
-        """Write by rank 0."""
-        return super().write_log(rows, name) if self.ranks.is_first else self.path / name
-
-
-def run_folder(path: Path, ranks: Ranks) -> RunFolder:
-    """The folder of a run of one process or of several."""
-    return RunFolder(path) if ranks is ALONE else RankFolder(path, ranks)
 
 
 _COMPARED = 64

@@ -8,16 +8,16 @@ replaced whole or not at all.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save_model as save_tensors
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from toolkit_ext.backbones import Normalized
 from toolkit_ext.backbones.checkpoint import save_model
 from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.io import atomic_folder, atomic_write, make_folder, recover_folder
+from toolkit_ext.ranks import ALONE, Ranks
 
 _STATE = "trainer_state.pt"
 
@@ -55,10 +56,11 @@ def check_fingerprint(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None
 
 
 class RunFolder:
-    """A run's folder, held by one process at a time."""
+    """A run's folder. The first process writes and reads it for all, and one job at a time holds it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = make_folder(path)
+    def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
+        self.path, self.ranks = path, ranks
+        ranks.first(lambda: make_folder(path))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -67,15 +69,21 @@ class RunFolder:
         Raises:
             UserError: another process is writing there.
         """
-        with open(self.path / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"output {self.path}: another run is writing this folder; choose another one") from None
+        with ExitStack() as stack:
+            self.ranks.first(lambda: self._lock(stack))
             yield
 
+    def _lock(self, stack: ExitStack) -> None:
+        try:
+            stack.enter_context(FileLock(self.path / ".lock", blocking=False))
+        except Timeout:
+            raise UserError(f"output {self.path}: another run is writing this folder; choose another one") from None
+
     def check_fresh(self, resume: bool) -> None:
-        """Refuse to start over a run that is there already, unless it is to be resumed."""
+        """Refuse to start over an existing run, unless it is to be resumed."""
+        self.ranks.first(lambda: self._check_fresh(resume))
+
+    def _check_fresh(self, resume: bool) -> None:
         recover_folder(self.path / "last")
         if not resume and (self.path / "last").exists():
             raise UserError(
@@ -85,8 +93,13 @@ class RunFolder:
     def save(
         self, name: str, model: nn.Module, extra: Mapping[str, Any], state: Mapping[str, Any] | None = None
     ) -> None:
-        """Write checkpoint ``name`` (``last`` or ``best``): the model, and ``state`` to train on from."""
-        check_file_name("checkpoint", name)
+        """Write checkpoint ``name`` (``last`` or ``best``): the model, and ``state`` to train on from.
+
+        Of several processes the first writes, and any that fails writes its own ``failed`` state.
+        """
+        if not self.ranks.is_first and name != "failed":
+            return
+        name = check_file_name("checkpoint", name if self.ranks.is_first else f"{name}-rank{self.ranks.rank}")
         with atomic_folder(self.path / name) as folder:
             if isinstance(model, Normalized):
                 save_model(model, folder, extra=dict(extra))
@@ -102,6 +115,9 @@ class RunFolder:
         Raises:
             UserError: the file is cut short or not one of ours.
         """
+        return self.ranks.first(lambda: self._load(name))  # other machines need not see this disk
+
+    def _load(self, name: str) -> dict[str, Any] | None:
         recover_folder(self.path / name)
         file = self.path / name / _STATE
         if not file.exists():
@@ -113,13 +129,16 @@ class RunFolder:
         return state
 
     def write_log(self, rows: Sequence[Mapping[str, Any]], name: str = "log.csv") -> Path:
-        """Write the epoch log, or the log ``name``: one line a row, columns in order of first appearance."""
+        """Write the log ``name``: one line per row, columns in order of first appearance."""
+        path = self.path / name
+        if not self.ranks.is_first:
+            return path
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-        return atomic_write(self.path / name, text.getvalue())
+        return atomic_write(path, text.getvalue())
 
 
 class TensorBoardLogger:

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torchattacks
 from safetensors.torch import load_file
-from toolkit_ext.trainers.batches import seed_of
 from torch import Tensor, nn
 
 from toolkit_ext import data
 from toolkit_ext.trainers import PGDTrainer, as_classifier
+from toolkit_ext.trainers.batches import seed_of
 
 # Of eighths whole numbers have exact averages, of which no rounding changes the whole part.
 DECAY, LR, SEED, EPOCHS, BATCH = 7 / 8, 0.1, 3, 3, 50
