@@ -87,6 +87,7 @@ def model_of(network: Network) -> nn.Module:
                 # timm begins with residual branches that add nothing, in which no mistake would show; large ones turn
                 # roundings into other trainings.
                 layer.weight.data.uniform_(*((0.1, 0.3) if name.endswith("bn2") else (0.5, 1.5)))
+                assert layer.running_var is not None
                 layer.running_var.uniform_(0.5, 1.5)
         return model
 
@@ -157,6 +158,8 @@ def build() -> str:
 
 def regenerate(names: list[str]) -> None:
     """Train ``names``, or the cases that are missing here; drop what is no case any more."""
+    if unknown := set(names) - set(CASES):
+        sys.exit(f"no such case: {', '.join(sorted(unknown))}; weight_cases.py has them")
     known = json.loads(FILE.read_text()) if FILE.exists() else {"hashes": {}, "summaries": {}}
     hashes, summaries = known["hashes"], known["summaries"]
     ours = hashes.setdefault(build(), {})

@@ -71,7 +71,7 @@ def check_equal(found: Weights, expected: Weights) -> None:
     """To a millionth: torch computes average + (1 - decay) * (weights - average) in fp32, which rounds differently."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6)
 
 
 def right(weights: Weights, x: Tensor, y: Tensor) -> tuple[int, int]:

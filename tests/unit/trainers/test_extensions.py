@@ -169,6 +169,29 @@ def test_resumes_with_the_same_bits(name: str, tmp_path: Path) -> None:
     assert same(second, whole)
 
 
+def test_moving_copies_and_own_networks_follow_the_training() -> None:
+    seen: list[BoundConsistency] = []
+
+    class Watched(Consistency):
+        def bind(self, model: nn.Module, resources: Resources) -> Objective:
+            seen.append(BoundConsistency(resources.moving_copy(model, 0.5), resources.backbone("lenet", width=1)))
+            before.extend(value.detach().clone() for value in seen[-1].small.parameters())
+            return seen[-1]
+
+    before: list[Tensor] = []
+    trained = trainer(objective=Watched())
+    start = [value.detach().clone() for value in trained.model.parameters()]
+    trained.fit(*images(), **{**QUIET, "batch_size": 40, "nb_epochs": 2})  # two steps
+    last = list(trained.model.parameters())
+    first = trainer(objective=Watched())
+    first.fit(*images(), **{**QUIET, "batch_size": 40, "nb_epochs": 1})  # the first of them
+    for average, weight, other in zip(seen[0].teacher.parameters(), last, first.model.parameters(), strict=True):
+        # torch's average starts at the weights after the first step.
+        torch.testing.assert_close(average, 0.5 * other + 0.5 * weight, rtol=1e-5, atol=1e-6)
+    assert not any(torch.equal(a, b) for a, b in zip(start, last, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before, seen[0].small.parameters(), strict=False))
+
+
 def test_free_training_is_its_algorithm() -> None:
     x, y = images()
     trained = trainer(update=FreeRule(replays=3), speed="off")

@@ -161,6 +161,24 @@ def test_the_fused_kernel_is_given_one_layout() -> None:
     torch.testing.assert_close(momentum, gradient)
 
 
+def test_an_optimiser_that_trains_twice_has_the_layout_of_its_weights(data: Data) -> None:
+    """Its momentum comes to the second training as the first one leaves it, contiguous like the weights."""
+    found = []
+    for fused in (False, True):
+        plain = classifier()
+        optimizer = torch.optim.SGD(plain.model.parameters(), lr=0.02, momentum=0.9, fused=fused)
+        own = PyTorchClassifier(plain.model, plain.loss, (1, 8, 8), 3, optimizer=optimizer, clip_values=(0, 1))
+        options = {name: value for name, value in CALM.items() if name != "lr"}
+        trainer = StandardTrainer(own, **options)
+        for _ in range(2):
+            trainer.fit(*data, **QUIET)
+            for weight in trainer.model.parameters():
+                assert optimizer.state[weight]["momentum_buffer"].stride() == weight.stride()
+        found.append(weights(trainer))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(1.0, float(theirs.abs().max())))
+
+
 def test_a_loss_that_is_not_finite_is_held_on_the_device() -> None:
     weight = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
