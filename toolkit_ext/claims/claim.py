@@ -1,4 +1,4 @@
-"""What a claim is: a statement from a source, the runs that test it, and the rule that decides it."""
+"""Claims: a statement from a source, the runs that test it, and the rule that decides it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from toolkit_ext.claims.probes import Probe
 from toolkit_ext.errors import UserError, check_choice, check_file_name
 from toolkit_ext.experiments.experiment import Experiment
 
-SCALES = ("small", "paper")
-"""``small`` runs on two CPU cores, ``paper`` is the source's setting."""
-SEEDS = 3
-"""A figure needs at least this many runs."""
-
-Figure = tuple[str, str]
-"""A metric of an arm, such as ``("cosine", "aa_err")``."""
-Values = Mapping[Figure, Mapping[int, float]]
-"""The values of each figure, by seed."""
+SCALES = ("small", "paper")  # two CPU cores, and the source's setting
+SEEDS = 3  # runs that a figure needs at least
+Figure = tuple[str, str]  # a metric of an arm, such as ("cosine", "aa_err")
+Values = Mapping[Figure, Mapping[int, float]]  # the values of each figure, by seed
 
 
 class Rule(Protocol):
-    """Decides a claim from the values of its figures; as text it is the rule in words."""
+    """Decides a claim from the values of its figures; ``str`` gives the rule in words."""
 
     def figures(self) -> tuple[Figure, ...]:
         """The figures it needs."""
 
     def holds(self, values: Values) -> bool:
-        """The decision; every figure has at least two values."""
+        """The decision; each figure needs at least two values."""
 
     def found(self, values: Values) -> str:
         """The numbers that decided, in words."""
@@ -38,10 +33,10 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Arm:
-    """One configuration of a claim, run once for each seed.
+    """One configuration of a claim, run once per seed; ``probes`` are measured on the trained model.
 
-    ``candidates`` are hyper-parameters to choose from: each is trained once with a seed of its own, and the arm runs
-    the one with the best validation robust accuracy. ``probes`` are measured on the trained model.
+    Each of the ``candidates`` (hyper-parameters) is trained once with the tuning seed; the arm uses the one with the
+    best validation robust accuracy.
     """
 
     name: str
@@ -51,16 +46,13 @@ class Arm:
     probes: Mapping[str, Probe] = field(default_factory=dict)
 
     def at(self, scale: str) -> Experiment | None:
-        """The experiment of this arm at ``scale``, if it has one."""
+        """The experiment at ``scale``, if there is one."""
         return self.small if check_choice("scale", scale, SCALES) == "small" else self.paper
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row in the table of a claim: ``metric`` of ``arm``, and the source's value (None where it has none).
-
-    ``where`` is the place in the source, a table or a figure.
-    """
+    """A row in the table of a claim: ``metric`` of ``arm``, the source's value, and ``where`` it stands there."""
 
     arm: str
     metric: str
@@ -70,10 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, the rule that decides whether the runs of a scale support it, and further rows to show.
-
-    ``where`` is the place of the statement in the source.
-    """
+    """A statement, ``where`` it stands in the source, the rule that decides it, and further rows to show."""
 
     name: str
     statement: str
@@ -82,7 +71,7 @@ class Claim:
     rows: tuple[Row, ...] = ()
 
     def table(self) -> list[Row]:
-        """``rows``, and a row for each figure of the rule that they do not list."""
+        """``rows``, and a row for each further figure of the rule."""
         listed = {(row.arm, row.metric) for row in self.rows}
         others = [Row(*figure) for figure in self.rule.figures() if figure not in listed]
         return list(dict.fromkeys([*self.rows, *others]))
@@ -90,14 +79,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Group:
-    """The claims that are tested by the same runs; ``number`` orders the groups on the page.
+    """Claims tested by the same runs; ``number`` orders the groups on the page.
 
-    ``name`` is the name of the recipe's file, ``claims_<name>`` that of the table and the figure. The arms of each
-    entry of ``equal_cost`` train for the same number of passes (within 5%), which a test counts. ``boards`` are
-    leaderboards to print: a heading for each, and its arms.
-
-    Raises:
-        UserError: a claim on an arm that does not exist, or two arms or claims of one name.
+    ``name`` is that of the recipe's file. A test counts that the arms of each entry of ``equal_cost`` train for the
+    same number of passes (within 5%). ``boards`` are leaderboards: the arms under each heading.
+    Raises :class:`UserError` for an unknown arm, or two arms or claims of one name.
     """
 
     number: int
@@ -123,20 +109,18 @@ class Group:
 
     @property
     def tag(self) -> str:
-        """The name of the table that shows the group's runs, in ``tables`` of their records."""
+        """The name of the group's table and figure."""
         return f"claims_{self.name}"
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name."""
+        """The arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
 
 
 def load_groups(folder: Path | str) -> list[Group]:
-    """The ``GROUP`` of every script in ``folder``, in the order of their numbers.
+    """The ``GROUP`` of every script in ``folder``, sorted by number.
 
-    Raises:
-        UserError: no such folder, no scripts, one without a ``GROUP`` or with another name than its file's, or two of
-            one number.
+    Raises :class:`UserError` without scripts, for a script without a ``GROUP`` of its name, or two of one number.
     """
     groups: list[Group] = []
     for file in sorted(Path(folder).glob("*.py")):

@@ -1,4 +1,4 @@
-"""One figure for each group of claims: the source's figures beside ours, with the deviation over seeds."""
+"""One figure per group of claims: the source's values beside ours, with the deviation over seeds."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ Points = Mapping[tuple[str, Row], list[float]]
 
 
 def plot_group(group: Group, runs: Mapping[str, Runs], path: Path | str) -> Path | None:
-    """A panel for each metric, a line for each arm; None (and no file) where nothing was measured.
+    """Plot a panel per metric and a line per arm, whiskers ± one standard deviation; None (no file) if all is missing.
 
-    Metrics of a probe that differ in a number alone (a distance, a number of steps) share a panel, with a line for each
-    number. Whiskers are ± one standard deviation over the seeds.
+    Metrics of a probe that differ only in a number (a distance, a number of steps) share a panel, a line per number.
     """
     panels = _panels(group)
     rows = [row for panel in panels.values() for row in panel]
@@ -45,12 +44,11 @@ def plot_group(group: Group, runs: Mapping[str, Runs], path: Path | str) -> Path
 
 
 def _line(row: Row) -> str:
-    number = family(row.metric)[1]
-    return f"{row.arm}, {number}" if number else row.arm
+    return ", ".join(filter(None, (row.arm, family(row.metric)[1])))
 
 
 def _panels(group: Group) -> dict[str, list[Row]]:
-    """The rows of all claims by family of metrics; one with the source's figure stands for others of the same line."""
+    """The rows of all claims by family of metrics; of rows of one line, one with the source's value is used."""
     found: dict[str, dict[str, Row]] = {}
     for row in (row for claim in group.claims for row in claim.table()):
         known = found.setdefault(titled(family(row.metric)[0]), {})

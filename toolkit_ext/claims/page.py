@@ -1,4 +1,4 @@
-"""``results/CLAIMS.md``: every claim, the source's figures, ours, the verdict, the command and the records."""
+"""``results/CLAIMS.md``: every claim with the source's values, ours, the verdict, the command and the records."""
 
 from __future__ import annotations
 
@@ -32,21 +32,17 @@ its verdicts are.
 
 
 def build(recipes: Path | str, folder: Path | str) -> list[Path]:
-    """Write ``CLAIMS.md`` and ``figures/claims_*.png`` into ``folder``; the same bytes for the same records.
+    """Write ``CLAIMS.md`` and ``figures/claims_*.png`` reproducibly into ``folder``; return their paths.
 
-    Records that cannot be read are left out with a :class:`~toolkit_ext.results.RecordWarning`. A group of which
-    nothing was measured has no figure.
-
-    Raises:
-        UserError: no records, or scripts that define no claims.
+    Unreadable records are skipped with a :class:`~toolkit_ext.results.RecordWarning`. A group without measurements
+    has no figure. Raises :class:`UserError` without records or claims.
     """
     folder = Path(folder)
     groups, records = load_groups(recipes), results.read_records(folder / "runs")
-    drawn = {
-        group.name: plot_group(group, runs_by_scale(group, records), folder / "figures" / f"{group.tag}.png")
-        for group in groups
-    }
-    made = {name: path for name, path in drawn.items() if path}
+    made: dict[str, Path] = {}
+    for group in groups:
+        if path := plot_group(group, runs_by_scale(group, records), folder / "figures" / f"{group.tag}.png"):
+            made[group.name] = path
     return [atomic_write(folder / "CLAIMS.md", page(groups, records, made)), *made.values()]
 
 
@@ -74,12 +70,9 @@ def _summary(groups: Sequence[Group], verdicts: Mapping[str, Mapping[str, Verdic
     return [f"Of {len(words)} claims: {counts}.", "", *_table("| | claim | verdict | measured at |", rows)]
 
 
-def _heading(group: Group) -> str:
-    return f"{group.number}. {group.title}"
-
-
 def _anchor(group: Group) -> str:
-    return "".join(c for c in _heading(group).lower().replace(" ", "-") if c.isalnum() or c == "-")
+    heading = f"{group.number}-{group.title}".lower().replace(" ", "-")
+    return "".join(c for c in heading if c.isalnum() or c == "-")
 
 
 def _marked(word: str) -> str:
@@ -87,7 +80,7 @@ def _marked(word: str) -> str:
 
 
 def _section(group: Group, runs: Mapping[str, Runs], verdicts: Mapping[str, Verdict], drawn: bool) -> str:
-    lines = [f"## {_heading(group)}", "", f"{group.source}.", ""]
+    lines = [f"## {group.number}. {group.title}", "", f"{group.source}.", ""]
     lines += [group.notes, ""] if group.notes else []
     scales = [scale for scale in SCALES if any(arm.at(scale) for arm in group.arms)]
     lines += ["```", *(_command(group.name, scale, runs[scale]) for scale in scales), "```", ""]
@@ -101,7 +94,7 @@ def _section(group: Group, runs: Mapping[str, Runs], verdicts: Mapping[str, Verd
 
 
 def _command(name: str, scale: str, runs: Runs) -> str:
-    """What makes the runs of a scale, with the seeds that are recorded."""
+    """The command for the runs of a scale, with the recorded seeds."""
     seeds = sorted({record["seed"] for made in runs.of.values() for record in made}) or [0, 1, 2]
     return f"python recipes/claims/{name}.py --scale {scale} --seeds {','.join(map(str, seeds))}"
 
@@ -125,7 +118,6 @@ def _row(row: Row, runs: Mapping[str, Runs]) -> list[str]:
 
 
 def _records(runs: Mapping[str, Runs]) -> list[str]:
-    """The records behind the section, by arm and scale, with the passes of a step times the epochs."""
     rows = [
         (name, scale, _facts(made[0]), ", ".join(f"[seed {run['seed']}](runs/{run['run_id']}.json)" for run in made))
         for scale in SCALES
@@ -137,6 +129,7 @@ def _records(runs: Mapping[str, Runs]) -> list[str]:
 
 def _facts(record: Record) -> str:
     passes = record["details"].get("claim", {}).get("passes", {})
+    # The passes of a step times the epochs.
     cost = sum(passes.get(way, 0.0) for way in ("forward", "backward")) * record["hyper_parameters"]["epochs"]
     size = f"{record['data']['train']:,} images, {record['n_examples']} attacked"
     names = f"{markdown_cell(record['data']['name'])}, {markdown_cell(record['backbone']['name'])}"
@@ -144,11 +137,7 @@ def _facts(record: Record) -> str:
 
 
 def board(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> str:
-    """A leaderboard of ``arms`` in Markdown, in the order of :func:`ranking`; empty where fewer than two are ranked.
-
-    Marks are those of every table of the project (:func:`~toolkit_ext.results.vs_best`): a paired bootstrap over test
-    images and seeds, corrected by Holm's method for the number of arms.
-    """
+    """A Markdown table in the order of :func:`ranking`, marked by ``results.vs_best``; empty below two arms."""
     order = list(ranking(arms, runs))
     if len(order) < 2:
         return ""
@@ -161,9 +150,9 @@ def board(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> str:
 
 
 def ranking(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> dict[str, float]:
-    """The mean AutoAttack accuracy of every arm with enough runs, in [0, 1], the best first.
+    """The mean AutoAttack accuracy, in [0, 1], of every arm with enough runs, the best first.
 
-    Of equals the one with the better clean accuracy comes first. A run that failed counts as 0.
+    Clean accuracy breaks ties; failed runs count as 0.
     """
     measured = [arm for arm in arms if len(runs[arm]) >= SEEDS]
     means = {arm: [_mean(runs[arm], metric) for metric in ("aa_acc", "clean_acc")] for arm in measured}
@@ -171,5 +160,5 @@ def ranking(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> dict[s
 
 
 def _mean(runs: Sequence[Record], metric: str) -> float:
-    # Sums of the same terms in another order differ in their last bits; a tie must count as one.
+    # Rounded for ties: the order of a sum changes its last bits.
     return round(fmean(record["metrics"].get(metric, 0.0) for record in runs), 9)

@@ -1,4 +1,4 @@
-"""Probes: measurements of a trained model besides its evaluation, each with a record of its own."""
+"""Probes: further measurements of a trained model, each with its own record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from toolkit_ext.types import Attack
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: what was run, the folder of its checkpoints, its data, and where to compute."""
+    """A finished training: experiment, folder of checkpoints, data, and the device to compute on."""
 
     experiment: Experiment
     folder: Path
@@ -36,37 +36,31 @@ class Trained:
     device: torch.device
 
     def model(self, name: str = "best") -> backbones.Normalized:
-        """The checkpoint ``best``, ``last`` or ``snapshot-NNN``.
-
-        Raises:
-            UserError: the checkpoint is not there.
-        """
+        """The checkpoint ``best``, ``last`` or ``snapshot-NNN``; :class:`UserError` if it is missing."""
         if not (self.folder / name).is_dir():
             raise UserError(f"output: {self.folder / name} is missing; remove the run's record to train it again")
         return backbones.load_model(self.folder / name, device=self.device)
 
     def budget(self) -> dict[str, Any]:
-        """The ``eps`` and the ``norm`` of the training."""
+        """``eps`` and ``norm`` of the training."""
         given = self.experiment.hyper_parameters
         return {"eps": given["eps"], "norm": given.get("norm", "Linf")}
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a probe found: facts (``*_acc`` and ``*_err`` as fractions), and an evaluation if it made one."""
+    """What a probe found: facts (``*_acc`` and ``*_err`` as fractions) and perhaps an evaluation."""
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Evaluation | None = None
 
 
 Probe = Callable[[Trained], Found]
-
-
 Settings = ParamSpec("Settings")
 
 
 def _probe(measure: Callable[Concatenate[Trained, Settings], Found]) -> Callable[Settings, Probe]:
-    """Take the settings now and the trained model later: ``hessian(500)`` is a :data:`Probe`."""
+    """Bind the settings first and the trained model later: ``hessian(500)`` is a :data:`Probe`."""
 
     @wraps(measure)
     def settings(*args: Settings.args, **kwargs: Settings.kwargs) -> Probe:
@@ -77,13 +71,13 @@ def _probe(measure: Callable[Concatenate[Trained, Settings], Found]) -> Callable
 
 @_probe
 def other_budget(trained: Trained, protocol: str, attacks: tuple[str, ...] = ("clean", "aa")) -> Found:
-    """AutoAttack in the budget of another protocol than the training's."""
+    """AutoAttack at the budget of ``protocol``."""
     return Found(evaluation=_evaluated(trained, trained.model(), load_protocol(protocol).at(attacks=attacks)))
 
 
 @_probe
 def ensemble(trained: Trained) -> Found:
-    """The attacks of the run on the ensemble of the snapshots at the schedule's resets and the last model."""
+    """The attacks of the run on the ensemble of the schedule's snapshots and the last model."""
     chosen = trained.experiment
     names = [path.name for path in sorted(trained.folder.glob("snapshot-*"))] + ["last"]
     schedule = compose(TRAINERS[chosen.method].method, chosen.hyper_parameters).schedule
@@ -103,7 +97,7 @@ def _evaluated(trained: Trained, model: nn.Module, protocol: Protocol) -> Evalua
 
 @_probe
 def hessian(trained: Trained, n: int, tol: float = 1e-2) -> Found:
-    """``eigenvalue``: the largest of the Hessian of the adversarial loss of ``n`` training images."""
+    """``eigenvalue``: the largest of the Hessian of the adversarial loss on ``n`` training images."""
     pairs = _subject(trained, n).eigenpairs(1, tol)
     facts = {"eigenvalue": float(pairs.values[0]), "residual": float(pairs.residuals[0])}
     return Found({**facts, "converged": bool(pairs.converged[0]), "images": n})
@@ -111,9 +105,9 @@ def hessian(trained: Trained, n: int, tol: float = 1e-2) -> Found:
 
 @_probe
 def similarity(trained: Trained, n: int, distances: Sequence[float], tol: float = 1e-2) -> Found:
-    """``cosine_eigenvector_<a>``, ``cosine_random_<a>``: mean cosine of the perturbations at θ ± av, v of length 1.
+    """``cosine_eigenvector_<a>``, ``cosine_random_<a>``: mean cosine of the perturbations at θ ± av, ‖v‖ = 1.
 
-    With the robust error at the same places, as ``robust_eigenvector_<a>_err``, and the top ``eigenvalue``.
+    Also the robust error there, ``robust_eigenvector_<a>_err``, and the top ``eigenvalue``.
     """
     on, seed = _subject(trained, n), trained.experiment.seed
     pairs = on.eigenpairs(1, tol)
@@ -135,11 +129,10 @@ def _subject(trained: Trained, n: int) -> Subject:
 
 @_probe
 def layerwise(trained: Trained, n: int, steps: Sequence[int], hidden_eps: float = 0.02) -> Found:
-    """Error and mean loss of ``n`` test images under PGD-20, and under the deep attack after each number of ``steps``.
+    """Error and mean loss of ``n`` test images under PGD-20 and under the deep attack for each number of ``steps``.
 
-    ``pgd_err``, ``pgd_loss``; ``deep<k>_err`` and ``deep<k>_loss`` with the perturbations of the hidden layers;
-    ``deep<k>_input_err`` with the perturbation of the input alone. The latter is comparable with PGD's, because the
-    deep attack runs with ``deep_rho="ball"`` and both stay in the same ball around the input.
+    ``pgd_err``, ``pgd_loss``; ``deep<k>_err``, ``deep<k>_loss`` with the perturbations of hidden layers;
+    ``deep<k>_input_err`` with that of the input only, in the same ball as PGD's (``deep_rho="ball"``).
     """
     ball = trained.budget()
     attacks: dict[str, Attack] = {"pgd": PGD(steps=20, **ball)}

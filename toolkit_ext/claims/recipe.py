@@ -1,4 +1,4 @@
-"""What a recipe of claims does, ``recipe(GROUP, __doc__)``: run the arms of a group one by one, and their probes."""
+"""The command line of a claims recipe, ``recipe(GROUP, __doc__)``: run the arms of a group and their probes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from toolkit_ext.trainers.compose import compose, options
 
 
 def recipe(group: Group, text: str | None) -> None:
-    """Run ``group`` as a script whose ``--help`` says ``text``; bad input ends in one line and exit code 2."""
+    """Run ``group`` as a script with the help ``text``; bad input ends in one line and exit code 2."""
     arms = "; ".join(arm.name for arm in group.arms)
 
     @script(text)
@@ -44,7 +44,7 @@ def recipe(group: Group, text: str | None) -> None:
 
 
 def _named(record: Record) -> Record:
-    """The record with its arm for the method's name: many arms are of one method."""
+    """The record with its arm as method: several arms may share one method."""
     arm, probe = record["details"]["claim"]["arm"], probed(record).get("name")
     return {**record, "method": f"{arm}, {probe}" if probe else arm}
 
@@ -58,10 +58,9 @@ def run_group(
     *,
     small: bool = False,
 ) -> list[Record]:
-    """Run the arms of ``group`` (those named in ``only``) with every seed; ``small`` is the smoke test of each.
+    """Run the arms of ``group`` (or those in ``only``) with every seed; ``small`` runs the smoke test of each.
 
-    Raises:
-        UserError: an arm that does not exist, or one without an experiment at ``scale``.
+    Raises :class:`UserError` for an unknown arm, or if there is no experiment at ``scale``.
     """
     names = [check_choice("only", name, [arm.name for arm in group.arms]) for name in only]
     arms = [arm for arm in group.arms if not names or arm.name in names]
@@ -77,12 +76,12 @@ def run_group(
 
 
 def _run_arm(arm: Arm, experiment: Experiment, context: RunContext, told: dict[str, Any], small: bool) -> list[Record]:
-    """Choose among the candidates of ``arm`` where it has some, run it, and its probes."""
+    """Choose among the candidates of ``arm``, if any, run it and its probes."""
     if arm.candidates and small:
         experiment = with_hyper_parameters(experiment, arm.candidates[0])
     elif arm.candidates:
         experiment, told["grid"] = _tuned(arm, experiment, told, context)
-    # Some probes need an image of each class at least, or as many.
+    # Some probes need at least one image per class.
     experiment = replace(smoke(experiment), n_test=16) if small else experiment
     told["passes"] = asdict(count_passes(experiment.method, **cost_options(experiment)))
     context = replace(context, told={"claim": told})
@@ -95,7 +94,7 @@ def _run_arm(arm: Arm, experiment: Experiment, context: RunContext, told: dict[s
 def _tuned(
     arm: Arm, experiment: Experiment, told: Mapping[str, Any], context: RunContext
 ) -> tuple[Experiment, list[Any]]:
-    """The experiment with the best candidate, and the scores of all of them."""
+    """The experiment with the best candidate, and the scores of all."""
     context = replace(context, told={"claim": {**told, "tuning": True}})
     known = grid(arm, experiment, [_run_once(tuning_of(experiment, each), context) for each in arm.candidates])
     assert known is not None
@@ -105,22 +104,19 @@ def _tuned(
 
 
 def cost_options(experiment: Experiment) -> dict[str, Any]:
-    """The hyper-parameters that a step's cost depends on: those of attack, objective and update, at constant eps."""
+    """The hyper-parameters that determine the cost of a step: of attack, objective and update, at constant eps."""
     given = dict(experiment.hyper_parameters)
     axes = compose(TRAINERS[experiment.method].method, given)
     kept = {"attack", "objective", "update"}
     kept |= {name for part in (axes.attack, axes.objective, axes.update) for name in options(type(part))}
     chosen = {name: value for name, value in given.items() if name in kept}
-    # Methods whose own schedule is periodic are counted at a period of constant eps, see count_passes.
+    # Methods with a periodic schedule are counted over a period of constant eps, see count_passes.
     own = TRAINERS[experiment.method].method.schedule == "periodic"
     return {**chosen, "lr_schedule": "constant", **({} if own else {"schedule": "constant"})}
 
 
 def _run_once(experiment: Experiment, context: RunContext) -> Record:
-    """Run ``experiment``; a loss that is not finite ends in a record without metrics.
-
-    A run that is recorded for a claim is not repeated, whatever its file is called: the arm may name more than it did.
-    """
+    """Run ``experiment`` unless it is recorded for a claim; a non-finite loss gives a record without metrics."""
     folder = context.results / "runs"
     made = of_claims(results.read_records(folder)) if context.tables and folder.is_dir() else []
     if known := by_seed(experiment, made).get(experiment.seed):
@@ -140,7 +136,7 @@ def _run_once(experiment: Experiment, context: RunContext) -> Record:
 
 
 def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, context: RunContext) -> Record:
-    """Measure ``probe`` on the model of run ``of`` and write a record of its own; skip what is recorded."""
+    """Measure ``probe`` on the model of run ``of`` and write its record, unless it exists."""
     run_id = f"{of['run_id']}-{name}"
     if (written := context.results / "runs" / f"{run_id}.json").exists():
         console.say(f"{run_id}: recorded already, see {written}")

@@ -1,13 +1,12 @@
-"""Rules that decide a claim from its figures.
+"""Rules that decide a claim from its figures, whose values are those of the runs, by seed.
 
-The values of a figure are those of its runs, by seed. Every rule counts the spread between seeds as the uncertainty;
-that of the test images is shared by the arms, which are evaluated on the same ones.
+The uncertainty is the spread over seeds; the test images are the same for all arms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import ClassVar
@@ -23,8 +22,7 @@ LEVEL = 0.05
 def margin(*samples: Collection[float]) -> float:
     """``t_{0.95}(k) √(Σ s_i²/n_i)``: the one-sided 95% margin of a mean, or of the difference of two, by Welch's test.
 
-    ``k = (Σ s_i²/n_i)² / Σ (s_i²/n_i)² / (n_i − 1)`` (Welch 1947, Biometrika 34); for one sample it is ``n − 1``,
-    Student's. Without any spread the margin is 0.
+    ``k = (Σ s_i²/n_i)² / Σ (s_i²/n_i)² / (n_i − 1)`` (Welch 1947, Biometrika 34); for one sample ``n − 1`` (Student).
     """
     errors = [variance(values) / len(values) for values in samples]
     total = sum(errors)
@@ -35,11 +33,10 @@ def margin(*samples: Collection[float]) -> float:
 
 
 def margin_by_seed(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, str]:
-    """The one-sided 95% margin of the difference of two means, and in words how it was found.
+    """The one-sided 95% margin of the difference of two means, and the method in words.
 
-    Runs of one seed start from the same weights and see the same batches and random starts, so both share much of
-    what a seed brings. Where the seeds are the same it is the :func:`margin` of the mean difference (the paired
-    t-test), else that of two samples.
+    For equal seeds it is the paired :func:`margin` of the mean difference, because runs of one seed share initial
+    weights, batches and random starts; else that of two samples.
     """
     if first.keys() == second.keys():
         return margin([first[seed] - second[seed] for seed in first]), "seed by seed"
@@ -47,7 +44,7 @@ def margin_by_seed(first: Mapping[int, float], second: Mapping[int, float]) -> t
 
 
 def _name(figure: Figure, beside: Figure | None = None) -> str:
-    """The figure in words; shorter ``beside`` another one of the same metric."""
+    """The figure in words; shorter ``beside`` one of the same metric."""
     arm, metric = figure
     return f"that of {arm}" if beside and beside[1] == metric else f"{describe(metric)} of {arm}"
 
@@ -56,12 +53,13 @@ def _mean(values: Values, figure: Figure) -> float:
     return fmean(values[figure].values())
 
 
+def _unique(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
+
+
 @dataclass(frozen=True)
 class Lower:
-    """The mean of ``first`` is lower than that of ``second`` by more than ``by``, at the one-sided level of 5%.
-
-    Holds if ``m₂ − m₁ − margin > by`` (:func:`margin`).
-    """
+    """The mean of ``first`` is below that of ``second`` by over ``by``: ``m₂ − m₁ − margin > by`` (:func:`margin`)."""
 
     first: Figure
     second: Figure
@@ -134,7 +132,7 @@ class Alike:
         return self.of
 
     def range(self, values: Values) -> float:
-        """Largest less smallest mean."""
+        """The largest minus the smallest mean."""
         means = [_mean(values, figure) for figure in self.of]
         return max(means) - min(means)
 
@@ -143,24 +141,21 @@ class Alike:
 
     def found(self, values: Values) -> str:
         points = unit_of_difference(self.of[0][1])
-        span = f"the means of {self._arms()} span {self.range(values):.2f}{points}"
+        span = f"the means of {_unique(arm for arm, _ in self.of)} span {self.range(values):.2f}{points}"
         if len(self.of) != 2:
             return span
-        # A margin of 95% to one side is one of 90% to both.
+        # A one-sided 95% margin is a two-sided 90% margin.
         error, how = margin_by_seed(*(values[figure] for figure in self.of))
         return f"{span}, and their difference is known to ±{error:.2f}{points} (90% interval, {how})"
 
-    def _arms(self) -> str:
-        return ", ".join(dict.fromkeys(arm for arm, _ in self.of))
-
     def __str__(self) -> str:
-        metrics = ", ".join(dict.fromkeys(describe(metric) for _, metric in self.of))
-        return f"the mean {metrics} of {self._arms()} spans at most {self.within:g}{unit_of_difference(self.of[0][1])}"
+        what = f"{_unique(describe(metric) for _, metric in self.of)} of {_unique(arm for arm, _ in self.of)}"
+        return f"the mean {what} spans at most {self.within:g}{unit_of_difference(self.of[0][1])}"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The quotient of two means, ``m₁ / m₂``, lies in [``low``, ``high``]."""
+    """The ratio of two means, ``m₁ / m₂``, lies in [``low``, ``high``]."""
 
     first: Figure
     second: Figure
@@ -171,7 +166,7 @@ class Ratio:
         return self.first, self.second
 
     def value(self, values: Values) -> float:
-        """The quotient; infinite where the second mean is 0."""
+        """The ratio; infinite if the second mean is 0."""
         second = _mean(values, self.second)
         return _mean(values, self.first) / second if second else math.inf
 
@@ -188,7 +183,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class All:
-    """Every one of ``rules`` holds."""
+    """All ``rules`` hold."""
 
     rules: tuple[Rule, ...]
 

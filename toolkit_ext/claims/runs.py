@@ -1,4 +1,4 @@
-"""The runs of a claim: found among the records by what they are, and the metrics read from them."""
+"""The runs of a claim, found among the records by their configuration, and their metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.units import parse_eps
 
-TUNING_SEED = 100
-"""The seed of the runs that hyper-parameters are chosen by; none of them is reported."""
+TUNING_SEED = 100  # of tuning runs, which are not reported
 _SCORES = ("val_robust_acc", "val_clean_acc")
 _SHARES = ("_acc", "_err")  # fractions in the record, printed as percentages
 _WORDS = {
@@ -33,12 +32,11 @@ _STATES = {"constant": ("val_top_share", 0.99), "dead": ("dead_share", 1.0)}
 
 
 def measure(record: Record, metric: str) -> float | None:
-    """The value of ``metric`` in ``record``; None where the run does not have it.
+    """The value of ``metric`` in ``record``; None if it has none.
 
-    ``<attack>_acc`` and ``<attack>_err`` are percentages. ``epoch_s`` is the shortest epoch: other processes of the
-    machine and the measurements after some epochs can only make one longer. ``failed``, ``constant``, ``lost`` and
-    ``dead`` are 0 or 100, so that their mean is the percentage of runs; ``grad_norm`` and ``distance`` are of the last
-    epoch. Anything else is a fact that a probe left in the record.
+    ``<attack>_acc`` and ``<attack>_err`` are percentages. ``epoch_s`` is the shortest epoch, because disturbances only
+    lengthen epochs. ``failed``, ``constant``, ``lost`` and ``dead`` are 0 or 100; their mean is the percentage of runs.
+    ``grad_norm`` and ``distance`` are of the last epoch. Anything else is a fact of a probe.
     """
     epochs = history(record)
     if metric == "failed":
@@ -62,13 +60,13 @@ def measure(record: Record, metric: str) -> float | None:
 
 
 def probed(record: Record) -> dict[str, Any]:
-    """What a probe of a trained model left: its ``name``, the run it is ``of``, its ``facts``; else nothing."""
+    """The entry of a probe: its ``name``, the run it is ``of``, and its ``facts``; else empty."""
     found = record["details"].get("probe")
     return found if isinstance(found, dict) else {}
 
 
 def history(record: Record) -> list[dict[str, Any]]:
-    """The epochs of the training; empty where there was none."""
+    """The epochs of the training, if any."""
     training = record["details"].get("training")
     rows = training.get("history") if isinstance(training, dict) else None
     return rows if isinstance(rows, list) else []
@@ -91,7 +89,7 @@ def titled(metric: str) -> str:
 
 
 def family(metric: str) -> tuple[str, str]:
-    """The family of a probe's metric, and the number that tells its members apart (empty if there is none).
+    """The family of a probe's metric, and the number of the member (empty if there is none).
 
     >>> family("similarity:cosine_random_0.3")
     ('similarity:cosine_random', '0.3')
@@ -110,16 +108,15 @@ def unit(metric: str) -> str:
 
 
 def unit_of_difference(metric: str) -> str:
-    """The unit of a difference of two values: `` points`` for shares, else that of the metric."""
+    """The unit of a difference: `` points`` for shares, else that of the metric."""
     return " points" if unit(metric) == "%" else unit(metric)
 
 
 def matches(experiment: Experiment, record: Record) -> bool:
     """Whether ``record`` is a run of ``experiment``, with any seed.
 
-    Compares method, axes, data and their number, backbone, every hyper-parameter that the experiment names, and the
-    attacks and the protocol of the evaluation. What it does not name is the default of the version that ran it, as in
-    the record. A run that stopped at a loss that is not finite has no evaluation, and counts.
+    Compares method, axes, data and their number, backbone, the hyper-parameters that the experiment names, attacks and
+    protocol. A run that stopped at a non-finite loss counts without an evaluation.
     """
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     axes = compose(TRAINERS[experiment.method].method, experiment.hyper_parameters).names
@@ -155,24 +152,24 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def of_claims(records: Iterable[Record]) -> list[Record]:
-    """The records that were made for a claim."""
+    """The records made for a claim."""
     return [record for record in records if any(name.startswith("claims_") for name in record["tables"])]
 
 
 def by_seed(experiment: Experiment, records: Iterable[Record]) -> dict[int, Record]:
-    """The newest run of ``experiment`` with each seed, in the order of the seeds."""
+    """The newest run of ``experiment`` by seed, in the order of seeds."""
     ordered = sorted(records, key=lambda record: (record["created"], record["run_id"]))
     found = {record["seed"]: record for record in ordered if matches(experiment, record)}
     return dict(sorted(found.items()))
 
 
 def tuning_of(experiment: Experiment, candidate: Mapping[str, Any]) -> Experiment:
-    """The run that ``candidate`` is judged by: another seed, and no attack on the test data."""
+    """The tuning run of ``candidate``, with its own seed and no attack on the test data."""
     return replace(with_hyper_parameters(experiment, candidate), seed=TUNING_SEED, attacks=("clean",))
 
 
 def grid(arm: Arm, experiment: Experiment, records: Sequence[Record]) -> list[dict[str, Any]] | None:
-    """The candidates of ``arm`` with their scores on the validation split; None while one is missing."""
+    """The candidates of ``arm`` with their validation scores; None if one is missing."""
     found = []
     for candidate in arm.candidates:
         run = by_seed(tuning_of(experiment, candidate), records).get(TUNING_SEED)
@@ -186,12 +183,12 @@ def grid(arm: Arm, experiment: Experiment, records: Sequence[Record]) -> list[di
 
 
 def choose(grid: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The hyper-parameters with the best validation robust accuracy, then clean accuracy; the first of equals."""
+    """The candidate with the best validation robust accuracy, then clean accuracy, then the first."""
     return dict(max(grid, key=lambda candidate: [candidate[score] for score in _SCORES])["hyper_parameters"])
 
 
 def settled(arm: Arm, scale: str, records: Sequence[Record]) -> Experiment | None:
-    """What ``arm`` runs at ``scale``, with its chosen hyper-parameters; None if there is nothing or no choice yet."""
+    """The experiment of ``arm`` at ``scale`` with its chosen hyper-parameters; None without experiment or choice."""
     experiment = arm.at(scale)
     if experiment is None or not arm.candidates:
         return experiment
@@ -201,16 +198,13 @@ def settled(arm: Arm, scale: str, records: Sequence[Record]) -> Experiment | Non
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of each arm of a group at one scale, and the records of the probes on their models.
-
-    ``probes`` has a probe's newest record by the id of its run and the probe's name.
-    """
+    """The runs of each arm at one scale, and the newest record of each probe by run id and probe name."""
 
     of: Mapping[str, Sequence[Record]]
     probes: Mapping[tuple[str, str], Record] = field(default_factory=dict)
 
     def values(self, figure: Figure) -> dict[int, float]:
-        """The values of ``figure`` by seed, one for each run that has it."""
+        """The values of ``figure`` by seed."""
         arm, metric = figure
         probe, _, name = metric.rpartition(":")
         found = {run["seed"]: self.probes.get((run["run_id"], probe)) if probe else run for run in self.of[arm]}
@@ -219,9 +213,9 @@ class Runs:
 
 
 def runs_by_scale(group: Group, records: Sequence[Record]) -> dict[str, Runs]:
-    """The runs of every arm of ``group`` at every scale; arms without any have an empty list."""
+    """The runs of every arm of ``group`` at every scale."""
     made = of_claims(records)
-    ordered = sorted((record for record in records if probed(record)), key=lambda record: record["created"])
+    ordered = sorted(filter(probed, records), key=lambda record: record["created"])
     probes = {(probed(record)["of"], probed(record)["name"]): record for record in ordered}
 
     def runs(arm: Arm, scale: str) -> list[Record]:

@@ -1,4 +1,4 @@
-"""The verdict on a claim, from its rule and the records of its runs."""
+"""The verdict on a claim from its rule and runs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ REPRODUCED, REDUCED, NOT_REPRODUCED, NOT_MEASURED = VERDICTS
 
 @dataclass(frozen=True)
 class Verdict:
-    """For each scale that was measured, whether the rule holds and by which numbers."""
+    """For each measured scale, whether the rule holds and the numbers that decided."""
 
     held: Mapping[str, bool]
     found: Mapping[str, str]
 
     @property
     def word(self) -> str:
-        """One of :data:`VERDICTS`.
-
-        The source's own scale decides; a rule that fails or was not measured there but holds on the reduced scale is
-        reproduced only at reduced scale.
-        """
+        """One of :data:`VERDICTS`; the reduced scale counts only if the rule fails or is missing at the source's."""
         if not self.held:
             return NOT_MEASURED
         if self.held.get("paper"):
@@ -34,7 +30,7 @@ class Verdict:
 
 
 def judge(claim: Claim, runs: Mapping[str, Runs]) -> Verdict:
-    """The verdict on ``claim`` from the runs at each scale; one counts where all figures of the rule have enough."""
+    """The verdict from the scales at which all figures of the rule have enough runs."""
     held, found = {}, {}
     for scale, measured in runs.items():
         values = {figure: measured.values(figure) for figure in claim.rule.figures()}

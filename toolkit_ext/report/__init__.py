@@ -1,7 +1,6 @@
-"""``toolkit-ext report``: every run on one page, in one HTML file that needs no network.
+"""``toolkit-ext report``: all runs in one HTML file that needs no network.
 
-The table is DataTables (from ``itables``), the charts are Plotly's (from ``plotly``); both are taken from the installed
-packages, licences included, when the page is written: ``pip install toolkit-ext[report]``.
+DataTables (of ``itables``) and Plotly are copied from the installed packages: ``pip install toolkit-ext[report]``.
 """
 
 from toolkit_ext.report.charts import load_pairs, picture, pictures

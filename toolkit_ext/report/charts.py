@@ -1,8 +1,4 @@
-"""What the page shows when a row is opened: charts as Plotly's JSON, and pictures of adversarial examples.
-
-Colours are those of Okabe and Ito, as in :mod:`toolkit_ext.results.figures`; a marker and a dash, or a pattern, repeat
-what they say.
-"""
+"""Details of a row: charts as Plotly JSON in the style of ``results.figures``, and pictures of adversarial examples."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from toolkit_ext.results.figures.images import draw_pairs, first_broken
 from toolkit_ext.results.figures.plots import COLORS, encode
 from toolkit_ext.results.tables.formatting import budget
 
-Chart = dict[str, Any]
+Chart = dict[str, Any]  # Plotly JSON, and a text for screen readers
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _PATTERNS = ("", "/", ".", "x", "\\", "+", "-")
@@ -41,17 +37,12 @@ def _line(index: int) -> Chart:
     }
 
 
-def _chart(text: str, data: list[Chart], layout: Chart) -> Chart:
-    """A chart for the page; ``text`` describes it for screen readers."""
-    return {"text": text, "data": data, "layout": layout}
-
-
 def _short(value: float) -> float:
     return float(f"{value:.5g}")
 
 
 def training(record: Record) -> Chart | None:
-    """Loss, accuracies, and below them eps and learning rate over epochs; None for a run that was evaluated only."""
+    """Losses, accuracies, eps and learning rate over epochs; None for a run without training."""
     try:
         log = training_log(record)
     except UserError:
@@ -70,7 +61,8 @@ def training(record: Record) -> Chart | None:
             trace, final = _series(log, column, 100 if name.endswith("[%]") else 1)
             data.append({**trace, **_line(index), "yaxis": f"y{axis}"})
             last.append(f"{trace['name']} {final:g}")
-    return _chart(f"Training over {len(log)} epochs; at the end {', '.join(last)}", data, layout)
+    text = f"Training over {len(log)} epochs; at the end {', '.join(last)}"
+    return {"text": text, "data": data, "layout": layout}
 
 
 def _series(log: pd.DataFrame, column: str, scale: float) -> tuple[Chart, float]:
@@ -81,33 +73,26 @@ def _series(log: pd.DataFrame, column: str, scale: float) -> tuple[Chart, float]
 
 
 def breakdown(record: Record) -> Chart | None:
-    """One stacked bar: what share of the images fell to which attack; None without results for each image."""
+    """One stacked bar with the share of images that each attack broke first; None without per-image results."""
     counts = first_broken(record)
     if not counts:
         return None
     shares = {name: _short(100 * count / record["n_examples"]) for name, count in counts.items()}
-    data = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "x": [share],
-            "y": [""],
-            "marker": {
-                "color": "#FFFFFF" if name == "robust" else COLORS[index % len(COLORS)],
-                "line": {"color": "black", "width": 1},
-                "pattern": {"shape": "" if name == "robust" else _PATTERNS[index % len(_PATTERNS)]},
-            },
-        }
-        for index, (name, share) in enumerate(shares.items())
-    ]
+    data = []
+    for index, (name, share) in enumerate(shares.items()):
+        colour, shape = COLORS[index % len(COLORS)], _PATTERNS[index % len(_PATTERNS)]
+        if name == "robust":
+            colour, shape = "#FFFFFF", ""
+        marker = {"color": colour, "line": {"color": "black", "width": 1}, "pattern": {"shape": shape}}
+        data.append({"type": "bar", "orientation": "h", "name": name, "x": [share], "y": [""], "marker": marker})
     layout = _layout("What broke the images first [%]", 260, barmode="stack", xaxis={"range": [0, 100]})
     layout["legend"] = {"orientation": "h", "traceorder": "normal", "y": -0.35}
-    return _chart("What broke the images first: " + ", ".join(f"{n} {s:g}%" for n, s in shares.items()), data, layout)
+    text = "What broke the images first: " + ", ".join(f"{name} {share:g}%" for name, share in shares.items())
+    return {"text": text, "data": data, "layout": layout}
 
 
 def robustness(curve: Curve | None) -> Chart | None:
-    """Robust accuracy against eps with its whiskers; None where the model was evaluated at one radius only."""
+    """Robust accuracy against eps with whiskers; None for a model evaluated at one eps."""
     if curve is None:
         return None
     percent = {name: [_short(100 * value) for value in getattr(curve, name)] for name in ("mean", "low", "high")}
@@ -119,16 +104,15 @@ def robustness(curve: Curve | None) -> Chart | None:
     layout = _layout(f"{label('aa_acc')} accuracy against eps ({curve.norm})", 320, yaxis={"range": [0, 102]})
     layout["xaxis"] = {"tickvals": list(curve.eps), "ticktext": ticks, "title": {"text": "eps"}}
     said = ", ".join(f"{value:g}% at {eps}" for value, eps in zip(percent["mean"], ticks, strict=True))
-    return _chart(f"Accuracy against eps: {said}", [trace], layout)
+    return {"text": f"Accuracy against eps: {said}", "data": [trace], "layout": layout}
 
 
 def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", limit: int = 8) -> list[Pair]:
-    """The first adversarial examples of the file ``examples`` beside the images of the record's data set.
+    """The first adversarial examples in the file ``examples``, with the images of the record's data set.
 
-    Raises:
-        UserError: not a file of examples, a data set that is not there, or examples of another one.
+    Raises :class:`UserError` for another kind of file, a missing data set, or examples of another one.
     """
-    # Here, because the images need torch, which no other part of the page does.
+    # Imported here, because the rest of the page does not need torch.
     from toolkit_ext import data
     from toolkit_ext.evaluation import load_examples
 
@@ -146,20 +130,17 @@ def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", l
 
 
 def picture(shown: list[Pair]) -> str:
-    """The pairs as a picture, see :func:`address`."""
+    """The pairs as a ``data:`` URI."""
     return address(encode(draw_pairs(shown)))
 
 
 def address(png: bytes) -> str:
-    """The address of a PNG that is its own content (a ``data:`` URI)."""
+    """A PNG as a ``data:`` URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def pictures(records: Iterable[Record], folder: Path, data_root: Path | str = "data") -> dict[str, str]:
-    """A picture for each run whose examples are in ``<folder>/<run_id>.safetensors`` and show a success."""
-    found = {}
-    for record in records:
-        file = folder / f"{record['run_id']}.safetensors"
-        if file.is_file() and (shown := load_pairs(record, file, data_root)):
-            found[record["run_id"]] = picture(shown)
-    return found
+    """A picture by ``run_id`` for each run with successful examples in ``<folder>/<run_id>.safetensors``."""
+    files = ((record, folder / f"{record['run_id']}.safetensors") for record in records)
+    shown = {record["run_id"]: load_pairs(record, file, data_root) for record, file in files if file.is_file()}
+    return {run_id: picture(found) for run_id, found in shown.items() if found}

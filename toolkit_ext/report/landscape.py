@@ -12,13 +12,12 @@ from toolkit_ext.report.charts import address
 from toolkit_ext.results import Record
 from toolkit_ext.results.tables.formatting import budget
 
-_MOST_LINES = 100
-"""Lines of the longest table on the page; a surface has thousands of points, and its picture says more."""
+_MOST_LINES = 100  # longer tables, such as those of surfaces, are not shown
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One analysis: a ``heading``, the ``command``, pairs of facts, its table as text, ``columns`` and ``lines``."""
+    """One analysis; ``facts`` are pairs of name and value, ``columns`` and ``lines`` its table."""
 
     run_id: str
     heading: str
@@ -30,12 +29,12 @@ class Panel:
 
 
 def is_landscape(record: Record) -> bool:
-    """Whether a record is of an analysis of the landscape, which has no accuracy to rank."""
+    """Whether the record is of a landscape analysis, which has no accuracy to rank."""
     return "landscape" in record["details"]
 
 
 def panels(records: Iterable[Record], pictures: Mapping[str, str]) -> list[Panel]:
-    """A panel for each record of an analysis; ``pictures`` by ``run_id``, where there are any."""
+    """A panel per landscape record; ``pictures`` by ``run_id``."""
     return [_panel(record, pictures.get(record["run_id"], "")) for record in records if is_landscape(record)]
 
 
@@ -59,25 +58,22 @@ def _text(value: Any) -> str:
 
 
 def landscape_pictures(records: Iterable[Record], folder: Path) -> dict[str, str]:
-    """The figure ``<folder>/<name>.png`` of each analysis, as an address that is its own content, by ``run_id``."""
+    """The figure ``<folder>/<name>.png`` of each analysis as a ``data:`` URI, by ``run_id``."""
     found = {}
     for record in filter(is_landscape, records):
         run_id, name = record["run_id"], _well_formed(record)["settings"].get("name")
-        if name is None:
-            continue
-        file = folder / f"{check_file_name(f'record {run_id}: landscape.settings.name', name)}.png"
-        if file.is_file():
+        option = f"record {run_id}: landscape.settings.name"
+        if name is not None and (file := folder / f"{check_file_name(option, name)}.png").is_file():
             found[run_id] = address(file.read_bytes())
     return found
 
 
 def _well_formed(record: Record) -> dict[str, Any]:
-    """``details.landscape``, which the schema of records leaves open."""
-    about: Any = record["details"]["landscape"]
+    """``details.landscape``, which the schema of records does not check."""
+    about: dict[str, Any] = record["details"]["landscape"]
     parts: list[Any] = [about.get(n) if isinstance(about, dict) else None for n in ("settings", "facts", "table")]
     sound = all(isinstance(part, dict) for part in parts) and isinstance(parts[0].get("attack"), dict)
     lengths = {len(column) if isinstance(column, list) else -1 for column in parts[2].values()} if sound else {-1}
     if len(lengths) > 1 or -1 in lengths:
         raise UserError(f"record {record['run_id']}: details.landscape is not what an analysis writes")
-    assert isinstance(about, dict)
     return about

@@ -1,4 +1,4 @@
-"""The page: one HTML file with the table, the data of the charts and, compressed, the libraries that draw them."""
+"""The HTML page: the table, the data of the charts and the compressed libraries that draw them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
@@ -25,33 +25,29 @@ from toolkit_ext.results.tables.frames import BUDGET
 
 
 def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, title: str = "Robustness report") -> str:
-    """The HTML of the report; the same records give the same text.
+    """The reproducible HTML of the report.
 
     Args:
-        records: The runs to list; those of ``toolkit-ext landscape`` have a section below the table.
-        pictures: For some runs, by ``run_id``, the address of their picture (:func:`toolkit_ext.report.pictures`).
+        records: Runs; those of ``toolkit-ext landscape`` have a section below the table.
+        pictures: Pictures by ``run_id`` (:func:`toolkit_ext.report.pictures`).
         title: Heading and title of the page.
 
     Raises:
-        UserError: there are no records, or the extra ``report`` is not installed.
+        UserError: no records, or the extra ``report`` is missing.
     """
     if not records:
         raise UserError("results: there are no runs to report on")
     ranked = [record for record in records if not is_landscape(record)]
     shown = pictures or {}
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=title,
-            **_leaderboard(ranked, shown),
-            panels=panels(records, shown),
-            style=asset("itables", "html/dt_bundle.css") + template("report.css"),
-            script=template("report.js"),
-            table_script=packed(asset("itables", "html/dt_bundle.js")),
-            chart_script=packed(asset("plotly", "package_data/plotly.min.js")),
-            licences=licences(),
-        )
+    return _template().render(
+        title=title,
+        **_leaderboard(ranked, shown),
+        panels=panels(records, shown),
+        style=asset("itables", "html/dt_bundle.css") + template("report.css"),
+        script=template("report.js"),
+        table_script=packed(asset("itables", "html/dt_bundle.js")),
+        chart_script=packed(asset("plotly", "package_data/plotly.min.js")),
+        licences=licences(),
     )
 
 
@@ -69,26 +65,21 @@ def _leaderboard(records: Sequence[Record], pictures: Mapping[str, str]) -> dict
     }
 
 
-def _environment() -> Environment:
+def _template() -> Template:
     made = Environment(loader=FunctionLoader(template), autoescape=True, undefined=StrictUndefined)
     made.filters["label"] = label
-    # In a script element only its end, and the start of a comment, have a meaning.
+    # A script element ends, and a comment in it starts, with "<".
     made.filters["json"] = lambda value: json.dumps(value, allow_nan=False).replace("<", "\\u003c")
-    return made
+    return made.get_template("report.html.j2")
 
 
 def _curves(records: Sequence[Record]) -> dict[str, Curve]:
     """The robustness curve of each run's own model, by ``run_id``."""
     models: dict[str, list[Record]] = {}
     for record in records:
-        protocol = record["protocol"]
-        if protocol:
+        if protocol := record["protocol"]:
             models.setdefault(f"{model_key(record)} {protocol['norm']} {protocol['version']}", []).append(record)
-    found: dict[str, Curve] = {}
-    for evaluations in models.values():
-        for curve in curves(evaluations):
-            found |= {record["run_id"]: curve for record in evaluations}
-    return found
+    return {record["run_id"]: curve for runs in models.values() for curve in curves(runs) for record in runs}
 
 
 def write_page(
@@ -97,7 +88,7 @@ def write_page(
     pictures: Mapping[str, str] | None = None,
     title: str = "Robustness report",
 ) -> Path:
-    """Write :func:`page` to ``path``, whole or not at all."""
+    """Write :func:`page` atomically to ``path``."""
     return atomic_write(Path(path), page(records, pictures, title))
 
 
@@ -108,13 +99,13 @@ def template(name: str) -> str:
 
 @cache
 def packed(text: str) -> str:
-    """``text`` gzipped, without a time, in base64: a third of the size, and nothing in it that ends a script."""
+    """``text`` gzipped without a time, in base64: a third of the size, and safe inside a script element."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 @cache
 def asset(package: str, name: str) -> str:
-    """The text of a file that another package installs: DataTables with jQuery (itables), Plotly."""
+    """The text of a file that another package installs."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise UserError(f"report: {package} is not installed; install the extra: pip install 'toolkit-ext[report]'")

@@ -1,4 +1,4 @@
-"""The rows of the leaderboard and what opens under each."""
+"""The rows of the leaderboard and their details."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Table = list[list[str]]
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, what it is sorted by, and the hint that appears under the pointer."""
+    """The text of a cell, its sort key and its tooltip."""
 
     text: str
     order: float | str
@@ -29,11 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A run: the cells of its line, and the parts of what opens under it.
-
-    ``charts`` are Plotly's JSON with a ``text``; ``audit`` has lines of kind, verdict and message; ``attacks`` lines
-    of figures; ``facts`` are pairs of a name and its value.
-    """
+    """A run: its cells and details; ``audit`` lines are kind, verdict and message, ``facts`` name and value."""
 
     run_id: str
     cells: tuple[Cell, ...]
@@ -47,27 +43,23 @@ class Row:
 
 
 def columns(records: Sequence[Record]) -> list[str]:
-    """The columns of the leaderboard: the method, the facts that differ, then every metric that some run has."""
+    """The columns of the leaderboard: the method, the facts that differ, and every metric that some run has."""
     table, facts = frame(records), filters(records)
     return ["method", *(n for n in facts if n != "method"), *metric_columns(table), "n_examples", "warnings"]
 
 
 def shared(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """The facts that are the same for all runs, which the page shows once."""
+    """The facts that all runs share."""
     table, several = frame(records), filters(records)
     alone = [name for name in FACTS if name not in several and name != "method" and table[name].notna().any()]
     return [(name, _text(name, table[name].dropna().iloc[0])) for name in alone]
 
 
 def filters(records: Sequence[Record]) -> dict[str, list[str]]:
-    """The values of each column of :data:`FACTS` that has several, in their own order."""
+    """The sorted values of each column of :data:`FACTS` that has several."""
     table = frame(records)
-    found = {}
-    for column in FACTS:
-        values = sorted({value for value in table[column] if not missing(value)})
-        if len(values) > 1:
-            found[column] = [_text(column, value) for value in values]
-    return found
+    values = {column: sorted({value for value in table[column] if not missing(value)}) for column in FACTS}
+    return {column: [_text(column, value) for value in found] for column, found in values.items() if len(found) > 1}
 
 
 def _text(column: str, value: Any) -> str:
@@ -77,7 +69,7 @@ def _text(column: str, value: Any) -> str:
 
 
 def rows(records: Sequence[Record], curves: Mapping[str, Curve], pictures: Mapping[str, str]) -> list[Row]:
-    """A row for each record; ``curves`` and ``pictures`` by ``run_id``, where there are any."""
+    """A row per record; ``curves`` and ``pictures`` by ``run_id``."""
     table, names = frame(records), columns(records)
     fewer = fewer_examples(table).tolist()
     return [
@@ -89,7 +81,7 @@ def rows(records: Sequence[Record], curves: Mapping[str, Curve], pictures: Mappi
             charts=_charts(record, curves.get(record["run_id"])),
             attacks=_attacks(record),
             audit=_audit(record),
-            parameters=_flat(record["hyper_parameters"]),
+            parameters=[[key, _value(value)] for key, value in sorted(record["hyper_parameters"].items())],
             facts=_facts(record),
         )
         for record, values, short in zip(records, table.to_dict("records"), fewer, strict=True)
@@ -129,7 +121,7 @@ def _attacks(record: Record) -> Table:
 
 
 def _audit(record: Record) -> Table:
-    """Kind, verdict and message: the battery, warnings of the evaluation, alarms of the training, what is omitted."""
+    """Kind, verdict and message of audit checks, evaluation warnings, training alarms and omitted attacks."""
     details = record["details"]
     lines = [_check(check) for check in details.get("audit", [])]
     lines += [["evaluation", "warning", text] for text in record["warnings"]]
@@ -140,7 +132,6 @@ def _audit(record: Record) -> Table:
 
 
 def _check(check: Mapping[str, Any]) -> list[str]:
-    """Name, status, and the line of a check of the battery with its figure and the values behind it."""
     behind = [f"{name} {_value(value)}" for name, value in check.get("values", {}).items()]
     figures = ", ".join([f"figure {_value(check.get('figure'))}", *behind])
     return [str(check.get("name", "")), str(check.get("status", "")), f"{check.get('explanation', '')} ({figures})"]
@@ -150,10 +141,6 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _flat(values: Mapping[str, Any]) -> Table:
-    return [[name, _value(value)] for name, value in sorted(values.items())]
 
 
 def _facts(record: Record) -> Table:

@@ -1,8 +1,4 @@
-"""Run records (JSON) in, tables and figures out.
-
-``results/runs/<run_id>.json`` is written once for each run and never edited; everything in ``results/tables`` and
-``results/figures`` is made from the records.
-"""
+"""Run records (``results/runs/<run_id>.json``, written once, never edited), and the tables and figures made of them."""
 
 from toolkit_ext.results.figures.curves import Curve, curves, plot_robustness, plot_training, training_log
 from toolkit_ext.results.figures.images import Pair, pairs, plot_breakdown, plot_matrix, plot_pairs
@@ -25,53 +21,10 @@ from toolkit_ext.results.tables.frames import columns, frame, sort, where
 from toolkit_ext.results.tables.rendering import printed, render, to_csv, to_latex, to_markdown
 from toolkit_ext.results.tables.significance import per_example, vs_best
 
-__all__ = [
-    "METRICS",
-    "SCHEMA",
-    "Curve",
-    "Environment",
-    "Pair",
-    "Record",
-    "RecordWarning",
-    "aggregate",
-    "check_name",
-    "columns",
-    "concise",
-    "curves",
-    "environment",
-    "frame",
-    "label",
-    "members",
-    "model_info",
-    "new_record",
-    "new_run_id",
-    "pairs",
-    "peak_memory",
-    "peak_memory_mb",
-    "per_example",
-    "plot_bars",
-    "plot_breakdown",
-    "plot_clean_vs_robust",
-    "plot_matrix",
-    "plot_pairs",
-    "plot_robustness",
-    "plot_training",
-    "printed",
-    "read_records",
-    "rebuild",
-    "render",
-    "reported",
-    "reset_peak_memory",
-    "slug",
-    "sort",
-    "to_csv",
-    "to_latex",
-    "to_markdown",
-    "training_log",
-    "validate",
-    "vs_best",
-    "where",
-    "write_model_info",
-    "write_record",
-    "write_table",
-]
+__all__ = ["SCHEMA", "Environment", "Record", "RecordWarning", "check_name", "environment", "model_info", "new_record"]
+__all__ += ["new_run_id", "peak_memory", "peak_memory_mb", "read_records", "reset_peak_memory", "slug", "validate"]
+__all__ += ["write_model_info", "write_record"]
+__all__ += ["METRICS", "aggregate", "columns", "concise", "frame", "label", "members", "per_example", "printed"]
+__all__ += ["rebuild", "render", "reported", "sort", "to_csv", "to_latex", "to_markdown", "vs_best", "where"]
+__all__ += ["Curve", "Pair", "curves", "pairs", "plot_bars", "plot_breakdown", "plot_clean_vs_robust", "plot_matrix"]
+__all__ += ["plot_pairs", "plot_robustness", "plot_training", "training_log", "write_table"]

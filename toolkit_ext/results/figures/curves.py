@@ -1,4 +1,4 @@
-"""Curves: the course of a training over epochs, and robust accuracy against eps."""
+"""Curves of a training run over epochs, and of robust accuracy against eps."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
-    """A training run over epochs: loss terms, accuracies, and below them eps and the learning rate.
+    """Plot loss terms, accuracies, eps and learning rate over epochs.
 
-    ``log_csv`` is the epoch log: ``epoch``, ``loss_<term>``, ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ...
-    (a file, or the frame of :func:`training_log`). Raises :class:`UserError` if it is missing or has no epoch in it.
+    ``log_csv`` is the epoch log (a file or the frame of :func:`training_log`): ``epoch``, ``loss_<term>``,
+    ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ... Raises :class:`UserError` if it is missing or empty.
     """
     log = log_csv if isinstance(log_csv, pd.DataFrame) else read_log(Path(log_csv), "loss_*")
     shown = training_panels(log)
@@ -39,18 +39,14 @@ def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
 
 
 def training_panels(log: pd.DataFrame) -> dict[str, list[str]]:
-    """The panels of a training figure from top to bottom, each with its columns of the log; empty ones are left out."""
-    columns = {
-        "loss": [c for c in log.columns if c.startswith("loss_")],
-        "accuracy [%]": [c for c in log.columns if c.endswith("_acc")],
-        "eps": [c for c in log.columns if c == "eps"],
-        "learning rate": [c for c in log.columns if re.fullmatch(r"lr\d*", c)],
-    }
+    """The panels of a training figure from top to bottom, each with its columns of the log."""
+    patterns = {"loss": r"loss_.*", "accuracy [%]": r".*_acc", "eps": "eps", "learning rate": r"lr\d*"}
+    columns = {name: [c for c in log.columns if re.fullmatch(pattern, c)] for name, pattern in patterns.items()}
     return {name: found for name, found in columns.items() if found}
 
 
 def training_log(record: Record) -> pd.DataFrame:
-    """The epoch log that a record keeps in ``details.training.history``; :class:`UserError` where there is none."""
+    """The epoch log in ``details.training.history``; :class:`UserError` if there is none."""
     training = record["details"].get("training")
     history = training.get("history") if isinstance(training, dict) else None
     log = pd.DataFrame(history or [])
@@ -63,7 +59,7 @@ def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> 
     scale = 100 if name.endswith("[%]") else 1
     for index, column in enumerate(columns):
         text = column.removeprefix("loss_").removesuffix("_acc").replace("_", " ")
-        known = log[["epoch", column]].dropna()  # some figures are measured every few epochs only
+        known = log[["epoch", column]].dropna()  # some values are not measured in every epoch
         every = max(1, len(known) // 10)
         axes.plot(known["epoch"], scale * known[column], label=text, markevery=every, **line_look(index))
     axes.set_ylabel(name)
@@ -74,10 +70,7 @@ def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> 
 
 
 def read_log(path: Path, *needed: str) -> pd.DataFrame:
-    """The epoch log in the file ``path``.
-
-    Raises :class:`UserError` if it cannot be read, has no epoch, or no column like one of the patterns ``needed``.
-    """
+    """The epoch log in ``path``; :class:`UserError` if unreadable, empty or without a column (pattern) ``needed``."""
     try:
         log = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -89,10 +82,9 @@ def read_log(path: Path, *needed: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy of one configuration, averaged over its seeds, at growing radii.
+    """Mean accuracy of one configuration at increasing ``eps`` (inputs in [0, 1]; clean accuracy at 0), in [0, 1].
 
-    ``low`` and ``high`` are the 95% interval where there is one seed and ± one standard deviation over several.
-    All are fractions in [0, 1]; ``eps`` is in units of [0, 1] inputs, with clean accuracy at 0.
+    ``low`` and ``high`` are the 95% interval for one seed, ± one standard deviation for several.
     """
 
     name: str
@@ -106,7 +98,7 @@ class Curve:
 
 
 def model_key(record: Record, *, seed: bool = True) -> str:
-    """A text that is the same for two evaluations of one model; without ``seed``, of one configuration."""
+    """A key that evaluations of one model share; without ``seed``, those of one configuration."""
     trained_here = {"checkpoint": "best"} if record["axes"] else {}
     parameters = trained_here | {k: v for k, v in record["hyper_parameters"].items() if seed or k != "seed"}
     facts: list[Any] = [record["method"], record["axes"], parameters, record["data"]["name"], record["data"]["train"]]
@@ -115,9 +107,9 @@ def model_key(record: Record, *, seed: bool = True) -> str:
 
 
 def curves(records: Iterable[Record], metric: str = "aa_acc") -> list[Curve]:
-    """A curve for each configuration, norm and version that has ``metric`` at two radii or more, in order of name.
+    """A curve per configuration, norm and version with ``metric`` at two or more eps, sorted by name.
 
-    Of several evaluations of one model at one radius, the one on the most examples counts, then the newest.
+    Of several evaluations of one model at one eps, the one on the most examples counts, then the newest.
     """
     groups: dict[tuple[str, str, str], dict[tuple[float, str], Record]] = {}
     for record in sorted(records, key=lambda r: (r["n_examples"], r["created"], r["run_id"])):
@@ -146,7 +138,6 @@ def _curve(group: Mapping[tuple[float, str], Record], metric: str) -> Curve:
 
 
 def _spread(points: list[tuple[Record, str]]) -> tuple[float, float, float]:
-    """Mean, lower and upper end."""
     values = [record["metrics"][name] for record, name in points]
     mean = statistics.fmean(values)
     if len(values) > 1:
@@ -157,10 +148,9 @@ def _spread(points: list[tuple[Record, str]]) -> tuple[float, float, float]:
 
 
 def plot_robustness(records: Iterable[Record], path: Path | str, metric: str = "aa_acc") -> Path:
-    """Robust accuracy in percent against eps, a line for each configuration with its whiskers.
+    """Plot robust accuracy in percent against eps, one line with whiskers per configuration.
 
-    Raises:
-        UserError: no model was evaluated at two radii, or the curves are of several norms or data sets.
+    Raises :class:`UserError` if no model was evaluated at two eps, or if the curves mix norms or data sets.
     """
     found = curves(records, metric)
     if not found:

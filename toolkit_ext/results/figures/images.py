@@ -1,4 +1,4 @@
-"""Figures of test images: which attack broke which, and images beside their adversarial examples."""
+"""Figures of test images: which attack broke which image, and images beside their adversarial examples."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ if TYPE_CHECKING:
 
 Images = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int8]]
-# Dark where the attack succeeded, so that the figure reads the same in grey.
+# Dark where the attack succeeded, also in greyscale.
 _SURVIVED, _BROKEN, _MISCLASSIFIED = 0, 1, 2
 _STATES = ("#FFFFFF", "#0072B2", "#D9D9D9")
 
 
 def attack_label(name: str) -> str:
-    """``AutoAttack: apgd-ce`` for ``aa/apgd-ce``; the column's heading for a column."""
+    """``AutoAttack: apgd-ce`` for ``aa/apgd-ce``; for others the heading of the column."""
     whole, _, part = name.partition("/")
     return f"{label(f'{whole}_acc')}: {part}" if part else label(f"{name}_acc")
 
 
 def first_broken(record: Record) -> dict[str, int]:
-    """The number of images by what broke them first; the numbers add up to the examples.
+    """The number of images by what broke them first; empty without per-image results.
 
-    In this order: ``misclassified``, each of AutoAttack's parts, ``other attacks`` (the other columns), and ``robust``.
-    Empty without results for each image.
+    The keys, in order: ``misclassified``, AutoAttack's parts, ``other attacks``, ``robust``.
     """
     names = list(record["details"].get("robust", {}))
     steps = [("misclassified", "clean"), *((attack_label(n), n) for n in names if n.startswith("aa/"))]
@@ -52,13 +51,12 @@ def first_broken(record: Record) -> dict[str, int]:
 
 
 def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
-    """A stacked bar for each run: the share of images that were misclassified, broken by each attack, or robust.
+    """Plot a stacked bar per run: the share of images that are misclassified, broken by each attack, or robust.
 
-    AutoAttack's parts run one after the other, so each part's share is of what the earlier ones left.
-    Raises :class:`UserError` where no run has results for each image.
+    AutoAttack's parts run in sequence: each part's share is of the images that earlier parts left.
+    Raises :class:`UserError` if no run has per-image results.
     """
-    found = [(record, first_broken(record)) for record in records]
-    found = [(record, counts) for record, counts in found if counts]
+    found = [(record, counts) for record in records if (counts := first_broken(record))]
     if not found:
         raise UserError("results: no run has results for each image (details.robust), which this figure shows")
     parts = [*dict.fromkeys(name for _, counts in found for name in counts if name != "robust"), "robust"]
@@ -82,7 +80,7 @@ def plot_breakdown(records: Sequence[Record], path: Path | str) -> Path:
 def matrix(record: Record) -> tuple[list[str], Ints]:
     """Names of the attacks, and ``[attacks, examples]``: 0 survived, 1 broken, 2 misclassified as it is.
 
-    The images are ordered by how many attacks break them, those that all break first.
+    Images that most attacks break come first.
     """
     clean = per_example(record, "clean")
     names = [name for name in record["details"].get("robust", {}) if name not in ("clean", "union")]
@@ -96,20 +94,17 @@ def matrix(record: Record) -> tuple[list[str], Ints]:
 
 
 def plot_matrix(record: Record, path: Path | str) -> Path:
-    """A row for each attack, a column for each test image: dark where the attack broke it.
+    """Plot a row per attack and a column per test image, dark where the attack broke it.
 
-    AutoAttack's parts run one after the other: the row of a part shows what it and the parts before it broke.
-
-    Raises :class:`UserError` where the run has no results for each image.
+    AutoAttack's parts run in sequence: the row of a part shows what it and the earlier parts broke.
+    Raises :class:`UserError` if the run has no per-image results.
     """
-    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
     names, states = matrix(record)
     figure, (axes,) = panels(8, 1.6 + 0.3 * len(names))
-    colours = ListedColormap(list(_STATES))
-    scale = BoundaryNorm([-0.5, 0.5, 1.5, 2.5], colours.N)
-    axes.pcolormesh(states, cmap=colours, norm=scale, rasterized=True)
+    axes.pcolormesh(states, cmap=ListedColormap(list(_STATES)), vmin=0, vmax=2, rasterized=True)
     axes.set_yticks(np.arange(len(names)) + 0.5, [attack_label(name) for name in names])
     axes.set_yticks(range(len(names) + 1), minor=True)
     axes.grid(axis="y", which="minor", color="black", linewidth=0.5)
@@ -124,10 +119,9 @@ def plot_matrix(record: Record, path: Path | str) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An image and what an attack made of it.
+    """An image and its adversarial example, ``[C, H, W]`` in [0, 1] with 1 or 3 channels.
 
-    ``clean`` and ``adversarial`` are ``[C, H, W]`` in [0, 1] with 1 or 3 channels; ``label`` is the true class,
-    ``prediction`` the class that the model sees in the adversarial image, ``attack`` what made it.
+    ``label`` is the true class, ``prediction`` that of the adversarial image.
     """
 
     clean: Images
@@ -140,20 +134,19 @@ class Pair:
 def pairs(
     clean: Images, inputs: Images, facts: Sequence[tuple[int, int, str]], classes: Sequence[str], limit: int = 8
 ) -> list[Pair]:
-    """The first ``limit`` pairs that an attack made (there is none for images that are misclassified unperturbed).
+    """The first ``limit`` pairs, without images that are misclassified unperturbed.
 
     Args:
-        clean: ``[M, C, H, W]`` in [0, 1].
-        inputs: ``[M, C, H, W]``, the adversarial examples of the same images.
-        facts: For each, the true label, the prediction on the adversarial image, and the attack.
+        clean: Images, ``[M, C, H, W]`` in [0, 1].
+        inputs: Their adversarial examples, ``[M, C, H, W]``.
+        facts: For each the true label, the prediction on the adversarial image, and the attack.
         classes: Names of the classes; a class without a name is shown by its number.
-        limit: Pairs at most.
+        limit: Maximum number of pairs.
     """
     names = dict(enumerate(classes))
-    made = zip(clean, inputs, facts, strict=True)
     return [
         Pair(image, adversarial, names.get(true, str(true)), names.get(seen, str(seen)), attack)
-        for image, adversarial, (true, seen, attack) in made
+        for image, adversarial, (true, seen, attack) in zip(clean, inputs, facts, strict=True)
         if attack != "clean"
     ][:limit]
 
@@ -164,10 +157,9 @@ def plot_pairs(found: Sequence[Pair], path: Path | str) -> Path:
 
 
 def draw_pairs(found: Sequence[Pair]) -> Figure:
-    """A column for each pair: the image, the adversarial example, and their difference amplified around mid-grey.
+    """A column per pair: the image, its adversarial example, and their amplified difference around mid-grey.
 
-    The factor of the amplification, the same for all of the figure, fills half of the range from black to white at
-    the largest difference; it is written beside the row. Raises :class:`UserError` if there is no pair.
+    One factor, printed beside the row, scales the largest difference to 0.5. Raises :class:`UserError` without pairs.
     """
     if not found:
         raise UserError("examples: there is no adversarial example to show; all images were robust or misclassified")
@@ -191,5 +183,4 @@ def draw_pairs(found: Sequence[Pair]) -> Figure:
 def _show(axes: Axes, image: Images) -> None:
     shown = np.clip(image, 0, 1)
     axes.imshow(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])

@@ -1,8 +1,7 @@
-"""Figures of runs, readable in grey and by colour-blind people, with the same bytes for the same runs.
+"""Reproducible figures of runs, readable in greyscale and by colour-blind people.
 
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); a hatch, a marker or a dash repeats what they
-say. Figures are drawn without ``pyplot``, so that a user's own figures and backend are left alone. Matplotlib is
-imported when something is drawn: records and tables are read without it.
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), doubled by a hatch, marker or dash. Figures do
+not use ``pyplot``, so a user's figures and backend are unaffected. Matplotlib is imported on use.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
-# Without these each format carries the time of drawing, or random identifiers.
+# Without these, files contain the time.
 _METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def look(index: int, *kinds: str) -> dict[str, Any]:
-    """The look of series ``index``: its colour, and its hatch, marker or linestyle, which repeat at other periods."""
+    """The colour of series ``index``, and its hatch, marker or linestyle, which repeat at other periods."""
     looks: dict[str, Sequence[str]] = {"hatch": HATCHES, "marker": MARKERS, "linestyle": DASHES}
     return {"color": COLORS[index % len(COLORS)]} | {kind: looks[kind][index % len(looks[kind])] for kind in kinds}
 
@@ -44,10 +43,7 @@ def line_look(index: int) -> dict[str, Any]:
 
 
 def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` times ``height`` inches and its panels, row by row.
-
-    ``options`` are those of :meth:`matplotlib.figure.Figure.subplots`.
-    """
+    """A figure of ``width`` by ``height`` inches and its panels, row by row; ``options`` go to ``Figure.subplots``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -55,7 +51,7 @@ def panels(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
 
 def despine(*shown: Axes, grid: bool = False) -> None:
-    """Remove the parts of the frame that carry no scale; with ``grid``, draw a line at each value, behind the data."""
+    """Remove the top and right of the frame; with ``grid``, draw horizontal lines behind the data."""
     for axes in shown:
         axes.spines[["top", "right"]].set_visible(False)
         if grid:
@@ -64,7 +60,7 @@ def despine(*shown: Axes, grid: bool = False) -> None:
 
 
 def integer_ticks(axes: Axes) -> None:
-    """Label the horizontal axis at whole numbers only."""
+    """Label the horizontal axis at integers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -77,7 +73,7 @@ def save(figure: Figure, path: Path | str) -> Path:
 
 
 def encode(figure: Figure, suffix: str = "png") -> bytes:
-    """The bytes of ``figure`` as a ``png``, ``svg`` or ``pdf``, the same every time."""
+    """The reproducible bytes of ``figure`` as ``png``, ``svg`` or ``pdf``."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
@@ -87,10 +83,10 @@ def encode(figure: Figure, suffix: str = "png") -> bytes:
 
 
 def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> Path:
-    """A group of bars for each method, a bar for each of ``metrics``, in percent.
+    """Plot a group of bars per method, one bar per metric, in percent.
 
-    ``table`` has one row for each run (``results.frame``), all of one data set and budget.
-    Whiskers are 95% intervals for a single run and ± one standard deviation for the mean over several seeds.
+    ``table`` has one row per run (``results.frame``), all of one data set and budget.
+    Whiskers are 95% intervals for one run, ± one standard deviation for several seeds.
     """
     points = _points(table, metrics)
     figure, (axes,) = panels(max(6.4, 1.1 + 1.6 * len(points)), 4.0)
@@ -111,10 +107,7 @@ def plot_bars(table: pd.DataFrame, metrics: Sequence[str], path: Path | str) -> 
 
 
 def plot_clean_vs_robust(table: pd.DataFrame, path: Path | str, robust: str = "aa_acc") -> Path:
-    """Clean against robust accuracy in percent, a point with both whiskers for each method.
-
-    ``table`` and whiskers as for :func:`plot_bars`. Nothing lies above the grey line: robust accuracy is at most clean.
-    """
+    """Plot clean against robust accuracy in percent, a point per method; arguments as for :func:`plot_bars`."""
     points = _points(table, ["clean_acc", robust])
     figure, (axes,) = panels(6.4, 4.6)
     axes.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
@@ -131,7 +124,7 @@ def plot_clean_vs_robust(table: pd.DataFrame, path: Path | str, robust: str = "a
 
 
 def _points(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Means over seeds in the order in which the methods first appear; methods without the figures are left out."""
+    """Means over seeds, in the order in which methods first appear, without methods that lack a metric."""
     means = aggregate(table, None, metrics).dropna(subset=list(metrics))
     if means.empty:
         raise UserError(f"results: no run has all of {', '.join(metrics)}, which this figure shows")
@@ -144,14 +137,11 @@ def _points(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def _whiskers(points: pd.DataFrame, metric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Lengths below and above the mean, ``[2, rows]`` in percent; 0 where neither interval nor deviation is known."""
-    value, spread = points[metric], points[f"{metric}_std"]
+    """Lengths below and above the mean, ``[2, rows]`` in percent; 0 if neither interval nor deviation is known."""
+    value, spread = points[metric], points[f"{metric}_std"].fillna(0)
     low, high = (points.get(f"{metric}_{end}", pd.Series(np.nan, points.index)) for end in ("lo", "hi"))
-    both = [(value - low).fillna(spread).fillna(0), (high - value).fillna(spread).fillna(0)]
-    lengths: np.ndarray[Any, np.dtype[np.float64]] = np.clip(
-        100 * np.stack([side.to_numpy(dtype=np.float64) for side in both]), 0, None
-    )
-    return lengths
+    sides = [side.fillna(spread).to_numpy(dtype=np.float64) for side in (value - low, high - value)]
+    return 100 * np.stack(sides).clip(min=0)
 
 
 def _title(axes: Axes, table: pd.DataFrame, points: pd.DataFrame) -> None:

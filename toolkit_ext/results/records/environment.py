@@ -1,7 +1,4 @@
-"""What a run ran on: hardware, library versions, commit and command line, with nothing that names the machine.
-
-Torch is imported when it is asked: records are read without it.
-"""
+"""Hardware, versions, commit and command line of a run, without names of the machine; torch is imported on use."""
 
 from __future__ import annotations
 
@@ -22,21 +19,13 @@ import psutil
 from toolkit_ext.results.records.schema import Environment, Git, Hardware, Memory
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_LIBRARIES = {
-    "toolkit_ext": "toolkit-ext",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "torchattacks": "torchattacks",
-    "art": "adversarial-robustness-toolbox",
-    "pyautoattack": "pyautoattack",
-    "numpy": "numpy",
-}
+_LIBRARIES = ("toolkit_ext", "torch", "torchvision", "timm", "torchattacks", "art", "pyautoattack", "numpy")
+_DISTRIBUTIONS = {"art": "adversarial-robustness-toolbox"}
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
 _BY_SPEED = ("asimd", "sve", "avx2", "avx512f", "avx512_bf16", "amx_bf16")
-# Only changes of these files can change a result; the records and figures that a run writes do not count.
+# Only changes to these files can change a result.
 _CODE = ("toolkit_ext", "recipes", "eval", "pyproject.toml")
-# A slash that starts a path: not the one of 8/255 or of a URL, and not a slash between words.
+# A slash that starts a path, not one in 8/255, in a URL or between words.
 _ABSOLUTE = re.compile(r"(?:file://|(?<![\w.~)\]/-]))/(?=[A-Za-z_.~])[^\s=:,;'\"()\[\]]*")
 _MB = 2**20
 
@@ -47,10 +36,9 @@ def environment() -> Environment:
 
 
 def machine_name(device: str = "cpu") -> str:
-    """The name of a benchmark's file: GPU, or processor and threads, and the version of torch.
+    """The name of a benchmark's file: ``NVIDIA-H200-torch2.15.0``, ``AMD-EPYC-avx512_bf16-2t-torch2.15.0``.
 
-    ``NVIDIA-H200-torch2.15.0``, ``AMD-EPYC-avx512_bf16-2t-torch2.15.0``: the processor with the best of its
-    instruction sets, because virtual machines give processors of several generations one name.
+    The best instruction set tells processors apart whose generations share one name in virtual machines.
     """
     here = _hardware()
     gpu = here["gpu"] if device.startswith("cuda") else None
@@ -78,12 +66,11 @@ def _hardware() -> Hardware:
 
 
 def _cpu() -> tuple[str, set[str]]:
-    """Model name and feature flags of the CPU; where the system has no ``/proc/cpuinfo``, what torch knows."""
-    try:
+    """Model name and feature flags of the CPU, from ``/proc/cpuinfo`` or else from torch."""
+    facts: dict[str, str] = {}
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     if not flags:
         import torch
@@ -96,14 +83,14 @@ def _versions() -> dict[str, str | None]:
     import torch
 
     found: dict[str, str | None] = {"python": platform.python_version(), **dict.fromkeys(_LIBRARIES)}
-    for name, distribution in _LIBRARIES.items():
+    for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
-            found[name] = version(distribution)
+            found[name] = version(_DISTRIBUTIONS.get(name, name))
     return found | {"cuda": torch.version.cuda}
 
 
 def git_state(package: Path = _PACKAGE) -> Git | None:
-    """The commit of the checkout whose top folder holds ``package``; null for an installed copy or without git."""
+    """The commit of the checkout whose top folder holds ``package``; None for an installed copy or without git."""
     top = _git(package, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != package.parent.resolve():
         return None
@@ -113,21 +100,18 @@ def git_state(package: Path = _PACKAGE) -> Git | None:
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    # Inside a git hook, GIT_DIR and its like would point git at another repository.
+    # Inside a git hook, GIT_DIR and similar variables point to another repository.
     scrubbed = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    line = ["git", "-C", str(folder), *command]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=30, check=True, env=scrubbed
-        )
+        return subprocess.run(line, capture_output=True, text=True, timeout=30, check=True, env=scrubbed).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
-    """The command of this process as one shell line; absolute paths become relative or their last part."""
-    given = list(sys.argv if argv is None else argv)
-    program, rest = (given[0], given[1:]) if given else ("", [])
+    """The command of this process as one shell line, with paths shortened by :func:`shorten`."""
+    program, *rest = (sys.argv if argv is None else argv) or [""]
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if argv is None and spec is not None:
         head = ["python", "-m", str(spec.name).removesuffix(".__main__")]
@@ -137,7 +121,7 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 
 def shorten(text: str) -> str:
-    """``text`` without this machine's folders: paths below the working folder relative, others their last part."""
+    """``text`` with paths below the working folder made relative and other absolute paths cut to their last part."""
     whole = Path(text)
     if "\n" not in text and whole.is_absolute() and whole.name:
         return _short(text)
@@ -151,10 +135,7 @@ def _short(path: str) -> str:
 
 
 def portable(value: Any) -> Any:
-    """``value`` in JSON's own types, as a record holds it: tuples as lists, paths and texts through :func:`shorten`.
-
-    NumPy scalars become Python numbers; anything else is left for the record's check.
-    """
+    """``value`` in JSON types: tuples as lists, paths and text by :func:`shorten`, NumPy scalars as Python numbers."""
     if isinstance(value, Mapping):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -167,7 +148,7 @@ def portable(value: Any) -> Any:
 
 
 def peak_memory() -> Memory:
-    """Peak memory of this process (since :func:`reset_peak_memory`, where the system allows it), host and GPU."""
+    """Peak memory of this process since :func:`reset_peak_memory` (where the system allows a reset), host and GPU."""
     import torch
 
     device = round(torch.cuda.max_memory_allocated() / _MB, 1) if torch.cuda.is_available() else None
@@ -176,13 +157,10 @@ def peak_memory() -> Memory:
 
 def peak_memory_mb() -> float:
     """Peak resident memory of this process in MB (2**20 bytes), to a tenth."""
-    try:
-        # Not getrusage: on Linux its peak is inherited from the process that started this one.
-        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return round(int(found.group(1)) * 1024 / _MB, 1)
+    with suppress(OSError):
+        # Not getrusage: on Linux its peak is inherited from the parent process.
+        if found := re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return round(int(found.group(1)) * 1024 / _MB, 1)
     if sys.platform == "win32":
         return round(psutil.Process().memory_info().peak_wset / _MB, 1)
     import resource  # not on Windows
@@ -192,7 +170,7 @@ def peak_memory_mb() -> float:
 
 
 def reset_peak_memory() -> None:
-    """Start a new peak for the next run of this process; where the system cannot, the peak stays the process's."""
+    """Start a new peak for the next run; where the system cannot, the peak is that of the whole process."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Run records: one JSON file per run, written once, checked when written and when read; their export to RobustBench."""
+"""Run records: one JSON file per run, written once, checked on writing and reading, exported to RobustBench."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, vali
 from toolkit_ext.results.tables.formatting import budget, concise
 from toolkit_ext.types import Paper
 
-RANKED = ("cifar10", "cifar100", "imagenet")
-"""The data sets that RobustBench has a leaderboard for; its template takes others too."""
+RANKED = ("cifar10", "cifar100", "imagenet")  # data sets with a RobustBench leaderboard
 
 
 class RecordWarning(UserWarning):
-    """A file among the run records was left out; the message says why."""
+    """A file among the run records is skipped; the message says why."""
 
 
 def new_run_id(method: str, data: str, backbone: str, seed: int, when: datetime | None = None) -> str:
-    """A new name, ``digits-lenet-pgd-s0-20261120T190501Z-3fa2c1``; its random end keeps parallel runs apart."""
+    """A new name such as ``digits-lenet-pgd-s0-20261120T190501Z-3fa2c1``; the random end separates parallel runs."""
     stamp = (when or datetime.now(UTC)).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     # A folder or a hub model is named by its last part.
     parts = [re.split(r"[/\\:]", part.rstrip("/\\"))[-1] for part in (data, backbone)]
@@ -64,12 +63,11 @@ def new_record(
     run_id: str | None = None,
     started: Environment | None = None,
 ) -> Record:
-    """A checked :class:`Record` of what the caller measured, completed by where, when and how it ran.
+    """A checked :class:`Record` of what the caller measured, with time, environment and memory added.
 
-    ``started`` is the :func:`environment` as it was when the run began: the code on disk may have changed since.
-    Tuples become lists, ``warnings`` their text, and absolute paths are shortened
-    (:func:`~toolkit_ext.results.records.environment.portable`). Raises :class:`UserError` naming the first field
-    that is not allowed.
+    Values are converted by :func:`~toolkit_ext.results.records.environment.portable`. ``started`` is the
+    :func:`environment` at the start of the run, because the code on disk may change during it.
+    Raises :class:`UserError` naming the first invalid field.
     """
     now = datetime.now(UTC)
     fields = {
@@ -99,41 +97,32 @@ def new_record(
 
 
 def write_record(record: Mapping[str, Any], runs_dir: Path | str) -> Path:
-    """Write ``record`` to ``<runs_dir>/<run_id>.json``, whole or not at all; a record is never replaced.
+    """Write ``record`` atomically to ``<runs_dir>/<run_id>.json``, never over another one.
 
-    Raises :class:`UserError` for a field that is not allowed, a ``run_id`` that exists, or a folder that cannot be
-    written.
+    Raises :class:`UserError` for an invalid field, an existing ``run_id``, or a folder that cannot be written.
     """
     checked = validate(portable(record))
     path = Path(runs_dir) / f"{checked['run_id']}.json"
     text = json.dumps(checked, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     hidden = atomic_write(path.with_name(f".{path.name}.{secrets.token_hex(4)}"), text)
     try:
-        _publish(hidden, path)
+        if path.exists():
+            raise FileExistsError(path)
+        os.link(hidden, path)  # unlike a rename, fails if another process has just written the same name
     except FileExistsError as error:
         raise UserError(f"run_id: {path.name} exists in {path.parent}; a record is never replaced") from error
+    except OSError:
+        os.rename(hidden, path)  # file systems without hard links
     finally:
         hidden.unlink(missing_ok=True)
     return path
 
 
-def _publish(hidden: Path, path: Path) -> None:
-    if path.exists():
-        raise FileExistsError(path)
-    try:
-        # A link, unlike a rename, fails where another process has just written the same name.
-        os.link(hidden, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        os.rename(hidden, path)  # file systems without hard links
-
-
 def read_records(runs_dir: Path | str, *, strict: bool = False) -> list[Record]:
     """Every record of ``runs_dir``, sorted by ``run_id``.
 
-    A file that is broken, renamed or of another schema version is left out with a :class:`RecordWarning` that names
-    it and says why; with ``strict`` it raises :class:`UserError` instead, as a missing folder always does.
+    A file that is broken, renamed or of another schema version is skipped with a :class:`RecordWarning`; with
+    ``strict`` it raises :class:`UserError`, as a missing folder always does.
     """
     folder = Path(runs_dir)
     if not folder.is_dir():
@@ -143,10 +132,10 @@ def read_records(runs_dir: Path | str, *, strict: bool = False) -> list[Record]:
         try:
             records.append(_read(path))
         except (UserError, ValueError, OSError, RecursionError) as error:
-            problem = f"{path.name} in {folder} is not a run record and is left out: {_plain(error)}"
+            problem = f"{path.name} in {folder} is not a run record"
             if strict:
-                raise UserError(problem.replace(" and is left out", "")) from error
-            warnings.warn(problem, RecordWarning, stacklevel=2)
+                raise UserError(f"{problem}: {_plain(error)}") from error
+            warnings.warn(f"{problem} and is left out: {_plain(error)}", RecordWarning, stacklevel=2)
     return sorted(records, key=lambda record: record["run_id"])
 
 
@@ -170,13 +159,11 @@ def _plain(error: Exception) -> str:
 def model_info(record: Record, paper: Paper | None = None) -> dict[str, Any]:
     """One run as the ``model_info`` JSON of RobustBench (https://github.com/RobustBench/robustbench).
 
-    The fields are those that its ``leaderboard/template.py`` documents and its ``leaderboard.html.j2`` prints, with
-    accuracies as text in percent. ``paper`` is that of the method; without it link, authors and venue are empty.
-    ``reported``, the figure that a model's authors claim, is the run's own. ``additional_data`` is false for a model
-    trained here and null, to be filled in, for any other.
+    The fields are those of its ``leaderboard/template.py`` and ``leaderboard.html.j2``, accuracies as text in percent.
+    Without ``paper``, link, authors and venue are empty. ``reported`` is the run's own figure. ``additional_data`` is
+    False for a model trained here and None, to be filled in, for any other.
 
-    Raises:
-        UserError: the run has no clean or no AutoAttack accuracy, or was evaluated by another version than standard.
+    Raises :class:`UserError` without clean or AutoAttack accuracy, or for another version than standard.
     """
     run_id, protocol, metrics = record["run_id"], record["protocol"], record["metrics"]
     for metric in ("clean_acc", "aa_acc"):

@@ -1,7 +1,4 @@
-"""What a run record holds, and the check that a record is one.
-
-The typed dictionaries below are the schema: :func:`check` reads their annotations, so a field is declared once.
-"""
+"""The schema of run records: typed dictionaries, whose annotations :func:`check` reads."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ from typing import Any, Literal, TypedDict, cast, get_args, get_origin, get_type
 from toolkit_ext.errors import UserError, check_file_name
 
 SCHEMA = 1
-ALL_RUNS = "all_runs"
-"""The name of the table of all runs, which no other table and no run may have."""
+ALL_RUNS = "all_runs"  # the table of all runs; no other table and no run may have its name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,149}")
 
 
@@ -40,7 +36,7 @@ class Data(TypedDict):
 
 
 class Backbone(TypedDict):
-    """The timm model, the arguments it was created with and its number of weights."""
+    """The timm model, its arguments and its number of weights."""
 
     name: str
     args: dict[str, Any]
@@ -57,21 +53,21 @@ class ProtocolFacts(TypedDict):
 
 
 class Times(TypedDict):
-    """Wall seconds; null for what this run did not do."""
+    """Wall seconds; None for what the run did not do."""
 
     train_s: float | None
     eval_s: float | None
 
 
 class Memory(TypedDict):
-    """Peak memory in MB (2**20 bytes): resident in the host, allocated by torch on the GPU (null without one)."""
+    """Peak memory in MB (2**20 bytes): resident on the host, allocated by torch on the GPU (None without one)."""
 
     host_mb: float
     device_mb: float | None
 
 
 class Hardware(TypedDict):
-    """The machine, without its name. ``flags`` are the vector and matrix extensions that decide a CPU's speed."""
+    """The machine, without its name; ``flags`` are the CPU's vector and matrix extensions."""
 
     cpu: str
     cores: int
@@ -83,7 +79,7 @@ class Hardware(TypedDict):
 
 
 class Alarm(TypedDict):
-    """Something the training noticed: its kind, the epoch it was seen in, and one line with the figures."""
+    """A problem that the training monitor found: kind, epoch, and one line with the figures."""
 
     kind: str
     epoch: int
@@ -91,14 +87,14 @@ class Alarm(TypedDict):
 
 
 class Git(TypedDict):
-    """The commit of the toolkit's source checkout, and whether its code differed from that commit."""
+    """The commit of the toolkit's checkout, and whether its code had uncommitted changes."""
 
     commit: str
     dirty: bool
 
 
 class Environment(TypedDict):
-    """The fields of a record that say where and how it ran; a version is null for what is not installed."""
+    """Where and how a run ran; a version is None for a library that is not installed."""
 
     hardware: Hardware
     versions: dict[str, str | None]
@@ -109,12 +105,10 @@ class Environment(TypedDict):
 class Record(Environment):
     """One run: ``results/runs/<run_id>.json``. Metrics and intervals are fractions in [0, 1].
 
-    ``axes`` is null for a model that was not trained here, ``protocol`` for a run that was not evaluated. Runs that
-    differ only in their seed are averaged, so anything else that distinguishes two models (such as the checkpoint's
-    name of one that was not trained here) belongs into ``hyper_parameters``.
-    ``details`` holds the count and seconds of each attack, ``omitted`` the attacks left out and why,
-    ``warnings`` what the evaluation doubts, ``alarms`` what the training noticed, and ``tables`` the names of the
-    tables in ``results/tables`` that show the run.
+    ``axes`` is None for a model that was not trained here, ``protocol`` for a run that was not evaluated. Runs that
+    differ only in their seed are averaged: ``hyper_parameters`` must hold everything else that distinguishes models.
+    ``details`` has the count and seconds of each attack, ``omitted`` the attacks left out and why, ``warnings`` those
+    of the evaluation, ``alarms`` those of the training, and ``tables`` the tables in ``results/tables`` with the run.
     """
 
     schema: int
@@ -140,11 +134,11 @@ class Record(Environment):
 
 
 def validate(record: Mapping[str, Any]) -> Record:
-    """Return ``record`` as a :class:`Record`, or raise :class:`UserError` naming the field that is not allowed."""
+    """Return ``record`` as a :class:`Record`, or raise :class:`UserError` naming the invalid field."""
     if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"record field schema: {record['schema']!r} is not allowed; this version reads {SCHEMA}")
     check("", record)
-    for field, value in [("run_id", record["run_id"])] + [("tables", name) for name in record["tables"]]:
+    for field, value in [("run_id", record["run_id"]), *(("tables", name) for name in record["tables"])]:
         check_name(f"record field {field}", value)
     _check_created(record["created"])
     for name, value in record["metrics"].items():
@@ -153,15 +147,14 @@ def validate(record: Mapping[str, Any]) -> Record:
     _demand(record["n_examples"] >= (1 if record["metrics"] else 0), "n_examples", record["n_examples"], "at least 1")
     _demand(record["protocol"] is not None or not record["metrics"], "protocol", None, "given, as there are metrics")
     for name, bounds in record["intervals"].items():
-        value = record["metrics"].get(name)
-        _demand(value is not None, f"intervals.{name}", bounds, "an interval of one of the metrics")
+        _demand(name in record["metrics"], f"intervals.{name}", bounds, "an interval of one of the metrics")
         held = len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] <= 1
         _demand(held, f"intervals.{name}", bounds, "two fractions in [0, 1], the lower first")
     return cast(Record, record)
 
 
 def check_name(option: str, name: str) -> str:
-    """Return ``name`` if it can be a file's name everywhere and is not that of the table of all runs, else raise."""
+    """Return ``name`` if it is a valid file name on every system and not :data:`ALL_RUNS`; else raise."""
     check_file_name(option, name)
     if not _NAME.fullmatch(name) or name == ALL_RUNS:
         allowed = f"letters, digits and any of ._+=-, a letter or digit first, at most 150, and not {ALL_RUNS}"
@@ -181,7 +174,7 @@ _JSON: dict[type, Any] = {dict: dict[str, Any], list: list[Any], float: float}
 
 
 def check(field: str, value: object, hint: Any = Record) -> None:
-    """Raise :class:`UserError`, naming the field, unless ``value`` has the type ``hint`` and can be written as JSON."""
+    """Raise :class:`UserError` naming the field unless ``value`` has the type ``hint`` and is valid JSON."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         inner = next((inner for kind, inner in _JSON.items() if isinstance(value, kind)), None)
@@ -202,15 +195,11 @@ def check(field: str, value: object, hint: Any = Record) -> None:
         _demand(_is_a(value, hint), field, value, _NAMES[hint])
 
 
-def _check_items(field: str, value: object, kind: type, hint: Any) -> None:
+def _check_items(field: str, value: Any, kind: type, hint: Any) -> None:
     _demand(isinstance(value, kind), field, value, "a list" if kind is list else "an object")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _demand(isinstance(key, str), field, key, "an object with text as keys")
-            check(_join(field, str(key)), item, hint)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            check(f"{field}[{index}]", item, hint)
+    for key, item in value.items() if kind is dict else enumerate(value):
+        _demand(kind is list or isinstance(key, str), field, key, "an object with text as keys")
+        check(_join(field, str(key)) if kind is dict else f"{field}[{key}]", item, hint)
 
 
 def _is_a(value: object, kind: type) -> bool:
@@ -219,9 +208,8 @@ def _is_a(value: object, kind: type) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _check_fields(field: str, value: object, hints: dict[str, Any]) -> None:
+def _check_fields(field: str, value: Any, hints: dict[str, Any]) -> None:
     _demand(isinstance(value, dict), field, value, "an object")
-    assert isinstance(value, dict)
     for problem, names in (("is missing", hints.keys() - value.keys()), ("is not known", value.keys() - hints.keys())):
         if names:
             raise UserError(f"record field {_join(field, str(min(names, key=str)))}: {problem}")

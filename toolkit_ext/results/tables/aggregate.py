@@ -27,17 +27,15 @@ def aggregate(
 ) -> pd.DataFrame:
     """Mean and sample standard deviation (n-1) of ``metrics`` over the seeds of each group of runs.
 
-    Columns: ``by``, ``runs`` (how many), ``n_examples`` (the fewest that one of them was evaluated on), each metric's
-    mean, then ``<metric>_std`` (NaN for one run) and the interval ``<metric>_lo``, ``<metric>_hi`` (of a single run).
-    Of several runs with the same configuration and seed, the one with the most metrics counts, then the one on the
-    most examples, then the newest.
+    Columns: ``by``, ``runs`` (their number), ``n_examples`` (the smallest), the means, then ``<metric>_std`` (NaN for
+    one run) and the interval ``<metric>_lo``, ``<metric>_hi`` (one run only). Of runs with the same configuration and
+    seed, the one with the most metrics counts, then the most examples, then the newest.
 
     Args:
-        table: one row for each run, from :func:`frame`.
-        by: columns that make a group; by default :data:`BY` and every hyper-parameter that differs inside such a group.
-        metrics: columns to average; by default every accuracy and error there is.
-        allow_mixed: rank runs of several data sets, norms, eps or AutoAttack versions together, and average over runs
-            that differ in more than their seed.
+        table: one row per run, from :func:`frame`.
+        by: columns that form a group; by default :data:`BY` and the hyper-parameters that differ within such a group.
+        metrics: columns to average; by default all accuracies and errors.
+        allow_mixed: allow several data sets, norms, eps or AutoAttack versions, and means over more than seeds.
 
     Raises:
         UserError: no runs, an unknown column, or a mixture without ``allow_mixed``.
@@ -66,13 +64,13 @@ def _known(option: str, names: Sequence[str], allowed: Iterable[str]) -> list[st
 
 
 def _configuration(table: pd.DataFrame) -> list[str]:
-    """Columns that say what was run, the seed left out."""
+    """Columns that say what was run, without the seed."""
     arguments = [c for c in table.columns if c.startswith(("backbone.", "hp.")) and not c.endswith(".seed")]
     return ["method", "backbone", "n_train", *BUDGET, *arguments]
 
 
 def differing(table: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Columns of the configuration that take several values inside one group of ``by``: not only the seed differs."""
+    """Columns of the configuration, other than the seed, with several values within one group of ``by``."""
     rest = [column for column in _configuration(table) if column not in by]
     varied = table.groupby(list(by), dropna=False)[rest].nunique(dropna=False).max()
     return [column for column in rest if varied[column] > 1]
@@ -107,7 +105,7 @@ def _one_for_each_seed(table: pd.DataFrame, by: Sequence[str], metrics: Sequence
 
 
 def members(table: pd.DataFrame, means: pd.DataFrame) -> list[list[str]]:
-    """The ``run_id`` of the runs behind each row of ``means``, which :func:`aggregate` made of ``table``."""
+    """The ``run_id`` of the runs behind each row of ``means``, the aggregated ``table``."""
     by = list(means.columns[: means.columns.get_loc("runs")])
     metrics = [column for column in means.columns if f"{column}_std" in means.columns]
     kept = _one_for_each_seed(table, by, metrics)
@@ -122,15 +120,12 @@ def _keys(columns: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def reported(records: Iterable[Record]) -> list[Record]:
-    """All ``records`` except those of runs that only chose hyper-parameters (``details.claim.tuning``).
-
-    Such a run has its own seed and is not attacked on test data, so no mean over seeds includes it.
-    """
+    """All ``records`` except tuning runs (``details.claim.tuning``), which have their own seed and no test attacks."""
     return [record for record in records if not record["details"].get("claim", {}).get("tuning")]
 
 
 def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
-    """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically and with the same bytes for the same table."""
+    """Write ``table`` to ``<tables_dir>/<name>.csv``, atomically and reproducibly."""
     if name != ALL_RUNS:
         check_name("table", name)
     return atomic_write(Path(tables_dir) / f"{name}.csv", to_csv(table))
@@ -139,9 +134,9 @@ def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
 def rebuild(results_dir: Path | str) -> list[Path]:
     """Rebuild every table of ``<results_dir>/tables`` from ``<results_dir>/runs``; return their paths.
 
-    ``all_runs.csv`` has every run with every figure (fractions). Each name in a record's ``tables`` makes one more:
-    the means over seeds of the :func:`reported` runs that name it, in percent. Records that cannot be read are left out
-    with a :class:`~toolkit_ext.results.records.record.RecordWarning`.
+    ``all_runs.csv`` has every run and value (fractions). Each name in a record's ``tables`` is a further table: means
+    over seeds of the :func:`reported` runs that name it, in percent. Unreadable records are skipped with a
+    :class:`~toolkit_ext.results.records.record.RecordWarning`.
     """
     results = Path(results_dir)
     records = read_records(results / "runs")

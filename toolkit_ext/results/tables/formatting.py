@@ -1,7 +1,6 @@
 """Headings, numbers and names as tables and figures print them.
 
-Names in a record may come from a stranger. A spreadsheet takes a cell that starts like a formula for one, Markdown has
-links and HTML, and a terminal obeys control characters; these functions show all of them as text.
+Names in a record are untrusted: spreadsheet formulas, links, HTML and control characters are shown as text.
 """
 
 from __future__ import annotations
@@ -30,27 +29,19 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf|nan)([eE][+-]?\d+)?(\(\d+\))?[†≈?]?", re.IGNORECASE)
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|`*~["} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _ADDRESS = re.compile(r":(?=//)|(?<=www)\.|(?<=mailto):", re.IGNORECASE)
-# Controls, formats (that turn the direction), surrogates, line and paragraph separators.
+# Controls, formats (such as text direction), surrogates, line and paragraph separators.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def label(column: str) -> str:
-    """The heading of a column in a published table or figure; ``<metric>_95`` is the metric's 95% interval."""
+    """The heading of a column; ``<metric>_95`` is the metric's 95% interval."""
     if column.endswith("_95"):
         return f"{label(column.removesuffix('_95'))} 95%"
     return _LABELS.get(column, column.removesuffix("_acc").replace("_", " "))
 
 
-def is_fraction(metric: str) -> bool:
-    """Whether a metric is a share of examples, printed in percent (``_acc``, ``_err``)."""
-    return metric.endswith(("_acc", "_err"))
-
-
 def concise(mean: float, std: float = math.nan, decimals: int = 2) -> str:
-    """``18.62(6)`` for 18.62 ± 0.06: the deviation in units of the last digit printed.
-
-    Both are rounded to ``decimals`` (ties to even, as Python and NumPy round). Without a deviation (``std`` NaN, one
-    run) the mean stands alone; without a mean (NaN) the cell is empty.
+    """``18.62(6)`` for 18.62 ± 0.06: the deviation in units of the last digit; empty without a mean (NaN).
 
     >>> concise(18.6249, 1.234)
     '18.62(123)'
@@ -64,12 +55,12 @@ def concise(mean: float, std: float = math.nan, decimals: int = 2) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """``[44.12, 54.49]``, in percent, for two fractions; empty where there is none (NaN)."""
+    """``[44.12, 54.49]``, in percent, for two fractions; empty if one is NaN."""
     return "" if math.isnan(low) or math.isnan(high) else f"[{concise(100 * low)}, {concise(100 * high)}]"
 
 
 def number(text: str) -> float:
-    """The value of ``0.3`` or ``8/255``; NaN where ``text`` is neither."""
+    """The value of ``0.3`` or ``8/255``; NaN if ``text`` is neither."""
     try:
         return float(Fraction(text)) if "/" in text else float(text)
     except (ValueError, ZeroDivisionError):
@@ -77,26 +68,23 @@ def number(text: str) -> float:
 
 
 def budget(eps: float) -> str:
-    """``8/255`` for 0.031372...; the plain number if eps is no multiple of 1/255, or a multiple of 0.2 (51/255)."""
+    """``8/255`` for 0.031372...; the plain number if eps is not a multiple of 1/255, or is a multiple of 0.2."""
     levels = round(eps * 255)
     grey = 0 < levels < 255 and levels % 51 != 0 and math.isclose(eps * 255, levels, rel_tol=1e-6)
     return f"{levels}/255" if grey else f"{eps:.12g}"
 
 
 def plain(text: str) -> str:
-    """``text`` in one line, with control characters and those that turn its direction written as ``\\x1b``."""
+    """``text`` in one line, with control and text-direction characters written as ``\\x1b``."""
     return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in text)
 
 
 def csv_cell(text: str) -> str:
-    """``text`` as a cell of a CSV; what a spreadsheet would take for a formula has an apostrophe in front.
-
-    Numbers stay, signed ones and means like ``-0.50(6)`` too.
-    """
+    """``text`` as a CSV cell, with an apostrophe before formulas but not before numbers such as ``-0.50(6)``."""
     shown = plain(text)
     return f"'{shown}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else shown
 
 
 def markdown_cell(text: str) -> str:
-    """``text`` as a cell of a GitHub Markdown table, without links, HTML, code, or emphasis by asterisks."""
+    """``text`` as a cell of a GitHub Markdown table, without links, HTML, code or emphasis."""
     return _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", plain(text).translate(_MARKDOWN))

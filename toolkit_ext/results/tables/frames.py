@@ -1,13 +1,10 @@
-"""Records as a data frame, one row for each run, and the choice of its rows, columns and order.
-
-The command line calls these ``--where``, ``--columns`` and ``--sort``.
-"""
+"""Records as a data frame, one row per run; ``--where``, ``--columns`` and ``--sort`` of the command line."""
 
 from __future__ import annotations
 
 import json
 import math
-import operator
+import operator as op
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,24 +20,22 @@ from toolkit_ext.results.tables.formatting import METRICS, number
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
-# Hyper-parameters that are younger than the first records, with the value that older runs used; for those that change
-# rounding alone, the default of their time, so that seeds of older and newer runs are averaged together.
+# Values that runs from before these options used; for options that change rounding only, the first default, so that
+# seeds of older and newer runs are averaged together.
 _BEFORE = {"crop_padding": 4}
 _BEFORE_SPEED = {"onednn_linear": "auto", "shifted_sums": "auto"}
-# What stands for ``speed`` in runs from before it, beside newer ones: they used tricks that are gone.
+# Shown as ``speed`` of older runs beside newer ones: they used tricks that no longer exist.
 _NO_SPEED = "0.1"
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
-_ORDERED: dict[str, Callable[[Any, Any], Any]]
-_ORDERED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_ORDERED: dict[str, Callable[[Any, Any], Any]] = {"<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row for each record, flat columns in an order that depends on their names alone.
+    """One row per record, with flat columns in an order that depends only on their names.
 
-    First what was run (``run_id``, ``method``, the axes, ``data``, ``backbone``, ``seed``), then the budget (``norm``,
-    ``eps``, ``version``), ``n_examples``, the metrics (fractions in [0, 1]), their intervals (``<metric>_lo``,
-    ``<metric>_hi``), sizes, times, machine and versions, and last the backbone's arguments (``backbone.<name>``) and
-    the hyper-parameters (``hp.<name>``).
+    First ``run_id``, ``method``, the axes, ``data``, ``backbone`` and ``seed``, then the budget (``norm``, ``eps``,
+    ``version``), ``n_examples``, metrics (fractions in [0, 1]), their intervals (``<metric>_lo``, ``<metric>_hi``),
+    sizes, times, machine and versions, and last the arguments (``backbone.<name>``) and ``hp.<name>``.
     """
     rows = [_row(record) for record in records]
     if any("hp.speed" in row for row in rows):
@@ -95,7 +90,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` with the values of options that are younger than the run, so that it is grouped with newer seeds."""
+    """``given`` with the values of options that are newer than the run."""
     if "augment" not in given:
         return dict(given)
     return {**_BEFORE, **({} if "speed" in given else _BEFORE_SPEED), **given}
@@ -108,7 +103,7 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def _position(column: str) -> tuple[int, int, str]:
-    """Blocks in the order of :func:`frame`; inside a block as listed, else by name."""
+    """Blocks in the order of :func:`frame`; within a block as listed, else by name."""
     if column in _FIRST:
         return 0, _FIRST.index(column), ""
     if column in _PROTOCOL:
@@ -122,16 +117,15 @@ def _position(column: str) -> tuple[int, int, str]:
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
-    """The accuracies and errors of a frame that some run has, in the order of its columns."""
+    """The accuracies and errors that some run has, in the order of the columns."""
     return [c for c in table.columns if c.endswith(("_acc", "_err")) and "." not in c and table[c].notna().any()]
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """The rows that meet every condition, such as ``method=pgd,trades``, ``eps<=8/255``, ``seed!=3``, ``aa_acc>0.4``.
 
-    ``=`` and ``!=`` take several values with commas between; numbers are compared as numbers, all else as text.
-    Raises :class:`UserError` for a condition that cannot be read, an unknown column, or where no run is left: the
-    message says which values exist.
+    ``=`` and ``!=`` take several values separated by commas; what is not a number is compared as text.
+    Raises :class:`UserError` for an invalid condition, an unknown column, or if no run is left.
     """
     if table.empty:
         raise UserError("results: there are no runs to choose from")
@@ -174,12 +168,12 @@ def _existing(column: pd.Series[Any], most: int = 20) -> str:
 
 
 def columns(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The columns ``names``, in this order; raise :class:`UserError` for one that is unknown or named twice."""
+    """The columns ``names``, in this order; :class:`UserError` for one that is unknown or named twice."""
     return table[check_columns("--columns", names, table.columns)]
 
 
 def check_columns(option: str, names: Sequence[str], allowed: Iterable[str]) -> list[str]:
-    """Return ``names`` if all are ``allowed`` and none is named twice, else raise :class:`UserError`."""
+    """Return ``names`` if all are ``allowed`` and different; else raise :class:`UserError`."""
     for position, name in enumerate(names):
         check_choice(option, name, allowed)
         if name in names[:position]:
@@ -188,10 +182,7 @@ def check_columns(option: str, names: Sequence[str], allowed: Iterable[str]) -> 
 
 
 def sort(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Rows in the order of the columns ``keys``, a leading ``-`` for largest first; missing values come last.
-
-    Rows that are equal in every key stay in the order they had. Raises :class:`UserError` for an unknown column.
-    """
+    """Sort stably by ``keys``: ``-`` is descending, missing values come last. Unknown keys raise :class:`UserError`."""
     for key in reversed(keys):
         name = check_choice("--sort", key.removeprefix("-"), table.columns)
         table = table.sort_values(name, ascending=not key.startswith("-"), kind="stable", na_position="last")

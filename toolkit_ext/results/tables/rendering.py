@@ -7,16 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from toolkit_ext.errors import check_choice
-from toolkit_ext.results.tables.formatting import (
-    budget,
-    concise,
-    csv_cell,
-    interval,
-    is_fraction,
-    label,
-    markdown_cell,
-    plain,
-)
+from toolkit_ext.results.tables.formatting import budget, concise, csv_cell, interval, label, markdown_cell, plain
 from toolkit_ext.results.tables.frames import BUDGET, missing
 from toolkit_ext.results.tables.frames import columns as select_columns
 
@@ -39,10 +30,9 @@ def metrics_of(table: pd.DataFrame) -> list[str]:
 def printed(table: pd.DataFrame, columns: Sequence[str] | None = None, *, fractions: bool = False) -> pd.DataFrame:
     """The aggregated ``table`` as text: metrics in percent in the concise form ``18.62(6)``.
 
-    ``<metric>_95`` is the 95% interval of a metric, in percent, for groups of one run; by default it is shown for
-    ``aa_acc``. ``fractions`` writes an eps of 0.031372549 as 8/255. A row evaluated on fewer examples than others of
-    the same data set and budget has a dagger behind its method (where that is not shown, behind its first column).
-    Raises :class:`UserError` for an unknown column.
+    ``<metric>_95`` is the 95% interval for groups of one run, by default of ``aa_acc`` only. ``fractions`` writes eps
+    as 8/255. A dagger after the method (or the first column) marks a row evaluated on fewer examples than others of
+    the same data set and budget. Raises :class:`UserError` for an unknown column.
     """
     shown = pd.DataFrame(index=table.index)
     for column in table.columns:
@@ -61,8 +51,13 @@ def printed(table: pd.DataFrame, columns: Sequence[str] | None = None, *, fracti
     return shown
 
 
+def _scale(metric: str) -> int:
+    """Shares of examples are printed in percent."""
+    return 100 if metric.endswith(("_acc", "_err")) else 1
+
+
 def _means(table: pd.DataFrame, metric: str) -> list[str]:
-    scale = 100 if is_fraction(metric) else 1
+    scale = _scale(metric)
     return [concise(scale * m, scale * s) for m, s in zip(table[metric], table[f"{metric}_std"], strict=True)]
 
 
@@ -71,27 +66,27 @@ def _plain(value: object) -> str:
 
 
 def blocks(table: pd.DataFrame) -> pd.Series[int]:
-    """A number for each data set and budget: rows of different blocks are not compared."""
+    """A number for each data set and budget; only rows of one block are compared."""
     keys = [column for column in BUDGET if column in table.columns]
     return table.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=table.index)
 
 
 def fewer_examples(table: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows were evaluated, but on fewer examples than others of their block."""
+    """Which rows were evaluated on fewer examples than others of their block."""
     most = table.groupby(blocks(table))["n_examples"].transform("max")
     return (table["n_examples"] < most) & (table["n_examples"] > 0)
 
 
 def best(table: pd.DataFrame) -> pd.DataFrame:
-    """Which mean is the best of its metric in its block, as printed (ties are all best); one boolean column per metric.
+    """Which printed means are the best of their block; a boolean column per metric.
 
-    Rows on fewer examples than the rest are not compared, and a block of one row has no best.
+    Rows on fewer examples are not compared, and a block of one row has no best.
     """
     found = pd.DataFrame(False, index=table.index, columns=metrics_of(table))
     rivals = table[~fewer_examples(table)]
     for metric in found.columns:
         higher = metric.endswith("_acc")
-        values = (rivals[metric] * (100 if is_fraction(metric) else 1)).round(2)
+        values = (rivals[metric] * _scale(metric)).round(2)
         grouped = values.dropna().groupby(blocks(table).loc[rivals.index])
         top = grouped.transform("max" if higher else "min")
         found.loc[top.index, metric] = (values.loc[top.index] == top) & (grouped.transform("size") > 1)
@@ -99,22 +94,17 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """CSV with ``\\n`` line ends and floats to 12 digits; no text in it is a formula to a spreadsheet."""
+    """CSV with ``\\n`` line ends, floats to 12 digits, and formulas escaped."""
     safe = _each_text(table, csv_cell).rename(columns=lambda name: csv_cell(name) if isinstance(name, str) else name)
     text: str = safe.to_csv(index=False, lineterminator="\n", float_format="%.12g")
     return text
 
 
 def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    """``table`` with ``change`` made to every text in it."""
-    changed = table.copy()
-    for column in table.select_dtypes(exclude=["number", "bool"]):
-        changed[column] = table[column].map(lambda value: change(value) if isinstance(value, str) else value)
-    return changed
+    return table.map(lambda value: change(value) if isinstance(value, str) else value)
 
 
 def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
-    """``shown`` with the mark of each verdict behind its figure."""
     if verdicts is None:
         return shown
     return shown.assign(**{m: shown[m] + verdicts[m].map(MARKS).fillna("") for m in verdicts.columns if m in shown})
@@ -123,7 +113,7 @@ def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
 def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
     """A GitHub Markdown table of an aggregated ``table``, the best of each metric in bold.
 
-    ``verdicts`` (:func:`~toolkit_ext.results.tables.significance.vs_best`) adds :data:`MARKS` and what they mean.
+    ``verdicts`` (:func:`~toolkit_ext.results.tables.significance.vs_best`) adds :data:`MARKS` and their meaning.
     """
     shown = _marked(_each_text(printed(table, columns, fractions=True), markdown_cell), verdicts)
     winners = best(table)
@@ -136,9 +126,9 @@ def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdi
 
 
 def to_latex(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
-    """A LaTeX ``tabular`` (booktabs) of an aggregated ``table``, as :func:`to_markdown` marks it."""
+    """A LaTeX ``tabular`` (booktabs) of an aggregated ``table``, marked as by :func:`to_markdown`."""
     shown = _marked(_each_text(printed(table, columns, fractions=True), plain), verdicts)
-    notes = _footnotes(table, shown, verdicts, "\\par\\footnotesize {}")
+    notes = [note.replace("%", "\\%") for note in _footnotes(table, shown, verdicts, "\\par\\footnotesize {}")]
     winners = best(table).reindex(columns=shown.columns, fill_value=False)
     headings = [plain(label(column)) for column in shown.columns]
     bold = winners.replace({True: "textbf: --rwrap;", False: ""}).set_axis(headings, axis=1)
@@ -146,7 +136,6 @@ def to_latex(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts
     style = shown.style.apply(lambda _: bold, axis=None).hide(axis="index")
     style = style.format(escape="latex").format_index(escape="latex", axis="columns")
     text: str = style.to_latex(hrules=True, column_format="l" * len(shown.columns))
-    notes = [note.replace("%", "\\%") for note in notes]
     return ("\n".join([text.rstrip("\n"), *notes]) + "\n").replace("≈", r"$\approx$")
 
 
@@ -159,10 +148,7 @@ def _footnotes(table: pd.DataFrame, shown: pd.DataFrame, verdicts: pd.DataFrame 
 def render(
     table: pd.DataFrame, form: str, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None
 ) -> str:
-    """The aggregated ``table`` in one of :data:`FORMATS`.
-
-    With ``verdicts``, Markdown and LaTeX mark the figures; CSV has a column ``<metric>_vs_best`` for each figure shown.
-    """
+    """The aggregated ``table`` in one of :data:`FORMATS`; CSV has ``verdicts`` in columns ``<metric>_vs_best``."""
     check_choice("--format", form, FORMATS)
     if form == "csv":
         shown = printed(table, columns)

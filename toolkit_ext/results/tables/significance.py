@@ -1,4 +1,4 @@
-"""Whether one row of a table is significantly better than another: a paired bootstrap over test images and seeds."""
+"""Significance of differences between rows of a table: a paired bootstrap over test images and seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from toolkit_ext.results.tables.rendering import best, blocks, fewer_examples, m
 LEVEL = 0.05
 DRAWS = 4000
 _CHUNK = 500
-
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -38,23 +37,21 @@ def vs_best(
 ) -> pd.DataFrame:
     """Compare each mean of ``table`` with the best of its metric among rows of the same data set and budget.
 
-    One column for each metric: ``best``, ``worse`` (significantly, at the level of 5% for all rows of a metric
-    together), ``tied`` (not significantly worse), ``untested`` (results for each image are missing, or are not of the
-    same images), or empty (no figure, fewer examples than the rest, or nothing to compare with).
+    One column per metric: ``best``, ``worse`` (at a familywise level of 5% per metric), ``tied`` (not significantly
+    worse), ``untested`` (per-example results are missing or of other images), or empty (no value, fewer examples than
+    the rest, or nothing to compare with).
 
-    Each of ``draws`` resamples takes n of the n test images with replacement, the same for every row, because the
-    images are shared; and of each row as many of its runs with replacement as it has, because the seeds are not. With
-    D* the resampled difference of the means, a row is worse if twice the share of D* <= 0 (counted with one more on
-    both sides: Davison & Hinkley 1997, eq. 4.11) is at most 5% after Holm's correction. With two or three seeds the
-    bootstrap understates the spread between seeds, and with one it sees none: the claim is then about these trained
-    models, not about the method.
+    Each resample draws n of the n test images with replacement, the same for every row, and the runs of each row with
+    replacement. With D* the resampled difference of the means, a row is worse if twice the share of D* <= 0 (with one
+    added to both counts: Davison & Hinkley 1997, eq. 4.11) is at most 5% after Holm's correction. The bootstrap
+    understates the spread of two or three seeds; with one seed the result is about the models, not the method.
 
     Args:
         table: from :func:`~toolkit_ext.results.tables.aggregate`, in any order.
-        runs: the frame that ``table`` was made of.
+        runs: the frame behind ``table``.
         records: the records of ``runs``, in any order; others are ignored.
-        draws: resamples.
-        seed: of the resamples; the same seed gives the same marks.
+        draws: number of resamples.
+        seed: of the resamples.
     """
     known = {record["run_id"]: record for record in records}
     of_row = [[known[name] for name in names if name in known] for names in members(runs, table)]
@@ -65,15 +62,15 @@ def vs_best(
         if len(rivals) > 1:
             resampled = _resample({row: of_row[row] for row in rivals}, list(found.columns), draws, seed)
             for column, metric in enumerate(found.columns):
-                verdicts = _compare(table[metric].iloc[rivals], tops[metric].iloc[rivals], resampled[metric])
-                found.iloc[rivals, column] = verdicts
+                means, best_means = table[metric].iloc[rivals], tops[metric].iloc[rivals]
+                found.iloc[rivals, column] = _compare(means, best_means, resampled[metric])
     return found
 
 
 def _resample(
     of_row: Mapping[int, Sequence[Record]], metrics: Sequence[str], draws: int, seed: int
 ) -> dict[str, list[Floats | None]]:
-    """For each metric and row the mean accuracy over its runs in each resample, ``[draws]``; None where unknown."""
+    """For each metric and row the mean accuracy over runs in each resample, ``[draws]``; None if unknown."""
     generator = np.random.default_rng(seed)
     runs = [record for records in of_row.values() for record in records]
     n = max((record["n_examples"] for record in runs), default=0)
@@ -107,7 +104,7 @@ def _images(record: Record) -> str | None:
 
 
 def _accuracies(bits: Sequence[Floats], n: int, draws: int, generator: np.random.Generator) -> list[Floats]:
-    """The accuracy of each of ``bits`` in each resample of the images: ``[draws]`` for each."""
+    """The accuracy of each of ``bits`` in each resample of the images, ``[draws]``."""
     if not bits:
         return []
     stacked = np.stack(bits, axis=1)
@@ -119,7 +116,6 @@ def _accuracies(bits: Sequence[Floats], n: int, draws: int, generator: np.random
 
 
 def _compare(means: pd.Series[float], tops: pd.Series[bool], resampled: Sequence[Floats | None]) -> list[str]:
-    """A verdict for each of the rows of one block and metric."""
     verdicts = ["best" if top else "" if np.isnan(mean) else "untested" for mean, top in zip(means, tops, strict=True)]
     leaders = [place for place, verdict in enumerate(verdicts) if verdict == "best"]
     leader = resampled[leaders[0]] if leaders else None
@@ -138,8 +134,7 @@ def _compare(means: pd.Series[float], tops: pd.Series[bool], resampled: Sequence
 def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
     """Which of m hypotheses are rejected: of p_(1) <= ... <= p_(m), all before the first p_(k) > level / (m - k + 1).
 
-    Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6.
-    ``multipletests`` of statsmodels does the same, but takes a second to import and collects garbage in every call.
+    Holm 1979, Scandinavian Journal of Statistics 6. ``multipletests`` of statsmodels takes a second to import.
     """
     order = np.argsort(p_values, kind="stable")
     passed = np.asarray(p_values)[order] <= level / np.arange(len(order), 0, -1)
@@ -149,6 +144,5 @@ def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
 
 
 def _p_value(differences: Floats) -> float:
-    # Sums of the same terms in another order differ in their last bits; a tie must count as one.
-    low = int((differences <= 1e-6).sum())
+    low = int((differences <= 1e-6).sum())  # not 0: the order of a sum changes its last bits
     return min(1.0, 2 * (1 + low) / (1 + len(differences)))
