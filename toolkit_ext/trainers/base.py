@@ -32,6 +32,7 @@ from toolkit_ext.trainers.batches import (
     isolated_rng,
 )
 from toolkit_ext.trainers.compose import compose
+from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
@@ -102,6 +103,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     ) -> None:
         super().__init__(classifier)
         self.axes = compose(self.method, hyper_parameters)
+        warn_of_deprecated(hyper_parameters)
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         if self.axes.loop.spectral != "none":

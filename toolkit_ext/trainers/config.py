@@ -32,7 +32,7 @@ DEPRECATED: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 
 
 def modernise(given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` hyper-parameters with those of :data:`DEPRECATED` turned into ``without``; a line is logged for each.
+    """``given`` hyper-parameters with those of :data:`DEPRECATED` turned into ``without``.
 
     Raises:
         UserError: a value that the old option did not take.
@@ -41,11 +41,17 @@ def modernise(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in [name for name in DEPRECATED if name in values]:
         allowed, tricks = DEPRECATED[name]
         value = check_choice(name, values.pop(name), allowed)
-        less = (tricks[value],) if value in tricks else ()
-        values["without"] = (*values.get("without", ()), *less)
-        meaning = " without ".join(("auto", *less))
-        log.warning("%s: deprecated, use speed; %s is taken as speed %s", name, value, meaning)
+        if value in tricks:
+            values["without"] = (*values.get("without", ()), tricks[value])
     return values
+
+
+def warn_of_deprecated(given: Mapping[str, Any]) -> None:
+    """Log a line for each of the ``given`` hyper-parameters that is deprecated."""
+    for name in [name for name in DEPRECATED if name in given]:
+        without = modernise({name: given[name]}).get("without", ())
+        meaning = " without ".join(("auto", *without))
+        log.warning("%s: deprecated, use speed; %s is taken as speed %s", name, given[name], meaning)
 
 
 @dataclass(frozen=True)

@@ -108,11 +108,14 @@ def write_record(record: Mapping[str, Any], runs_dir: Path | str) -> Path:
     try:
         if path.exists():
             raise FileExistsError(path)
-        os.link(hidden, path)  # unlike a rename, fails if another process has just written the same name
+        try:
+            os.link(hidden, path)  # unlike a rename, fails if another process has just written the same name
+        except FileExistsError:
+            raise
+        except OSError:
+            os.rename(hidden, path)  # file systems without hard links
     except FileExistsError as error:
         raise UserError(f"run_id: {path.name} exists in {path.parent}; a record is never replaced") from error
-    except OSError:
-        os.rename(hidden, path)  # file systems without hard links
     finally:
         hidden.unlink(missing_ok=True)
     return path
