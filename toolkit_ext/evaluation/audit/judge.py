@@ -1,8 +1,4 @@
-"""The checks of an audit, and how figures become verdicts: each function makes one :class:`Check` and runs nothing.
-
-Two attacks are compared image by image: by how many images each broke that the other did not, and whether that could be
-chance (one-sided sign test).
-"""
+"""The verdicts of an audit: each function makes one :class:`Check` from measurements."""
 
 from __future__ import annotations
 
@@ -20,31 +16,22 @@ from toolkit_ext.types import Norm
 Status = Literal["pass", "warning", "failure"]
 STATUSES: tuple[Status, ...] = ("pass", "warning", "failure")
 
-
-CHANCE = (0.20, 0.05)
-"""Levels of the sign test: below the first a warning, below the second a failure."""
-REACHES_ZERO = (0.01, 0.05)
-"""Accuracy without a bound: up to the first a pass, up to the second a warning."""
-ZERO_GRADIENTS = (0.01, 0.10)
-"""Share of images whose gradient is zero or not finite: likewise."""
-TINY_GRADIENTS = 0.10
-"""Share of images with a tiny gradient above which there is a warning."""
-RISES = (0.95, 0.80)
-"""Share of images whose loss the attack raises: from the first on a pass, from the second on a warning."""
-DIPS = 0.05
-"""Relative fall of the mean loss between two moments of the attack that is a warning."""
-CONVERGED = 0.05
-"""Accuracy that more steps may still cost: more is a warning that the shorter attack had not converged."""
-DETERMINISTIC = 1e-4
-"""Relative change of the logits, from one forward pass to the next, that rounding explains."""
+# Bounds of a pass and, where there are two, of a warning.
+CHANCE = (0.20, 0.05)  # p value of the sign test, at least
+REACHES_ZERO = (0.01, 0.05)  # accuracy without a bound, at most
+ZERO_GRADIENTS = (0.01, 0.10)  # share of images whose gradient is zero or not finite, at most
+TINY_GRADIENTS = 0.10  # share of images with a tiny gradient, at most
+RISES = (0.95, 0.80)  # share of images whose loss the attack raises, at least
+DIPS = 0.05  # relative fall of the mean loss during the attack, at most
+CONVERGED = 0.05  # accuracy lost by more steps, at most
+DETERMINISTIC = 1e-4  # relative change of the logits between forward passes, at most
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its ``name``, ``status``, the ``figure`` it rests on, one line, and the ``values`` behind the figure.
+    """One check: ``name``, ``status``, its ``figure``, one line of ``explanation``, and the ``values`` behind it.
 
-    ``figure`` is a fraction in [0, 1] or a difference of two such, except for ``randomness``, where it is the relative
-    change of the logits.
+    ``figure`` is a fraction in [0, 1] or a difference of two; for ``randomness`` the relative change of the logits.
     """
 
     name: str
@@ -60,7 +47,7 @@ class Audit:
 
     Attributes:
         checks: In the order of the documentation.
-        omitted: Checks that were not made, with the reason.
+        omitted: Omitted checks, with the reason.
         norm: Norm of the ball.
         eps: Radius of the ball, in units of [0, 1] inputs.
         n_examples: Number of images.
@@ -74,7 +61,7 @@ class Audit:
 
     @property
     def status(self) -> Status:
-        """The worst status of a check."""
+        """The worst status of all checks."""
         return max((check.status for check in self.checks), key=STATUSES.index, default="pass")
 
     def __getitem__(self, name: str) -> Check:
@@ -82,7 +69,7 @@ class Audit:
         return next(check for check in self.checks if check.name == name)
 
     def flags(self) -> tuple[Flag, ...]:
-        """A reason to doubt the evaluation for each failure."""
+        """One warning per failure."""
         failures = [check for check in self.checks if check.status == "failure"]
         return tuple(Flag("audit", f"{check.name}: {check.explanation}") for check in failures)
 
@@ -110,8 +97,8 @@ def _percent(value: float) -> str:
 def compare(name: str, strong: tuple[str, Tensor], weak: tuple[str, Tensor], doubt: str) -> Check:
     """Whether ``strong`` breaks at least as much as ``weak``; each is a name and ``[N]`` bool, robust against it.
 
-    The figure is the accuracy under ``strong`` minus that under ``weak``: above 0 the attacks are in the wrong order,
-    which counts where the sign test says that this is hardly chance. ``doubt`` says what that would mean.
+    The figure is the accuracy under ``strong`` minus that under ``weak``. The status is that of a one-sided sign test
+    on the images that only one attack breaks. ``doubt`` says what a failure means.
     """
     only_weak, only_strong = int((strong[1] & ~weak[1]).sum()), int((weak[1] & ~strong[1]).sum())
     n, chance = len(strong[1]), _chance(only_weak, only_strong)
@@ -125,7 +112,7 @@ def compare(name: str, strong: tuple[str, Tensor], weak: tuple[str, Tensor], dou
 
 
 def more_steps(long: tuple[str, Tensor], short: tuple[str, Tensor]) -> Check:
-    """:func:`compare`, and a warning where the longer attack is so much stronger that the shorter one is no measure."""
+    """:func:`compare`, with a warning if the shorter attack had not converged."""
     found = compare("more_steps", long, short, "more steps should not break fewer images")
     if found.status == "pass" and found.figure < -CONVERGED:
         text = f"{found.explanation}: {short[0]} had not converged, so use more steps"
@@ -134,7 +121,7 @@ def more_steps(long: tuple[str, Tensor], short: tuple[str, Tensor]) -> Check:
 
 
 def eps_to_zero(accuracies: Mapping[float, float]) -> Check:
-    """Whether the accuracy falls to 0 as the radius (the keys, growing) reaches that of the whole box."""
+    """Whether the accuracy falls to 0 at the largest radius, that of the whole box; keys are radii, growing."""
     eps, left = list(accuracies.items())[-1]
     status = _grade(left, REACHES_ZERO)
     text = f"accuracy {_percent(left)} under PGD-20 at eps {eps:g}, where every image can be reached"
@@ -145,7 +132,7 @@ def eps_to_zero(accuracies: Mapping[float, float]) -> Check:
 
 
 def loss_rises(losses: Mapping[int, Tensor]) -> Check:
-    """Whether the loss rises along PGD; ``losses`` maps a number of steps (growing, from 0) to losses ``[N]``."""
+    """Whether PGD raises the loss; ``losses`` maps a number of steps (growing, from 0) to losses ``[N]``."""
     steps, path = list(losses), list(losses.values())
     figure = float((path[-1] > path[0]).double().mean())
     means = [float(loss.mean()) for loss in path]
@@ -162,7 +149,7 @@ def loss_rises(losses: Mapping[int, Tensor]) -> Check:
 
 
 def gradients(norms: Tensor, tiny: float) -> Check:
-    """Whether the input gradients (L2 norms ``[N]``, NaN where not finite) are zero, not finite, or below ``tiny``."""
+    """Whether input gradients (L2 norms ``[N]``, NaN where not finite) are zero, not finite, or below ``tiny``."""
     dead = float(((norms == 0) | ~norms.isfinite()).double().mean())
     small = float((norms < tiny).double().mean())
     status = _grade(dead, ZERO_GRADIENTS)
@@ -177,7 +164,7 @@ def gradients(norms: Tensor, tiny: float) -> Check:
 
 
 def randomness(change: float, version: str) -> Check:
-    """Whether the model is random: the largest relative ``change`` of its logits between forward passes."""
+    """Whether the model is random, by the largest relative ``change`` of its logits between forward passes."""
     random = change > DETERMINISTIC
     status: Status = "pass"
     text = f"logits change by {change:.2g}, relatively, from one forward pass to the next"

@@ -1,4 +1,4 @@
-"""Measurements for the audit: losses along PGD, gradients, the change between forward passes, transferred examples."""
+"""Measurements for the audit: losses along PGD, gradients, randomness, transferred examples."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from toolkit_ext.data import to_unit
 from toolkit_ext.evaluation.running.isolation import isolated
 from toolkit_ext.evaluation.running.recheck import recheck
 
-MOMENTS = (0, 1, 2, 5, 10, 20)
-"""Steps of PGD-20 after which the loss is taken."""
-PASSES = 5
-"""Forward passes in the test for randomness."""
+MOMENTS = (0, 1, 2, 5, 10, 20)  # steps of PGD-20 after which the loss is measured
+PASSES = 5  # forward passes in the test for randomness
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A model, held as an evaluation holds it, and images with labels on the CPU; ``attack`` is PGD-20."""
+    """A model, images and labels on the CPU, and PGD-20 as ``attack``."""
 
     model: nn.Module
     x: Tensor
@@ -58,7 +56,7 @@ class Probe:
         return {steps: self._by_batch(after(steps)) for steps in MOMENTS}
 
     def gradients(self) -> Tensor:
-        """L2 norms ``[N]`` of the gradient of the cross-entropy in the image, as float32 attacks see it."""
+        """L2 norms ``[N]`` of the input gradient of the cross-entropy in float32."""
 
         def norm(x: Tensor, y: Tensor) -> Tensor:
             with torch.enable_grad():
@@ -70,7 +68,7 @@ class Probe:
         return self._by_batch(norm)
 
     def change(self) -> float:
-        """Largest change of a logit between forward passes of an image, relative to its largest logit (at least 1)."""
+        """Largest change of a logit between forward passes, relative to the image's largest logit (at least 1)."""
 
         def spread(x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
@@ -81,7 +79,7 @@ class Probe:
         return float(self._by_batch(spread).max())
 
     def transfer(self, substitute: nn.Module) -> Tensor:
-        """``[N]`` bool: correct, and not broken by PGD-20 on ``substitute``, whose examples are re-checked here."""
+        """``[N]`` bool: not broken by examples of PGD-20 on ``substitute``."""
 
         def robust(x: Tensor, y: Tensor) -> Tensor:
             with attackable(substitute):

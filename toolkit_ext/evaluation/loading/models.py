@@ -1,4 +1,4 @@
-"""Classifiers from files: checkpoint folders, timm architectures with local weights, TorchScript and torch.export."""
+"""Load classifiers: checkpoint folders, timm architectures with local weights, TorchScript and torch.export."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = f"a checkpoint folder, {TIMM}NAME with weights, a TorchScript file ({',
 
 @dataclass(frozen=True)
 class Shape:
-    """The data that a model is loaded for; timm architectures are built to it."""
+    """Shape of the data that a timm architecture is built for."""
 
     num_classes: int
     in_chans: int
@@ -33,7 +33,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A ``model`` in evaluation mode, a short ``name`` for it, its ``backbone`` for the record, what it ``tells``."""
+    """A ``model`` in evaluation mode, its short ``name``, ``backbone`` for the record, and what it ``tells``."""
 
     model: nn.Module
     name: str
@@ -88,17 +88,17 @@ def load(
     """Load one classifier that takes ``[N, C, H, W]`` in [0, 1] and returns logits.
 
     Args:
-        source: A checkpoint folder of this package; ``timm:NAME``; a TorchScript file; a ``torch.export`` file, whose
-            batch dimension must be dynamic. The last two are programs: load those of people you trust.
+        source: A checkpoint folder of this package; ``timm:NAME``; a TorchScript file; a ``torch.export`` file with a
+            dynamic batch dimension. The last two run code: load only those you trust.
         shape: What ``timm:NAME`` is built for.
-        device: Where to load it.
+        device: Device of the model.
         weights: For ``timm:NAME``, its state dict in a safetensors or torch file (read with ``weights_only``).
         backbone_args: For ``timm:NAME``, further arguments of the architecture.
-        mean: For ``timm:NAME``, the normalisation the weights were trained with; by default timm's for the name.
-        std: Likewise.
+        mean: For ``timm:NAME``, the mean of the normalisation in training; by default timm's for the name.
+        std: Likewise, its standard deviation.
 
     Raises:
-        UserError: one line naming the file and what is wrong with it, or an option that the kind does not take.
+        UserError: a source that cannot be read, or an option that it does not take.
     """
     kind, device = _kind(source), torch.device(device)
     if kind == "timm":
@@ -117,7 +117,7 @@ def load(
 
 
 def ensemble(members: Sequence[Loaded]) -> Loaded:
-    """Several loaded models as one :class:`Ensemble`; a single one stays as it is."""
+    """Several loaded models as one :class:`Ensemble`; a single model is returned unchanged."""
     if len(members) == 1:
         return members[0]
     model = Ensemble([member.model for member in members]).eval()
@@ -151,6 +151,6 @@ def _timm(name: str, shape: Shape, weights: Path, device: torch.device, args: Ma
 
 
 def _normalisation(name: str, key: str, in_chans: int) -> Sequence[float] | float | None:
-    """What timm's configuration of ``name`` says that its weights were trained with."""
+    """``mean`` or ``std`` of timm's configuration of ``name``, averaged over its channels if ``in_chans`` differs."""
     values: Sequence[float] | None = getattr(get_pretrained_cfg(name), key, None)
     return values if values is None or len(values) == in_chans else sum(values) / len(values)

@@ -1,7 +1,6 @@
-"""Finished batches on disk, so that an evaluation that was killed goes on where it stopped.
+"""Finished batches on disk, each an atomically written file, so that an interrupted evaluation can resume.
 
-pyautoattack has a state file of its own, but one that cannot be loaded again (its set of attacks comes back as text)
-and that holds no adversarial examples. Here every finished batch is a file, written whole or not at all.
+pyautoattack's own state file cannot be loaded again (its set of attacks comes back as text) and has no examples.
 """
 
 from __future__ import annotations
@@ -56,16 +55,10 @@ class State:
 
 @contextmanager
 def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = False) -> Iterator[State]:
-    """The :class:`State` of the evaluation that ``key`` (JSON-ready facts) identifies, locked while it is open.
-
-    Args:
-        folder: where the batches are; made if absent. None keeps no state.
-        key: everything that a batch's result depends on.
-        fresh: drop batches of an earlier evaluation instead of going on with them.
+    """The :class:`State` of the evaluation that ``key`` identifies, locked while open; ``fresh`` deletes old batches.
 
     Raises:
-        UserError: ``folder`` belongs to an evaluation with another key (the message names what differs), is in use by
-            another process, or cannot be written.
+        UserError: ``folder`` belongs to an evaluation with another key, is in use, or cannot be written.
     """
     if folder is None:
         yield State(None)
@@ -84,19 +77,13 @@ def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = 
 def shared_state(
     folder: str | Path | None, key: dict[str, Any], ranks: Ranks = ALONE, *, fresh: bool = False
 ) -> Iterator[State]:
-    """The :func:`open_state` of rank 0, joined by the others; ``key`` has to be the same on all.
-
-    On a machine that does not see the disk of rank 0, it is a new folder of the same name.
-
-    Raises:
-        UserError: as for ``open_state``, on all ranks; or the ranks have different models, data or settings.
-    """
+    """:func:`open_state` of rank 0, joined by all ranks with the same ``key``; other machines make their own folder."""
     ranks.agree(key)
     with ExitStack() as stack:
         opened: list[State] = []
         ranks.first(lambda: opened.append(stack.enter_context(open_state(folder, key, fresh=fresh))))
         yield opened[0] if opened else _join_state(folder, key)
-        ranks.gather(None)  # rank 0 holds the lock until all have finished
+        ranks.gather(None)  # rank 0 keeps the lock until all have finished
 
 
 def _join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
@@ -108,7 +95,7 @@ def _join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
 
 
 def stored_key(folder: str | Path) -> dict[str, Any]:
-    """The key of the evaluation whose batches are in ``folder``; empty if there is none that can be read."""
+    """The key of the evaluation stored in ``folder``; empty if none can be read."""
     try:
         key = json.loads((Path(folder) / _META).read_text())
     except (OSError, ValueError):
@@ -137,7 +124,7 @@ def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The keys whose values differ, with both values where they are short, for an error message."""
+    """The keys whose values differ, with both values if short, for an error message."""
     named = []
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key), here.get(key)
