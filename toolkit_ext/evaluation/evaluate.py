@@ -124,11 +124,10 @@ def _result(suite: AttackSuite) -> Evaluation:
 
 
 def _carried(carry: Evaluation | None) -> dict[str, int]:
-    """For each column the images that it broke at the smaller radius; empty without one."""
-    if carry is None:
-        return {}
-    robust = {name: flags for name, flags in carry.robust.items() if "/" not in name and name != "clean"}
-    return {name: int((carry.robust["clean"] & ~flags).sum()) for name, flags in robust.items()}
+    """Number of images that each column broke at the smaller radius."""
+    robust = carry.robust if carry else {}
+    columns = [name for name in robust if "/" not in name and name != "clean"]
+    return {name: int((robust["clean"] & ~robust[name]).sum()) for name in columns}
 
 
 def evaluate_budgets(
@@ -163,12 +162,9 @@ def evaluate_budgets(
     found: list[Evaluation] = []
     for at in budgets(load_protocol(protocol), eps):
         folder = None if state_dir is None else Path(state_dir) / at.name
-        kept = None if save_examples is None else _beside(Path(save_examples), at)
+        path = None if save_examples is None else Path(save_examples)
+        path = path and path.with_stem(f"{path.stem}@{at.name.rpartition('@')[2]}")
         if found:  # one curve has one batch size, measured once
             options |= {"carry": found[-1], "batch_size": found[-1].settings["batch_size"]}
-        found.append(evaluate(model, x, y, at, state_dir=folder, save_examples=kept, **options))
+        found.append(evaluate(model, x, y, at, state_dir=folder, save_examples=path, **options))
     return tuple(found)
-
-
-def _beside(path: Path, protocol: Protocol) -> Path:
-    return path.with_name(f"{path.stem}@{protocol.name.rpartition('@')[2]}{path.suffix}")

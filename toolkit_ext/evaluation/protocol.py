@@ -69,9 +69,6 @@ class Protocol:
         for column in self.alpha:
             check_choice("alpha", column, STEPS)
             self.step_size(column)
-        self._check_l2()
-
-    def _check_l2(self) -> None:
         if self.l2_eps is not None:
             object.__setattr__(self, "l2_eps", parse_eps(self.l2_eps, "L2", "l2_eps"))
         elif self.norm == "Linf" and "pgd_l2" in self.attacks:

@@ -83,13 +83,8 @@ class Examples:
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file; its tensor ``attack`` indexes the names in its metadata."""
         names = sorted(set(self.attacks))
-        tensors = {
-            "inputs": self.inputs,
-            "indices": self.indices,
-            "labels": self.labels,
-            "predictions": self.predictions,
-            "attack": torch.tensor([names.index(name) for name in self.attacks], dtype=torch.int64),
-        }
+        tensors = {name: getattr(self, name) for name in ("inputs", "indices", "labels", "predictions")}
+        tensors["attack"] = torch.tensor([names.index(name) for name in self.attacks], dtype=torch.int64)
         attacks = [{"name": name, "norm": self.balls[name][0], "eps": self.balls[name][1]} for name in names]
         return atomic_write(Path(path), save(tensors, {"attacks": json.dumps(attacks)}))
 

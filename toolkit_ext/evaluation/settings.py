@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -39,10 +40,8 @@ def versions() -> dict[str, str]:
     """Versions of the installed libraries that can change a result."""
     found = {"torch": str(torch.__version__)}  # with the build, which the metadata lacks
     for library in _LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -90,14 +89,9 @@ class Settings:
 def settle(
     subject: Subject, protocol: Protocol, seed: int, batch_size: int, budget: Budget, precision: Precision
 ) -> Settings:
-    """The settings of an evaluation of ``subject`` by ``protocol``.
-
-    Raises:
-        UserError: a number that no evaluation can use.
-    """
-    bounds = {"seed": (seed, 0), "batch_size": (batch_size, 1)}
-    bounds |= {"n_iter": (budget.n_iter, 1), "n_queries": (budget.n_queries, 1)}
-    for option, (value, low) in bounds.items():
+    """The settings of an evaluation; :class:`UserError` for a number outside its range."""
+    for option, value in {"seed": seed, "batch_size": batch_size, **asdict(budget)}.items():
+        low = 0 if option == "seed" else 1
         if not isinstance(value, int) or value < low:
             raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
     threat = Threat(protocol.norm, protocol.eps, protocol.version, subject.classes, seed, subject.device, budget)
@@ -110,9 +104,9 @@ def check_carry(carry: Evaluation, settings: Settings) -> None:
     there, here = _rules(carry.protocol, carry.settings), _rules(settings.protocol, settings.to_dict())
     if differing := differences(there, here):
         raise UserError(f"carry: is of another evaluation, differing in {', '.join(differing)}; only eps may differ")
-    if not carry.protocol.eps < settings.protocol.eps:
-        eps = settings.protocol.eps
-        raise UserError(f"carry: its eps {carry.protocol.eps:g} is not allowed; it must be below {eps:g}")
+    smaller, eps = carry.protocol.eps, settings.protocol.eps
+    if smaller >= eps:
+        raise UserError(f"carry: its eps {smaller:g} is not allowed; it must be below {eps:g}")
 
 
 def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
@@ -126,8 +120,7 @@ def find_batch_size(wanted: BatchSize, subject: Subject, state_dir: str | Path |
     wanted = parse_batch_size(wanted)
     if wanted != "auto":
         return wanted
-    there = {} if fresh or state_dir is None else stored_key(state_dir)
-    size = there.get("batch_size")
+    size = None if fresh or state_dir is None else stored_key(state_dir).get("batch_size")
     return size if isinstance(size, int) else measure(subject.half or subject.model, subject.x, subject.device)
 
 

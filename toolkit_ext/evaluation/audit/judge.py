@@ -90,10 +90,6 @@ def _grade(value: float, bounds: tuple[float, float]) -> Status:
     return "pass" if value <= bounds[0] else "warning" if value <= bounds[1] else "failure"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
 def compare(name: str, strong: tuple[str, Tensor], weak: tuple[str, Tensor], doubt: str) -> Check:
     """Whether ``strong`` breaks at least as much as ``weak``; each is a name and ``[N]`` bool, robust against it.
 
@@ -104,7 +100,7 @@ def compare(name: str, strong: tuple[str, Tensor], weak: tuple[str, Tensor], dou
     n, chance = len(strong[1]), _chance(only_weak, only_strong)
     accuracies = [int(robust.sum()) / n for _, robust in (strong, weak)]
     status: Status = "pass" if chance >= CHANCE[0] else "warning" if chance >= CHANCE[1] else "failure"
-    text = f"accuracy {_percent(accuracies[0])} under {strong[0]}, {_percent(accuracies[1])} under {weak[0]}"
+    text = f"accuracy {accuracies[0]:.1%} under {strong[0]}, {accuracies[1]:.1%} under {weak[0]}"
     if status != "pass":
         text += f", which alone breaks {only_weak} images against {only_strong}: {doubt}"
     values = {"strong": accuracies[0], "weak": accuracies[1], "only_strong": only_strong, "only_weak": only_weak}
@@ -124,7 +120,7 @@ def eps_to_zero(accuracies: Mapping[float, float]) -> Check:
     """Whether the accuracy falls to 0 at the largest radius, that of the whole box; keys are radii, growing."""
     eps, left = list(accuracies.items())[-1]
     status = _grade(left, REACHES_ZERO)
-    text = f"accuracy {_percent(left)} under PGD-20 at eps {eps:g}, where every image can be reached"
+    text = f"accuracy {left:.1%} under PGD-20 at eps {eps:g}, where every image can be reached"
     if status != "pass":
         text += ": an attack without a bound must succeed, so this one fails for another reason than robustness"
     curve = {f"{radius:g}": accuracy for radius, accuracy in accuracies.items()}
@@ -139,7 +135,7 @@ def loss_rises(losses: Mapping[int, Tensor]) -> Check:
     dips = any(after < (1 - DIPS) * before for before, after in pairwise(means[1:]))
     status = _grade(1 - figure, (1 - RISES[0], 1 - RISES[1]))
     status = "warning" if dips and status == "pass" else status
-    text = f"{steps[-1]} steps raise the loss of {_percent(figure)} of the images"
+    text = f"{steps[-1]} steps raise the loss of {figure:.1%} of the images"
     if dips:
         text += ", but its mean falls on the way: the steps may be too large"
     elif status != "pass":
@@ -154,8 +150,7 @@ def gradients(norms: Tensor, tiny: float) -> Check:
     small = float((norms < tiny).double().mean())
     status = _grade(dead, ZERO_GRADIENTS)
     status = "warning" if status == "pass" and small > TINY_GRADIENTS else status
-    text = f"{_percent(dead)} of the images have an input gradient that is zero or not finite, "
-    text += f"{_percent(small)} one below {tiny:g}"
+    text = f"{dead:.1%} of the images have an input gradient that is zero or not finite, {small:.1%} one below {tiny:g}"
     if status != "pass":
         text += ": gradient attacks cannot see these images (saturated loss, or a layer without gradient)"
     finite = norms[norms.isfinite()]

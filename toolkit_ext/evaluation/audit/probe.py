@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -40,20 +41,14 @@ class Probe:
         return torch.cat(found)
 
     def losses(self) -> dict[int, Tensor]:
-        """Cross-entropy ``[N]`` after each of :data:`MOMENTS` of PGD, in float64 so that it does not saturate.
+        """Cross-entropy ``[N]`` after each of :data:`MOMENTS` of PGD, in float64 so that it does not saturate."""
 
-        An attack of fewer steps, from the same seed and with the same step size, is the beginning of a longer one.
-        """
+        def loss(steps: int, x: Tensor, y: Tensor) -> Tensor:
+            inputs = replace(self.attack, steps=steps)(self.model, x, y).inputs if steps else x
+            with torch.no_grad():
+                return F.cross_entropy(self.model(inputs).double(), y, reduction="none")
 
-        def after(steps: int) -> Callable[[Tensor, Tensor], Tensor]:
-            def loss(x: Tensor, y: Tensor) -> Tensor:
-                inputs = replace(self.attack, steps=steps)(self.model, x, y).inputs if steps else x
-                with torch.no_grad():
-                    return F.cross_entropy(self.model(inputs).double(), y, reduction="none")
-
-            return loss
-
-        return {steps: self._by_batch(after(steps)) for steps in MOMENTS}
+        return {steps: self._by_batch(partial(loss, steps)) for steps in MOMENTS}  # same seed, so one trajectory
 
     def gradients(self) -> Tensor:
         """L2 norms ``[N]`` of the input gradient of the cross-entropy in float32."""

@@ -25,7 +25,6 @@ COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
 TINY = 1e-10  # gradient norm that torchattacks' L2 normalisation treats as zero
 _QUERIES = Budget(n_queries=1000)
 _HIDDEN = "gradients of the model are masked"
-_NO_TRANSFER = {"transfer": "no other model was given"}
 
 
 def audit(
@@ -91,11 +90,11 @@ def audit(
         judge.gradients(probe.gradients(), TINY),
         judge.randomness(probe.change(), protocol.version),
     ]
-    if substitute is None:
-        return Audit(tuple(checks), _NO_TRANSFER | found.omitted, protocol.norm, protocol.eps, len(x))
-    transferred = ("PGD-20 on the other model", probe.transfer(substitute))
-    checks.append(judge.compare("transfer", ("PGD", _white_box(found)[right]), transferred, _HIDDEN))
-    return Audit(tuple(checks), found.omitted, protocol.norm, protocol.eps, len(x))
+    omitted = {"transfer": "no other model was given"} if substitute is None else {}
+    if substitute is not None:
+        transferred = ("PGD-20 on the other model", probe.transfer(substitute))
+        checks.append(judge.compare("transfer", ("PGD", _white_box(found)[right]), transferred, _HIDDEN))
+    return Audit(tuple(checks), omitted | found.omitted, protocol.norm, protocol.eps, len(x))
 
 
 def _check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> None:

@@ -49,10 +49,9 @@ class FromFile(nn.Module):
             # A guard of an exported program; torch 2.6 raises RuntimeError.
             if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
                 raise
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"model: was exported for other inputs than {list(x.shape)} ({reason}); export with a dynamic batch"
-            ) from error
+            found, reason = list(x.shape), " ".join(str(error).split())
+            message = f"model: was exported for other inputs than {found} ({reason}); export with a dynamic batch"
+            raise UserError(message) from error
         return logits
 
     def extra_repr(self) -> str:
@@ -83,8 +82,8 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.jit")
-            warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"`torch\.jit")
+            for category in (FutureWarning, DeprecationWarning):
+                warnings.filterwarnings("ignore", category=category, message=r"`torch\.jit")
             yield
     finally:
         logging.disable(before)
@@ -119,11 +118,6 @@ def _read(path: Path, expected: str, read: Callable[[], nn.Module], device: torc
     return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)
 
 
-def _log_probabilities(logits: Tensor) -> Tensor:
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return F.log_softmax(logits, dim=1, dtype=torch.float32 if half else None)
-
-
 class Ensemble(nn.Module):
     """``z_k(x) = log (1/M) Σ_m softmax_k(f_m(x))`` for members ``f_1 ... f_M``: ``[N, C, H, W]`` to ``[N, K]``.
 
@@ -150,10 +144,11 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-mean-probabilities ``[N, K]``."""
-        logits = [member(x) for member in self.members]
-        _check_classes([member.shape[1] for member in logits])
-        log_probabilities = torch.stack([_log_probabilities(member) for member in logits])
-        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits))
+        answers = [member(x) for member in self.members]
+        _check_classes([logits.shape[1] for logits in answers])
+        wide = [logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits for logits in answers]
+        log_probabilities = torch.stack([F.log_softmax(logits, dim=1) for logits in wide])
+        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(answers))
 
 
 def _check_classes(counts: Sequence[int | None]) -> None:

@@ -24,20 +24,11 @@ from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_preci
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is held as it is attacked, and the data it is attacked on.
+    """A model, ready to be attacked, and its data."""
 
-    Attributes:
-        model: In evaluation mode with frozen weights.
-        x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8, on the CPU.
-        y: Labels ``[N]``, int64, on the CPU.
-        classes: Number of classes of the model.
-        device: The model's.
-        half: The bfloat16 copy to search on; None searches on ``model``.
-    """
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
+    model: nn.Module  # in evaluation mode with frozen weights
+    x: Tensor  # [N, C, H, W], floats in [0, 1] or uint8, on the CPU
+    y: Tensor  # [N] int64, on the CPU
     classes: int
     device: torch.device
     half: HalfCopy | None = None  # the bfloat16 copy to search on

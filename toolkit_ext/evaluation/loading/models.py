@@ -17,7 +17,6 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.adapters import Ensemble, read_export, read_script, read_state
 
 TIMM = "timm:"
-_DATA = ("folder", "timm")
 _SCRIPT, _EXPORT = (".pt", ".ts", ".torchscript"), ".pt2"
 _KINDS = f"a checkpoint folder, {TIMM}NAME with weights, a TorchScript file ({', '.join(_SCRIPT)}) or an export (.pt2)"
 
@@ -42,22 +41,13 @@ class Loaded:
 
 
 def describe(source: str | Path) -> dict[str, Any]:
-    """What a checkpoint folder tells about its training; empty for the other kinds.
-
-    Raises:
-        UserError: nothing there, or a damaged configuration.
-    """
-    kind = _kind(source)
-    return backbones.read_training(source) if kind == "folder" else {}
+    """What a checkpoint folder stores about its training, empty for other sources; :class:`UserError` if damaged."""
+    return backbones.read_training(source) if _kind(source) == "folder" else {}
 
 
 def runs_code(source: str | Path) -> bool:
-    """Whether loading ``source`` runs code of whoever wrote it: of the kinds, checkpoints and weights are data alone.
-
-    Raises:
-        UserError: nothing there.
-    """
-    return _kind(source) not in _DATA
+    """Whether loading ``source`` runs code from it; :class:`UserError` if it does not exist."""
+    return _kind(source) not in ("folder", "timm")
 
 
 def _kind(source: str | Path) -> str:
@@ -112,8 +102,9 @@ def load(
     if kind == "folder":
         model = backbones.load_model(source, device=device)
         return Loaded(model, Path(source).name, _facts(model, model.name, model.model_args), describe(source))
-    program = (read_export if kind == "export" else read_script)(Path(source), device).eval()
-    return Loaded(program, Path(source).name, _facts(program, Path(source).stem, {}))
+    path = Path(source)
+    program = (read_export if kind == "export" else read_script)(path, device).eval()
+    return Loaded(program, path.name, _facts(program, path.stem, {}))
 
 
 def ensemble(members: Sequence[Loaded]) -> Loaded:
@@ -121,9 +112,8 @@ def ensemble(members: Sequence[Loaded]) -> Loaded:
     if len(members) == 1:
         return members[0]
     model = Ensemble([member.model for member in members]).eval()
-    names = [member.backbone["name"] for member in members]
     methods = [str(member.tells.get("method", "unknown")) for member in members]
-    facts = _facts(model, "+".join(dict.fromkeys(names)), {})
+    facts = _facts(model, "+".join(dict.fromkeys(member.backbone["name"] for member in members)), {})
     return Loaded(model, "+".join(member.name for member in members), facts, {"method": f"ensemble of {_and(methods)}"})
 
 

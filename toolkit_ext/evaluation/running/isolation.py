@@ -34,8 +34,7 @@ def _index(device: torch.device) -> tuple[torch.device, ...]:
 def preserved_rng(device: torch.device) -> Iterator[None]:
     """Restore torch's generators, also those of every GPU, which ``torch.manual_seed`` changes."""
     state = rng_state(device)
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    every_gpu = torch.cuda.get_rng_state_all() if started else None
+    every_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
@@ -49,13 +48,9 @@ def preserved_rng(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode with frozen weights, without autocast; put it and the random numbers back."""
-    with (
-        torch.inference_mode(False),
-        torch.autocast(device.type, enabled=False),
-        attackable(model),
-        preserved_rng(device),
-    ):
+    """Evaluation mode, frozen weights, no autocast; the model and the random state are restored."""
+    float32 = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), float32, attackable(model), preserved_rng(device):
         yield
 
 
@@ -68,12 +63,9 @@ def full_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision("highest")
             stack.callback(torch.set_float32_matmul_precision, matmul)
         cudnn = torch.backends.cudnn
-        # torch 2.9 and later: one flag for each operation.
-        flags = (
-            [(cudnn.conv, "fp32_precision", "ieee"), (cudnn.rnn, "fp32_precision", "ieee")]
-            if hasattr(cudnn, "conv")
-            else [(cudnn, "allow_tf32", False)]
-        )
+        flags: list[tuple[object, str, object]] = [(cudnn, "allow_tf32", False)]
+        if hasattr(cudnn, "conv"):  # torch 2.9 and later: one flag per operation
+            flags = [(cudnn.conv, "fp32_precision", "ieee"), (cudnn.rnn, "fp32_precision", "ieee")]
         for owner, flag, strict in flags:
             stack.callback(setattr, owner, flag, getattr(owner, flag))
             setattr(owner, flag, strict)

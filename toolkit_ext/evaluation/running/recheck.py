@@ -9,8 +9,6 @@ from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.types import Norm
 
-REASONS = ("norm", "box", "label")
-
 
 def tolerance(norm: Norm, eps: float) -> float:
     """How far outside its ball an example may lie because of float32 rounding.
@@ -41,17 +39,13 @@ def recheck(
     """
     if len(inputs) == 0:
         return torch.zeros(0, dtype=torch.bool), {}
-    flat = inputs.flatten(1)
-    passed = {
-        "norm": distance(x, inputs, norm) <= eps + tolerance(norm, eps),
-        "box": ((flat >= 0) & (flat <= 1)).all(dim=1).cpu(),
-    }
+    box = ((inputs >= 0) & (inputs <= 1)).flatten(1).all(dim=1).cpu()
+    passed = {"norm": distance(x, inputs, norm) <= eps + tolerance(norm, eps), "box": box}
     if label:
         with preserved_rng(inputs.device), full_float32():
             passed["label"] = (model(inputs).max(dim=1)[1] != y).cpu()
-    return torch.stack(list(passed.values())).all(dim=0), {
-        reason: failed for reason, ok in passed.items() if (failed := int((~ok).sum()))
-    }
+    failed = {reason: int((~ok).sum()) for reason, ok in passed.items()}
+    return torch.stack(list(passed.values())).all(dim=0), {reason: n for reason, n in failed.items() if n}
 
 
 def rejected_flag(rejected: dict[str, int], attack: str) -> list[Flag]:

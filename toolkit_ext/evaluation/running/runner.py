@@ -7,6 +7,7 @@ batch, so every image gets the result of a single process, unless the model itse
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -92,17 +93,15 @@ class Runner:
         self.bar.set_postfix_str(job.name)
         self.bar.update(len(robust) - len(candidates))
         messages: list[str] = []
-        rejected: dict[str, int] = {}
+        rejected: Counter[str] = Counter()
         seconds, after = 0.0, robust.clone()
-        # split gives one empty batch where nothing is left.
-        parts = list(torch.split(candidates, self.batch_size)) if len(candidates) else []
+        parts = list(candidates.split(self.batch_size)) if len(candidates) else []  # split gives one empty batch
         for indices, (tensors, info) in zip(parts, self._batches(job, parts), strict=True):
             self._keep(job, indices, tensors)
             after[indices[tensors["broken"]]] = False
             messages += info["messages"]
             seconds += info["seconds"]
-            for reason, count in info["rejected"].items():
-                rejected[reason] = rejected.get(reason, 0) + count
+            rejected.update(info["rejected"])
             self.bar.update(len(indices))
         self.seconds += seconds
         self.flags += read_flags(messages, job.name) + rejected_flag(rejected, job.name)
@@ -124,19 +123,17 @@ class Runner:
     def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
         """The saved result of batch ``number``; attacks and saves it if there is none."""
         name = f"{job.name}-{number:05d}"
-        stored = self.state.load(name)
-        if stored is None or not self._fits(stored[0], indices):
-            stored = self._attack(job, indices)
-            self.state.save(name, *stored)
-        else:
+        if (stored := self.state.load(name)) and self._fits(stored[0], indices):
             self._set_rng(stored[0])
+            return stored
+        stored = self._attack(job, indices)
+        self.state.save(name, *stored)
         return stored
 
     def _fits(self, tensors: dict[str, Tensor], indices: Tensor) -> bool:
-        """Whether a stored batch is about these examples, and holds every adversarial example that is needed now."""
-        if not torch.equal(tensors["indices"], indices):
-            return False
-        return not bool((tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any())
+        """Whether a stored batch has these images and every adversarial example needed now."""
+        same = torch.equal(tensors["indices"], indices)
+        return same and not (tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any()
 
     def _attack(self, job: Job, indices: Tensor) -> Stored:
         start = time.perf_counter()
@@ -171,15 +168,10 @@ class Runner:
         attacks = list(chain.from_iterable(names))
         indices, inputs, predictions = map(torch.cat, tensors)
         order = indices.argsort()
+        named = tuple(attacks[position] for position in order.tolist())
         balls = {name: protocol.radius(name) for name in self.rows} | {"clean": (protocol.norm, 0.0)}
-        return Examples(
-            inputs=inputs[order],
-            indices=indices[order],
-            labels=self.subject.y[indices][order],
-            predictions=predictions[order],
-            attacks=tuple(attacks[position] for position in order.tolist()),
-            balls=balls,
-        )
+        labels = self.subject.y[indices][order]
+        return Examples(inputs[order], indices[order], labels, predictions[order], named, balls)
 
     def _rng(self) -> dict[str, Tensor]:
         return {f"rng.{kind}": state for kind, state in rng_state(self.subject.device).items()}

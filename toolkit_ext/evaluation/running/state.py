@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,23 @@ FORMAT = 1
 _META, _LOCK, _BATCHES = "meta.json", ".lock", "batch-*.safetensors"
 
 
+@dataclass(frozen=True)
 class State:
-    """Batches by name in ``folder``, or nowhere if that is None: then nothing is saved and nothing found.
+    """Batches in files ``batch-<name>.safetensors``, ``info`` in their metadata; None saves and finds nothing."""
 
-    Each batch is a file ``batch-<name>.safetensors`` of tensors, with ``info`` as JSON in its metadata.
-    """
+    folder: Path | None
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-
-    def _path(self, folder: Path, name: str) -> Path:
-        return folder / f"batch-{name.replace('/', '+')}.safetensors"
+    def _path(self, name: str) -> Path | None:
+        return self.folder and self.folder / f"batch-{name.replace('/', '+')}.safetensors"
 
     def save(self, name: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write a finished batch."""
-        if self.folder is not None:
-            atomic_write(self._path(self.folder, name), save(tensors, {"info": json.dumps(info)}))
+        if path := self._path(name):
+            atomic_write(path, save(tensors, {"info": json.dumps(info)}))
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The batch of that name; None if it was not finished, or if its file is damaged (so it is made again)."""
-        if self.folder is None or not (path := self._path(self.folder, name)).is_file():
+        """The batch of that name; None if it is missing or its file is damaged."""
+        if not (path := self._path(name)) or not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
@@ -106,17 +104,14 @@ def stored_key(folder: str | Path) -> dict[str, Any]:
 def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
     batches = list(folder.glob(_BATCHES))
     if fresh:
-        (folder / _META).unlink(missing_ok=True)
-        for batch in batches:
-            batch.unlink()
+        for path in (folder / _META, *batches):
+            path.unlink(missing_ok=True)
     elif (folder / _META).is_file():
         if not (there := stored_key(folder)):
             raise UserError(f"state_dir {folder}: {_META} is damaged; start afresh (fresh) or give another")
         if differing := differences(there, json.loads(json.dumps(key))):
-            raise UserError(
-                f"state_dir {folder}: belongs to another evaluation, differing in {', '.join(differing)};"
-                " start afresh (fresh) or give another folder"
-            )
+            what = f"belongs to another evaluation, differing in {', '.join(differing)}"
+            raise UserError(f"state_dir {folder}: {what}; start afresh (fresh) or give another folder")
         return
     elif batches:
         raise UserError(f"state_dir {folder}: holds batches but no {_META}; start afresh (fresh) or give another")

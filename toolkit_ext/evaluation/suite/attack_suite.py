@@ -50,11 +50,9 @@ class AttackSuite:
     def _defined(self, column: str) -> bool:
         attack, height = SINGLE.get(column, column), self.subject.x.shape[2]
         reason = reason_undefined(attack, self.protocol.norm, self.subject.classes, height)
-        if not reason and self.protocol.radius(column)[1] == 0:
-            reason = _NO_RADIUS
-        if reason:
-            self.omitted[column] = reason
-        return not reason
+        if reason or self.protocol.radius(column)[1] == 0:
+            self.omitted[column] = reason or _NO_RADIUS
+        return column not in self.omitted
 
     def run(self, *, reject_probabilities: bool) -> None:
         """Run everything, drawing random numbers in pyautoattack's order, so that randomised models agree too."""
@@ -73,9 +71,8 @@ class AttackSuite:
             self._autoattack()
         for column in self.columns:
             self._column(column)
-        for name in self.protocol.attacks:
-            if self.omitted.get(name) == _NO_RADIUS:
-                self.robust[name] = self.robust["clean"]
+        same = [name for name in self.protocol.attacks if self.omitted.get(name) == _NO_RADIUS]
+        self.robust |= dict.fromkeys(same, self.robust["clean"])
         self.robust["union"] = torch.stack(list(self.robust.values())).all(dim=0)
 
     def _take_over(self, column: str, carry: Evaluation) -> None:
@@ -101,7 +98,7 @@ class AttackSuite:
 
     def _autoattack(self) -> None:
         attacks = self._attacks(build)
-        robust = self._start("aa")
+        start = robust = self._start("aa")
         after = {"clean": fraction(robust)}
         for attack in self.plan.attacks:
             label, run = self.protocol.version != "rand", partial(attacks, attack)
@@ -115,7 +112,7 @@ class AttackSuite:
         self.omitted |= self.plan.omitted
         self.robust["aa"] = robust
         seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
-        self.runner.rows["aa"] = Row.of(self._start("aa"), robust, seconds)
+        self.runner.rows["aa"] = Row.of(start, robust, seconds)
 
     def _attacks(self, make: Callable[..., Any]) -> Perturb:
         """Runs the attacks of ``make``'s ``AutoAttack`` object in the chosen precision."""

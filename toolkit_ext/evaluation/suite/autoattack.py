@@ -66,13 +66,11 @@ def read_flags(messages: Iterable[str], attack: str = "") -> list[Flag]:
     starts, flags = 0, {}
     for message in messages:
         kind = next((kind for text, kind in _KINDS.items() if text in message), "other")
-        plain = _POINTER.sub("", message)
+        plain, count = _POINTER.sub("", message), None
         if points := _POINTS.search(message):
-            starts += int(points[1])
+            count = starts = starts + int(points[1])
             plain = f"the input gradient was zero at {starts} attack starts; gradient attacks may be unreliable"
-            flags[kind] = Flag(kind, plain, attack, starts)
-        else:
-            flags[kind if kind != "other" else plain] = Flag(kind, plain, attack)
+        flags[plain if kind == "other" else kind] = Flag(kind, plain, attack, count)
     return list(flags.values())
 
 
@@ -128,10 +126,9 @@ class Threat:
 
 
 def build(model: nn.Module, threat: Threat, collector: Collector) -> Any:
-    """pyautoattack's ``AutoAttack`` for ``threat``, its log going to ``collector``."""
-    adversary = AutoAttack(
-        model, norm=threat.norm, eps=threat.eps, seed=threat.seed, version=threat.version, device=threat.device
-    )
+    """pyautoattack's ``AutoAttack`` for ``threat``, logging to ``collector``."""
+    options = {name: getattr(threat, name) for name in ("norm", "eps", "seed", "version", "device")}
+    adversary = AutoAttack(model, **options)
     for part in (adversary, adversary.apgd, adversary.apgd_targeted):
         part.logger = collector.logger
     for part in (adversary.apgd_targeted, adversary.fab):

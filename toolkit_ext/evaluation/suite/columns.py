@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
@@ -37,14 +37,9 @@ def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adv
     if column in SINGLE:
         return Job(column, norm, eps, partial(adversary(), SINGLE[column]), seed, label)
     attack = gradient_attack(column, protocol)
-
-    def craft(x: Tensor, y: Tensor) -> Tensor:
-        return attack(model, x, y).inputs
-
-    return Job(column, norm, eps, craft, seed, label)
+    return Job(column, norm, eps, lambda x, y: attack(model, x, y).inputs, seed, label)
 
 
 def single_adversary(model: nn.Module, threat: Threat, collector: Collector) -> object:
-    """An ``AutoAttack`` whose attacks have one restart, and 20 EoT steps for ``rand``: ``plus`` counts as standard."""
-    single = replace(threat, version="standard") if threat.version == "plus" else threat
-    return build(model, single, collector)
+    """An ``AutoAttack`` whose attacks have one restart (so standard for ``plus``), and 20 EoT steps for ``rand``."""
+    return build(model, replace(threat, version="standard") if threat.version == "plus" else threat, collector)

@@ -66,18 +66,15 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
     def _window(self, query: int, shape: torch.Size) -> tuple[slice, slice, Tensor]:
         """Rows and columns of a query's window and its change ``[C, 1, 1]``, drawn in the library's order."""
         channels, height, width = shape[1:]
-        side = max(round((self.p_selection(query) * height * width) ** 0.5), 1)
-        side = min(side, height, width)
+        side = min(max(round((self.p_selection(query) * height * width) ** 0.5), 1), height, width)
         top, left = int(self.random_int(0, height - side)), int(self.random_int(0, width - side))
         value = 2.0 * self.eps * self.random_choice([channels, 1, 1])
         return slice(top, top + side), slice(left, left + side), value
 
     def _margin(self, x: Tensor, y: Tensor) -> Tensor:
-        """Logit of the label minus the largest other, ``[N]``; the library computes the cross-entropy as well."""
-        logits = self.predict(x)
-        own = y.unsqueeze(1)
-        right = logits.gather(1, own).squeeze(1)
-        margin: Tensor = right - logits.scatter(1, own, -float("inf")).amax(dim=1)
+        """Logit of the label minus the largest other, ``[N]``."""
+        logits, own = self.predict(x), y.unsqueeze(1)
+        margin: Tensor = logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -float("inf")).amax(dim=1)
         return margin
 
     def _lost(self, x: Tensor, y: Tensor, margin: Tensor) -> Tensor:
@@ -86,17 +83,12 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
         return claimed if self.judge is None else self.judge(claimed, x, y)
 
 
-FAST: dict[str, Any] = {
-    "apgd": FastAPGD,
-    "apgd_targeted": FastTargetedAPGD,
-    "fab": FastFAB,
-    "square": FastSquare,
-}
+FAST = {"apgd": FastAPGD, "apgd_targeted": FastTargetedAPGD, "fab": FastFAB, "square": FastSquare}
 
 
 def make_fast(adversary: Any, judge: Judge | None = None) -> None:
     """Give ``adversary`` (pyautoattack's ``AutoAttack``) fast attacks with its settings, and a ``judge``."""
     for name, kind in FAST.items():
-        attack = kind.__new__(kind)
+        attack: Any = kind.__new__(kind)
         vars(attack).update(vars(getattr(adversary, name)), judge=judge)
         setattr(adversary, name, attack)

@@ -6,7 +6,7 @@ Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,25 +26,12 @@ _MOMENTUM = 0.75
 
 @dataclass
 class _Climb:
-    """What a run knows of the images that it still works on, image by image.
+    """State of a run, per image that it still attacks; points and gradients are ``[M, C, H, W]``."""
 
-    Attributes:
-        places: ``[M]``, their places in the batch.
-        y: Labels ``[M]``.
-        target: ``[M]``, the classes that a targeted loss raises.
-        low, high: Bounds of the ball within the box, ``[M, C, H, W]`` like all that follows but numbers per image.
-        point, before: Where they are, and where they were one step ago.
-        gradient: Of the loss at ``point``.
-        step: Step sizes, ``[M, 1, 1, 1]``.
-        best, best_gradient, best_loss: The point with the highest loss so far.
-        losses: ``[M, n_iter]``, zero where a step is to come.
-        checked, halved: Best loss when steps were last looked at, and whether they were halved then.
-    """
-
-    places: Tensor
-    y: Tensor
-    target: Tensor | None
-    low: Tensor
+    places: Tensor  # [M] indices in the batch
+    y: Tensor  # [M] labels
+    target: Tensor | None  # [M] classes that a targeted loss raises
+    low: Tensor  # bounds of the ball within the box
     high: Tensor
     point: Tensor
     before: Tensor  # the previous point
@@ -58,10 +45,8 @@ class _Climb:
     halved: Tensor  # [M] bool, step sizes halved then
 
     def keep(self, alive: Tensor) -> None:
-        """Leave all but ``alive``, ``[M]`` bool, behind."""
-        for name in (field.name for field in fields(self)):
-            if (value := getattr(self, name)) is not None:
-                setattr(self, name, value[alive])
+        """Drop all images but ``alive`` ``[M]`` bool."""
+        vars(self).update({name: value[alive] for name, value in vars(self).items() if value is not None})
 
     def move(self, momentum: float) -> None:
         """Step to ``Π(x + a (z − x) + (1 − a)(x − x_before))`` with ``z = Π(x + η sign g)``."""
@@ -133,8 +118,7 @@ class _FastRun:
             found_there: Found = library.attack_single_run(x, y, x_init)
             return found_there
         if x_init is None:
-            noise = 2 * torch.rand(x.shape).to(self.device) - 1
-            x_init = x + self.eps * self.normalize(noise)
+            x_init = x + self.eps * self.normalize(2 * torch.rand(x.shape).to(self.device) - 1)
         climb, found = self._begin(x, y, x_init.clamp(0.0, 1.0))
         period, waited = self.n_iter_2, 0
         for step in range(self.n_iter):

@@ -44,19 +44,9 @@ def check_precision(precision: str, version: str) -> None:
 
 @contextmanager
 def in_precision(model: nn.Module, image: Tensor, precision: Precision) -> Iterator[HalfCopy | None]:
-    """Hold ``model`` as its passes are fastest in ``precision``, and yield the copy to search on, if it needs one.
-
-    Args:
-        model: In evaluation mode; put back as it was.
-        image: ``[1, C, H, W]`` on its device.
-        precision: ``fp32-reference`` leaves the model as it is.
-
-    Raises:
-        UserError: as :class:`HalfCopy`.
-    """
-    faster = precision != "fp32-reference"
+    """Use the fastest layout of ``model`` until the end, and yield the copy to search on for ``bf16-verified``."""
     # CUDA's float32 convolutions are not faster in channels-last layout.
-    with channels_last(model, use=faster and image.device.type == "cpu"):
+    with channels_last(model, use=precision != "fp32-reference" and image.device.type == "cpu"):
         yield HalfCopy(model, image) if precision == "bf16-verified" else None
 
 
@@ -91,7 +81,10 @@ class HalfCopy(nn.Module):
             with single_channel_conv(model):
                 self.model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
             if head is not None:
-                self.model.get_submodule(head).float().register_forward_pre_hook(_to_float32)
+                last = self.model.get_submodule(head).float()
+                last.register_forward_pre_hook(
+                    lambda _, inputs: tuple(value.float() if isinstance(value, Tensor) else value for value in inputs)
+                )
             with torch.no_grad():
                 self(image)
         except (RuntimeError, TypeError, NotImplementedError) as error:
@@ -105,17 +98,13 @@ class HalfCopy(nn.Module):
         return logits.float()
 
 
-def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(value.float() if isinstance(value, Tensor) else value for value in inputs)
-
-
 def _head(model: nn.Module, image: Tensor) -> str | None:
     """Name of the linear or convolutional layer whose output is the logits, if there is one."""
     outputs: dict[str, Tensor] = {}
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     hooks = [
         layer.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))  # type: ignore[misc]
-        for name, layer in layers.items()
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
     try:
         with torch.no_grad():
@@ -173,8 +162,7 @@ def pass_seconds(model: nn.Module, x: Tensor) -> float:
     start = time.perf_counter()
     with torch.enable_grad():
         loss = model(inputs).logsumexp(dim=1).sum()
-    gradient = torch.autograd.grad(loss, inputs)[0]
-    float(gradient[0].sum())  # waits for the device
+    float(torch.autograd.grad(loss, inputs)[0][0].sum())  # waits for the device
     return time.perf_counter() - start
 
 
@@ -185,7 +173,6 @@ def half_ratio(full: nn.Module, half: nn.Module, x: Tensor) -> float:
 
 
 def compare_speed(half: nn.Module, full: nn.Module, x: Tensor, collector: Collector) -> None:
-    """Warn, with the measured ratio, where passes of ``half`` are slower than those of ``full`` on this machine."""
-    ratio = 1 / half_ratio(full, half, x)
-    if ratio < 1:
+    """Warn if passes of ``half`` are slower than those of ``full`` on this machine."""
+    if (ratio := 1 / half_ratio(full, half, x)) < 1:
         collector.logger.warning(f"bf16 is slower than fp32 here, {ratio:.2f} times its speed; better use fp32")
