@@ -49,53 +49,45 @@ def evaluate(
     """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
 
     AutoAttack is pyautoattack's (Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of
-    diverse parameter-free attacks. ICML 2020): for the same model, images, seed and batch size, image by image the
-    verdicts of its ``run_standard_evaluation`` in float32. Every success is then checked again in full float32
-    (``running.recheck``). With fewer than 10 classes the targeted attacks take all other classes as targets; what is
-    undefined for 2 or 3 classes is left out and named in ``omitted``.
+    diverse parameter-free attacks. ICML 2020). For the same model, images, seed and batch size, every image gets the
+    verdict of its ``run_standard_evaluation`` in float32; every success is then re-checked in full float32. With fewer
+    than 10 classes, targeted attacks use all other classes; ``omitted`` names attacks undefined for 2 or 3 classes. The
+    processes of a multi-process run (torchrun) share the batches and return the result of a single process.
 
-    In a multi-process run (torchrun) each process attacks every n-th batch, and all return the same result, image by
-    image that of one process (``running.runner``).
-
-    The model is attacked in evaluation mode, weights frozen, without autocast, in the float32 arithmetic that torch's
-    flags allow (TF32 in convolutions on CUDA by default). Its modes and gradients, torch's random numbers and the
-    tracers of debuggers are put back.
+    The model runs in evaluation mode with frozen weights, without autocast, in the float32 arithmetic that torch's
+    flags allow (TF32 convolutions on CUDA by default). The model, torch's random state and tracers are restored.
 
     Args:
-        model: Takes ``[N, C, H, W]`` float32 in [0, 1], returns logits ``[N, K]``; already on its device. Or an ART
-            ``PyTorchClassifier``: images stay in [0, 1], its ``clip_values`` and preprocessing are applied to them.
+        model: Maps ``[N, C, H, W]`` float32 in [0, 1] to logits ``[N, K]``. Or an ART ``PyTorchClassifier``, whose
+            ``clip_values`` and preprocessing are applied to images in [0, 1].
         x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8.
         y: Index labels ``[N]`` (or one-hot).
         protocol: A :class:`Protocol`, or the name or path of one.
-        seed: Seed of every attack, set anew for each batch.
-        batch_size: Images attacked at once. Results depend on it, as random numbers are drawn by batch. ``auto``
-            measures some sizes on the model; ``settings`` has the chosen one, which a resumed evaluation keeps.
-        precision: ``fp32``; ``bf16-verified``, which searches in bfloat16 and checks every success in float32, faster
-            on processors and GPUs with bfloat16; ``fp32-reference``, pyautoattack's own code pixel by pixel. See
-            :mod:`toolkit_ext.evaluation.suite.precision`.
-        device: Checked against the model's; None takes the model's.
-        state_dir: Folder for finished batches. After an interruption, even ``kill -9``, the same call goes on from
-            there with the same result. One folder serves one evaluation; further ``attacks`` may be added later.
+        seed: Seed of every attack, set before each batch.
+        batch_size: Images attacked at once; it affects results, because random numbers are drawn per batch. ``auto``
+            measures several sizes; ``settings`` has the chosen one, which a resumed evaluation keeps.
+        precision: ``fp32``, ``bf16-verified`` or ``fp32-reference``, see :mod:`toolkit_ext.evaluation.suite.precision`.
+        device: Checked against the model's device, which is the default.
+        state_dir: Folder for finished batches of this evaluation. After an interruption, even ``kill -9``, the same
+            call resumes and gives the same result. Further ``attacks`` may be added later.
         save_examples: Path of a safetensors file for the adversarial examples, see :class:`Examples`.
         progress: Show a progress bar.
-        num_classes: Number of classes of the data, to be compared with the model's.
-        fresh: Drop what ``state_dir`` holds.
-        reject_probabilities: Refuse a model that returns probabilities; otherwise that is a warning in the result.
-        budget: Effort of AutoAttack; anything but the default is no standard AutoAttack.
-        carry: The evaluation of the same model and images at a smaller ``eps``, all else equal. What an attack broke
-            there counts as broken by it here and is not attacked again; the stored examples are carried over.
-            :func:`evaluate_budgets` does this for a list of radii.
+        num_classes: Number of classes of the data, checked against the model's.
+        fresh: Delete what ``state_dir`` holds.
+        reject_probabilities: Refuse a model that returns probabilities instead of adding a warning to the result.
+        budget: Effort of AutoAttack; only the default is standard AutoAttack.
+        carry: An evaluation that differs only in its smaller ``eps``. What an attack broke there counts as broken here
+            and is not attacked again; its examples are kept. :func:`evaluate_budgets` does this for several radii.
 
     Raises:
-        UserError: images, labels, a model or an option that cannot be evaluated; a ``state_dir`` of another evaluation
-            or in use; an output that cannot be written.
+        UserError: bad images, labels, model, option or output path; a ``state_dir`` in use or of another evaluation.
     """
     protocol, model = load_protocol(protocol), as_module(model)
     check_precision(precision, protocol.version)
     device = find_device(model, device)
     ranks = current(device)
     if save_examples is not None:
-        make_folder(Path(save_examples).parent)  # to fail now, not after the attacks
+        make_folder(Path(save_examples).parent)  # fail now, not after the attacks
     with opened(model, x, y, precision, device, num_classes) as subject:
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
         settings = settle(subject, protocol, seed, size, budget, precision)
@@ -132,11 +124,10 @@ def _result(suite: AttackSuite) -> Evaluation:
 
 
 def _carried(carry: Evaluation | None) -> dict[str, int]:
-    """For each column the images that it broke at the smaller radius; empty without one."""
-    if carry is None:
-        return {}
-    robust = {name: flags for name, flags in carry.robust.items() if "/" not in name and name != "clean"}
-    return {name: int((carry.robust["clean"] & ~flags).sum()) for name, flags in robust.items()}
+    """Number of images that each column broke at the smaller radius."""
+    robust = carry.robust if carry else {}
+    columns = [name for name in robust if "/" not in name and name != "clean"]
+    return {name: int((robust["clean"] & ~robust[name]).sum()) for name in columns}
 
 
 def evaluate_budgets(
@@ -150,34 +141,30 @@ def evaluate_budgets(
     save_examples: str | Path | None = None,
     **options: Any,
 ) -> tuple[Evaluation, ...]:
-    """Evaluate ``model`` at every radius of ``eps``: a robustness curve, one :class:`Evaluation` a radius, growing.
+    """Robustness curve: one :class:`Evaluation` per radius of ``eps``, in growing order.
 
-    What an attack broke at a smaller radius counts as broken by it at every larger one and is not attacked again,
-    because its adversarial example lies in the larger ball too. So a column can only fall along the curve, and it is
-    at most what the column alone would give at that radius. A column whose ball does not grow (``pgd_l2`` of a Linf
-    protocol) is run once.
+    An image that an attack broke at a smaller radius counts as broken at every larger one and is not attacked again,
+    because its adversarial example lies in the larger ball too. So accuracy never rises along the curve and is at most
+    that of a separate evaluation. A column whose ball does not grow (``pgd_l2`` of a Linf protocol) runs once.
 
     Args:
         model: As for :func:`evaluate`, as are ``x``, ``y`` and ``options``.
         x: Images.
         y: Labels.
-        protocol: What to run; its own ``eps`` plays no part.
+        protocol: What to run; its own ``eps`` is ignored.
         eps: Radii, numbers or text such as ``8/255``, in any order.
-        state_dir: Folder with a folder for each radius; an interrupted curve goes on with the batch it was at.
-        save_examples: Path of a safetensors file; the name of each radius' protocol is added to its stem.
+        state_dir: Folder with a subfolder per radius; an interrupted curve resumes at the batch where it stopped.
+        save_examples: Path of a safetensors file; ``@<eps>`` is added to its stem.
 
     Raises:
-        UserError: radii as :func:`budgets` refuses them, and whatever :func:`evaluate` refuses.
+        UserError: radii that :func:`budgets` refuses, and whatever :func:`evaluate` refuses.
     """
     found: list[Evaluation] = []
     for at in budgets(load_protocol(protocol), eps):
         folder = None if state_dir is None else Path(state_dir) / at.name
-        kept = None if save_examples is None else _beside(Path(save_examples), at)
+        path = None if save_examples is None else Path(save_examples)
+        path = path and path.with_stem(f"{path.stem}@{at.name.rpartition('@')[2]}")
         if found:  # one curve has one batch size, measured once
             options |= {"carry": found[-1], "batch_size": found[-1].settings["batch_size"]}
-        found.append(evaluate(model, x, y, at, state_dir=folder, save_examples=kept, **options))
+        found.append(evaluate(model, x, y, at, state_dir=folder, save_examples=path, **options))
     return tuple(found)
-
-
-def _beside(path: Path, protocol: Protocol) -> Path:
-    return path.with_name(f"{path.stem}@{protocol.name.rpartition('@')[2]}{path.suffix}")

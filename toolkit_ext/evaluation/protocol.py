@@ -21,23 +21,18 @@ VERSIONS: tuple[Version, ...] = ("standard", "plus", "rand")
 STEPS = {"pgd20": 20, "pgd100": 100, "mim": 10, "pgd_l2": 20}
 """Steps of the iterated columns. MIM: 10 steps of eps/10, decay 1, as in its paper (Dong et al., CVPR 2018)."""
 COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "square", "aa")
-"""What a protocol's ``attacks`` may name; ``clean`` always runs, ``aa`` is AutoAttack, the rest are single attacks."""
+"""Allowed ``attacks``; ``clean`` always runs, ``aa`` is AutoAttack, the rest are single attacks."""
 
 # 2.5 eps / steps, Madry et al.'s rule; MIM's own for MIM.
 _ALPHA = {"pgd20": "eps/8", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
-# The usual protocol of a data set and a norm, and of all other data sets.
-_USUAL = {
-    ("digits", "Linf"): "linf_0.1_digits",
-    ("mnist", "Linf"): "linf_0.3_mnist",
-    ("mnist", "L2"): "l2_1.5_mnist",
-}
+_USUAL = {("digits", "Linf"): "linf_0.1_digits", ("mnist", "Linf"): "linf_0.3_mnist", ("mnist", "L2"): "l2_1.5_mnist"}
 _ELSE: dict[str, str] = {"Linf": "linf_8_255", "L2": "l2_0.5"}
 _FOLDERS = (Path(__file__).parent / "protocols", Path(__file__).parents[2] / "eval" / "protocols")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The effort of AutoAttack: APGD and FAB iterations, Square queries. The defaults are the standard."""
+    """Effort of AutoAttack: APGD and FAB iterations, Square queries. The defaults are the standard."""
 
     n_iter: int = 100
     n_queries: int = 5000
@@ -47,9 +42,9 @@ class Budget:
 class Protocol:
     """An evaluation: ``norm`` and ``eps`` of the ball, AutoAttack's ``version``, and the ``attacks`` to run.
 
-    ``eps`` and ``l2_eps`` (the radius of the ``pgd_l2`` column where ``norm`` is Linf; None: left to ``eps``, so only
-    an L2 protocol may leave it out) are in units of inputs in [0, 1] and accept text such as ``8/255``. ``alpha`` maps
-    an iterated column to its step size, ``eps/<number>``, so that the steps follow a change of ``eps``.
+    ``eps`` and ``l2_eps`` are in units of inputs in [0, 1] and accept text such as ``8/255``. ``l2_eps`` is the radius
+    of ``pgd_l2``: required in Linf, by default ``eps`` in L2. ``alpha`` maps an iterated column to its step size,
+    ``eps/<number>``, which scales with ``eps``.
 
     Raises:
         UserError: an unknown norm, version or attack; an ``eps`` that is negative or, in Linf, above 1; a step of 0.
@@ -64,7 +59,7 @@ class Protocol:
     l2_eps: float | None = None
 
     def __post_init__(self) -> None:
-        check_file_name("protocol", self.name)  # folders of an evaluation are named after it
+        check_file_name("protocol", self.name)  # names folders
         check_choice("norm", self.norm, NORMS)
         check_choice("version", self.version, VERSIONS)
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
@@ -74,19 +69,15 @@ class Protocol:
         for column in self.alpha:
             check_choice("alpha", column, STEPS)
             self.step_size(column)
-        self._check_l2()
-
-    def _check_l2(self) -> None:
         if self.l2_eps is not None:
             object.__setattr__(self, "l2_eps", parse_eps(self.l2_eps, "L2", "l2_eps"))
         elif self.norm == "Linf" and "pgd_l2" in self.attacks:
             raise UserError("l2_eps: is missing; the pgd_l2 column of an Linf protocol needs it (its radius)")
 
     def at(self, eps: float | str | None = None, **changes: Any) -> Self:
-        """This protocol with another ``eps`` (step sizes follow; ``l2_eps`` does not), or other fields."""
+        """This protocol with another ``eps`` (step sizes scale; ``l2_eps`` does not), or other fields."""
         if eps is not None:
-            # No slash: names become parts of paths.
-            name = f"{self.name.partition('@')[0]}@{eps}".replace("/", "_")
+            name = f"{self.name.partition('@')[0]}@{eps}".replace("/", "_")  # names become parts of paths
             changes = {"name": name, **changes, "eps": eps}
         return dataclasses.replace(self, **changes)
 
@@ -115,10 +106,10 @@ def protocol_names() -> list[str]:
 
 
 def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
-    """The protocol of that name in ``eval/protocols``, or in the JSON file at that path; a finished one as it is.
+    """The protocol of that name in ``eval/protocols``, or in the JSON file at that path.
 
     Raises:
-        UserError: no such protocol; a file that is not JSON, or has fields a :class:`Protocol` does not.
+        UserError: no such protocol; a file that is not JSON or has unknown fields.
     """
     if isinstance(name_or_path, Protocol):
         return name_or_path
@@ -140,10 +131,10 @@ def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
 
 
 def protocol_for(data: str, norm: str | None = None, eps: float | str | None = None) -> Protocol:
-    """The usual protocol for the data set called ``data`` in ``norm`` (by default Linf) and at ``eps``.
+    """The usual protocol for the data set ``data`` in ``norm`` (by default Linf) at ``eps``.
 
     Raises:
-        UserError: an unknown norm, or an ``eps`` as :func:`parse_eps` refuses it.
+        UserError: an unknown norm, or an ``eps`` that :func:`parse_eps` refuses.
     """
     norm = check_choice("norm", norm or "Linf", NORMS)
     protocol = load_protocol(_USUAL.get((data, norm), _ELSE[norm]))
@@ -152,7 +143,7 @@ def protocol_for(data: str, norm: str | None = None, eps: float | str | None = N
 
 
 def budgets(protocol: Protocol, eps: Sequence[float | str]) -> tuple[Protocol, ...]:
-    """``protocol`` at each radius of ``eps``, in growing order; each is named ``<protocol>@<eps>``.
+    """``protocol`` at each radius of ``eps``, in growing order, named ``<protocol>@<eps>``.
 
     Raises:
         UserError: no radius, one that is not allowed, or one given twice.

@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics, which images survive each attack, adversarial examples, and reasons for doubt."""
+"""The result of an evaluation: metrics, which images survive each attack, adversarial examples, warnings."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class Flag:
     """A reason to doubt a result.
 
     ``kind`` is ``randomized``, ``probabilities``, ``dynamic``, ``zero_gradients``, ``square_beats_white_box`` (all
-    pyautoattack's), ``recheck`` (reported successes that were none), ``slow_bf16`` (precision bf16-verified where that
-    is slower), ``audit`` or ``other``. ``attack`` names the attack that raised it, empty for the checks before the
-    attacks. ``count`` is the number of examples, or of attack starts for zero gradients (an example has one start for
-    each target class and restart).
+    pyautoattack's), ``recheck`` (false successes), ``slow_bf16`` (bf16-verified is slower), ``audit`` or ``other``.
+    ``attack`` is empty for the checks before the attacks. ``count`` is the number of examples; for zero gradients, of
+    attack starts (one per target class and restart).
     """
 
     kind: str
@@ -47,7 +46,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Row:
-    """What one attack did: examples ``attempted`` and ``broken``, wall ``seconds``, and the ``accuracy`` after it."""
+    """One attack: examples ``attempted`` and ``broken``, wall ``seconds``, and the ``accuracy`` after it."""
 
     attempted: int
     broken: int
@@ -56,22 +55,22 @@ class Row:
 
     @classmethod
     def of(cls, attempted: Tensor, robust: Tensor, seconds: float) -> Self:
-        """From ``[N]`` bool: what was attacked, and what is robust after it."""
+        """From ``[N]`` bool: which images were attacked, and which are robust afterwards."""
         broken = int((attempted & ~robust).sum())
         return cls(int(attempted.sum()), broken, round(seconds, 3), fraction(robust))
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The first adversarial example that was found for each broken image, ordered by index; all on the CPU.
+    """The first adversarial example found for each broken image, ordered by index, on the CPU.
 
     Attributes:
         inputs: ``[M, C, H, W]`` float32 in [0, 1].
         indices: ``[M]`` int64, positions in the evaluated data.
         labels: ``[M]`` int64, the true labels.
-        predictions: ``[M]`` int64, what the model says instead.
-        attacks: M names: ``clean`` for an image misclassified as it is, ``aa/apgd-ce``, ``pgd20``, ...
-        balls: norm and radius of the ball of each name in ``attacks``.
+        predictions: ``[M]`` int64, the model's predictions.
+        attacks: M names: ``clean`` for a misclassified clean image, ``aa/apgd-ce``, ``pgd20``, ...
+        balls: Norm and radius of each name in ``attacks``.
     """
 
     inputs: Tensor
@@ -82,21 +81,16 @@ class Examples:
     balls: Mapping[str, tuple[Norm, float]]
 
     def save(self, path: str | Path) -> Path:
-        """Write all of it to a safetensors file; ``attack`` numbers the names in the file's metadata."""
+        """Write a safetensors file; its tensor ``attack`` indexes the names in its metadata."""
         names = sorted(set(self.attacks))
-        tensors = {
-            "inputs": self.inputs,
-            "indices": self.indices,
-            "labels": self.labels,
-            "predictions": self.predictions,
-            "attack": torch.tensor([names.index(name) for name in self.attacks], dtype=torch.int64),
-        }
+        tensors = {name: getattr(self, name) for name in ("inputs", "indices", "labels", "predictions")}
+        tensors["attack"] = torch.tensor([names.index(name) for name in self.attacks], dtype=torch.int64)
         attacks = [{"name": name, "norm": self.balls[name][0], "eps": self.balls[name][1]} for name in names]
         return atomic_write(Path(path), save(tensors, {"attacks": json.dumps(attacks)}))
 
 
 def load_examples(path: str | Path) -> Examples:
-    """Read what :meth:`Examples.save` wrote; :class:`UserError` if the file is not that."""
+    """Read a file of :meth:`Examples.save`; :class:`UserError` for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
@@ -114,7 +108,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     from statsmodels.stats.proportion import proportion_confint  # takes a second to import
 
     low, high = proportion_confint(correct, n, alpha=0.05, method="wilson")
-    # Rounding can leave a bound a hair inside the proportion itself, or outside [0, 1].
+    # Rounding can exclude the proportion itself, or leave [0, 1].
     return max(0.0, min(float(low), correct / n)), min(1.0, max(float(high), correct / n))
 
 
@@ -124,7 +118,7 @@ def fraction(flags: Tensor) -> float:
 
 
 def pack_flags(flags: Tensor) -> str:
-    """A bool tensor ``[N]`` as hexadecimal text, eight examples to a byte, the first in its highest bit."""
+    """A bool tensor ``[N]`` as hexadecimal text: eight examples per byte, the first in the highest bit."""
     return np.packbits(flags.numpy()).tobytes().hex()
 
 
@@ -137,27 +131,25 @@ def unpack_flags(text: str, n: int) -> Tensor:
 class Evaluation:
     """The result of :func:`toolkit_ext.evaluation.evaluate`.
 
-    Names of attacks: columns as in the protocol (``clean``, ``fgsm``, ``pgd20``, ..., ``aa`` for all of AutoAttack),
-    ``aa/apgd-ce`` and so on for AutoAttack's parts, ``union`` for everything that was run, whatever its ball.
+    Attack names are the protocol's columns (``clean``, ``fgsm``, ..., ``aa`` for all of AutoAttack), AutoAttack's parts
+    (``aa/apgd-ce``, ...), and ``union`` for all attacks together, whatever their ball.
 
     Attributes:
         protocol: What was evaluated.
         n_examples: Number of images N.
         num_classes: Number of classes of the model.
-        metrics: ``<column>_acc``, fractions in [0, 1] of the N images that the model gets right both as they are and
-            under the attack.
+        metrics: ``<column>_acc``, the fraction of the N images classified correctly with and without the attack.
         intervals: 95% Wilson interval of each metric.
-        warnings: Reasons for doubt, AutoAttack's own among them.
+        warnings: Reasons for doubt, including AutoAttack's own.
         omitted: Attacks that could not be run, with the reason.
-        details: For each attack: examples ``attempted``, ``broken``, wall ``seconds`` and the ``accuracy`` after it.
-            AutoAttack's parts run one after the other, each on what the earlier ones left; a column attacks every
-            image that is classified correctly.
-        robust: For each attack, ``[N]`` bool: correct and not broken by it (for a part of AutoAttack: up to it).
+        details: Per attack: examples ``attempted``, ``broken``, wall ``seconds`` and the ``accuracy`` after it. Each
+            part of AutoAttack attacks what the earlier ones left; a column attacks every correct image.
+        robust: Per attack, ``[N]`` bool: correct and not broken by it (by a part of AutoAttack: nor by earlier parts).
         examples: The first adversarial example found for each broken image.
-        seconds: Wall time of all attacks, each counted once (``details`` has rows that sum up or share others).
+        seconds: Wall time of all attacks, each counted once (rows of ``details`` may overlap).
         settings: Seed, batch size, effort, tolerances of the re-check, device, arithmetic and library versions, and
             the SHA-256 of the model and of the images with their labels.
-        carried: For each column, images counted as broken because they were at a smaller radius; empty without one.
+        carried: Per column, the number of images counted as broken because they were at a smaller radius.
     """
 
     protocol: Protocol
@@ -177,9 +169,7 @@ class Evaluation:
     def to_record(self) -> dict[str, Any]:
         """The fields of a run record that an evaluation fills, ready for JSON.
 
-        ``details`` holds ``attacks`` (the attribute ``details``), ``flags`` (the warnings with their kinds and
-        counts), ``settings``, ``robust`` (which images survive each attack, as :func:`pack_flags` writes it) and
-        ``carried`` where the evaluation went on from a smaller radius.
+        ``details.attacks`` is the attribute ``details``, ``details.robust`` is written by :func:`pack_flags`.
         """
         return {
             "protocol": {key: getattr(self.protocol, key) for key in ("name", "norm", "eps", "version")},
@@ -199,7 +189,7 @@ class Evaluation:
 
 
 def figures(robust: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Metrics and intervals of the columns in ``robust`` (parts of AutoAttack are no columns)."""
+    """Metrics and intervals of the columns in ``robust``, without the parts of AutoAttack."""
     counts = {f"{name}_acc": (int(flags.sum()), len(flags)) for name, flags in robust.items() if "/" not in name}
     metrics = {name: correct / n for name, (correct, n) in counts.items()}
     return metrics, {name: wilson(correct, n) for name, (correct, n) in counts.items()}

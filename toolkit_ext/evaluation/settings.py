@@ -1,8 +1,9 @@
-"""The settings of an evaluation, settled once: they are recorded, and stored batches are known again by them."""
+"""The settings of an evaluation: what its record names and its stored batches depend on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,32 +23,25 @@ from toolkit_ext.evaluation.suite.autoattack import Threat, targets
 from toolkit_ext.evaluation.suite.precision import Precision, pass_seconds
 
 BatchSize = int | Literal["auto"]
-CANDIDATES = (64, 128, 250, 500, 1000)
-"""Batch sizes that ``auto`` tries."""
-# A size is worth it if it gives this much more throughput; smaller ones take less memory.
-_GAIN = 1.05
+CANDIDATES = (64, 128, 250, 500, 1000)  # batch sizes that "auto" tries
+_GAIN = 1.05  # a larger batch takes more memory, so it must raise throughput by this factor
 _SECONDS, _LONGEST = 0.2, 2.0
 _LIBRARIES = ("pyautoattack", "torchattacks", "adversarial-robustness-toolbox", "numpy")
 
 
 def float32_arithmetic() -> str:
-    """The arithmetic that torch's flags allow for float32, such as ``matmul highest, convolution tf32``.
-
-    The second half concerns CUDA alone, where convolutions use TF32 unless told otherwise.
-    """
-    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and later: one flag for each operation
+    """The float32 arithmetic that torch's flags allow, such as ``matmul highest, convolution tf32`` (CUDA only)."""
+    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and later: one flag per operation
     tf32 = torch.backends.cudnn.allow_tf32 if convolution is None else convolution.fp32_precision == "tf32"
     return f"matmul {torch.get_float32_matmul_precision()}, convolution {'tf32' if tf32 else 'float32'}"
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries whose change can change a result, as far as they are installed."""
-    found = {"torch": str(torch.__version__)}  # with the build, which the package's metadata lack
+    """Versions of the installed libraries that can change a result."""
+    found = {"torch": str(torch.__version__)}  # with the build, which the metadata lacks
     for library in _LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -65,7 +59,7 @@ class Settings:
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a record says of them, ready for JSON."""
+        """The settings as a record stores them, ready for JSON."""
         balls = {self.protocol.radius(name) for name in self.protocol.attacks}
         return {
             "seed": self.threat.seed,
@@ -82,7 +76,7 @@ class Settings:
         }
 
     def key(self, carry: Evaluation | None = None) -> dict[str, Any]:
-        """What stored batches depend on. The list of attacks is not in it: each attack has batches of its own."""
+        """What stored batches depend on; not the list of attacks, as each has its own batches."""
         rules = {name: value for name, value in self.protocol.to_dict().items() if name not in ("name", "attacks")}
         facts = self.to_dict()
         del facts["tolerance"]
@@ -95,14 +89,9 @@ class Settings:
 def settle(
     subject: Subject, protocol: Protocol, seed: int, batch_size: int, budget: Budget, precision: Precision
 ) -> Settings:
-    """The settings of an evaluation of ``subject`` by ``protocol``.
-
-    Raises:
-        UserError: a number that no evaluation can use.
-    """
-    bounds = {"seed": (seed, 0), "batch_size": (batch_size, 1)}
-    bounds |= {"n_iter": (budget.n_iter, 1), "n_queries": (budget.n_queries, 1)}
-    for option, (value, low) in bounds.items():
+    """The settings of an evaluation; :class:`UserError` for a number outside its range."""
+    for option, value in {"seed": seed, "batch_size": batch_size, **asdict(budget)}.items():
+        low = 0 if option == "seed" else 1
         if not isinstance(value, int) or value < low:
             raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
     threat = Threat(protocol.norm, protocol.eps, protocol.version, subject.classes, seed, subject.device, budget)
@@ -111,17 +100,13 @@ def settle(
 
 
 def check_carry(carry: Evaluation, settings: Settings) -> None:
-    """Refuse to go on from an evaluation of something else, or at a radius that is not smaller.
-
-    Raises:
-        UserError: another model, images, attacks, norm, effort or precision; ``carry``'s ``eps`` not below that here.
-    """
+    """:class:`UserError` if ``carry`` differs in more than ``eps``, or if its ``eps`` is not smaller."""
     there, here = _rules(carry.protocol, carry.settings), _rules(settings.protocol, settings.to_dict())
     if differing := differences(there, here):
         raise UserError(f"carry: is of another evaluation, differing in {', '.join(differing)}; only eps may differ")
-    if not carry.protocol.eps < settings.protocol.eps:
-        eps = settings.protocol.eps
-        raise UserError(f"carry: its eps {carry.protocol.eps:g} is not allowed; it must be below {eps:g}")
+    smaller, eps = carry.protocol.eps, settings.protocol.eps
+    if smaller >= eps:
+        raise UserError(f"carry: its eps {smaller:g} is not allowed; it must be below {eps:g}")
 
 
 def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
@@ -131,27 +116,16 @@ def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_batch_size(wanted: BatchSize, subject: Subject, state_dir: str | Path | None, fresh: bool) -> int:
-    """``wanted``, or for ``auto`` the size of the evaluation in ``state_dir``, or else the one measured to be best.
-
-    Random numbers are drawn by batch, so the size is part of what is evaluated: a resumed evaluation must not measure
-    anew, and a record's ``batch_size`` given as a number makes the same evaluation elsewhere.
-
-    Raises:
-        UserError: text other than ``auto``.
-    """
+    """``wanted``; for ``auto`` the size in ``state_dir``, because results depend on it, else the fastest one."""
     wanted = parse_batch_size(wanted)
     if wanted != "auto":
         return wanted
-    there = {} if fresh or state_dir is None else stored_key(state_dir)
-    size = there.get("batch_size")
+    size = None if fresh or state_dir is None else stored_key(state_dir).get("batch_size")
     return size if isinstance(size, int) else measure(subject.half or subject.model, subject.x, subject.device)
 
 
 def measure(model: nn.Module, x: Tensor, device: torch.device) -> int:
-    """The smallest of :data:`CANDIDATES` within 5% of the best throughput of forward and input-backward passes.
-
-    Takes about two seconds on a small model; sizes whose single pass takes longer than that are not tried.
-    """
+    """The smallest of :data:`CANDIDATES` within 5% of the best throughput of forward and input-backward passes."""
     best, chosen = 0.0, CANDIDATES[0]
     for size in CANDIDATES:
         images = to_unit(x[:size].clone()).to(device)
@@ -167,7 +141,7 @@ def measure(model: nn.Module, x: Tensor, device: torch.device) -> int:
 
 
 def _seconds(model: nn.Module, x: Tensor) -> float:
-    """Least seconds of a pass, after one that sets everything up, over about ``_SECONDS``."""
+    """Fastest pass within about ``_SECONDS``, after one to warm up."""
     first = pass_seconds(model, x)
     if first > _LONGEST:
         return first
@@ -178,11 +152,7 @@ def _seconds(model: nn.Module, x: Tensor) -> float:
 
 
 def parse_batch_size(value: str | int) -> BatchSize:
-    """``auto`` or an integer, also from text.
-
-    Raises:
-        UserError: other text.
-    """
+    """``auto`` or an integer, also from text; :class:`UserError` for other text."""
     if value == "auto":
         return "auto"
     try:

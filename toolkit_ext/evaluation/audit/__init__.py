@@ -1,4 +1,4 @@
-"""Does an evaluation measure robustness, or an attack that fails? The signs that two papers name, as figures.
+"""Checks whether an evaluation measures robustness or an attack that fails.
 
 Carlini et al.: On evaluating adversarial robustness. arXiv:1902.06705, 2019. Athalye, Carlini, Wagner: Obfuscated
 gradients give a false sense of security. ICML 2018, section 3.1.

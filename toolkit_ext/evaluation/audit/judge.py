@@ -1,8 +1,4 @@
-"""The checks of an audit, and how figures become verdicts: each function makes one :class:`Check` and runs nothing.
-
-Two attacks are compared image by image: by how many images each broke that the other did not, and whether that could be
-chance (one-sided sign test).
-"""
+"""The verdicts of an audit: each function makes one :class:`Check` from measurements."""
 
 from __future__ import annotations
 
@@ -20,31 +16,22 @@ from toolkit_ext.types import Norm
 Status = Literal["pass", "warning", "failure"]
 STATUSES: tuple[Status, ...] = ("pass", "warning", "failure")
 
-
-CHANCE = (0.20, 0.05)
-"""Levels of the sign test: below the first a warning, below the second a failure."""
-REACHES_ZERO = (0.01, 0.05)
-"""Accuracy without a bound: up to the first a pass, up to the second a warning."""
-ZERO_GRADIENTS = (0.01, 0.10)
-"""Share of images whose gradient is zero or not finite: likewise."""
-TINY_GRADIENTS = 0.10
-"""Share of images with a tiny gradient above which there is a warning."""
-RISES = (0.95, 0.80)
-"""Share of images whose loss the attack raises: from the first on a pass, from the second on a warning."""
-DIPS = 0.05
-"""Relative fall of the mean loss between two moments of the attack that is a warning."""
-CONVERGED = 0.05
-"""Accuracy that more steps may still cost: more is a warning that the shorter attack had not converged."""
-DETERMINISTIC = 1e-4
-"""Relative change of the logits, from one forward pass to the next, that rounding explains."""
+# Bounds of a pass and, where there are two, of a warning.
+CHANCE = (0.20, 0.05)  # p value of the sign test, at least
+REACHES_ZERO = (0.01, 0.05)  # accuracy without a bound, at most
+ZERO_GRADIENTS = (0.01, 0.10)  # share of images whose gradient is zero or not finite, at most
+TINY_GRADIENTS = 0.10  # share of images with a tiny gradient, at most
+RISES = (0.95, 0.80)  # share of images whose loss the attack raises, at least
+DIPS = 0.05  # relative fall of the mean loss during the attack, at most
+CONVERGED = 0.05  # accuracy lost by more steps, at most
+DETERMINISTIC = 1e-4  # relative change of the logits between forward passes, at most
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its ``name``, ``status``, the ``figure`` it rests on, one line, and the ``values`` behind the figure.
+    """One check: ``name``, ``status``, its ``figure``, one line of ``explanation``, and the ``values`` behind it.
 
-    ``figure`` is a fraction in [0, 1] or a difference of two such, except for ``randomness``, where it is the relative
-    change of the logits.
+    ``figure`` is a fraction in [0, 1] or a difference of two; for ``randomness`` the relative change of the logits.
     """
 
     name: str
@@ -60,7 +47,7 @@ class Audit:
 
     Attributes:
         checks: In the order of the documentation.
-        omitted: Checks that were not made, with the reason.
+        omitted: Omitted checks, with the reason.
         norm: Norm of the ball.
         eps: Radius of the ball, in units of [0, 1] inputs.
         n_examples: Number of images.
@@ -74,7 +61,7 @@ class Audit:
 
     @property
     def status(self) -> Status:
-        """The worst status of a check."""
+        """The worst status of all checks."""
         return max((check.status for check in self.checks), key=STATUSES.index, default="pass")
 
     def __getitem__(self, name: str) -> Check:
@@ -82,7 +69,7 @@ class Audit:
         return next(check for check in self.checks if check.name == name)
 
     def flags(self) -> tuple[Flag, ...]:
-        """A reason to doubt the evaluation for each failure."""
+        """One warning per failure."""
         failures = [check for check in self.checks if check.status == "failure"]
         return tuple(Flag("audit", f"{check.name}: {check.explanation}") for check in failures)
 
@@ -103,21 +90,17 @@ def _grade(value: float, bounds: tuple[float, float]) -> Status:
     return "pass" if value <= bounds[0] else "warning" if value <= bounds[1] else "failure"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
 def compare(name: str, strong: tuple[str, Tensor], weak: tuple[str, Tensor], doubt: str) -> Check:
     """Whether ``strong`` breaks at least as much as ``weak``; each is a name and ``[N]`` bool, robust against it.
 
-    The figure is the accuracy under ``strong`` minus that under ``weak``: above 0 the attacks are in the wrong order,
-    which counts where the sign test says that this is hardly chance. ``doubt`` says what that would mean.
+    The figure is the accuracy under ``strong`` minus that under ``weak``. The status is that of a one-sided sign test
+    on the images that only one attack breaks. ``doubt`` says what a failure means.
     """
     only_weak, only_strong = int((strong[1] & ~weak[1]).sum()), int((weak[1] & ~strong[1]).sum())
     n, chance = len(strong[1]), _chance(only_weak, only_strong)
     accuracies = [int(robust.sum()) / n for _, robust in (strong, weak)]
     status: Status = "pass" if chance >= CHANCE[0] else "warning" if chance >= CHANCE[1] else "failure"
-    text = f"accuracy {_percent(accuracies[0])} under {strong[0]}, {_percent(accuracies[1])} under {weak[0]}"
+    text = f"accuracy {accuracies[0]:.1%} under {strong[0]}, {accuracies[1]:.1%} under {weak[0]}"
     if status != "pass":
         text += f", which alone breaks {only_weak} images against {only_strong}: {doubt}"
     values = {"strong": accuracies[0], "weak": accuracies[1], "only_strong": only_strong, "only_weak": only_weak}
@@ -125,7 +108,7 @@ def compare(name: str, strong: tuple[str, Tensor], weak: tuple[str, Tensor], dou
 
 
 def more_steps(long: tuple[str, Tensor], short: tuple[str, Tensor]) -> Check:
-    """:func:`compare`, and a warning where the longer attack is so much stronger that the shorter one is no measure."""
+    """:func:`compare`, with a warning if the shorter attack had not converged."""
     found = compare("more_steps", long, short, "more steps should not break fewer images")
     if found.status == "pass" and found.figure < -CONVERGED:
         text = f"{found.explanation}: {short[0]} had not converged, so use more steps"
@@ -134,10 +117,10 @@ def more_steps(long: tuple[str, Tensor], short: tuple[str, Tensor]) -> Check:
 
 
 def eps_to_zero(accuracies: Mapping[float, float]) -> Check:
-    """Whether the accuracy falls to 0 as the radius (the keys, growing) reaches that of the whole box."""
+    """Whether the accuracy falls to 0 at the largest radius, that of the whole box; keys are radii, growing."""
     eps, left = list(accuracies.items())[-1]
     status = _grade(left, REACHES_ZERO)
-    text = f"accuracy {_percent(left)} under PGD-20 at eps {eps:g}, where every image can be reached"
+    text = f"accuracy {left:.1%} under PGD-20 at eps {eps:g}, where every image can be reached"
     if status != "pass":
         text += ": an attack without a bound must succeed, so this one fails for another reason than robustness"
     curve = {f"{radius:g}": accuracy for radius, accuracy in accuracies.items()}
@@ -145,14 +128,14 @@ def eps_to_zero(accuracies: Mapping[float, float]) -> Check:
 
 
 def loss_rises(losses: Mapping[int, Tensor]) -> Check:
-    """Whether the loss rises along PGD; ``losses`` maps a number of steps (growing, from 0) to losses ``[N]``."""
+    """Whether PGD raises the loss; ``losses`` maps a number of steps (growing, from 0) to losses ``[N]``."""
     steps, path = list(losses), list(losses.values())
     figure = float((path[-1] > path[0]).double().mean())
     means = [float(loss.mean()) for loss in path]
     dips = any(after < (1 - DIPS) * before for before, after in pairwise(means[1:]))
     status = _grade(1 - figure, (1 - RISES[0], 1 - RISES[1]))
     status = "warning" if dips and status == "pass" else status
-    text = f"{steps[-1]} steps raise the loss of {_percent(figure)} of the images"
+    text = f"{steps[-1]} steps raise the loss of {figure:.1%} of the images"
     if dips:
         text += ", but its mean falls on the way: the steps may be too large"
     elif status != "pass":
@@ -162,13 +145,12 @@ def loss_rises(losses: Mapping[int, Tensor]) -> Check:
 
 
 def gradients(norms: Tensor, tiny: float) -> Check:
-    """Whether the input gradients (L2 norms ``[N]``, NaN where not finite) are zero, not finite, or below ``tiny``."""
+    """Whether input gradients (L2 norms ``[N]``, NaN where not finite) are zero, not finite, or below ``tiny``."""
     dead = float(((norms == 0) | ~norms.isfinite()).double().mean())
     small = float((norms < tiny).double().mean())
     status = _grade(dead, ZERO_GRADIENTS)
     status = "warning" if status == "pass" and small > TINY_GRADIENTS else status
-    text = f"{_percent(dead)} of the images have an input gradient that is zero or not finite, "
-    text += f"{_percent(small)} one below {tiny:g}"
+    text = f"{dead:.1%} of the images have an input gradient that is zero or not finite, {small:.1%} one below {tiny:g}"
     if status != "pass":
         text += ": gradient attacks cannot see these images (saturated loss, or a layer without gradient)"
     finite = norms[norms.isfinite()]
@@ -177,7 +159,7 @@ def gradients(norms: Tensor, tiny: float) -> Check:
 
 
 def randomness(change: float, version: str) -> Check:
-    """Whether the model is random: the largest relative ``change`` of its logits between forward passes."""
+    """Whether the model is random, by the largest relative ``change`` of its logits between forward passes."""
     random = change > DETERMINISTIC
     status: Status = "pass"
     text = f"logits change by {change:.2g}, relatively, from one forward pass to the next"

@@ -1,9 +1,10 @@
-"""Measurements for the audit: losses along PGD, gradients, the change between forward passes, transferred examples."""
+"""Measurements for the audit: losses along PGD, gradients, randomness, transferred examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,13 @@ from toolkit_ext.data import to_unit
 from toolkit_ext.evaluation.running.isolation import isolated
 from toolkit_ext.evaluation.running.recheck import recheck
 
-MOMENTS = (0, 1, 2, 5, 10, 20)
-"""Steps of PGD-20 after which the loss is taken."""
-PASSES = 5
-"""Forward passes in the test for randomness."""
+MOMENTS = (0, 1, 2, 5, 10, 20)  # steps of PGD-20 after which the loss is measured
+PASSES = 5  # forward passes in the test for randomness
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A model, held as an evaluation holds it, and images with labels on the CPU; ``attack`` is PGD-20."""
+    """A model, images and labels on the CPU, and PGD-20 as ``attack``."""
 
     model: nn.Module
     x: Tensor
@@ -42,23 +41,17 @@ class Probe:
         return torch.cat(found)
 
     def losses(self) -> dict[int, Tensor]:
-        """Cross-entropy ``[N]`` after each of :data:`MOMENTS` of PGD, in float64 so that it does not saturate.
+        """Cross-entropy ``[N]`` after each of :data:`MOMENTS` of PGD, in float64 so that it does not saturate."""
 
-        An attack of fewer steps, from the same seed and with the same step size, is the beginning of a longer one.
-        """
+        def loss(steps: int, x: Tensor, y: Tensor) -> Tensor:
+            inputs = replace(self.attack, steps=steps)(self.model, x, y).inputs if steps else x
+            with torch.no_grad():
+                return F.cross_entropy(self.model(inputs).double(), y, reduction="none")
 
-        def after(steps: int) -> Callable[[Tensor, Tensor], Tensor]:
-            def loss(x: Tensor, y: Tensor) -> Tensor:
-                inputs = replace(self.attack, steps=steps)(self.model, x, y).inputs if steps else x
-                with torch.no_grad():
-                    return F.cross_entropy(self.model(inputs).double(), y, reduction="none")
-
-            return loss
-
-        return {steps: self._by_batch(after(steps)) for steps in MOMENTS}
+        return {steps: self._by_batch(partial(loss, steps)) for steps in MOMENTS}  # same seed, so one trajectory
 
     def gradients(self) -> Tensor:
-        """L2 norms ``[N]`` of the gradient of the cross-entropy in the image, as float32 attacks see it."""
+        """L2 norms ``[N]`` of the input gradient of the cross-entropy in float32."""
 
         def norm(x: Tensor, y: Tensor) -> Tensor:
             with torch.enable_grad():
@@ -70,7 +63,7 @@ class Probe:
         return self._by_batch(norm)
 
     def change(self) -> float:
-        """Largest change of a logit between forward passes of an image, relative to its largest logit (at least 1)."""
+        """Largest change of a logit between forward passes, relative to the image's largest logit (at least 1)."""
 
         def spread(x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
@@ -81,7 +74,7 @@ class Probe:
         return float(self._by_batch(spread).max())
 
     def transfer(self, substitute: nn.Module) -> Tensor:
-        """``[N]`` bool: correct, and not broken by PGD-20 on ``substitute``, whose examples are re-checked here."""
+        """``[N]`` bool: not broken by examples of PGD-20 on ``substitute``."""
 
         def robust(x: Tensor, y: Tensor) -> Tensor:
             with attackable(substitute):

@@ -1,4 +1,4 @@
-"""Run the audit of a model: eight checks that a sound evaluation passes."""
+"""Audit a model by eight checks that a sound evaluation passes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ from toolkit_ext.evaluation.running.isolation import isolated
 from toolkit_ext.evaluation.suite.columns import gradient_attack
 
 COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
-TINY = 1e-10
-"""Gradient norm that torchattacks' normalisation in L2 takes for zero."""
+TINY = 1e-10  # gradient norm that torchattacks' L2 normalisation treats as zero
 _QUERIES = Budget(n_queries=1000)
 _HIDDEN = "gradients of the model are masked"
-_NO_TRANSFER = {"transfer": "no other model was given"}
 
 
 def audit(
@@ -46,7 +44,7 @@ def audit(
 ) -> Audit:
     """Check whether gradient attacks work on ``model``; if they do not, its robust accuracy means little.
 
-    The checks, on the norm, radius and step sizes of ``protocol`` (docs/evaluation.md says where each comes from):
+    The checks (docs/evaluation.md has their sources):
 
     ``eps_to_zero``: PGD-20 brings the accuracy to 0 as eps doubles up to the whole box (1 in Linf, its diagonal in L2).
     ``iterated_beats_single_step``: PGD-20 breaks what FGSM breaks.
@@ -58,23 +56,21 @@ def audit(
     ``transfer``: PGD on the model breaks what PGD on another model, ``transfer``, breaks.
 
     Args:
-        model: As for :func:`toolkit_ext.evaluation.evaluate`, like the images ``x`` and labels ``y``: some hundred
-            are enough, as the audit asks which attack is stronger, not for an accuracy.
-        x: Images.
+        model: As for :func:`toolkit_ext.evaluation.evaluate`.
+        x: Images; a few hundred are enough, because the audit only compares attacks.
         y: Labels.
-        protocol: Norm, radius, step sizes; its attacks play no part.
-        transfer: Another model of the same data, such as an undefended one; without it that check is left out.
+        protocol: Norm, radius and step sizes; its attacks are ignored.
+        transfer: Another model of the same data, such as an undefended one; None omits that check.
         seed: Seed of every attack.
         batch_size: Images attacked at once.
-        state_dir: Folder for finished batches of the attacks, as for :func:`toolkit_ext.evaluation.evaluate`.
+        state_dir: Folder for finished batches, as for :func:`toolkit_ext.evaluation.evaluate`.
         progress: Show progress bars.
-        num_classes: Number of classes of the data, to be compared with the model's.
-        fresh: Drop what ``state_dir`` holds.
+        num_classes: Number of classes of the data, checked against the model's.
+        fresh: Delete what ``state_dir`` holds.
         budget: Effort of Square.
 
     Raises:
-        UserError: whatever an evaluation refuses; an ``eps`` of 0; a model that gets none of the images right; a
-            ``transfer`` that is the model itself, or of other images or classes.
+        UserError: what an evaluation refuses; an ``eps`` of 0; a model that is never right; an unfit ``transfer``.
     """
     protocol = load_protocol(protocol)
     if protocol.eps == 0:
@@ -94,11 +90,11 @@ def audit(
         judge.gradients(probe.gradients(), TINY),
         judge.randomness(probe.change(), protocol.version),
     ]
-    if substitute is None:
-        return Audit(tuple(checks), _NO_TRANSFER | found.omitted, protocol.norm, protocol.eps, len(x))
-    transferred = ("PGD-20 on the other model", probe.transfer(substitute))
-    checks.append(judge.compare("transfer", ("PGD", _white_box(found)[right]), transferred, _HIDDEN))
-    return Audit(tuple(checks), found.omitted, protocol.norm, protocol.eps, len(x))
+    omitted = {"transfer": "no other model was given"} if substitute is None else {}
+    if substitute is not None:
+        transferred = ("PGD-20 on the other model", probe.transfer(substitute))
+        checks.append(judge.compare("transfer", ("PGD", _white_box(found)[right]), transferred, _HIDDEN))
+    return Audit(tuple(checks), omitted | found.omitted, protocol.norm, protocol.eps, len(x))
 
 
 def _check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> None:
@@ -119,7 +115,7 @@ def _check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor)
 
 
 def _radii(protocol: Protocol, x: Tensor) -> list[float]:
-    """The protocol's radius, doubled until the ball around any image holds the whole box."""
+    """The protocol's radius, doubled until the ball around any image contains the whole box."""
     whole = 1.0 if protocol.norm == "Linf" else math.sqrt(x[0].numel())
     doublings = math.ceil(math.log2(whole / protocol.eps)) if protocol.eps < whole else 0
     return [protocol.eps * 2**k for k in range(doublings)] + [max(whole, protocol.eps)]
@@ -128,7 +124,7 @@ def _radii(protocol: Protocol, x: Tensor) -> list[float]:
 def _attacks(
     model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol, state_dir: str | Path | None, options: dict[str, Any]
 ) -> tuple[Evaluation, dict[float, float]]:
-    """All columns at the protocol's radius, and the accuracy under PGD-20 at growing radii."""
+    """All columns at the protocol's radius, and the accuracy under PGD-20 by radius."""
     version = "rand" if protocol.version == "rand" else "standard"
     plain = protocol.at(version=version, attacks=COLUMNS, name="audit")
     columns, growing = (None if state_dir is None else Path(state_dir) / name for name in ("columns", "eps"))

@@ -1,4 +1,4 @@
-"""What is evaluated as a torch module though it is none yet: programs from files, ensembles, ART classifiers."""
+"""Adapters to torch modules: programs from files, ensembles, ART classifiers."""
 
 from __future__ import annotations
 
@@ -21,60 +21,50 @@ from toolkit_ext.backbones.estimators import view
 from toolkit_ext.errors import UserError
 
 Classifier: TypeAlias = nn.Module | PyTorchClassifier
-"""What an evaluation takes in Python."""
+"""A model that an evaluation accepts."""
 
 
 class FromFile(nn.Module):
-    """A program from a file, TorchScript or torch.export. ``digest`` tells two of them apart, whose code is not shown.
-
-    The file's modes are left alone: an exported program has none.
-    """
+    """A TorchScript or torch.export program from a file; ``digest`` identifies it, as its code is not printed."""
 
     def __init__(self, program: nn.Module, digest: str, device: torch.device) -> None:
         super().__init__()
         self.program, self.digest = program, digest
         for module in program.modules():
-            if not hasattr(module, "training"):  # frozen TorchScript has no modes, and whoever asks would fail
+            if not hasattr(module, "training"):  # frozen TorchScript has no modes
                 module.training = False
-        self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)  # to show the device
+        self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)  # tells the device
 
     def train(self, mode: bool = True) -> FromFile:
-        """Set this module's mode alone."""
+        """Set the mode of this module and of TorchScript; an exported program has none."""
         self.training = mode
         if isinstance(self.program, torch.jit.ScriptModule):
             self.program.train(mode)  # type: ignore[no-untyped-call]
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the program answers."""
         try:
             logits: Tensor = self.program(x)
         except (AssertionError, RuntimeError) as error:
-            # A guard of an exported program, which is a RuntimeError in torch 2.6.
+            # A guard of an exported program; torch 2.6 raises RuntimeError.
             if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
                 raise
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"model: was exported for other inputs than {list(x.shape)} ({reason}); export with a dynamic batch"
-            ) from error
+            found, reason = list(x.shape), " ".join(str(error).split())
+            message = f"model: was exported for other inputs than {found} ({reason}); export with a dynamic batch"
+            raise UserError(message) from error
         return logits
 
     def extra_repr(self) -> str:
-        """What ``print`` adds."""
         return f"sha256={self.digest}"
 
 
 def read_state(weights: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors or torch file (``weights_only``), as timm finds it inside training checkpoints.
-
-    Raises:
-        UserError: no such file, one that holds more than tensors, or none.
-    """
+    """The state dict in a safetensors or torch file (``weights_only``); :class:`UserError` if there is none."""
     if not weights.is_file():
         raise UserError(f"weights {weights}: no such file")
     try:
         state = load_state_dict(str(weights), weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each have their own
+    except Exception as error:  # pickle, zip and safetensors raise different ones
         raise UserError(f"weights {weights}: cannot be read as tensors alone ({_line(error)})") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights {weights}: are no state dict; it must map names to tensors")
@@ -87,26 +77,26 @@ def _line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the deprecation of TorchScript, and without the log of a whole traceback for a damaged file."""
+    """Hide TorchScript's deprecation warning, and the logged traceback of a damaged file."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.jit")
-            warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"`torch\.jit")
+            for category in (FutureWarning, DeprecationWarning):
+                warnings.filterwarnings("ignore", category=category, message=r"`torch\.jit")
             yield
     finally:
         logging.disable(before)
 
 
 def read_script(path: Path, device: torch.device) -> FromFile:
-    """A TorchScript program; :class:`UserError` if the file is not one."""
+    """Read a TorchScript program; :class:`UserError` if the file is not one."""
     expected = "TorchScript; a file of weights alone needs timm:NAME"
     return _read(path, expected, lambda: torch.jit.load(str(path), map_location=device), device)  # type: ignore[no-untyped-call]
 
 
 def read_export(path: Path, device: torch.device) -> FromFile:
-    """A program of ``torch.export``; :class:`UserError` if the file is not one."""
+    """Read a ``torch.export`` program; :class:`UserError` if the file is not one."""
 
     def read() -> nn.Module:
         program = torch.export.load(str(path))
@@ -128,25 +118,17 @@ def _read(path: Path, expected: str, read: Callable[[], nn.Module], device: torc
     return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)
 
 
-def _log_probabilities(logits: Tensor) -> Tensor:
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return F.log_softmax(logits, dim=1, dtype=torch.float32 if half else None)
-
-
 class Ensemble(nn.Module):
     """``z_k(x) = log (1/M) Σ_m softmax_k(f_m(x))`` for members ``f_1 ... f_M``: ``[N, C, H, W]`` to ``[N, K]``.
 
-    The logarithms of the mean probabilities are logits of the ensemble: their softmax is the mean probability, their
-    cross-entropy the ensemble's, and they are not confined to [0, 1] as probabilities would be. So an attack on this
-    module is an attack on the ensemble, through all members at once. Computed as a log-sum-exp of log-probabilities,
-    it neither underflows nor loses the gradient where members are certain.
+    The softmax of these logits is the mean probability, so an attack on this module attacks all members at once. The
+    log-sum-exp of log-probabilities neither underflows nor loses the gradient where members are certain.
 
     Args:
-        models: the members, which must agree on the number of classes.
+        models: The members, with the same number of classes.
 
     Raises:
-        UserError: no members, or different numbers of classes (here where the members tell theirs as
-            ``num_classes``, else at the first forward pass).
+        UserError: no members, or different numbers of classes (at the latest in the first forward pass).
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -162,10 +144,11 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-mean-probabilities ``[N, K]``."""
-        logits = [member(x) for member in self.members]
-        _check_classes([member.shape[1] for member in logits])
-        log_probabilities = torch.stack([_log_probabilities(member) for member in logits])
-        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits))
+        answers = [member(x) for member in self.members]
+        _check_classes([logits.shape[1] for logits in answers])
+        wide = [logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits for logits in answers]
+        log_probabilities = torch.stack([F.log_softmax(logits, dim=1) for logits in wide])
+        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(answers))
 
 
 def _check_classes(counts: Sequence[int | None]) -> None:
@@ -175,12 +158,10 @@ def _check_classes(counts: Sequence[int | None]) -> None:
 
 
 def as_module(model: Classifier) -> nn.Module:
-    """``model`` as a module on images in [0, 1]; an ART ``PyTorchClassifier`` with its clip range and preprocessing.
-
-    Anything else comes back as it is, for the evaluation's own checks to refuse.
+    """``model``, or an ART ``PyTorchClassifier`` as a module on images in [0, 1].
 
     Raises:
-        UserError: preprocessing or a postprocessing defence that the attacks could not see through.
+        UserError: preprocessing or a postprocessing defence without a gradient.
     """
     if not isinstance(model, PyTorchClassifier):
         return model

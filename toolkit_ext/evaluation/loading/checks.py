@@ -1,4 +1,4 @@
-"""The door of an evaluation: what is wrong with a model, its device or its data is told before the first attack."""
+"""Checks of a model, its device and its data before the first attack."""
 
 from __future__ import annotations
 
@@ -24,27 +24,18 @@ from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_preci
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is held as it is attacked, and the data it is attacked on.
+    """A model, ready to be attacked, and its data."""
 
-    Attributes:
-        model: In evaluation mode with frozen weights.
-        x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8, on the CPU.
-        y: Labels ``[N]``, int64, on the CPU.
-        classes: Number of classes of the model.
-        device: The model's.
-        half: The bfloat16 copy to search on; None searches on ``model``.
-    """
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
+    model: nn.Module  # in evaluation mode with frozen weights
+    x: Tensor  # [N, C, H, W], floats in [0, 1] or uint8, on the CPU
+    y: Tensor  # [N] int64, on the CPU
     classes: int
     device: torch.device
-    half: HalfCopy | None = None
+    half: HalfCopy | None = None  # the bfloat16 copy to search on
 
     def batch(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The images ``[M, C, H, W]`` in [0, 1] and labels ``[M]`` that are ``chosen``, on the device."""
-        # A copy: models may write into their inputs.
+        """The ``chosen`` images ``[M, C, H, W]`` in [0, 1] and labels ``[M]``, copied to the device."""
+        # clone: models may write into their inputs.
         return to_unit(self.x[chosen].clone()).to(self.device), self.y[chosen].to(self.device)
 
 
@@ -52,7 +43,7 @@ class Subject:
 def opened(
     model: nn.Module, x: Tensor, y: Tensor, precision: Precision, device: torch.device, num_classes: int | None
 ) -> Iterator[Subject]:
-    """Check ``model`` and its data, and hold it for attacks in ``precision``; it is put back as it was."""
+    """Check ``model`` and its data, and prepare it for attacks in ``precision``; restore it at the end."""
     with isolated(model, device):
         x = check_images(x).detach().cpu().contiguous()
         image = to_unit(x[:1]).to(device)
@@ -63,7 +54,7 @@ def opened(
 
 
 def find_device(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
-    """The device that ``model`` is on; ``device``, where given, must be that one."""
+    """The model's device; :class:`UserError` if ``device`` is another one."""
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a {type(model).__name__} is not allowed; give a torch.nn.Module that returns logits")
     tensor = next(chain(model.parameters(), model.buffers()), None)
@@ -86,10 +77,10 @@ def _parse_device(device: torch.device | str | None) -> torch.device | None:
 
 
 def check_model(model: nn.Module, image: Tensor, num_classes: int | None) -> int:
-    """The model's number of classes, from its answer to one ``image`` ``[1, C, H, W]`` on its device.
+    """The model's number of classes, from its logits of one ``image`` ``[1, C, H, W]`` on its device.
 
     Raises:
-        UserError: weights that are not float32; an answer as :func:`check_outputs` refuses it, or without a gradient.
+        UserError: weights that are not float32; outputs that :func:`check_outputs` refuses, or without a gradient.
     """
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and weight.dtype != torch.float32:
@@ -103,9 +94,9 @@ def check_model(model: nn.Module, image: Tensor, num_classes: int | None) -> int
 
 
 def check_defence(model: nn.Module, x: Tensor, y: Tensor, version: str, collector: Collector) -> None:
-    """pyautoattack's checks on the first batch, for randomised and dynamic defences and for probabilities.
+    """pyautoattack's checks for randomised and dynamic defences and probabilities; warnings go to ``collector``.
 
-    In the order, and with the random numbers, of its ``run_standard_evaluation``; warnings go to ``collector``.
+    Order and random numbers are those of its ``run_standard_evaluation``.
     """
     if version != "rand":
         checks.check_randomized(model, x, y, bs=len(x), logger=collector.logger)
@@ -116,10 +107,10 @@ def check_defence(model: nn.Module, x: Tensor, y: Tensor, version: str, collecto
 
 @contextmanager
 def honest_dynamic_check() -> Iterator[None]:
-    """Make pyautoattack's check for dynamic defences harmless.
+    """Contain the side effects of pyautoattack's check for dynamic defences.
 
-    The check counts calls in a module-global table that it never clears, so one dynamic model would brand all later
-    ones; and it ends with ``sys.settrace(None)``, which switches off debuggers and coverage measurement.
+    Its module-global table of calls is never cleared, so one dynamic model would flag all later ones. It ends with
+    ``sys.settrace(None)``, which switches off debuggers and coverage.
     """
     tracer = sys.gettrace()
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))
@@ -141,7 +132,6 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
 
 
 def hash_model(model: nn.Module) -> str:
-    """SHA-256 of the modules with their arguments, the weights and the buffers (also those not in the state dict)."""
-    # Some modules print functions or objects with their address, which differs from run to run.
-    structure = re.sub(r"0x[0-9a-f]+", "", repr(model))
+    """SHA-256 of the modules with their arguments, the weights and all buffers."""
+    structure = re.sub(r"0x[0-9a-f]+", "", repr(model))  # without addresses, which differ from run to run
     return hash_tensors([*model.named_parameters(), *model.named_buffers()], structure)

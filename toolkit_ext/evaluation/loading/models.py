@@ -1,4 +1,4 @@
-"""Classifiers from files: checkpoint folders, timm architectures with local weights, TorchScript and torch.export."""
+"""Load classifiers: checkpoint folders, timm architectures with local weights, TorchScript and torch.export."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.adapters import Ensemble, read_export, read_script, read_state
 
 TIMM = "timm:"
-_DATA = ("folder", "timm")
 _SCRIPT, _EXPORT = (".pt", ".ts", ".torchscript"), ".pt2"
 _KINDS = f"a checkpoint folder, {TIMM}NAME with weights, a TorchScript file ({', '.join(_SCRIPT)}) or an export (.pt2)"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The data that a model is loaded for; timm architectures are built to it."""
+    """Shape of the data that a timm architecture is built for."""
 
     num_classes: int
     in_chans: int
@@ -33,7 +32,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A ``model`` in evaluation mode, a short ``name`` for it, its ``backbone`` for the record, what it ``tells``."""
+    """A ``model`` in evaluation mode, its short ``name``, ``backbone`` for the record, and what it ``tells``."""
 
     model: nn.Module
     name: str
@@ -42,22 +41,13 @@ class Loaded:
 
 
 def describe(source: str | Path) -> dict[str, Any]:
-    """What a checkpoint folder tells about its training; empty for the other kinds.
-
-    Raises:
-        UserError: nothing there, or a damaged configuration.
-    """
-    kind = _kind(source)
-    return backbones.read_training(source) if kind == "folder" else {}
+    """What a checkpoint folder stores about its training, empty for other sources; :class:`UserError` if damaged."""
+    return backbones.read_training(source) if _kind(source) == "folder" else {}
 
 
 def runs_code(source: str | Path) -> bool:
-    """Whether loading ``source`` runs code of whoever wrote it: of the kinds, checkpoints and weights are data alone.
-
-    Raises:
-        UserError: nothing there.
-    """
-    return _kind(source) not in _DATA
+    """Whether loading ``source`` runs code from it; :class:`UserError` if it does not exist."""
+    return _kind(source) not in ("folder", "timm")
 
 
 def _kind(source: str | Path) -> str:
@@ -88,17 +78,17 @@ def load(
     """Load one classifier that takes ``[N, C, H, W]`` in [0, 1] and returns logits.
 
     Args:
-        source: A checkpoint folder of this package; ``timm:NAME``; a TorchScript file; a ``torch.export`` file, whose
-            batch dimension must be dynamic. The last two are programs: load those of people you trust.
+        source: A checkpoint folder of this package; ``timm:NAME``; a TorchScript file; a ``torch.export`` file with a
+            dynamic batch dimension. The last two run code: load only those you trust.
         shape: What ``timm:NAME`` is built for.
-        device: Where to load it.
+        device: Device of the model.
         weights: For ``timm:NAME``, its state dict in a safetensors or torch file (read with ``weights_only``).
         backbone_args: For ``timm:NAME``, further arguments of the architecture.
-        mean: For ``timm:NAME``, the normalisation the weights were trained with; by default timm's for the name.
-        std: Likewise.
+        mean: For ``timm:NAME``, the mean of the normalisation in training; by default timm's for the name.
+        std: Likewise, its standard deviation.
 
     Raises:
-        UserError: one line naming the file and what is wrong with it, or an option that the kind does not take.
+        UserError: a source that cannot be read, or an option that it does not take.
     """
     kind, device = _kind(source), torch.device(device)
     if kind == "timm":
@@ -112,18 +102,18 @@ def load(
     if kind == "folder":
         model = backbones.load_model(source, device=device)
         return Loaded(model, Path(source).name, _facts(model, model.name, model.model_args), describe(source))
-    program = (read_export if kind == "export" else read_script)(Path(source), device).eval()
-    return Loaded(program, Path(source).name, _facts(program, Path(source).stem, {}))
+    path = Path(source)
+    program = (read_export if kind == "export" else read_script)(path, device).eval()
+    return Loaded(program, path.name, _facts(program, path.stem, {}))
 
 
 def ensemble(members: Sequence[Loaded]) -> Loaded:
-    """Several loaded models as one :class:`Ensemble`; a single one stays as it is."""
+    """Several loaded models as one :class:`Ensemble`; a single model is returned unchanged."""
     if len(members) == 1:
         return members[0]
     model = Ensemble([member.model for member in members]).eval()
-    names = [member.backbone["name"] for member in members]
     methods = [str(member.tells.get("method", "unknown")) for member in members]
-    facts = _facts(model, "+".join(dict.fromkeys(names)), {})
+    facts = _facts(model, "+".join(dict.fromkeys(member.backbone["name"] for member in members)), {})
     return Loaded(model, "+".join(member.name for member in members), facts, {"method": f"ensemble of {_and(methods)}"})
 
 
@@ -151,6 +141,6 @@ def _timm(name: str, shape: Shape, weights: Path, device: torch.device, args: Ma
 
 
 def _normalisation(name: str, key: str, in_chans: int) -> Sequence[float] | float | None:
-    """What timm's configuration of ``name`` says that its weights were trained with."""
+    """``mean`` or ``std`` of timm's configuration of ``name``, averaged over its channels if ``in_chans`` differs."""
     values: Sequence[float] | None = getattr(get_pretrained_cfg(name), key, None)
     return values if values is None or len(values) == in_chans else sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Every success that an attack reports is checked again, apart from the attack: norm, box, and label in float32."""
+"""Re-check every success that an attack reports: norm, box, and label in float32."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.types import Norm
 
-REASONS = ("norm", "box", "label")
-
 
 def tolerance(norm: Norm, eps: float) -> float:
-    """How far outside its ball an example may lie, for float32 rounding of ``x + perturbation``.
+    """How far outside its ball an example may lie because of float32 rounding.
 
-    Linf: 1e-6 (pixels in [0, 1] are rounded to 6e-8). L2: 1e-6 + 1e-5 eps, as the sum over pixels that attacks
-    normalise by is rounded too.
+    Linf: 1e-6 (pixels are rounded to 6e-8). L2: 1e-6 + 1e-5 eps, as attacks normalise by a rounded sum.
     """
     return 1e-6 if norm == "Linf" else 1e-6 + 1e-5 * eps
 
@@ -34,30 +31,25 @@ def recheck(
 ) -> tuple[Tensor, dict[str, int]]:
     """Which of ``inputs`` ``[N, C, H, W]`` are adversarial examples of ``x`` with labels ``y``, and why others are not.
 
-    An example passes if it lies within ``eps`` plus :func:`tolerance` of its image, within [0, 1] exactly, without
-    NaN, and if ``model`` misclassifies it in a forward pass without TF32 or autocast, in a batch of these examples
-    alone. ``label=False`` leaves out the forward pass: a randomised model may answer otherwise the second time.
+    An example must lie within ``eps`` plus :func:`tolerance` of its image and within [0, 1] exactly, and ``model`` must
+    misclassify it without TF32 or autocast. ``label=False``, for a randomised model, skips the forward pass.
 
     Returns:
-        ``[N]`` bool on the CPU, and the number of examples that failed by reason (``norm``, ``box``, ``label``).
+        ``[N]`` bool on the CPU, and the number of failures by reason (``norm``, ``box``, ``label``).
     """
     if len(inputs) == 0:
         return torch.zeros(0, dtype=torch.bool), {}
-    flat = inputs.flatten(1)
-    passed = {
-        "norm": distance(x, inputs, norm) <= eps + tolerance(norm, eps),
-        "box": ((flat >= 0) & (flat <= 1)).all(dim=1).cpu(),
-    }
+    box = ((inputs >= 0) & (inputs <= 1)).flatten(1).all(dim=1).cpu()
+    passed = {"norm": distance(x, inputs, norm) <= eps + tolerance(norm, eps), "box": box}
     if label:
         with preserved_rng(inputs.device), full_float32():
             passed["label"] = (model(inputs).max(dim=1)[1] != y).cpu()
-    return torch.stack(list(passed.values())).all(dim=0), {
-        reason: failed for reason, ok in passed.items() if (failed := int((~ok).sum()))
-    }
+    failed = {reason: int((~ok).sum()) for reason, ok in passed.items()}
+    return torch.stack(list(passed.values())).all(dim=0), {reason: n for reason, n in failed.items() if n}
 
 
 def rejected_flag(rejected: dict[str, int], attack: str) -> list[Flag]:
-    """The flag for successes that failed the re-check, by reason; none if all passed."""
+    """The flag for successes that failed the re-check, if any."""
     if not rejected:
         return []
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())

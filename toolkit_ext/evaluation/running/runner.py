@@ -1,13 +1,13 @@
-"""Runs attacks batch by batch: takes up finished batches, re-checks successes, keeps what broke each example first.
+"""Run attacks batch by batch: reuse finished batches, re-check successes, keep the first adversarial examples.
 
-In a multi-process run each rank attacks whole batches, and all ranks put the same results together. Batches are those
-of one process, and the random numbers of an attack are seeded for each batch, so every image gets the result that one
-process gives it. (A randomised model, which draws numbers of its own, gives other ones; its results are random anyway.)
+In a multi-process run each rank attacks whole batches and all ranks collect the same results. Attacks are seeded per
+batch, so every image gets the result of a single process, unless the model itself draws random numbers.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -29,16 +29,15 @@ from toolkit_ext.ranks import Ranks, friendly_errors
 from toolkit_ext.types import Norm
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
-"""What one attack did to one batch: tensors, and facts for JSON."""
+"""Result of one attack on one batch: tensors, and facts for JSON."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One attack to run: its ``name`` in the results, its ball, and ``perturb``, which maps a batch to attacked inputs.
 
-    ``clean`` is for the images as they are: nothing to re-check, but logits that are not finite are refused.
-    ``seed`` is set before each batch where it is given. AutoAttack's own attacks have none: they set theirs, after a
-    forward pass that a randomised model may draw numbers in, and every number must be the one that it draws there.
+    ``clean`` marks the unperturbed images: no re-check, but their logits must be finite. ``seed`` is set before each
+    batch. It is None for AutoAttack, which seeds itself after a forward pass in which the model may draw numbers.
     """
 
     name: str
@@ -54,8 +53,8 @@ class Job:
 class Runner:
     """The state of a running evaluation.
 
-    ``found`` has attacks, indices, inputs and predictions of the first adversarial example of each broken image, in
-    the order of the attacks; ``seconds`` are those of all ranks together.
+    ``found`` has attacks, indices, inputs and predictions of the first adversarial example of each broken image;
+    ``seconds`` is summed over the ranks.
     """
 
     subject: Subject
@@ -73,12 +72,12 @@ class Runner:
         self._broken = torch.zeros(len(self.subject.x), dtype=torch.bool)
 
     def take_over(self, examples: Examples) -> None:
-        """Count what ``examples`` hold as broken already, with these adversarial examples."""
+        """Count the images of ``examples`` as already broken."""
         self._broken[examples.indices] = True
         self.found.append((examples.attacks, examples.indices, examples.inputs, examples.predictions))
 
     def once(self, name: str, check: Callable[[], None]) -> None:
-        """Run ``check`` for the warnings it logs, or take up those it logged before the evaluation was killed."""
+        """Collect the warnings that ``check`` logs, or those stored by an interrupted evaluation."""
         if stored := self.state.load(name):
             tensors, info = stored
             self._set_rng(tensors)
@@ -89,22 +88,20 @@ class Runner:
         self.flags += read_flags(info["messages"])
 
     def run(self, job: Job, robust: Tensor) -> Tensor:
-        """Attack the examples where ``robust`` ``[N]`` bool is set, in batches; return where they still are."""
+        """Attack the images that are ``robust`` ``[N]`` bool, in batches; return which still are."""
         candidates = robust.nonzero().flatten()
         self.bar.set_postfix_str(job.name)
         self.bar.update(len(robust) - len(candidates))
         messages: list[str] = []
-        rejected: dict[str, int] = {}
+        rejected: Counter[str] = Counter()
         seconds, after = 0.0, robust.clone()
-        # split gives one empty batch where nothing is left.
-        parts = list(torch.split(candidates, self.batch_size)) if len(candidates) else []
+        parts = list(candidates.split(self.batch_size)) if len(candidates) else []  # split gives one empty batch
         for indices, (tensors, info) in zip(parts, self._batches(job, parts), strict=True):
             self._keep(job, indices, tensors)
             after[indices[tensors["broken"]]] = False
             messages += info["messages"]
             seconds += info["seconds"]
-            for reason, count in info["rejected"].items():
-                rejected[reason] = rejected.get(reason, 0) + count
+            rejected.update(info["rejected"])
             self.bar.update(len(indices))
         self.seconds += seconds
         self.flags += read_flags(messages, job.name) + rejected_flag(rejected, job.name)
@@ -112,10 +109,7 @@ class Runner:
         return after
 
     def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
-        """The results of the batches that hold the examples ``parts``, in order.
-
-        A rank attacks every ``size``-th batch; then it takes all results, in order, from the ranks that have them.
-        """
+        """Results of the batches ``parts``, in order; each rank attacks some and receives the rest."""
         if self.ranks.alone:
             yield from (self._stored(job, number, indices) for number, indices in enumerate(parts))
             return
@@ -127,21 +121,19 @@ class Runner:
         yield from (found[number] for number in range(len(parts)))
 
     def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
-        """The result of batch ``number``: the one that was saved, or that of an attack, which is saved."""
+        """The saved result of batch ``number``; attacks and saves it if there is none."""
         name = f"{job.name}-{number:05d}"
-        stored = self.state.load(name)
-        if stored is None or not self._fits(stored[0], indices):
-            stored = self._attack(job, indices)
-            self.state.save(name, *stored)
-        else:
+        if (stored := self.state.load(name)) and self._fits(stored[0], indices):
             self._set_rng(stored[0])
+            return stored
+        stored = self._attack(job, indices)
+        self.state.save(name, *stored)
         return stored
 
     def _fits(self, tensors: dict[str, Tensor], indices: Tensor) -> bool:
-        """Whether a stored batch is about these examples, and holds every adversarial example that is needed now."""
-        if not torch.equal(tensors["indices"], indices):
-            return False
-        return not bool((tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any())
+        """Whether a stored batch has these images and every adversarial example needed now."""
+        same = torch.equal(tensors["indices"], indices)
+        return same and not (tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any()
 
     def _attack(self, job: Job, indices: Tensor) -> Stored:
         start = time.perf_counter()
@@ -171,20 +163,15 @@ class Runner:
         self.found.append((names, indices[needed], inputs, tensors["predictions"][needed]))
 
     def examples(self, protocol: Protocol) -> Examples:
-        """The adversarial examples, ordered by index; the attacks are those of ``protocol``."""
+        """The adversarial examples, ordered by index."""
         names, *tensors = zip(*self.found, strict=True)
         attacks = list(chain.from_iterable(names))
         indices, inputs, predictions = map(torch.cat, tensors)
         order = indices.argsort()
+        named = tuple(attacks[position] for position in order.tolist())
         balls = {name: protocol.radius(name) for name in self.rows} | {"clean": (protocol.norm, 0.0)}
-        return Examples(
-            inputs=inputs[order],
-            indices=indices[order],
-            labels=self.subject.y[indices][order],
-            predictions=predictions[order],
-            attacks=tuple(attacks[position] for position in order.tolist()),
-            balls=balls,
-        )
+        labels = self.subject.y[indices][order]
+        return Examples(inputs[order], indices[order], labels, predictions[order], named, balls)
 
     def _rng(self) -> dict[str, Tensor]:
         return {f"rng.{kind}": state for kind, state in rng_state(self.subject.device).items()}

@@ -1,7 +1,6 @@
-"""Finished batches on disk, so that an evaluation that was killed goes on where it stopped.
+"""Finished batches on disk, each an atomically written file, so that an interrupted evaluation can resume.
 
-pyautoattack has a state file of its own, but one that cannot be loaded again (its set of attacks comes back as text)
-and that holds no adversarial examples. Here every finished batch is a file, written whole or not at all.
+pyautoattack's own state file cannot be loaded again (its set of attacks comes back as text) and has no examples.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,23 @@ FORMAT = 1
 _META, _LOCK, _BATCHES = "meta.json", ".lock", "batch-*.safetensors"
 
 
+@dataclass(frozen=True)
 class State:
-    """Batches by name in ``folder``, or nowhere if that is None: then nothing is saved and nothing found.
+    """Batches in files ``batch-<name>.safetensors``, ``info`` in their metadata; None saves and finds nothing."""
 
-    Each batch is a file ``batch-<name>.safetensors`` of tensors, with ``info`` as JSON in its metadata.
-    """
+    folder: Path | None
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-
-    def _path(self, folder: Path, name: str) -> Path:
-        return folder / f"batch-{name.replace('/', '+')}.safetensors"
+    def _path(self, name: str) -> Path | None:
+        return self.folder and self.folder / f"batch-{name.replace('/', '+')}.safetensors"
 
     def save(self, name: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write a finished batch."""
-        if self.folder is not None:
-            atomic_write(self._path(self.folder, name), save(tensors, {"info": json.dumps(info)}))
+        if path := self._path(name):
+            atomic_write(path, save(tensors, {"info": json.dumps(info)}))
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The batch of that name; None if it was not finished, or if its file is damaged (so it is made again)."""
-        if self.folder is None or not (path := self._path(self.folder, name)).is_file():
+        """The batch of that name; None if it is missing or its file is damaged."""
+        if not (path := self._path(name)) or not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
@@ -56,16 +53,10 @@ class State:
 
 @contextmanager
 def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = False) -> Iterator[State]:
-    """The :class:`State` of the evaluation that ``key`` (JSON-ready facts) identifies, locked while it is open.
-
-    Args:
-        folder: where the batches are; made if absent. None keeps no state.
-        key: everything that a batch's result depends on.
-        fresh: drop batches of an earlier evaluation instead of going on with them.
+    """The :class:`State` of the evaluation that ``key`` identifies, locked while open; ``fresh`` deletes old batches.
 
     Raises:
-        UserError: ``folder`` belongs to an evaluation with another key (the message names what differs), is in use by
-            another process, or cannot be written.
+        UserError: ``folder`` belongs to an evaluation with another key, is in use, or cannot be written.
     """
     if folder is None:
         yield State(None)
@@ -84,19 +75,13 @@ def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = 
 def shared_state(
     folder: str | Path | None, key: dict[str, Any], ranks: Ranks = ALONE, *, fresh: bool = False
 ) -> Iterator[State]:
-    """The :func:`open_state` of rank 0, joined by the others; ``key`` has to be the same on all.
-
-    On a machine that does not see the disk of rank 0, it is a new folder of the same name.
-
-    Raises:
-        UserError: as for ``open_state``, on all ranks; or the ranks have different models, data or settings.
-    """
+    """:func:`open_state` of rank 0, joined by all ranks with the same ``key``; other machines make their own folder."""
     ranks.agree(key)
     with ExitStack() as stack:
         opened: list[State] = []
         ranks.first(lambda: opened.append(stack.enter_context(open_state(folder, key, fresh=fresh))))
         yield opened[0] if opened else _join_state(folder, key)
-        ranks.gather(None)  # rank 0 holds the lock until all have finished
+        ranks.gather(None)  # rank 0 keeps the lock until all have finished
 
 
 def _join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
@@ -108,7 +93,7 @@ def _join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
 
 
 def stored_key(folder: str | Path) -> dict[str, Any]:
-    """The key of the evaluation whose batches are in ``folder``; empty if there is none that can be read."""
+    """The key of the evaluation stored in ``folder``; empty if none can be read."""
     try:
         key = json.loads((Path(folder) / _META).read_text())
     except (OSError, ValueError):
@@ -119,17 +104,14 @@ def stored_key(folder: str | Path) -> dict[str, Any]:
 def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
     batches = list(folder.glob(_BATCHES))
     if fresh:
-        (folder / _META).unlink(missing_ok=True)
-        for batch in batches:
-            batch.unlink()
+        for path in (folder / _META, *batches):
+            path.unlink(missing_ok=True)
     elif (folder / _META).is_file():
         if not (there := stored_key(folder)):
             raise UserError(f"state_dir {folder}: {_META} is damaged; start afresh (fresh) or give another")
         if differing := differences(there, json.loads(json.dumps(key))):
-            raise UserError(
-                f"state_dir {folder}: belongs to another evaluation, differing in {', '.join(differing)};"
-                " start afresh (fresh) or give another folder"
-            )
+            what = f"belongs to another evaluation, differing in {', '.join(differing)}"
+            raise UserError(f"state_dir {folder}: {what}; start afresh (fresh) or give another folder")
         return
     elif batches:
         raise UserError(f"state_dir {folder}: holds batches but no {_META}; start afresh (fresh) or give another")
@@ -137,7 +119,7 @@ def _claim(folder: Path, key: dict[str, Any], fresh: bool) -> None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The keys whose values differ, with both values where they are short, for an error message."""
+    """The keys whose values differ, with both values if short, for an error message."""
     named = []
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key), here.get(key)

@@ -1,4 +1,4 @@
-"""Which attacks a protocol runs on a model, in which order: checks, clean, AutoAttack, then the further columns."""
+"""Run a protocol's attacks in order: checks, clean, AutoAttack, then the further columns."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _SAME_RUN = "aa/apgd-ce"
 class AttackSuite:
     """Runs the protocol of ``settings`` on the subject of ``runner``.
 
-    ``robust`` says which images survive each attack, ``omitted`` what was left out and why. With ``carry``, an
-    evaluation at a smaller radius, each attack starts from what it left there.
+    ``robust`` has the images that survive each attack, ``omitted`` the reasons for attacks left out. With ``carry``, an
+    evaluation at a smaller radius, each attack starts from the images it left there.
     """
 
     def __init__(self, runner: Runner, settings: Settings, carry: Evaluation | None = None) -> None:
@@ -50,18 +50,12 @@ class AttackSuite:
     def _defined(self, column: str) -> bool:
         attack, height = SINGLE.get(column, column), self.subject.x.shape[2]
         reason = reason_undefined(attack, self.protocol.norm, self.subject.classes, height)
-        if not reason and self.protocol.radius(column)[1] == 0:
-            reason = _NO_RADIUS
-        if reason:
-            self.omitted[column] = reason
-        return not reason
+        if reason or self.protocol.radius(column)[1] == 0:
+            self.omitted[column] = reason or _NO_RADIUS
+        return column not in self.omitted
 
     def run(self, *, reject_probabilities: bool) -> None:
-        """Run everything.
-
-        The random numbers start at the seed and are drawn in the order of pyautoattack's own evaluation, so that even
-        a randomised model gives the same results there after ``torch.manual_seed(seed)``.
-        """
+        """Run everything, drawing random numbers in pyautoattack's order, so that randomised models agree too."""
         torch.manual_seed(self.settings.threat.seed)
         if self.carry is None:
             self._check(reject_probabilities)
@@ -69,7 +63,7 @@ class AttackSuite:
             clean = Job("clean", self.protocol.norm, 0.0, lambda x, y: x, clean=True)
             self.robust["clean"] = self.runner.run(clean, everything)
         else:
-            # Neither the checks nor the clean images depend on the radius.
+            # Checks and clean images do not depend on the radius.
             self.runner.flags += [flag for flag in self.carry.warnings if not flag.attack]
             self.runner.take_over(self.carry.examples)
             self._take_over("clean", self.carry)
@@ -77,20 +71,19 @@ class AttackSuite:
             self._autoattack()
         for column in self.columns:
             self._column(column)
-        for name in self.protocol.attacks:
-            if self.omitted.get(name) == _NO_RADIUS:
-                self.robust[name] = self.robust["clean"]
+        same = [name for name in self.protocol.attacks if self.omitted.get(name) == _NO_RADIUS]
+        self.robust |= dict.fromkeys(same, self.robust["clean"])
         self.robust["union"] = torch.stack(list(self.robust.values())).all(dim=0)
 
     def _take_over(self, column: str, carry: Evaluation) -> None:
-        """Let the result of ``carry`` stand: nothing is attacked."""
+        """Keep the result of ``carry`` without an attack."""
         self.robust[column] = carry.robust[column]
         nothing = torch.zeros_like(carry.robust[column])
         self.runner.rows[column] = Row.of(nothing, carry.robust[column], 0.0)
         self.runner.bar.update(len(self.subject.x))
 
     def _start(self, column: str) -> Tensor:
-        """``[N]`` bool: what ``column`` is to attack, the correct images that it did not break at a smaller radius."""
+        """``[N]`` bool: the correct images that ``column`` did not break at a smaller radius."""
         clean = self.robust["clean"]
         return clean if self.carry is None else clean & self.carry.robust.get(column, clean)
 
@@ -105,7 +98,7 @@ class AttackSuite:
 
     def _autoattack(self) -> None:
         attacks = self._attacks(build)
-        robust = self._start("aa")
+        start = robust = self._start("aa")
         after = {"clean": fraction(robust)}
         for attack in self.plan.attacks:
             label, run = self.protocol.version != "rand", partial(attacks, attack)
@@ -113,16 +106,16 @@ class AttackSuite:
             robust = self.robust[job.name] = self.runner.run(job, robust)
             after[attack] = fraction(robust)
             if attack == "square":
-                # The library compares with the attacks after Square too, where its flag can then never be raised.
+                # The library also compares with the attacks after Square, which can never raise its flag.
                 checks.check_square_sr(after, logger=self.runner.collector.logger)
                 self.runner.flags += read_flags(self.runner.collector.take(), job.name)
         self.omitted |= self.plan.omitted
         self.robust["aa"] = robust
         seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
-        self.runner.rows["aa"] = Row.of(self._start("aa"), robust, seconds)
+        self.runner.rows["aa"] = Row.of(start, robust, seconds)
 
     def _attacks(self, make: Callable[..., Any]) -> Perturb:
-        """What runs the attacks of the ``AutoAttack`` object that ``make`` makes, in the precision asked for."""
+        """Runs the attacks of ``make``'s ``AutoAttack`` object in the chosen precision."""
         full = self._adversary(make, self.subject.model)
         if self.subject.half is None:
             return partial(perturb, full)
@@ -131,7 +124,7 @@ class AttackSuite:
 
     def _adversary(self, make: Callable[..., Any], model: nn.Module, judge: Judge | None = None) -> Any:
         adversary = make(model, self.settings.threat, self.runner.collector)
-        # A randomised model would answer otherwise where the fast attacks do not ask again.
+        # Fast attacks reuse answers that a randomised model would change.
         if self.settings.precision != "fp32-reference" and not any(f.kind == "randomized" for f in self.runner.flags):
             make_fast(adversary, judge)
         return adversary
@@ -140,7 +133,7 @@ class AttackSuite:
         if column == "apgd_ce" and _SAME_RUN in self.robust and self.protocol.version != "plus":
             self._share_apgd()
         elif self.carry and self.carry.protocol.radius(column) == self.protocol.radius(column):
-            self._take_over(column, self.carry)  # an L2 column of a Linf protocol, whose ball has not grown
+            self._take_over(column, self.carry)  # pgd_l2 of a Linf protocol
         else:
             self.robust[column] = self.runner.run(self._job(column), self._start(column))
 
@@ -148,9 +141,9 @@ class AttackSuite:
         return column_job(column, self.protocol, self.subject.model, self.settings.threat.seed, lambda: self._single)
 
     def _share_apgd(self) -> None:
-        """The APGD-CE column from AutoAttack's first attack, which is the same with its one restart.
+        """The APGD-CE column from AutoAttack's first attack, which is the same.
 
-        With ``carry``, AutoAttack did not attack what its other parts broke at a smaller radius; the column does.
+        With ``carry``, the column also attacks what AutoAttack's other parts broke at a smaller radius.
         """
         shared, robust, start = self.runner.rows[_SAME_RUN], self.robust[_SAME_RUN], self._start("apgd_ce")
         rest = start & ~self._start("aa")

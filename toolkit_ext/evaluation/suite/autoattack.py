@@ -1,7 +1,6 @@
-"""pyautoattack's attacks, set up for any number of classes from 2 and called one batch at a time.
+"""Choose, seed and call pyautoattack's attacks, for 2 or more classes and one batch at a time.
 
-The attacks are the library's own. What is here is the part of its ``run_standard_evaluation`` that chooses, seeds and
-calls them, with the same results (tests/parity/test_autoattack.py compares every pixel).
+The results are those of ``run_standard_evaluation``; tests/parity/test_autoattack.py compares every pixel.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ATTACKS: dict[Version, tuple[str, ...]] = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-"""The attacks of each version of AutoAttack in the order in which pyautoattack runs them."""
+"""The attacks of each version in pyautoattack's order."""
 
 _SMALLEST_L2_SQUARE = 5
 _KINDS = {
@@ -36,7 +35,7 @@ _KINDS = {
     "bf16 is slower": "slow_bf16",
     "Square Attack has decreased": "square_beats_white_box",
 }
-# The file that the library's messages point to is not part of the library.
+# This file does not come with the library.
 _POINTER = re.compile(r"\s*See flags_doc\.md for details\.")
 _POINTS = re.compile(r"there are (\d+) points with zero gradient")
 
@@ -45,7 +44,7 @@ Perturb = Callable[[str, Tensor, Tensor], Tensor]
 
 
 class Collector(logging.Handler):
-    """A log of its own (not registered, so nothing reaches the console) that keeps the warnings it gets."""
+    """Collects the warnings of its own ``logger``, without console output."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -63,30 +62,28 @@ class Collector(logging.Handler):
 
 
 def read_flags(messages: Iterable[str], attack: str = "") -> list[Flag]:
-    """One flag for each kind of message, with the points with zero gradient added up."""
+    """One flag per kind of message; points with zero gradient are summed."""
     starts, flags = 0, {}
     for message in messages:
         kind = next((kind for text, kind in _KINDS.items() if text in message), "other")
-        plain = _POINTER.sub("", message)
+        plain, count = _POINTER.sub("", message), None
         if points := _POINTS.search(message):
-            starts += int(points[1])
+            count = starts = starts + int(points[1])
             plain = f"the input gradient was zero at {starts} attack starts; gradient attacks may be unreliable"
-            flags[kind] = Flag(kind, plain, attack, starts)
-        else:
-            flags[kind if kind != "other" else plain] = Flag(kind, plain, attack)
+        flags[plain if kind == "other" else kind] = Flag(kind, plain, attack, count)
     return list(flags.values())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The attacks of a version that exist for a model, and those left out with the reason."""
+    """The attacks defined for a model, and those omitted with the reason."""
 
     attacks: tuple[str, ...]
     omitted: dict[str, str]
 
 
 def reason_undefined(attack: str, norm: Norm, classes: int, height: int) -> str:
-    """Why ``attack`` cannot be run on ``classes`` classes and images of ``height`` pixels; empty if it can."""
+    """Why ``attack`` cannot run on ``classes`` classes and images of ``height`` pixels; empty if it can."""
     if attack == "apgd-dlr" and classes < 3:
         return f"the DLR loss needs 3 classes, the model has {classes}"
     if attack == "apgd-t" and classes < 4:
@@ -99,10 +96,8 @@ def reason_undefined(attack: str, norm: Norm, classes: int, height: int) -> str:
 def plan(version: Version, norm: Norm, classes: int, height: int) -> Plan:
     """The attacks of ``version`` for ``classes`` >= 2 classes.
 
-    The DLR loss is a ratio of differences of the logits, of the three largest, or of the four largest in its targeted
-    form, so APGD-DLR needs 3 classes and targeted APGD 4. Of 3 classes untargeted APGD-DLR stands in for targeted
-    APGD, as the strongest member of the family that is defined; of 2 classes nothing can, and FAB and Square, which
-    look at the difference of the two logits, are what guards against a saturated cross-entropy.
+    The DLR loss uses the three largest logits, its targeted form four. With 3 classes, APGD-DLR replaces targeted APGD.
+    With 2, FAB and Square, which use the difference of the logits, guard against a saturated cross-entropy.
     """
     reasons = {attack: reason_undefined(attack, norm, classes, height) for attack in ATTACKS[version]}
     attacks = [attack for attack, reason in reasons.items() if not reason]
@@ -113,13 +108,13 @@ def plan(version: Version, norm: Norm, classes: int, height: int) -> Plan:
 
 
 def targets(classes: int) -> int:
-    """Target classes of APGD-T and FAB-T: the standard's 9, or all other classes where there are fewer."""
+    """Number of target classes of APGD-T and FAB-T: all other classes, at most the standard's 9."""
     return min(9, classes - 1)
 
 
 @dataclass(frozen=True)
 class Threat:
-    """What pyautoattack's attacks are made for: the ball, the version, the classes, the seed, device and effort."""
+    """What pyautoattack's attacks are set up for."""
 
     norm: Norm
     eps: float
@@ -131,10 +126,9 @@ class Threat:
 
 
 def build(model: nn.Module, threat: Threat, collector: Collector) -> Any:
-    """pyautoattack's ``AutoAttack`` for ``threat``, its log going to ``collector``."""
-    adversary = AutoAttack(
-        model, norm=threat.norm, eps=threat.eps, seed=threat.seed, version=threat.version, device=threat.device
-    )
+    """pyautoattack's ``AutoAttack`` for ``threat``, logging to ``collector``."""
+    options = {name: getattr(threat, name) for name in ("norm", "eps", "seed", "version", "device")}
+    adversary = AutoAttack(model, **options)
     for part in (adversary, adversary.apgd, adversary.apgd_targeted):
         part.logger = collector.logger
     for part in (adversary.apgd_targeted, adversary.fab):
@@ -144,7 +138,7 @@ def build(model: nn.Module, threat: Threat, collector: Collector) -> Any:
 
 
 def set_budget(adversary: Any, budget: Budget) -> None:
-    """Give ``adversary`` another effort; the default one leaves it untouched."""
+    """Set the effort of ``adversary``; the default leaves it untouched."""
     if budget == Budget():
         return
     adversary.square.n_queries = budget.n_queries

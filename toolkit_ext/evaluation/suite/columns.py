@@ -1,4 +1,4 @@
-"""The further columns: single attacks on every example that the model gets right, each for itself."""
+"""The further columns: single attacks, each on every correctly classified image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
@@ -15,40 +15,31 @@ from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, 
 from toolkit_ext.types import Attack
 
 SINGLE = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "square": "square"}
-"""Columns that are one of pyautoattack's attacks with one restart."""
+"""Columns that are a pyautoattack attack with one restart."""
 
 
 def gradient_attack(column: str, protocol: Protocol) -> Attack:
-    """The attack behind ``fgsm``, ``pgd20``, ``pgd100``, ``mim`` or ``pgd_l2``; one random start for the PGDs."""
+    """The attack of ``fgsm``, ``pgd20``, ``pgd100``, ``mim`` or ``pgd_l2``; PGD has one random start."""
     norm, eps = protocol.radius(column)
     if column == "fgsm":
         return FGSM(eps=eps, norm=norm)
     step, steps = protocol.step_size(column), STEPS[column]
     if column == "mim":
-        # torchattacks has MIM in Linf alone.
+        # torchattacks has MIM only in Linf.
         return MIM(eps=eps, norm=norm, alpha=step, steps=steps, backend="torchattacks" if norm == "Linf" else "art")
     return PGD(eps=eps, norm=norm, alpha=step, steps=steps)
 
 
 def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adversary: Callable[[], Perturb]) -> Job:
-    """The job of a column; ``model`` is already held in evaluation mode with frozen weights.
-
-    ``adversary`` gives what runs the attacks of :func:`single_adversary`, for the columns in :data:`SINGLE`. The
-    seed is set before each batch, as AutoAttack's attacks do.
-    """
+    """The job of a column on ``model``; for :data:`SINGLE`, ``adversary`` runs :func:`single_adversary`'s attacks."""
     norm, eps = protocol.radius(column)
     label = protocol.version != "rand"
     if column in SINGLE:
         return Job(column, norm, eps, partial(adversary(), SINGLE[column]), seed, label)
     attack = gradient_attack(column, protocol)
-
-    def craft(x: Tensor, y: Tensor) -> Tensor:
-        return attack(model, x, y).inputs
-
-    return Job(column, norm, eps, craft, seed, label)
+    return Job(column, norm, eps, lambda x, y: attack(model, x, y).inputs, seed, label)
 
 
 def single_adversary(model: nn.Module, threat: Threat, collector: Collector) -> object:
-    """An ``AutoAttack`` whose attacks have one restart, and 20 EoT steps for ``rand``: ``plus`` counts as standard."""
-    single = replace(threat, version="standard") if threat.version == "plus" else threat
-    return build(model, single, collector)
+    """An ``AutoAttack`` whose attacks have one restart (so standard for ``plus``), and 20 EoT steps for ``rand``."""
+    return build(model, replace(threat, version="standard") if threat.version == "plus" else threat, collector)

@@ -1,7 +1,4 @@
-"""AutoAttack's attacks without the work whose result is known: same random numbers, same verdicts.
-
-Square is here: on a robust model half of AutoAttack's passes are its queries. APGD and FAB have files of their own.
-"""
+"""Square without redundant queries, and the fast attacks together: same random numbers and verdicts as AutoAttack's."""
 
 from __future__ import annotations
 
@@ -17,24 +14,19 @@ from toolkit_ext.evaluation.suite.precision import Judge, filled_up
 
 
 class FastSquare(SquareAttack):  # type: ignore[misc]
-    r"""Square (Andriushchenko et al.: Square Attack. ECCV 2020) that asks the model only about images that changed.
+    """Square (Andriushchenko et al.: Square Attack. ECCV 2020) that queries the model only for images that changed.
 
-    In Linf every pixel of the current best image lies on a face of the ball. A query sets one window to one face; the
-    smaller the windows of the schedule get, the more often an image is there already. Its margin is then known, and it
-    is not better. So for a deterministic model every decision is the library's. In L2 every query changes the image,
-    and the library's own code runs.
+    In Linf every pixel of the best image lies on a face of the ball. A query sets one window to one face; small windows
+    are often there already, so the image is unchanged and cannot improve. For a deterministic model every decision is
+    the library's. In L2 every query changes the image, and the library's own code runs.
 
-    With a ``judge`` the model is a copy of another precision: an image is lost only if the judge is wrong too, else its
-    margin may fall on below 0.
+    With a ``judge`` the model is a copy in lower precision, and an image is lost only if the judge is wrong too.
     """
 
     judge: Judge | None = None
 
     def attack_single_run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As the library's: ``[N]`` (queries, not counted here) and the best images ``[N, C, H, W]``.
-
-        Of what the judge does not call lost it is ``x`` where the copy would.
-        """
+        """Margins ``[N]`` (the library counts queries) and best images ``[N, C, H, W]``; ``x`` if the judge denies."""
         if self.norm != "Linf":
             found: tuple[Tensor, Tensor] = super().attack_single_run(x, y)
             return found
@@ -54,7 +46,7 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
             if not len(alive):
                 break
             rows, columns, value = self._window(query, x.shape)
-            # Outside of the window the best image is in the ball and the box already, and stays as it is.
+            # Outside the window the best image is in the ball and the box already.
             here, old = x[alive, :, rows, columns], best[alive, :, rows, columns]
             new = torch.clamp(torch.min(torch.max(old + value, here - self.eps), here + self.eps), 0.0, 1.0)
             changed = (new != old).flatten(1).any(dim=1)
@@ -74,40 +66,29 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
     def _window(self, query: int, shape: torch.Size) -> tuple[slice, slice, Tensor]:
         """Rows and columns of a query's window and its change ``[C, 1, 1]``, drawn in the library's order."""
         channels, height, width = shape[1:]
-        side = max(round((self.p_selection(query) * height * width) ** 0.5), 1)
-        side = min(side, height, width)
+        side = min(max(round((self.p_selection(query) * height * width) ** 0.5), 1), height, width)
         top, left = int(self.random_int(0, height - side)), int(self.random_int(0, width - side))
         value = 2.0 * self.eps * self.random_choice([channels, 1, 1])
         return slice(top, top + side), slice(left, left + side), value
 
     def _margin(self, x: Tensor, y: Tensor) -> Tensor:
-        """Logit of the label minus the largest other, ``[N]``; the library computes the cross-entropy as well."""
-        logits = self.predict(x)
-        own = y.unsqueeze(1)
-        right = logits.gather(1, own).squeeze(1)
-        margin: Tensor = right - logits.scatter(1, own, -float("inf")).amax(dim=1)
+        """Logit of the label minus the largest other, ``[N]``."""
+        logits, own = self.predict(x), y.unsqueeze(1)
+        margin: Tensor = logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -float("inf")).amax(dim=1)
         return margin
 
     def _lost(self, x: Tensor, y: Tensor, margin: Tensor) -> Tensor:
-        """``[N]`` bool: images that the model gets wrong, and the judge too."""
+        """``[N]`` bool: images that the model and the judge get wrong."""
         claimed = margin <= 0
         return claimed if self.judge is None else self.judge(claimed, x, y)
 
 
-FAST: dict[str, Any] = {
-    "apgd": FastAPGD,
-    "apgd_targeted": FastTargetedAPGD,
-    "fab": FastFAB,
-    "square": FastSquare,
-}
+FAST = {"apgd": FastAPGD, "apgd_targeted": FastTargetedAPGD, "fab": FastFAB, "square": FastSquare}
 
 
 def make_fast(adversary: Any, judge: Judge | None = None) -> None:
-    """Give ``adversary`` (pyautoattack's ``AutoAttack``) fast attacks, set up as its own are.
-
-    Where it attacks a copy of another precision, ``judge`` has the model whose word counts.
-    """
+    """Give ``adversary`` (pyautoattack's ``AutoAttack``) fast attacks with its settings, and a ``judge``."""
     for name, kind in FAST.items():
-        attack = kind.__new__(kind)
+        attack: Any = kind.__new__(kind)
         vars(attack).update(vars(getattr(adversary, name)), judge=judge)
         setattr(adversary, name, attack)

@@ -1,4 +1,4 @@
-"""pyautoattack's APGD in Linf with less arithmetic of its own and, where it may, without what it has broken.
+"""pyautoattack's APGD in Linf with less arithmetic and, with a judge, without images that it has broken.
 
 Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks. ICML
 2020, algorithm 1.
@@ -6,7 +6,7 @@ Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,67 +20,51 @@ from toolkit_ext.evaluation.suite.precision import Judge
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """What ``attack_single_run`` returns: best points, which images are still right, best losses, adversarial examples."""
 
-# A batch of another size has to be set up by the libraries below, so images leave it in groups.
-_LEAVE = 1 / 8
+_LEAVE = 1 / 8  # each new batch size has a set-up cost, so images leave in groups
 _MOMENTUM = 0.75
 
 
 @dataclass
 class _Climb:
-    """What a run knows of the images that it still works on, image by image.
+    """State of a run, per image that it still attacks; points and gradients are ``[M, C, H, W]``."""
 
-    Attributes:
-        places: ``[M]``, their places in the batch.
-        y: Labels ``[M]``.
-        target: ``[M]``, the classes that a targeted loss raises.
-        low, high: Bounds of the ball within the box, ``[M, C, H, W]`` like all that follows but numbers per image.
-        point, before: Where they are, and where they were one step ago.
-        gradient: Of the loss at ``point``.
-        step: Step sizes, ``[M, 1, 1, 1]``.
-        best, best_gradient, best_loss: The point with the highest loss so far.
-        losses: ``[M, n_iter]``, zero where a step is to come.
-        checked, halved: Best loss when steps were last looked at, and whether they were halved then.
-    """
-
-    places: Tensor
-    y: Tensor
-    target: Tensor | None
-    low: Tensor
+    places: Tensor  # [M] indices in the batch
+    y: Tensor  # [M] labels
+    target: Tensor | None  # [M] classes that a targeted loss raises
+    low: Tensor  # bounds of the ball within the box
     high: Tensor
     point: Tensor
-    before: Tensor
-    gradient: Tensor
-    step: Tensor
-    best: Tensor
+    before: Tensor  # the previous point
+    gradient: Tensor  # of the loss at point
+    step: Tensor  # [M, 1, 1, 1] step sizes
+    best: Tensor  # the point with the highest loss so far
     best_gradient: Tensor
-    best_loss: Tensor
-    losses: Tensor
-    checked: Tensor
-    halved: Tensor
+    best_loss: Tensor  # [M]
+    losses: Tensor  # [M, n_iter], zero for future steps
+    checked: Tensor  # [M] best loss at the last check of the step sizes
+    halved: Tensor  # [M] bool, step sizes halved then
 
     def keep(self, alive: Tensor) -> None:
-        """Leave all but ``alive``, ``[M]`` bool, behind."""
-        for name in (field.name for field in fields(self)):
-            if (value := getattr(self, name)) is not None:
-                setattr(self, name, value[alive])
+        """Drop all images but ``alive`` ``[M]`` bool."""
+        vars(self).update({name: value[alive] for name, value in vars(self).items() if value is not None})
 
     def move(self, momentum: float) -> None:
-        """A step of every image: ``z = Π(x + η sign g)``, then ``Π(x + a (z − x) + (1 − a)(x − x_before))``."""
-        # In the library's order, so that rounding is the same; η sign g and the quarter of a difference are exact.
+        """Step to ``Π(x + a (z − x) + (1 − a)(x − x_before))`` with ``z = Π(x + η sign g)``."""
+        # The library's order, for the same rounding; η sign g and a quarter of a difference are exact.
         new = torch.addcmul(self.point, self.step, self.gradient.sign()).clamp_(self.low, self.high)
         new.sub_(self.point).mul_(momentum).add_(self.point)
         new.add_(self.point - self.before, alpha=1 - momentum).clamp_(self.low, self.high)
         self.before, self.point = self.point, new
 
     def climbed(self, loss: Tensor) -> None:
-        """Keep the points at which ``loss`` ``[M]`` is the highest so far."""
+        """Keep the points where ``loss`` ``[M]`` is the highest so far."""
         better = (loss > self.best_loss).nonzero().flatten()
         self.best_loss = self.best_loss.index_copy(0, better, loss[better])
         _copy(better, self.point, self.best)
         _copy(better, self.gradient, self.best_gradient)
 
     def halve(self, stuck: Tensor) -> None:
-        """Halve the steps of the images ``stuck`` ``[M]`` bool and send them back to their best points."""
+        """Halve the steps of the images ``stuck`` ``[M]`` bool and return them to their best points."""
         self.halved, self.checked = stuck, self.best_loss
         rows = stuck.nonzero().flatten()
         self.step[rows] /= 2
@@ -89,13 +73,12 @@ class _Climb:
 
 
 def _copy(rows: Tensor, source: Tensor, to: Tensor) -> None:
-    # Faster than torch.where with a mask of rows, several times on CPUs.
-    to.index_copy_(0, rows, source[rows])
+    to.index_copy_(0, rows, source[rows])  # on CPUs several times faster than torch.where
 
 
 @dataclass
 class _Found:
-    """What a run has found of all ``N`` images: as the library's, what ``attack_single_run`` returns."""
+    """Results for all ``N`` images, as :data:`Found`."""
 
     best: Tensor
     right: Tensor
@@ -103,10 +86,7 @@ class _Found:
     broken: Tensor
 
     def take(self, climb: _Climb, right: Tensor, judge: Judge | None) -> None:
-        """Count the images of ``climb`` that are not ``right`` ``[M]`` as broken, by the points where they are.
-
-        With a ``judge``, those that it gets wrong too.
-        """
+        """Count images of ``climb`` as broken that are not ``right`` ``[M]``, and that the ``judge`` gets wrong too."""
         fresh = ~right & self.right[climb.places]
         if judge is not None:
             fresh = judge(fresh, climb.point, climb.y)
@@ -116,33 +96,29 @@ class _Found:
             self.broken[places] = climb.point[fresh]
 
     def settle(self, climb: _Climb) -> None:
-        """Take the best points of ``climb``."""
+        """Store the best points of ``climb``."""
         self.best[climb.places] = climb.best
         self.loss[climb.places] = climb.best_loss
 
 
 class _FastRun:
-    """The run of an APGD, random numbers and arithmetic as the library's, in Linf for models that are not random.
+    """APGD in Linf for deterministic models, with the library's random numbers and arithmetic.
 
-    Bounds are computed once and steps taken in place. The library takes an image through all steps and returns the last
-    point where the model was wrong; here it is the first.
-
-    With a ``judge`` the model is a copy of another precision: a point counts only where the judge is wrong too, else
-    the image climbs on. An image that is broken takes no further step. What is left is a smaller batch, and its sums
-    may be rounded in another order.
+    It returns the first point where the model is wrong, the library the last. With a ``judge`` the model is a copy in
+    lower precision, and a point counts only if the judge is wrong too. Broken images leave the batch, so sums may be
+    rounded in another order.
     """
 
     judge: Judge | None = None
 
     def attack_single_run(self: Any, x: Tensor, y: Tensor, x_init: Tensor | None = None) -> Found:
-        """As the library's: best points, ``[N]`` bool (still right), best losses ``[N]``, adversarial examples."""
+        """As the library's: :data:`Found`."""
         if self.norm != "Linf" or self.eot_iter != 1:
             library: Any = super()
             found_there: Found = library.attack_single_run(x, y, x_init)
             return found_there
         if x_init is None:
-            noise = 2 * torch.rand(x.shape).to(self.device) - 1
-            x_init = x + self.eps * self.normalize(noise)
+            x_init = x + self.eps * self.normalize(2 * torch.rand(x.shape).to(self.device) - 1)
         climb, found = self._begin(x, y, x_init.clamp(0.0, 1.0))
         period, waited = self.n_iter_2, 0
         for step in range(self.n_iter):
@@ -191,7 +167,7 @@ class _FastRun:
         return climb, found
 
     def _look(self: Any, point: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss ``[M]``, its gradient, and which of ``point`` the model gets right."""
+        """Loss ``[M]``, its gradient, and where the model is right."""
         leaf = point.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.model(leaf)
@@ -202,12 +178,11 @@ class _FastRun:
             else:
                 self.y_target = target
                 loss = self.dlr_loss_targeted(logits, y)
-            # Of images in colour the gradient lies as the weights do, channels-last.
-            gradient = torch.autograd.grad(loss.sum(), leaf)[0].contiguous()
+            gradient = torch.autograd.grad(loss.sum(), leaf)[0].contiguous()  # it is channels-last for colour
         return loss.detach(), gradient, logits.detach().max(dim=1)[1] == y
 
     def _stuck(self: Any, climb: _Climb, step: int, period: int) -> Tensor:
-        """``[M]`` bool: images that rose too rarely in this period, or not at all since steps were last looked at."""
+        """``[M]`` bool: images whose loss rose too rarely in this period, or not at all since the last check."""
         rare = self.check_oscillation(climb.losses.T, step, period, climb.best_loss, k3=self.thr_decr) > 0
         stuck: Tensor = rare | ~climb.halved & (climb.checked >= climb.best_loss)
         return stuck

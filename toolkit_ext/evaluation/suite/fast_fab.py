@@ -1,4 +1,4 @@
-"""pyautoattack's FAB in Linf with less arithmetic of its own: no sort in its projection, and nothing computed twice.
+"""pyautoattack's targeted FAB in Linf with less arithmetic: its projection needs no sort.
 
 Croce and Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack. ICML 2020.
 """
@@ -11,15 +11,14 @@ from torch import Tensor
 
 from toolkit_ext.evaluation.suite.precision import Judge
 
-# The library's floor of a distance.
-_FLOOR = 1e-8
+_FLOOR = 1e-8  # the library's smallest distance
 
 
 def reach(size: Tensor, room: Tensor, gap: Tensor) -> Tensor:
-    r"""The :math:`\lambda` ``[M]`` that solves :math:`\sum_i s_i \min(r_i, \lambda) = g`; infinite where none does.
+    r"""Solve :math:`\sum_i s_i \min(r_i, \lambda) = g` for :math:`\lambda` ``[M]``; infinite if there is no solution.
 
-    The left side is concave and piecewise linear, so that Newton's method from 0 climbs to the root in finitely many
-    steps, commonly five, where the library sorts all breakpoints. Rows that have arrived leave when they are the half.
+    The left side is concave and piecewise linear, so Newton's method from 0 ends after finitely many steps, commonly
+    five; the library sorts all breakpoints. Converged rows leave the batch when they are half of it.
 
     Args:
         size: :math:`s \ge 0`, ``[M, D]``.
@@ -44,32 +43,30 @@ def reach(size: Tensor, room: Tensor, gap: Tensor) -> Tensor:
 
 
 def _positive(values: Tensor) -> Tensor:
-    """1 where ``values`` are positive, 0 elsewhere, in their place: a mask that takes no conversion."""
+    """1 where ``values`` are positive, else 0, in place and without a conversion."""
     return torch.gt(values, 0, out=values)
 
 
 def _room(points: Tensor, side: Tensor) -> Tensor:
-    """How far ``points`` can go against ``side`` in [0, 1]: to 0 where it is positive, else to 1. Uses ``side`` up."""
-    # With weights of 0 and 1 lerp is exact, and several times faster than torch.where.
-    return torch.lerp(1 - points, points, _positive(side))
+    """Distance of ``points`` to 0 where ``side`` is positive, else to 1. Overwrites ``side``."""
+    return torch.lerp(1 - points, points, _positive(side))  # exact, and several times faster than torch.where
 
 
 def project(points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Smallest change in Linf that brings ``points`` in [0, 1] onto hyperplanes, without leaving [0, 1].
+    r"""Project ``points`` in [0, 1] onto hyperplanes with the smallest change in Linf, without leaving [0, 1].
 
-    The answer moves every coordinate against the sign of its (oriented) normal by :math:`\min(r_i, \lambda)`, where
-    :math:`r_i` is the room to the box and :math:`\lambda` solves :math:`\sum_i |w_i| \min(r_i, \lambda) = |w x - b|`
-    (equation 6 of the paper; :func:`reach`). Where the hyperplane misses the box, all of the room is used, as in the
-    library.
+    Every coordinate moves against the sign of its (oriented) normal by :math:`\min(r_i, \lambda)`, where :math:`r_i` is
+    the distance to the box and :math:`\lambda` solves :math:`\sum_i |w_i| \min(r_i, \lambda) = |w x - b|` (equation 6
+    of the paper; :func:`reach`). If the hyperplane misses the box, points move to its faces, as in the library.
 
     Args:
         points: ``[M, D]``.
-        size: Of the normals, :math:`|w|`, ``[M, D]``.
-        sign: Of the normals.
+        size: Absolute values of the normals, :math:`|w|`, ``[M, D]``.
+        sign: Signs of the normals, ``[M, D]``.
         gap: :math:`w x - b`, ``[M]``.
 
     Returns:
-        What to go against ``sign``, ``[M, D]`` (negative: along it), and the :func:`reach`, ``[M]``.
+        The change against ``sign``, ``[M, D]``, and the :func:`reach`, ``[M]``.
     """
     side = torch.where(gap >= 0, 1.0, -1.0).unsqueeze(1)
     room = _room(points, sign * side)
@@ -78,9 +75,9 @@ def project(points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Te
 
 
 class FastFAB(FABAttack_PT):  # type: ignore[misc]
-    """FAB with a run of its own in Linf with a target; without one, and in L2, it is the library's.
+    """FAB with its own targeted run in Linf; everything else is the library's.
 
-    With a ``judge`` the model is a copy of another precision, and an example within ``eps`` counts only if the judge
+    With a ``judge`` the model is a copy in lower precision, and an example within ``eps`` counts only if the judge
     gets it wrong too.
     """
 
@@ -89,7 +86,7 @@ class FastFAB(FABAttack_PT):  # type: ignore[misc]
     def attack_single_run(
         self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
     ) -> Tensor:
-        """As the library's: adversarial examples ``[N, C, H, W]``, near ones; ``x`` itself where none was found."""
+        """As the library's: nearest adversarial examples ``[N, C, H, W]``; ``x`` where none was found."""
         if self.norm != "Linf" or use_rand_start or not is_targeted:
             found: Tensor = super().attack_single_run(x, y, use_rand_start, is_targeted)
             return found
@@ -101,10 +98,9 @@ class FastFAB(FABAttack_PT):  # type: ignore[misc]
         return nearest
 
     def _search(self, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
-        """An adversarial example for each of ``x``, which are all right; the image itself where none was found.
+        """The nearest adversarial example of each correct image ``x``, or the first within ``eps``.
 
-        It is the nearest one, or the first within ``eps``: the nearer it gets, the closer it lies to the boundary, and
-        the next pass may round it back over.
+        Nearer ones lie closer to the boundary, where rounding may undo them. ``x`` where none was found.
         """
         point, nearest, distance = x, x.clone(), x.new_full((len(x),), 1e10)
         for _ in range(self.n_iter):
@@ -126,11 +122,10 @@ class FastFAB(FABAttack_PT):  # type: ignore[misc]
         return nearest
 
     def _step(self, x: Tensor, point: Tensor, y: Tensor, target: Tensor) -> Tensor:
-        """Towards the boundary as its linearisation at ``point`` has it, biased towards ``x``."""
+        """Step to the boundary linearised at ``point``, biased towards ``x``."""
         difference, gradient = self.get_diff_logits_grads_batch_targeted(point, y, target)
         gap, w = difference[:, 0], gradient[:, 0].flatten(1)
-        # The hyperplane is w z = w point − gap.
-        here, there = point.flatten(1), x.flatten(1)
+        here, there = point.flatten(1), x.flatten(1)  # the hyperplane is w z = w here − gap
         size, sign = w.abs(), w.sign()
         first, near = self._towards(here, size, sign, gap)
         second, far = self._towards(there, size, sign, gap + (w * (there - here)).sum(dim=1))
@@ -138,7 +133,7 @@ class FastFAB(FABAttack_PT):  # type: ignore[misc]
         return first.addcmul_(second.sub_(first), share.unsqueeze(1)).clamp_(0.0, 1.0).view_as(x)
 
     def _towards(self, points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
-        """``points`` ``[M, D]`` moved a little over their hyperplanes, and how far those are, ``[M]``."""
+        """``points`` ``[M, D]`` moved slightly beyond their hyperplanes, and the distances of those, ``[M]``."""
         change, level = project(points, size, sign, gap)
         if level.isinf().any():  # the box ends before the hyperplane
             level = torch.where(level.isinf(), (change * sign).abs().amax(dim=1), level)

@@ -1,15 +1,13 @@
-"""The arithmetic that AutoAttack's passes run in: float32, or bfloat16 with every success checked in float32.
+"""The arithmetic of AutoAttack's passes: float32, or bfloat16 with every success checked in float32.
 
-``fp32``: pyautoattack's passes, random numbers and verdicts image by image, at less cost. On the CPU the weights are in
-channels-last layout, which oneDNN's convolutions and poolings prefer (sums are rounded in another order), and
-:mod:`toolkit_ext.evaluation.suite.fast` replaces its attacks.
+``fp32``: pyautoattack's random numbers and verdicts at less cost, by the attacks of ``suite.fast``; on the CPU weights
+are channels-last, which oneDNN prefers (sums are rounded in another order).
 
-``fp32-reference``: pyautoattack's own code on the weights as they are, pixel by pixel what it gives.
+``fp32-reference``: pyautoattack's own code and weight layout, equal to it pixel by pixel.
 
-``bf16-verified``: the attacks search on a bfloat16 copy of the model, in which grey images have their gradient by
-``fast.kernels.single_channel_conv``. What that copy calls a success counts only if the float32 model agrees
-(:class:`Judge`). Where it does not, the attack goes on, or, where it is the library's own code, is run again on the
-float32 model, see :func:`verified`.
+``bf16-verified``: the attacks search on a bfloat16 copy of the model. Its successes count only if the float32 model
+agrees (:class:`Judge`). Otherwise the attack continues, or the library's own code runs again in float32
+(:func:`verified`).
 """
 
 from __future__ import annotations
@@ -31,12 +29,11 @@ from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-# A batch of another size has to be set up by the libraries below, so batches of some images come in few sizes.
-_BUCKET = 16
+_BUCKET = 16  # each new batch size has a set-up cost, so sizes are multiples of this
 
 
 def check_precision(precision: str, version: str) -> None:
-    """Refuse a precision that does not exist, or that cannot be had with AutoAttack's ``version``."""
+    """:class:`UserError` for an unknown precision or one that AutoAttack's ``version`` cannot use."""
     check_choice("precision", precision, PRECISIONS)
     if precision == "bf16-verified" and version == "rand":
         raise UserError(
@@ -47,29 +44,19 @@ def check_precision(precision: str, version: str) -> None:
 
 @contextmanager
 def in_precision(model: nn.Module, image: Tensor, precision: Precision) -> Iterator[HalfCopy | None]:
-    """Hold ``model`` as its passes are fastest in ``precision``, and yield the copy to search on, if it needs one.
-
-    Args:
-        model: In evaluation mode; put back as it was.
-        image: ``[1, C, H, W]`` on its device.
-        precision: ``fp32-reference`` leaves the model as it is.
-
-    Raises:
-        UserError: as :class:`HalfCopy`.
-    """
-    faster = precision != "fp32-reference"
+    """Use the fastest layout of ``model`` until the end, and yield the copy to search on for ``bf16-verified``."""
     # CUDA's float32 convolutions are not faster in channels-last layout.
-    with channels_last(model, use=faster and image.device.type == "cpu"):
+    with channels_last(model, use=precision != "fp32-reference" and image.device.type == "cpu"):
         yield HalfCopy(model, image) if precision == "bf16-verified" else None
 
 
 @contextmanager
 def channels_last(model: nn.Module, *, use: bool = True) -> Iterator[None]:
-    """Hold the weights of convolutions in channels-last layout."""
+    """Use channels-last layout for the weights of convolutions."""
     weights = [(weight, weight.data) for weight in model.parameters() if use and weight.ndim == 4]
     try:
         for weight, data in weights:
-            # contiguous() would keep the strides of a layer of one channel, which oneDNN takes for the other layout.
+            # contiguous() would keep the strides of a one-channel layer, which oneDNN reads as the other layout.
             weight.data = torch.empty_like(data, memory_format=torch.channels_last).copy_(data)
         yield
     finally:
@@ -78,14 +65,10 @@ def channels_last(model: nn.Module, *, use: bool = True) -> Iterator[None]:
 
 
 class HalfCopy(nn.Module):
-    """A copy of ``model`` in bfloat16 and channels-last; takes and gives float32.
+    """A copy of ``model`` (in evaluation mode) in bfloat16 and channels-last, with float32 inputs and outputs.
 
-    The layer that makes the logits stays in float32: bfloat16 has 8 significant bits, so that logits near 10 would
-    come in steps of 1/16, ties would count as successes, and most of Square's small gains would be lost.
-
-    Args:
-        model: In evaluation mode.
-        image: ``[1, C, H, W]`` on its device, to find that layer.
+    The last layer, found with ``image`` ``[1, C, H, W]``, stays in float32: with 8 significant bits, logits near 10
+    would have steps of 1/16, ties would count as successes, and most of Square's small gains would be lost.
 
     Raises:
         UserError: ``model`` cannot be copied, or does not run in bfloat16.
@@ -98,7 +81,10 @@ class HalfCopy(nn.Module):
             with single_channel_conv(model):
                 self.model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
             if head is not None:
-                self.model.get_submodule(head).float().register_forward_pre_hook(_to_float32)
+                last = self.model.get_submodule(head).float()
+                last.register_forward_pre_hook(
+                    lambda _, inputs: tuple(value.float() if isinstance(value, Tensor) else value for value in inputs)
+                )
             with torch.no_grad():
                 self(image)
         except (RuntimeError, TypeError, NotImplementedError) as error:
@@ -106,23 +92,19 @@ class HalfCopy(nn.Module):
             raise UserError(f"precision: bf16-verified cannot be had of this model ({reason}); use fp32") from error
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, K]`` in float32 of images ``[N, C, H, W]`` in float32."""
+        """Logits ``[N, K]`` of images ``[N, C, H, W]``, both float32."""
         with half_attention(x.device):
             logits: Tensor = self.model(x.to(torch.bfloat16, memory_format=torch.channels_last))
         return logits.float()
 
 
-def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(value.float() if isinstance(value, Tensor) else value for value in inputs)
-
-
 def _head(model: nn.Module, image: Tensor) -> str | None:
-    """Name of the linear or convolutional layer whose output is the logits; None if something comes after it."""
+    """Name of the linear or convolutional layer whose output is the logits, if there is one."""
     outputs: dict[str, Tensor] = {}
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     hooks = [
         layer.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))  # type: ignore[misc]
-        for name, layer in layers.items()
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
     try:
         with torch.no_grad():
@@ -134,7 +116,7 @@ def _head(model: nn.Module, image: Tensor) -> str | None:
 
 
 def filled_up(chosen: Tensor) -> Tensor:
-    """Positions of the images that are ``chosen`` ``[N]`` bool, filled up with others to a multiple of 16."""
+    """Indices of the images ``chosen`` ``[N]`` bool, filled up with others to a multiple of 16."""
     count = int(chosen.sum())
     size = min(-(-count // _BUCKET) * _BUCKET, len(chosen))
     if size == len(chosen):
@@ -144,13 +126,13 @@ def filled_up(chosen: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Judge:
-    """The model whose word counts where the search is on a copy of it that is less exact."""
+    """The float32 ``model``, which verifies successes found on a copy in lower precision."""
 
     model: nn.Module
 
     @torch.no_grad()
     def __call__(self, claimed: Tensor, inputs: Tensor, y: Tensor) -> Tensor:
-        """Those ``claimed`` ``[N]`` bool to be wrong of ``inputs`` ``[N, C, H, W]`` that ``model`` gets wrong too."""
+        """Which of the ``claimed`` ``[N]`` bool successes ``inputs`` ``[N, C, H, W]`` fool ``model`` too."""
         if not claimed.any():
             return claimed
         asked = filled_up(claimed)
@@ -161,12 +143,10 @@ class Judge:
 
 @torch.no_grad()
 def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
-    """Run ``attack`` on a half copy, and again in float32 on the images that it loses.
+    """Run ``attack`` on the half copy, and again in float32 on its false successes.
 
-    ``half`` and ``full`` are the two ``AutoAttack`` objects. An image of ``x`` (all of them right in float32) is lost
-    if the half copy gets its result wrong and the float32 model does not. pyautoattack leaves an image alone as soon
-    as the model errs on it: at the clean image already, or, without a judge, after a success that is none. So the
-    float32 attack begins anew on it.
+    ``half`` and ``full`` are the two ``AutoAttack`` objects; float32 classifies all of ``x`` correctly. pyautoattack
+    stops at the first error of the copy, even on the clean image, so the float32 attack starts anew.
     """
     inputs = perturb(half, attack, x, y)
     claimed = half.model(inputs).argmax(dim=1) != y
@@ -177,24 +157,22 @@ def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 def pass_seconds(model: nn.Module, x: Tensor) -> float:
-    """Wall seconds of a forward and input-backward pass of ``model`` on ``x``."""
+    """Wall seconds of one forward and input-backward pass."""
     inputs = x.clone().requires_grad_()
     start = time.perf_counter()
     with torch.enable_grad():
         loss = model(inputs).logsumexp(dim=1).sum()
-    gradient = torch.autograd.grad(loss, inputs)[0]
-    float(gradient[0].sum())  # waits for the device
+    float(torch.autograd.grad(loss, inputs)[0][0].sum())  # waits for the device
     return time.perf_counter() - start
 
 
 def half_ratio(full: nn.Module, half: nn.Module, x: Tensor) -> float:
-    """Time of a pass of ``half`` in units of that of ``full``: the better of two each, after one to warm up."""
+    """Time of a pass of ``half`` relative to ``full``: the better of two each, after a warm-up."""
     best = [min([pass_seconds(model, x) for _ in range(3)][1:]) for model in (half, full)]
     return best[0] / best[1]
 
 
 def compare_speed(half: nn.Module, full: nn.Module, x: Tensor, collector: Collector) -> None:
-    """Warn, with the measured ratio, where passes of ``half`` are slower than those of ``full`` on this machine."""
-    ratio = 1 / half_ratio(full, half, x)
-    if ratio < 1:
+    """Warn if passes of ``half`` are slower than those of ``full`` on this machine."""
+    if (ratio := 1 / half_ratio(full, half, x)) < 1:
         collector.logger.warning(f"bf16 is slower than fp32 here, {ratio:.2f} times its speed; better use fp32")
