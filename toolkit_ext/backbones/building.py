@@ -17,7 +17,7 @@ from toolkit_ext.errors import UserError
 
 
 class Normalized(nn.Module):
-    r"""A timm model of images in [0, 1]: :math:`f((x - \mu) / \sigma)`. So attacks and epsilon work in [0, 1].
+    r"""A timm model of images in [0, 1]: :math:`f((x - \mu) / \sigma)`; epsilon means the same for every model.
 
     Args:
         backbone: A timm classifier, ``[N, C, H, W]`` to logits ``[N, K]``.

@@ -16,7 +16,7 @@ from toolkit_ext.errors import UserError
 
 
 class ClassifierView(nn.Module):
-    """Logits of an ART classifier for inputs in [0, 1], scaled to its ``clip_values`` ``low`` and ``high``."""
+    """Logits of an ART classifier for inputs in [0, 1], scaled to its ``clip_values`` and then preprocessed."""
 
     def __init__(self, model: nn.Module, operations: list[Any], low: float, high: float) -> None:
         super().__init__()

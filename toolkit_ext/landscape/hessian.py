@@ -64,7 +64,7 @@ class Hessian:
         loss_fn: Mean loss of logits and labels over a batch.
 
     Raises:
-        UserError: images or labels that do not fit, fewer examples than classes, or no second derivative (a product).
+        UserError: images or labels that do not fit, fewer examples than classes, an operator without second derivative.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def _mean_rows(weights: Tensor) -> Tensor:
 
 
 def trap_radius(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """``τ(W)`` of each example, ``[..., N]``. Arguments as for :func:`version_radius`."""
+    """``τ(W)`` of each example, ``[..., N]``, from which W is trapped. Arguments as for :func:`version_radius`."""
     weights, x, y = _checked(weights, x, y)
     rows = _mean_rows(weights)
     products = (x @ rows.transpose(-1, -2)).gather(-1, y.expand((*rows.shape[:-2], len(y))).unsqueeze(-1)).squeeze(-1)
@@ -105,7 +105,7 @@ def class_sums(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def critical_eps(x: Tensor, y: Tensor, classes: int) -> float:
-    """``ε̄`` of the mean loss over ``x`` ``[N, m]`` with labels ``y`` ``[N]``; ``‖x‖_∞`` for a single example."""
+    """``ε̄`` from which every direction is trapped for the mean loss over ``x`` ``[N, m]``; ``‖x‖_∞`` if N = 1."""
     x, y = x.flatten(1).double(), check_labels(y, len(x), classes)
     sums, counts = class_sums(x, y, classes)
     differences = (sums[:, None] - sums[None]).abs().amax(-1)

@@ -53,7 +53,7 @@ def top_eigenpairs(
         k: How many, at most the number of weights; takes about ``2k + 1`` vectors of host memory.
         which: ``largest`` (the most positive: sharpness) or ``magnitude``.
         tol: Residual allowed, relative to the largest ``|λ|``. Products in float32 reach about 1e-6.
-        max_restarts: At most so many restarts, of about k products each.
+        max_restarts: Maximum number of restarts, of about k products each.
         seed: Seed of the start vector.
 
     Raises:
