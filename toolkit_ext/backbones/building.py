@@ -1,4 +1,4 @@
-"""Any timm classifier, with normalisation inside and errors that say what to change."""
+"""Build any timm classifier with normalisation inside."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ import torch
 from timm.models import get_arch_name
 from torch import Tensor, nn
 
+from toolkit_ext.backbones.outputs import same_modes
 from toolkit_ext.backbones.registry import MEAN, NOT_RECORDED, STD, check_arguments, check_name, timm_cfg
 from toolkit_ext.errors import UserError
 
 
 class Normalized(nn.Module):
-    r"""A timm model that takes images in [0, 1]: :math:`f((x - \mu) / \sigma)`.
-
-    With the normalisation inside the model, attacks work in [0, 1], and epsilon means the same for every model.
+    r"""A timm model of images in [0, 1]: :math:`f((x - \mu) / \sigma)`; epsilon means the same for every model.
 
     Args:
         backbone: A timm classifier, ``[N, C, H, W]`` to logits ``[N, K]``.
-        name: Its architecture, as timm's registry names it.
+        name: Its architecture in timm's registry.
         num_classes: Number of classes K.
         in_chans: Number of channels C.
-        image_size: Height and width the model was made for.
-        mean: One value per channel, in units of [0, 1] images.
-        std: One positive value per channel, likewise.
+        image_size: Height and width.
+        mean, std: One value per channel, in units of [0, 1] images; ``std`` is positive.
         model_args: Further arguments of the architecture, as plain JSON values.
     """
 
@@ -48,12 +46,10 @@ class Normalized(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.name = name
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.image_size = image_size
+        self.name, self.num_classes = name, num_classes
+        self.in_chans, self.image_size = in_chans, image_size
         self.model_args = dict(model_args or {})
-        # Not in the state dict: the values are part of the configuration, as they are in timm.
+        # Not in the state dict: as in timm, the values are part of the configuration.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -63,7 +59,6 @@ class Normalized(nn.Module):
         return logits
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` adds."""
         return f"name={self.name!r}, num_classes={self.num_classes}, image_size={self.image_size}"
 
 
@@ -82,25 +77,21 @@ def create(
     """Make the timm classifier ``name`` with normalisation inside, so that it takes images in [0, 1].
 
     Args:
-        name: Any name of :func:`names`; a pretrained tag (``resnet18.a1_in1k``) is allowed with ``pretrained``.
+        name: Any name of :func:`names`; with ``pretrained`` also a tag (``resnet18.a1_in1k``).
         num_classes: Number of classes, at least 2.
         in_chans: Channels of the images.
-        image_size: Height and width of the images, or one number for both. Passed to architectures that need it
-            (ViT, LeNet, ...); for all, a forward pass checks that the model accepts this size. By default the
+        image_size: Height and width of the images, or one number for both; a forward pass checks it. By default the
             architecture's own, unchecked.
-        mean: Normalisation, one number or one per channel, in units of [0, 1] images. By default that of the
-            pretrained weights, else 0.5: near the mean of natural images and independent of the data set, so that a
-            checkpoint does not depend on the sample it was trained on.
-        std: Likewise; 0.25 without pretrained weights, which gives natural images about unit variance.
+        mean, std: Normalisation, one number or one per channel, in units of [0, 1] images. By default those of the
+            pretrained weights, else 0.5 and 0.25, which fit natural images and do not depend on the data set.
         pretrained: Start from timm's weights, which timm downloads.
         small_stem: For timm's ResNets: 3 x 3 stem of stride 1 without max-pooling (``resnet_small_stem``).
         **model_args: Further arguments of the architecture, plain JSON values (``width=8``, ``patch_size=4``), and
-            timm's own on the source of weights (``pretrained_cfg_overlay={"file": ...}``) and on layers
-            (``scriptable``), which are not recorded.
+            timm's own for weights (``pretrained_cfg_overlay={"file": ...}``) and layers (``scriptable``), which are
+            not recorded.
 
     Raises:
-        UserError: unknown name, an argument that the architecture or a checkpoint's configuration refuses, or images
-            too small for it.
+        UserError: unknown name, an argument that the architecture or a checkpoint refuses, or images too small for it.
     """
     check_name(name)
     if small_stem:
@@ -116,22 +107,17 @@ def create(
         num_classes=num_classes,
         in_chans=in_chans,
         image_size=size,
-        mean=_per_channel("mean", mean, _default(name, "mean", in_chans, pretrained), in_chans),
-        std=_per_channel("std", std, _default(name, "std", in_chans, pretrained), in_chans),
+        mean=_per_channel("mean", mean, name, in_chans, pretrained),
+        std=_per_channel("std", std, name, in_chans, pretrained),
         model_args={key: value for key, value in model_args.items() if key not in NOT_RECORDED},
     )
     if image_size is not None:
         _try_out(model)
-    _check_loadable(model)
-    return model
-
-
-def _check_loadable(model: Normalized) -> None:
-    """Refuse before a training what its checkpoint could not be loaded with."""
     try:
         check_arguments(model.model_args)
     except UserError as error:
         raise UserError(f"backbone: a checkpoint of {model.name!r} could not be loaded: {error}") from error
+    return model
 
 
 def build(
@@ -153,7 +139,7 @@ def build(
         )
     except UserError:
         raise
-    except Exception as error:  # timm and its architectures raise any exception for bad arguments
+    except Exception as error:  # timm raises any exception for bad arguments
         given = f"{in_chans} x {size[0]} x {size[1]} images" + (f", {dict(model_args)}" if model_args else "")
         what = f"{name!r} with pretrained weights" if pretrained else repr(name)
         raise UserError(f"backbone: {what} cannot be built for {given}: {_one_line(error)}") from error
@@ -188,18 +174,15 @@ def _pair(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _default(name: str, key: str, in_chans: int, pretrained: bool) -> Sequence[float] | float:
-    if not pretrained:
-        return {"mean": MEAN, "std": STD}[key]
-    values: Sequence[float] = getattr(timm_cfg(name), key)
-    # timm sums the first convolution's weights over channels; one grey mean goes with that.
-    return values if len(values) == in_chans else sum(values) / len(values)
-
-
 def _per_channel(
-    option: str, value: float | Sequence[float] | None, default: float | Sequence[float], in_chans: int
+    option: str, value: float | Sequence[float] | None, name: str, in_chans: int, pretrained: bool
 ) -> tuple[float, ...]:
-    value = default if value is None else value
+    if value is None and pretrained:
+        own: Sequence[float] = getattr(timm_cfg(name), option)
+        # timm sums the first convolution's weights over channels, which matches one grey mean.
+        value = own if len(own) == in_chans else sum(own) / len(own)
+    elif value is None:
+        value = {"mean": MEAN, "std": STD}[option]
     values = (float(value),) * in_chans if isinstance(value, int | float) else tuple(float(v) for v in value)
     if len(values) != in_chans:
         raise UserError(f"{option}: {len(values)} values for {in_chans} channels; give one number or one per channel")
@@ -223,12 +206,6 @@ def _try_out(model: Normalized) -> None:
 
 
 def dry_forward(model: nn.Module, input_size: tuple[int, ...]) -> Any:
-    """The output of ``model`` for one zero input of ``input_size``, in evaluation mode; restores each module's mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    like = next(model.parameters())
-    try:
-        with torch.no_grad():
-            return model.eval()(like.new_zeros(1, *input_size))
-    finally:
-        for module, training in modes:
-            module.training = training
+    """The output of ``model`` in evaluation mode for one zero input of ``input_size``."""
+    with torch.no_grad(), same_modes(model):
+        return model.eval()(next(model.parameters()).new_zeros(1, *input_size))

@@ -1,9 +1,8 @@
-"""A model on disk: a folder with ``model.safetensors`` and ``config.json`` that timm can load by itself.
+"""Checkpoints: a folder with ``model.safetensors`` and ``config.json`` that timm can load.
 
-``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the backbone, in any process for timm's own
-architectures and after ``import toolkit_ext`` for this package's; the normalisation is in its ``pretrained_cfg``, as
-with every timm model. :func:`load_model` gives the backbone with its normalisation. What is not timm's (data set, class
-names, method) is under the key ``toolkit_ext``.
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the backbone (this package's own after
+``import toolkit_ext``), with the normalisation in its ``pretrained_cfg``. :func:`load_model` loads the backbone and its
+normalisation. Data set, class names and method are under the key ``toolkit_ext`` of the configuration.
 """
 
 from __future__ import annotations
@@ -32,11 +31,10 @@ __all__ = ["baked_state", "load_model", "read_config", "read_training", "save_mo
 
 
 def baked_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict ``model`` would have without parametrisations, each replaced by the weight it gives in eval mode.
+    """The state dict of ``model``, with the weights that its parametrisations (spectral norm, ...) give in eval mode.
 
-    Parametrisations are those of ``torch.nn.utils.parametrize`` (spectral norm, orthogonal, ...). The live model is
-    not touched: in training mode merely reading a spectrally normalised weight moves the power iteration.
-    Tensors are contiguous copies on the CPU.
+    Tensors are contiguous copies on the CPU. The model is not changed: copies of the parametrisations are evaluated,
+    because in training mode merely reading a spectrally normalised weight advances the power iteration.
     """
     state = {key: value for key, value in model.state_dict().items() if "parametrizations" not in key.split(".")}
     with torch.no_grad():
@@ -50,23 +48,22 @@ def baked_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_model(model: Normalized, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
-    """Write ``model.safetensors`` and ``config.json`` into ``folder`` (made if needed) and return it.
+    """Write ``model.safetensors`` and ``config.json`` into ``folder`` and return it.
 
-    Each file is written atomically. The configuration carries the SHA-256 of the weights, so that after a crash
-    between the two :func:`load_model` refuses the pair instead of mixing two models.
+    Each file is written atomically. The configuration has the SHA-256 of the weights, so :func:`load_model` refuses
+    files of two saves, such as after a crash between the two writes.
 
     Args:
-        model: From :func:`toolkit_ext.backbones.create`; parametrised weights are saved as the weights they give.
-        folder: Destination.
-        extra: Plain JSON values to keep beside the model (data set, class names, method, ...).
+        model: From :func:`toolkit_ext.backbones.create`; saved without parametrisations (:func:`baked_state`).
+        folder: Destination, created if needed.
+        extra: Plain JSON values to save with the model (data set, class names, method, ...).
 
     Raises:
         UserError: the folder cannot be written.
     """
     folder = make_folder(Path(folder))
     weights = safetensors.torch.save(baked_state(model.backbone), metadata={"format": "pt"})
-    config = _config(model)
-    config[KEY] = {**(extra or {}), DIGEST: hashlib.sha256(weights).hexdigest()}
+    config = {**_config(model), KEY: {**(extra or {}), DIGEST: hashlib.sha256(weights).hexdigest()}}
     text = json.dumps(config, indent=2) + "\n"
     atomic_write(folder / WEIGHTS, weights)
     atomic_write(folder / CONFIG, text)
@@ -96,45 +93,37 @@ def _config(model: Normalized) -> dict[str, Any]:
 
 
 def _decimals(values: Tensor) -> list[float]:
-    # The shortest decimals that give back the same float32: 0.1307, not 0.13070000708103180.
+    # The shortest decimals of the same float32: 0.1307, not 0.13070000708103180.
     return [float(str(np.float32(value))) for value in values.flatten().tolist()]
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Normalized:
-    """The model of a checkpoint in evaluation mode, in float32, on ``device``. Leaves torch's random state alone.
+    """The model of a checkpoint in evaluation mode, in float32, on ``device``; keeps torch's random state.
 
-    The folder is data and runs no code: its configuration may name an architecture and plain arguments of it, and the
-    weights are tensors alone.
+    Runs no code from the folder: it reads the name of an architecture, its plain arguments, and tensors.
 
     Raises:
-        UserError: a file is missing, cut short or of another save, holds something else than that, or the weights do
-            not fit the architecture.
+        UserError: a file is missing, damaged or of another save, or the weights do not fit the architecture.
     """
     folder = Path(folder)
     config = read_config(folder)
     arguments = check_arguments(config.get("model_args") or {})
     cfg = config["pretrained_cfg"]
-    in_chans, *size = cfg["input_size"]
+    in_chans, height, width = cfg["input_size"]
     state = _weights(folder, config)
-    shape = (config["architecture"], cfg["num_classes"], in_chans, (size[0], size[1]))
+    name, classes, size = config["architecture"], cfg["num_classes"], (height, width)
     try:
         with torch.random.fork_rng(devices=[]):
-            backbone = build(*shape, arguments)
+            backbone = build(name, classes, in_chans, size, arguments)
         backbone.load_state_dict(state)
     except UserError as error:
         raise UserError(f"checkpoint {folder}: {error}") from error
     except RuntimeError as error:
         facts = " ".join(str(error).split()[:40])
-        raise UserError(f"checkpoint {folder}: {WEIGHTS} does not fit {shape[0]!r} of {CONFIG}: {facts}") from error
+        raise UserError(f"checkpoint {folder}: {WEIGHTS} does not fit {name!r} of {CONFIG}: {facts}") from error
+    stats = {key: tuple(cfg[key]) for key in ("mean", "std")}
     model = Normalized(
-        backbone,
-        name=shape[0],
-        num_classes=shape[1],
-        in_chans=in_chans,
-        image_size=shape[3],
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        model_args=arguments,
+        backbone, name=name, num_classes=classes, in_chans=in_chans, image_size=size, model_args=arguments, **stats
     )
     return model.eval().to(device)
 

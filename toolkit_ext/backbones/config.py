@@ -1,4 +1,4 @@
-"""``config.json`` of a checkpoint, taken for what it may be: a file that a stranger wrote."""
+"""``config.json`` of a checkpoint, checked as untrusted input."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ def read_file(folder: Path, name: str) -> bytes:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint, with types and ranges of all that builds a model checked.
+    """The ``config.json`` of a checkpoint, with all values that build the model checked.
 
-    What the trainer wrote under ``toolkit_ext`` is a dictionary of JSON values, not checked further: see
-    :func:`read_training`.
+    :func:`read_training` checks what is under the key ``toolkit_ext``.
 
     Raises:
-        UserError: no such folder or file, no JSON, or not the configuration of a model that is known here.
+        UserError: no such folder or file, no JSON, or not the configuration of a known model.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -44,10 +43,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     data = read_file(folder, CONFIG)
     try:
         config = _parse(data)
-        _check_model(config)
         _check_input(config["pretrained_cfg"])
         check_arguments(config.get("model_args") or {})
-        _check_training(config)
+        told = config.get(KEY) or {}
+        _expect(KEY, isinstance(told, dict), told, "a dictionary")
+        digest = told.get(DIGEST, "")
+        _expect(DIGEST, isinstance(digest, str), digest, "a text")
     except UserError as error:
         raise UserError(f"checkpoint {folder}: {error}") from error
     return config
@@ -64,35 +65,27 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise UserError(_FORM)
     if "architecture" not in config or "input_size" not in config["pretrained_cfg"]:
         raise UserError(_FORM)
-    return config
-
-
-def _check_model(config: dict[str, Any]) -> None:
     if not {"num_classes", "mean", "std"} <= set(config["pretrained_cfg"]):
         raise UserError(f"{CONFIG} lacks num_classes, mean or std in pretrained_cfg")
     if not is_architecture(name := config["architecture"]):
         raise UserError(f"architecture {shown(name)} is not known to timm or this package")
+    return config
 
 
 def _check_input(cfg: dict[str, Any]) -> None:
-    """Sizes and normalisation: what else timm's ``pretrained_cfg`` holds, files and addresses, is never read."""
-    size = cfg["input_size"]
-    _expect("input_size", _is_list(size, _is_size, 3), size, f"three integers from 1 to {_MOST_PIXELS}")
-    classes = cfg["num_classes"]
-    _expect("num_classes", _is_whole(classes, _MOST_CLASSES), classes, f"an integer from 1 to {_MOST_CLASSES}")
+    """Check sizes and normalisation; files and addresses in timm's ``pretrained_cfg`` are never read."""
+    size, classes = cfg["input_size"], cfg["num_classes"]
+    sizes = isinstance(size, list) and len(size) == 3 and all(_is_whole(side, 1, _MOST_PIXELS) for side in size)
+    _expect("input_size", sizes, size, f"three integers from 1 to {_MOST_PIXELS}")
+    _expect("num_classes", _is_whole(classes, 1, _MOST_CLASSES), classes, f"an integer from 1 to {_MOST_CLASSES}")
     for name, allowed, what in (("mean", _is_finite, "finite"), ("std", _is_positive, "positive")):
-        _expect(name, _is_list(cfg[name], allowed, 1, size[0]), cfg[name], f"a {what} number for each channel")
-
-
-def _check_training(config: dict[str, Any]) -> None:
-    told = config.get(KEY) or {}
-    _expect(KEY, isinstance(told, dict), told, "a dictionary")
-    digest = told.get(DIGEST, "")
-    _expect(DIGEST, isinstance(digest, str), digest, "a text")
+        values = cfg[name]
+        held = isinstance(values, list) and len(values) in (1, size[0]) and all(map(allowed, values))
+        _expect(name, held, values, f"a {what} number for each channel")
 
 
 def read_training(folder: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of its training: the facts that a record takes from it, their types checked.
+    """The facts about the training that a record takes from a checkpoint.
 
     Raises:
         UserError: as :func:`read_config`, or a fact of another type than the trainer writes.
@@ -111,16 +104,12 @@ def _expect(option: str, held: bool, value: object, what: str) -> None:
         raise UserError(f"{CONFIG}: {option}: {shown(value)} is not allowed; it must be {what}")
 
 
-def _is_whole(value: object, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-
-
-def _is_size(value: object) -> bool:
-    return _is_whole(value, _MOST_PIXELS)
+def _is_whole(value: object, least: int = 0, most: int = 2**63 - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_finite(value: object) -> bool:
-    """A number that float32, which normalisation computes in, can hold."""
+    """A number that float32 can hold."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -_FLOAT32 <= value <= _FLOAT32
 
 
@@ -128,16 +117,8 @@ def _is_positive(value: object) -> bool:
     return _is_finite(value) and float(value) > 1e-30  # type: ignore[arg-type]
 
 
-def _is_list(value: object, allowed: Callable[[object], bool], *lengths: int) -> bool:
-    return isinstance(value, list) and len(value) in lengths and all(allowed(item) for item in value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
 def _is_budget(value: object) -> bool:
-    """Hyper-parameters, of which analyses take the norm and the radius."""
+    """Hyper-parameters; analyses use the norm and the radius."""
     if not isinstance(value, dict):
         return False
     eps = value.get("eps") or 0.0
@@ -145,16 +126,16 @@ def _is_budget(value: object) -> bool:
 
 
 def _is_data(value: object) -> bool:
-    """A data set: its name, and how many examples were trained on and held out."""
+    """A data set: its name and the numbers of training and validation examples."""
     if not isinstance(value, dict) or not isinstance(value.get("name", ""), str):
         return False
-    return all(_is_count(value.get(name, 0)) for name in ("train", "validation"))
+    return all(_is_whole(value.get(name, 0)) for name in ("train", "validation"))
 
 
 def _is_backbone(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return False
-    return isinstance(value.get("args"), dict) and _is_count(value.get("parameters"))
+    return isinstance(value.get("args"), dict) and _is_whole(value.get("parameters"))
 
 
 def _is_axes(value: object) -> bool:
@@ -167,5 +148,5 @@ _FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hyper_parameters": (_is_budget, f"a dictionary; norm: one of {', '.join(NORMS)}; eps: a number of at least 0"),
     "data": (_is_data, "a dictionary with a name, and numbers for train and validation"),
     "backbone": (_is_backbone, "a dictionary with name, args and parameters"),
-    "seed": (_is_count, "an integer of at least 0"),
+    "seed": (_is_whole, "an integer of at least 0"),
 }

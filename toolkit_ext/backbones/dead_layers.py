@@ -1,9 +1,9 @@
-"""Dead layers: ReLU units that are off on every input, and the constant classifier behind a layer of them."""
+"""Dead layers: ReLU units that are off on every input, and the constant classifier they lead to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from toolkit_ext.backbones.outputs import same_modes
 from toolkit_ext.data import check_images, to_unit
 from toolkit_ext.errors import UserError, check_positive
 
@@ -20,11 +21,10 @@ _RELUS = {"relu", "relu_", "relu6", "hardtanh", "threshold"}
 
 @dataclass(frozen=True)
 class DeadLayers:
-    """What :func:`dead_layers` found.
+    """The result of :func:`dead_layers`.
 
-    ``layers`` has a row for each ReLU: ``layer`` (the module it is called in), ``units``, ``dead`` (number of units
-    whose pre-activation is not above 0 on any input) and ``share``. ``constant_class`` is the one class that the model
-    gives to all inputs with the same logits, if it does.
+    ``layers`` has one row per ReLU: ``layer`` (the module that calls it), ``units``, ``dead`` (their number) and
+    ``share``. ``constant_class`` is the class predicted if the logits are the same for all inputs.
     """
 
     layers: pd.DataFrame
@@ -33,12 +33,12 @@ class DeadLayers:
 
     @property
     def wholly_dead(self) -> list[str]:
-        """Names of the layers of which every unit is dead, in the order of the forward pass."""
+        """Names of the layers whose units are all dead, in the order of the forward pass."""
         return list(self.layers.loc[self.layers["dead"] == self.layers["units"], "layer"])
 
     @property
     def alarm(self) -> str | None:
-        """One line on dead layers and the constant classifier, for a log; nothing if there are none."""
+        """One line for a log on dead layers and a constant classifier, if there are any."""
         parts = []
         if self.wholly_dead:
             parts.append(f"every unit of {', '.join(self.wholly_dead)} is off on all {self.n_examples} inputs")
@@ -49,7 +49,7 @@ class DeadLayers:
 
 @dataclass
 class _Recorder(TorchFunctionMode):
-    """Sees every call of a ReLU, as a module or as a function, with its input and the module it is in."""
+    """Records the input of every ReLU call, as a module or as a function, and the calling module."""
 
     path: list[str] = field(default_factory=list)
     highest: dict[str, Tensor] = field(default_factory=dict)
@@ -75,35 +75,27 @@ class _Recorder(TorchFunctionMode):
 
 @contextmanager
 def _watched(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode and tell the recorder which submodule is called; put all back after."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Hold ``model`` in evaluation mode and tell the recorder which submodule is called; restore ``model`` after."""
 
     def leave(*_: Any) -> None:
         recorder.path.pop()
 
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: recorder.path.append(name)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
+    with same_modes(model), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: recorder.path.append(name)))
+            hooks.enter_context(module.register_forward_hook(leave, always_call=True))
         model.eval()
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
 def dead_layers(model: nn.Module, x: Any, *, batch_size: int = 250) -> DeadLayers:
     """Find ReLU units that are off on all of ``x`` ``[N, C, H, W]`` (clean or adversarial), in evaluation mode.
 
-    A unit is one number of a layer's output for one example (a channel at a place). It is dead if its pre-activation
-    is at most 0 on every input: then neither it nor anything that is connected through it alone learns. Behind a layer
-    that is wholly dead, without a residual connection around it, nothing depends on the input: the model is a constant
-    classifier, which is looked for in the logits. The layers before it get no gradient.
-    ReLU and ReLU6 are seen as modules and as functions; a second call in one module is named ``module#2``.
+    A unit is one entry of a layer's output for one example. It is dead if its pre-activation is at most 0 on every
+    input, so it gets no gradient. A layer of dead units without a residual connection makes the model a constant
+    classifier, which is detected from the logits.
+    ReLU and ReLU6 count as modules and as functions; a second call in one module is named ``module#2``.
 
     Args:
         model: ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``.
@@ -135,7 +127,7 @@ def dead_layers(model: nn.Module, x: Any, *, batch_size: int = 250) -> DeadLayer
 
 
 def _constant(logits: Tensor) -> int | None:
-    """The class, if the logits ``[N, K]`` are the same for all of several inputs up to rounding."""
+    """The class if the logits ``[N, K]`` of several inputs are the same up to rounding."""
     spread = float((logits.amax(0) - logits.amin(0)).max())
     same = len(logits) > 1 and spread <= 1e-6 * max(1.0, float(logits.abs().max()))
     return int(logits[0].argmax()) if same else None

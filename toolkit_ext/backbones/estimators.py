@@ -1,7 +1,6 @@
-"""ART's classifiers as torch modules on [0, 1] inputs, and torch modules as ART classifiers.
+"""ART classifiers as torch modules on [0, 1] inputs, and torch modules as ART classifiers.
 
-Training and evaluation both use an ART ``PyTorchClassifier`` through :func:`view`. So ``eps`` means the same in both,
-for any range and preprocessing of the classifier.
+Training and evaluation use an ART ``PyTorchClassifier`` through :func:`view`, so ``eps`` means the same in both.
 """
 
 from __future__ import annotations
@@ -17,15 +16,11 @@ from toolkit_ext.errors import UserError
 
 
 class ClassifierView(nn.Module):
-    """Logits of an ART classifier for inputs in [0, 1]: the clip range, then its preprocessing, then its model.
-
-    ``low`` and ``high`` are the classifier's ``clip_values``; ART's own users pass inputs in that range.
-    """
+    """Logits of an ART classifier for inputs in [0, 1], scaled to its ``clip_values`` and then preprocessed."""
 
     def __init__(self, model: nn.Module, operations: list[Any], low: float, high: float) -> None:
         super().__init__()
-        self.model = model
-        self._operations = operations
+        self.model, self._operations = model, operations
         self.low, self.high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +31,7 @@ class ClassifierView(nn.Module):
         return logits
 
     def extra_repr(self) -> str:
-        """What ``print`` adds, and what distinguishes two views of one model."""
+        """Distinguishes two views of one model."""
         names = ", ".join(_describe(operation) for operation in self._operations)
         return f"low={self.low:g}, high={self.high:g}" + (f", preprocessing={names}" if names else "")
 
@@ -47,10 +42,10 @@ def _describe(operation: Preprocessor) -> str:
 
 
 def clip_range(classifier: PyTorchClassifier) -> tuple[float, float]:
-    """The classifier's ``clip_values`` as two numbers; (0, 1) where it has none.
+    """The classifier's ``clip_values`` as two numbers; (0, 1) if it has none.
 
     Raises:
-        UserError: a range for each feature, or an empty one.
+        UserError: one range per feature, or an empty range.
     """
     if classifier.clip_values is None:
         return 0.0, 1.0
@@ -61,12 +56,12 @@ def clip_range(classifier: PyTorchClassifier) -> tuple[float, float]:
 
 
 def _is_identity(operation: Preprocessor) -> bool:
-    # ART adds a standardisation with mean 0 and deviation 1 to every classifier that was given none.
+    # ART adds a standardisation with mean 0 and deviation 1 by default.
     return bool(np.all(getattr(operation, "mean", 1) == 0) and np.all(getattr(operation, "std", 0) == 1))
 
 
 def view(classifier: PyTorchClassifier) -> nn.Module:
-    """The module to attack and to train: the classifier's own model if it takes [0, 1] inputs unchanged.
+    """The module to attack and to train: the classifier's own model if that takes [0, 1] inputs.
 
     Raises:
         UserError: preprocessing without a gradient in torch, which the attacks need.
@@ -76,14 +71,12 @@ def view(classifier: PyTorchClassifier) -> nn.Module:
     if operations and not classifier.all_framework_preprocessing:
         names = ", ".join(type(operation).__name__ for operation in operations)
         raise UserError(f"preprocessing: {names} is not a PyTorch preprocessor; the attacks need its gradient")
-    if (low, high) == (0.0, 1.0) and not operations:
-        model: nn.Module = classifier.model
-        return model
-    return ClassifierView(classifier.model, operations, low, high)
+    model: nn.Module = classifier.model
+    return ClassifierView(model, operations, low, high) if operations or (low, high) != (0.0, 1.0) else model
 
 
 def inner(model: nn.Module) -> nn.Module:
-    """The classifier's model inside what :func:`view` returned: the one that checkpoints keep."""
+    """The classifier's model inside a result of :func:`view`; checkpoints keep this one."""
     return model.model if isinstance(model, ClassifierView) else model
 
 

@@ -1,8 +1,8 @@
 """LeNet of width w, registered with timm as ``lenet``.
 
-Two 5 x 5 convolutions (2w and 4w channels), each followed by a 2 x 2 max-pooling, a dense layer of 64w and the
-classifier. ``width=16`` is the MNIST network of Madry et al., "Towards Deep Learning Models Resistant to Adversarial
-Attacks", ICLR 2018 (32 and 64 channels, dense layer of 1024).
+Two 5 x 5 convolutions (2w and 4w channels), each followed by 2 x 2 max-pooling, a dense layer of 64w and the
+classifier. ``width=16`` is the MNIST network of Madry et al.: Towards deep learning models resistant to adversarial
+attacks. ICLR 2018.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class LeNet(nn.Module):
-    """LeNet for ``[N, in_chans, *img_size]`` images; the dense layer fits one image size only.
-
-    The convolutions pad to keep the size ('same'), so an ``H x W`` image reaches the dense layer as
-    ``4 * width * (H // 4) * (W // 4)`` features. 4 x 4 is the smallest image.
-    """
+    """LeNet for ``[N, in_chans, *img_size]`` images of at least 4 x 4 pixels."""
 
     def __init__(
         self,
@@ -62,7 +58,6 @@ class LeNet(nn.Module):
         self.reset_classifier(num_classes)
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -81,13 +76,9 @@ class LeNet(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits ``[N, num_classes]``, or the 64w features before the classifier."""
         features: Tensor = self.head_drop(self.act3(self.fc1(self.flatten(x))))
-        if pre_logits:
-            return features
-        logits: Tensor = self.fc(features)
-        return logits
+        return features if pre_logits else self.fc(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]``."""
         return self.forward_head(self.forward_features(x))
 
 

@@ -1,11 +1,25 @@
-"""What a classifier must answer: logits, one row for each image and one column for each class."""
+"""Check that a model is a classifier: logits ``[N, K]`` in evaluation mode."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
+
+
+@contextmanager
+def same_modes(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every module of ``model`` on leaving."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def check_outputs(
@@ -17,23 +31,27 @@ def check_outputs(
     source: str = "the data has",
     probabilities: bool = False,
 ) -> Tensor:
-    """The logits ``[N, K]`` of ``model`` for a few images, with their gradient in the images.
-
-    The model answers in evaluation mode; its modes are put back.
+    """The logits ``[N, K]`` of ``model`` for a few images in evaluation mode, differentiable in the images.
 
     Args:
-        model: What is checked.
+        model: The classifier.
         x: Images ``[N, C, H, W]`` in [0, 1], on the model's device.
-        num_classes: The K that is wanted; None takes any.
-        option: Name of the model in messages.
-        source: Where ``num_classes`` comes from, in messages.
-        probabilities: Whether probabilities are let through.
+        num_classes: The K expected; None accepts any.
+        option, source: Names of the model and of the origin of ``num_classes`` in messages.
+        probabilities: Whether to accept probabilities.
 
     Raises:
-        UserError: images that the model cannot take; an answer that is not ``[N, K]`` with K >= 2; another K than
-            ``num_classes``; probabilities, on which a cross-entropy trains far too slowly and attacks fail.
+        UserError: images that the model cannot take; an output that is not ``[N, K]`` with K >= 2; another K than
+            ``num_classes``; probabilities, with which cross-entropy trains too slowly and attacks fail.
     """
-    logits = _answer(model, x, option)
+    try:
+        with torch.enable_grad(), same_modes(model):
+            if any(module.training for module in model.modules()):
+                model.eval()
+            logits = model(x.clone().requires_grad_())
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{option}: cannot take images of shape {list(x.shape[1:])} ({reason})") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         found = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         shape = list(x.shape)
@@ -44,18 +62,3 @@ def check_outputs(
     if not probabilities and bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
         raise UserError(f"{option}: returns probabilities; it must return logits, so leave out its softmax")
     return logits
-
-
-def _answer(model: nn.Module, x: Tensor, option: str) -> object:
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
-    try:
-        with torch.enable_grad():
-            return model(x.clone().requires_grad_())
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{option}: cannot take images of shape {list(x.shape[1:])} ({reason})") from error
-    finally:
-        for module in training:
-            module.training = True

@@ -1,8 +1,7 @@
-"""The names of backbones, timm's and this package's, and what a configuration may say of an architecture.
+"""Names of backbones, timm's and this package's, and the arguments that a configuration may give them.
 
-A ``config.json`` may come from a stranger, and timm's factories take more than the shape of a network: files and
-addresses to load weights from, whole configurations, functions. So an argument passes only if its name is listed in
-``timm_arguments.txt`` and its value is plain.
+A ``config.json`` is untrusted, and timm's factories accept files, addresses of weights, configurations and functions.
+So an argument passes only if ``timm_arguments.txt`` lists its name and its value is plain.
 """
 
 from __future__ import annotations
@@ -38,20 +37,16 @@ OWN = (
 
 
 def names() -> list[str]:
-    """Every name that :func:`create` accepts: this package's first, then timm's."""
+    """Every architecture that ``create`` accepts: this package's first, then timm's."""
     return [*OWN, *(name for name in timm.list_models() if name not in OWN)]
 
 
 def check_name(name: str) -> str:
     """Return ``name`` if timm knows it (this package's architectures included), else raise :class:`UserError`."""
-    if is_model(name):
-        return _check_tag(name)
-    near = difflib.get_close_matches(name, names(), n=4, cutoff=0.5)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise UserError(f"backbone: {name!r} is not known{hint}; allowed: {', '.join(OWN)} and every name in timm")
-
-
-def _check_tag(name: str) -> str:
+    if not is_model(name):
+        near = difflib.get_close_matches(name, names(), n=4, cutoff=0.5)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise UserError(f"backbone: {name!r} is not known{hint}; allowed: {', '.join(OWN)} and every name in timm")
     try:
         timm_cfg(name)
     except RuntimeError as error:  # timm does not know the tag in "resnet18.tag"
@@ -62,15 +57,12 @@ def _check_tag(name: str) -> str:
 
 
 def timm_cfg(name: str) -> Any:
-    """timm's description of the architecture, or timm's defaults for a registered architecture without one."""
+    """timm's configuration of an architecture; that of ``resnet18`` for architectures without one."""
     return get_pretrained_cfg(name) or get_pretrained_cfg("resnet18")
 
 
 def register(entrypoint: Entrypoint) -> Entrypoint:
-    """timm's ``register_model``, without its warning when a module of this package is imported a second time.
-
-    The warning that a name is taken matters only if another package has taken it.
-    """
+    """timm's ``register_model``, without its warning if this package registers a name again."""
     name = entrypoint.__name__
     with warnings.catch_warnings():
         if is_model(name) and model_entrypoint(name).__module__ == entrypoint.__module__:
@@ -80,7 +72,7 @@ def register(entrypoint: Entrypoint) -> Entrypoint:
 
 
 def default_cfg(**fields: Any) -> dict[str, Any]:
-    """timm's description of an architecture without pretrained weights, by default for 32 x 32 colour images."""
+    """timm's configuration of an architecture without pretrained weights, by default for 32 x 32 colour images."""
     channels = fields.get("input_size", (3, 32, 32))[0]
     return {
         "url": "",
@@ -95,12 +87,12 @@ def default_cfg(**fields: Any) -> dict[str, Any]:
     }
 
 
-# Options of timm.create_model and its builder that are no part of the architecture: the caller's own, never recorded.
+# Options of timm.create_model that do not belong to the architecture and are never recorded.
 _WEIGHT_SOURCES = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir")
 NOT_RECORDED = frozenset((*_WEIGHT_SOURCES, "scriptable", "exportable", "no_jit"))
 
-# Parameters of the classifiers of timm 1.0.26 to 1.0.31 and of this package that JSON can express. Two of them only
-# look like sources of weights: pretrained_window_sizes (of attention) and use_checkpoint (less memory in training).
+# Parameters of the classifiers of timm 1.0.26 to 1.0.31 and of this package that JSON can express. Two only look like
+# sources of weights: pretrained_window_sizes (attention) and use_checkpoint (gradient checkpointing).
 ARCHITECTURE = frozenset((files("toolkit_ext.backbones") / "timm_arguments.txt").read_text().split())
 
 _LARGEST, _DEEPEST, _LONGEST = 100_000, 4, 1000
@@ -109,19 +101,15 @@ _WORD = re.compile(r"[A-Za-z0-9_.+-]{0,64}")
 
 
 def is_architecture(name: object) -> bool:
-    """Whether ``name`` is in timm's registry, without a prefix such as ``hf-hub:`` that says where to look."""
+    """Whether ``name`` is in timm's registry; names with a source prefix such as ``hf-hub:`` are not."""
     return isinstance(name, str) and bool(_WORD.fullmatch(name)) and is_model(name)
 
 
 def check_arguments(arguments: object) -> dict[str, Any]:
-    """Return ``arguments`` of an architecture if a configuration may hold them.
+    """Return ``arguments`` of an architecture if a configuration may contain them, else raise :class:`UserError`.
 
-    Args:
-        arguments: Names listed in :data:`ARCHITECTURE`, with values that are finite numbers (integers of at most
-            100000), truth values, words, null, and short lists and dictionaries of these.
-
-    Raises:
-        UserError: anything else.
+    Allowed are the names in :data:`ARCHITECTURE`, with values that are finite numbers (integers of at most 100000),
+    truth values, words, null, and short lists and dictionaries of these.
     """
     if not isinstance(arguments, Mapping):
         raise UserError(f"model_args: {shown(arguments)} is not allowed; a dictionary of arguments")
@@ -169,7 +157,7 @@ def _is_plain(value: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """``value`` in one short line, whatever it is: a number of thousands of digits has no text in Python."""
+    """``repr(value)`` cut to 80 characters, or its type if Python cannot print it (integers of thousands of digits)."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):

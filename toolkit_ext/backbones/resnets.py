@@ -1,10 +1,9 @@
 """ResNets for small images: timm's, with a 3 x 3 stem of stride 1 and no max-pooling.
 
-``resnet_small_stem`` takes any architecture that timm builds on its ``ResNet`` class (``base="resnet50"``,
-``"seresnet18"``, ``"resnext50_32x4d"``, ...), so the stem is part of a registered architecture and a checkpoint's
-``config.json`` can name it. ``resnet18_w`` is ResNet-18 with 4w, 8w, 16w and 32w channels (w = 16: the usual one).
-``preact_resnet18``, on timm's ``ResNetV2``, is the network of most papers on robust overfitting and of adversarial
-model perturbation; ``wrn_28_10`` (Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016) of CIFAR leaderboards.
+``resnet_small_stem`` takes any architecture of timm's ``ResNet`` class (``base="resnet50"``, ``"seresnet18"``,
+``"resnext50_32x4d"``, ...). ``resnet18_w`` is ResNet-18 with 4w, 8w, 16w and 32w channels (w = 16: the usual one).
+``preact_resnet18``, on timm's ``ResNetV2``, is common in papers on robust overfitting and adversarial model
+perturbation, ``wrn_28_10`` (Zagoruyko, Komodakis: Wide residual networks. BMVC 2016) on CIFAR leaderboards.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _small_stem(model: Any, in_chans: int, channels: int) -> nn.Conv2d:
-    """The 3 x 3 convolution that replaces the stem of ``model``, with which features have 4 times the resolution."""
+    """The 3 x 3 convolution that replaces the stem of ``model``; features then have 4 times the resolution."""
     conv = nn.Conv2d(in_chans, channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     for index, info in enumerate(model.feature_info):
@@ -58,7 +57,7 @@ def _with_small_stem(base: str, **kwargs: Any) -> nn.Module:
 
 
 def _wide(width: int = 16, in_chans: int = 3, **kwargs: Any) -> nn.Module:
-    # timm fixes the stem of a ResNet at 64 channels, except a deep one, whose width is an argument.
+    # timm fixes the stem of a ResNet at 64 channels unless it is deep.
     channels = (4 * width, 8 * width, 16 * width, 32 * width)
     stem = {"stem_type": "deep", "stem_width": 2 * width}
     model = ResNet(block=BasicBlock, layers=(2, 2, 2, 2), channels=channels, in_chans=in_chans, **stem, **kwargs)

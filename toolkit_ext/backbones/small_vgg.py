@@ -21,8 +21,7 @@ _STAGES = ((2, 4), (2, 8), (3, 16), (3, 32), (3, 32))
 class VGG16W(nn.Module):
     """VGG-16 with batch norm: channels 4w, 8w, 16w, 32w, 32w, then average pooling and one linear classifier.
 
-    Pooling rounds up, so that images that are no multiple of 32 (MNIST, digits) reach the last stage; for multiples
-    of 32 this is the usual network.
+    Pooling rounds up, so images of any size reach the last stage; for multiples of 32 this is the usual network.
     """
 
     def __init__(self, width: int = 16, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
@@ -33,13 +32,13 @@ class VGG16W(nn.Module):
         layers: list[nn.Module] = []
         channels = in_chans
         for stage, (depth, factor) in enumerate(_STAGES):
+            wide = factor * width
             for _ in range(depth):
-                layers += [nn.Conv2d(channels, factor * width, 3, padding=1, bias=False)]
-                channels = factor * width
-                layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+                layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+                channels = wide
             info = {"num_chs": channels, "reduction": 2**stage, "module": f"features.{len(layers) - 1}"}
             self.feature_info.append(info)
-            layers += [nn.MaxPool2d(2, ceil_mode=True)]
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
         self.features = nn.Sequential(*layers)
         self.head = ClassifierHead(channels, num_classes, pool_type="avg", drop_rate=drop_rate)
         for module in self.features:
@@ -47,7 +46,6 @@ class VGG16W(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
         classifier: nn.Module = self.head.fc
         return classifier
 
@@ -67,7 +65,6 @@ class VGG16W(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]``."""
         return self.forward_head(self.forward_features(x))
 
 

@@ -1,14 +1,14 @@
-"""Spectral normalisation: every linear and convolution weight divided by its largest singular value.
+"""Spectral normalisation: divide every linear and convolution weight by its largest singular value.
 
 ``W̄ = W / σ(W)`` with ``σ(A) = max_{h ≠ 0} ‖A h‖₂ / ‖h‖₂`` (Miyato et al.: Spectral normalization for generative
-adversarial networks. ICLR 2018), as parametrisations of torch: the trained weight is ``W``, the layer computes with
-``W̄``, and gradients flow through ``σ``.
+adversarial networks. ICLR 2018), as torch parametrisations: gradients of the trained weight ``W`` flow through ``σ``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,12 +22,8 @@ from toolkit_ext.errors import UserError, check_choice
 ConvNorm = Literal["reshaped", "operator"]
 CONV_NORMS: tuple[ConvNorm, ...] = get_args(ConvNorm)
 
-_CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.Conv1d: F.conv1d,
-    nn.Conv2d: F.conv2d,
-    nn.Conv3d: F.conv3d,
-}
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, *_CONVOLUTIONS)
 _FIRST_ITERATIONS = 30
 
 
@@ -35,9 +31,8 @@ class ConvOperatorNorm(nn.Module):
     """Divides a convolution's weight by the norm of the convolution as a linear map of inputs of one size.
 
     ``σ`` is the largest singular value of ``h ↦ W * h`` from ``[in, H, W]`` to ``[out, H', W']`` with the layer's own
-    padding, stride, dilation and groups. It is found by power iteration, ``u ← A v / ‖A v‖``, ``v ← Aᵀu / ‖Aᵀu‖``,
-    where ``Aᵀ`` is the transposed convolution: ``n_power_iterations`` more at every pass in training mode, none in
-    evaluation mode, where the weight is a fixed number.
+    padding, stride, dilation and groups. Power iteration finds it: ``u ← A v / ‖A v‖``, ``v ← Aᵀu / ‖Aᵀu‖``, where
+    ``Aᵀ`` is the transposed convolution; ``n_power_iterations`` per pass in training mode, none in evaluation mode.
     """
 
     _u: Tensor
@@ -59,7 +54,7 @@ class ConvOperatorNorm(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
                 self._power_iterations(weight.detach(), self.n_power_iterations)
-            # Copies, because the next pass changes the vectors that backward through this one still needs.
+            # Copies, because backward needs these vectors and the next pass changes them.
             u, v = self._u.clone(), self._v.clone()
             return weight / (u * self._apply_to(v, weight)).sum()
 
@@ -85,12 +80,8 @@ def _geometry(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return options, {"pad": layer._reversed_padding_repeated_twice, "mode": layer.padding_mode}
 
 
-def _is_normalised(layer: nn.Module) -> bool:
-    if not parametrize.is_parametrized(layer, "weight"):
-        return False
-    assert isinstance(layer.parametrizations, nn.ModuleDict)
-    steps = layer.parametrizations["weight"]
-    assert isinstance(steps, nn.ModuleList)
+def _is_normalised(layer: Any) -> bool:
+    steps = layer.parametrizations["weight"] if parametrize.is_parametrized(layer, "weight") else ()
     return any(isinstance(step, parametrizations._SpectralNorm | ConvOperatorNorm) for step in steps)
 
 
@@ -115,17 +106,15 @@ def spectral_norm(
 ) -> nn.Module:
     """Normalise, in place, the weight of every linear and convolution layer of ``model``; returns ``model``.
 
-    Linear weights go through ``torch.nn.utils.parametrizations.spectral_norm``, convolutions too with
-    ``conv="reshaped"``: ``σ`` of the ``[out, in · kernel]`` matrix, an estimate of the norm of the convolution that
-    can be off by a factor up to the square root of the number of kernel positions. ``conv="operator"`` takes the norm
-    of the convolution itself (:class:`ConvOperatorNorm`) at the size its input has in a forward pass on
-    ``input_size``, ``(C, H, W)``; where that is not given, the model's own ``in_chans`` and ``image_size``.
-    If a layer gets inputs of several sizes, the largest counts.
+    Linear weights use ``torch.nn.utils.parametrizations.spectral_norm``. With ``conv="reshaped"`` convolutions do too:
+    ``σ`` of the ``[out, in · kernel]`` matrix differs from the norm of the convolution by a factor up to the square
+    root of the number of kernel positions. ``conv="operator"`` uses that norm (:class:`ConvOperatorNorm`) at the
+    largest input that the layer gets in a forward pass on ``input_size``, ``(C, H, W)``, by default the model's
+    ``in_chans`` and ``image_size``.
 
-    Each training step updates ``σ`` by ``n_power_iterations``. While weights change fast it lags, and the norm of a
-    layer is a little above 1 (by up to 10% with 1 iteration, 1% with 10).
-    Normalised layers stay as they are. Fused attention weights that are no linear layer (``in_proj_weight`` of
-    ``nn.MultiheadAttention``) and transposed convolutions are not normalised.
+    Each training step updates ``σ`` by ``n_power_iterations``. While weights change fast it lags: the norm of a layer
+    exceeds 1 by up to 10% with 1 iteration, 1% with 10. Not normalised are layers that already are, transposed
+    convolutions, and fused attention weights (``in_proj_weight`` of ``nn.MultiheadAttention``).
 
     Raises:
         UserError: no such layers, an all-zero weight, or with ``conv="operator"`` an unknown input size, a layer
@@ -147,7 +136,7 @@ def spectral_norm(
 
 
 def bake(model: nn.Module) -> nn.Module:
-    """Undo :func:`spectral_norm`, in place, leaving each layer the weight it has in evaluation mode."""
+    """Undo :func:`spectral_norm` in place; each layer keeps its weight of evaluation mode."""
     for layer in model.modules():
         if _is_normalised(layer):
             layer.parametrizations.eval()  # type: ignore[operator, union-attr]
@@ -163,16 +152,13 @@ def _input_sizes(
             raise UserError(f"spectral: 'operator' cannot read layer {name!r} ({type(layer).__name__}); use reshaped")
     sizes: dict[str, torch.Size] = {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            size = inputs[0].shape[1:]
-            sizes[name] = max(sizes.get(name, size), size, key=torch.Size.numel)
-
-        return hook
+    def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        size = inputs[0].shape[1:]
+        sizes[name] = max(sizes.get(name, size), size, key=torch.Size.numel)
 
     with ExitStack() as hooks:
         for name, layer in convolutions.items():
-            hooks.enter_context(layer.register_forward_pre_hook(note(name)))
+            hooks.enter_context(layer.register_forward_pre_hook(partial(note, name)))
         dry_forward(model, input_size or _own_shape(model))
     for name in convolutions.keys() - sizes.keys():
         raise UserError(f"spectral: the forward pass does not reach layer {name!r}; use reshaped")

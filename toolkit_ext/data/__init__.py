@@ -1,4 +1,4 @@
-"""Images and labels: named data sets, image folders, splits, and the checks of what a caller brings."""
+"""Images and labels: named data sets, image folders, splits and checks."""
 
 from toolkit_ext.data.dataset import Dataset
 from toolkit_ext.data.sources import NAMES, load

@@ -1,4 +1,4 @@
-"""A data set in memory, and how one is read from a folder of images."""
+"""A data set in memory, also from a folder of images."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from toolkit_ext.io import atomic_write
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 
-_ORDER_SEED = 0
 _CACHE = ".decoded-{part}.npz"
-_CACHE_FROM = 5_000  # images; fewer are decoded faster than a cache is checked
+_CACHE_FROM = 5_000  # images; decoding fewer is faster than checking a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +29,8 @@ class Dataset:
 
     Args:
         name: As given to :func:`toolkit_ext.data.load`.
-        x_train: ``[N, C, H, W]``, float32 in [0, 1], or uint8, which :func:`toolkit_ext.data.to_unit` converts.
-        y_train: Index labels, int64 ``[N]``.
-        x_test: Likewise.
-        y_test: Likewise.
+        x_train, x_test: ``[N, C, H, W]``, float32 in [0, 1] or uint8 (:func:`toolkit_ext.data.to_unit` converts).
+        y_train, y_test: Index labels, int64 ``[N]``.
         num_classes: Number of classes K; labels are 0 to K - 1.
         classes: K names.
     """
@@ -57,22 +54,15 @@ class Dataset:
         return int(self.x_train.shape[2]), int(self.x_train.shape[3])
 
     def subset(self, n_train: int | None = None, n_test: int | None = None) -> Dataset:
-        """The first ``n_train`` training and ``n_test`` test images; ``None`` keeps all.
-
-        No set of :func:`toolkit_ext.data.load` is ordered by class, so the first images are a random sample.
+        """The first ``n_train`` training and ``n_test`` test images, or all; :func:`load` never orders them by class.
 
         Raises:
-            UserError: a number below 1 or above what there is.
+            UserError: a number below 1 or above the number of images.
         """
         train = _first("n_train", n_train, len(self.y_train))
         test = _first("n_test", n_test, len(self.y_test))
-        return replace(
-            self,
-            x_train=self.x_train[:train],
-            y_train=self.y_train[:train],
-            x_test=self.x_test[:test],
-            y_test=self.y_test[:test],
-        )
+        counts = {"x_train": train, "y_train": train, "x_test": test, "y_test": test}
+        return replace(self, **{name: getattr(self, name)[:count] for name, count in counts.items()})
 
 
 def _first(option: str, wanted: int | None, available: int) -> int | None:
@@ -84,8 +74,7 @@ def _first(option: str, wanted: int | None, available: int) -> int | None:
 def load_folder(name: str, path: Path, image_size: int | None) -> Dataset:
     """Read ``path/train`` and ``path/test`` as RGB uint8 images, in a fixed random order (:func:`shuffled`).
 
-    Large sets are cached, decoded, in a hidden file beside the images, with a hash of the names, sizes and times of
-    all images; when these change, the images are decoded again.
+    A hidden file in ``path`` caches the decoded images of a large set until names, sizes or times of the files change.
 
     Args:
         name: Name of the data set.
@@ -93,18 +82,17 @@ def load_folder(name: str, path: Path, image_size: int | None) -> Dataset:
         image_size: Side to resize to, or ``None`` if all images have one size.
 
     Raises:
-        UserError: a part or its images are missing or unreadable, or the images' sizes or the parts' classes differ.
+        UserError: a part or an image is missing or unreadable, or sizes of images or classes of the parts differ.
     """
     parts = {part: _listing(name, path, part) for part in ("train", "test")}
     classes = parts["train"].classes
     if parts["test"].classes != classes:
         odd = sorted(set(classes) ^ set(parts["test"].classes))
         raise UserError(f"data {name}: train/ and test/ have different classes ({', '.join(odd[:5])})")
-    x_train, y_train = _read(name, path, parts["train"], image_size)
-    x_test, y_test = _read(name, path, parts["test"], image_size)
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise _sizes_differ(name, x_train.shape[2:], x_test.shape[2:])
-    return Dataset(name, x_train, y_train, x_test, y_test, len(classes), tuple(classes))
+    train, test = (_read(name, path, listing, image_size) for listing in parts.values())
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise _sizes_differ(name, train[0].shape[2:], test[0].shape[2:])
+    return Dataset(name, *train, *test, len(classes), tuple(classes))
 
 
 def _listing(name: str, path: Path, part: str) -> Any:
@@ -131,8 +119,8 @@ def _read(name: str, path: Path, listing: Any, image_size: int | None) -> tuple[
 
 
 def shuffled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Images and labels in a fixed random order, so that the first n of a set listed by class are a random sample."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_ORDER_SEED))
+    """Images and labels in a fixed random order, so the first n of a set listed by class are a random sample."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     return images[order], labels[order]
 
 
@@ -176,7 +164,7 @@ def _cached(cache: Path, key: str) -> Images | None:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return np.asarray(stored["images"]) if str(stored["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # absent, cut short or another file of that name: decode, and write it again
+        return None  # missing, cut short or another file: decode again
 
 
 def _keep(cache: Path, key: str, images: Images) -> None:
@@ -184,5 +172,5 @@ def _keep(cache: Path, key: str, images: Images) -> None:
         return
     buffer = io.BytesIO()
     np.savez(buffer, images=images, key=np.array(key))
-    with contextlib.suppress(UserError, OSError):  # in a read-only folder the images are decoded every time
+    with contextlib.suppress(UserError, OSError):  # a read-only folder has no cache
         atomic_write(cache, buffer.getvalue())

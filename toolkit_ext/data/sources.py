@@ -14,8 +14,6 @@ from toolkit_ext.data.dataset import Dataset, load_folder, shuffled
 from toolkit_ext.errors import UserError, check_choice
 
 Part = tuple[Tensor, Tensor]
-_SPLIT_SEED = 0
-_GTSRB_SIZE = 32
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -24,19 +22,19 @@ def load(name: str, *, root: str | Path = "data", download: bool = False, image_
     """Load a data set.
 
     Args:
-        name: ``digits`` (8 x 8 grey, ships with scikit-learn; 1,437 training and 360 test images, a fixed
-            split), ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (resized to 32 x 32, as its images differ
-            in size), ``cifar10-jpeg`` (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; its accuracies
-            are not CIFAR-10's), or ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, read as RGB.
-        root: Folder of the files, laid out as torchvision does.
-        download: Let torchvision fetch what is missing.
+        name: ``digits`` (8 x 8 grey, from scikit-learn; a fixed split into 1,437 training and 360 test images),
+            ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (resized to 32 x 32), ``cifar10-jpeg``
+            (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; accuracies differ from CIFAR-10), or
+            ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, read as RGB.
+        root: Folder of the files, with torchvision's layout.
+        download: Let torchvision download missing files.
         image_size: Side in pixels to resize to, for ``gtsrb`` and ``folder:`` (required if its images differ in size).
 
     Returns:
-        A :class:`Dataset`; ``digits`` as float32, all others as uint8. Image folders come in a fixed random order.
+        A :class:`Dataset`; ``digits`` as float32, all others as uint8. Image folders have a fixed random order.
 
     Raises:
-        UserError: unknown name, missing files (the message names ``--download``), damaged files, or a failed download.
+        UserError: unknown name, missing or damaged files, or a failed download.
     """
     is_folder = name.startswith("folder:")
     check_choice("data", "folder:PATH" if is_folder else name, NAMES)
@@ -69,8 +67,7 @@ def _digits(name: str, root: Path, download: bool, image_size: int | None) -> Da
     pixels, labels = load_digits(return_X_y=True)
     x = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) / 16.0).to(torch.float32)
     y = torch.from_numpy(labels.astype(np.int64))
-    parts = train_test_split(np.arange(len(y)), test_size=360, random_state=_SPLIT_SEED, stratify=labels)
-    train, test = (torch.from_numpy(part) for part in parts)
+    train, test = train_test_split(np.arange(len(y)), test_size=360, random_state=0, stratify=labels)
     return Dataset(name, x[train], y[train], x[test], y[test], 10, _DIGITS)
 
 
@@ -111,7 +108,7 @@ def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dat
     from torchvision.datasets import GTSRB
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    side = image_size or _GTSRB_SIZE
+    side = image_size or 32
 
     def part(split: str) -> Part:
         source = GTSRB(root, split=split, download=download)
@@ -139,4 +136,4 @@ _LOADERS: dict[str, Callable[[str, Path, bool, int | None], Dataset]] = {
     "cifar10-jpeg": _cifar10_jpeg,
 }
 NAMES: tuple[str, ...] = (*_LOADERS, "folder:PATH")
-"""The names :func:`load` takes, for messages and help; ``folder:PATH`` stands for any path."""
+"""The names that :func:`load` accepts; ``folder:PATH`` stands for any path."""

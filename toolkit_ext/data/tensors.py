@@ -1,4 +1,4 @@
-"""Images and labels as tensors: checks of what a caller brings, the range [0, 1], statistics and splits."""
+"""Images and labels as tensors: checks, the range [0, 1], statistics and splits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,20 @@ from toolkit_ext.errors import UserError
 
 
 def check_images(x: Any, name: str = "images") -> Tensor:
-    """Images as a tensor, checked: ``[N, C, H, W]``, not empty, uint8 or floats without NaN in [0, 1].
+    """Images ``[N, C, H, W]`` as a uint8 tensor or as a float32 tensor in [0, 1] without NaN; copied only if necessary.
 
     Args:
         x: Tensor or NumPy array.
-        name: Their name in messages.
-
-    Returns:
-        ``x`` as uint8 or float32 tensor (no copy where none is needed); floats of other widths are converted.
+        name: Name of the images in messages.
 
     Raises:
-        UserError: one line with what was found and what is allowed.
+        UserError: another shape, type or range, or no images.
     """
     images = _tensor(x, name)
     _check_layout(images, name)
-    if images.dtype == torch.uint8:
-        return images
-    images = images.to(torch.float32)
-    _check_range(images, name)
+    if images.dtype != torch.uint8:
+        images = images.to(torch.float32)
+        _check_range(images, name)
     return images
 
 
@@ -56,19 +52,16 @@ def _check_range(x: Tensor, name: str) -> None:
 
 
 def check_labels(y: Any, n: int, num_classes: int | None = None, name: str = "labels") -> Tensor:
-    """Labels as class indices, checked: ``n`` integers from 0 to ``num_classes - 1``, or as many one-hot rows.
+    """Labels as class indices from 0 to ``num_classes - 1``, an int64 tensor ``[N]``.
 
     Args:
-        y: Tensor or NumPy array: integers ``[N]``, or one-hot ``[N, K]`` of any dtype (ART hands over floats).
-        n: Number of images.
+        y: Tensor or NumPy array: integers ``[N]``, or one-hot ``[N, K]`` of any dtype (ART passes floats).
+        n: Number of images N.
         num_classes: K, or ``None`` if unknown.
-        name: Their name in messages.
-
-    Returns:
-        int64 tensor ``[N]``.
+        name: Name of the labels in messages.
 
     Raises:
-        UserError: one line with what was found and what is allowed.
+        UserError: another shape, type or range, or another number of labels.
     """
     labels = _tensor(y, name)
     if labels.numel() == 0:
@@ -96,10 +89,9 @@ def _tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, np.ndarray) and (not value.flags.writeable or min(value.strides, default=0) < 0):
         value = value.copy()  # torch warns of read-only arrays and refuses reversed ones
     try:
-        tensor: Tensor = torch.as_tensor(value)
+        return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{name}: a {type(value).__name__} is not allowed; give a tensor or a NumPy array") from error
-    return tensor
 
 
 def _dtype(x: Tensor) -> str:
@@ -117,17 +109,14 @@ def _from_one_hot(y: Tensor, num_classes: int | None, name: str) -> Tensor:
 
 
 def to_unit(x: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]: uint8 pixels divided by 255, as torchvision's ``ToTensor`` does; floats as they are.
-
-    Large sets are kept as uint8, a quarter of the memory; call this on each batch.
-    """
+    """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are. Call it per batch to save memory."""
     return x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x.to(torch.float32)
 
 
 def channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over images ``[N, C, H, W]``, in units of [0, 1] images.
 
-    For ``mean`` and ``std`` of :func:`toolkit_ext.backbones.create`; a constant channel gets standard deviation 1.
+    For :func:`toolkit_ext.backbones.create`; the standard deviation of a constant channel is 1.
     """
     scale = 255.0 if x.dtype == torch.uint8 else 1.0
     sums = torch.zeros(2, x.shape[1], dtype=torch.float64)
@@ -136,29 +125,25 @@ def channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         sums += torch.stack((values.sum(1), values.square().sum(1)))
     mean, square = sums / (x.numel() / x.shape[1])
     std = (square - mean.square()).clamp_min(0).sqrt()
-    std = torch.where(std < 1e-6, torch.ones_like(std), std)
+    std[std < 1e-6] = 1
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 
 def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split a validation part off the training data, with the class shares of the whole.
+    """Indices of a training and a validation part, int64, ascending; the same on every machine.
 
-    If a class is too small to be in both parts, the split is random. The same arguments give the same split on every
-    machine.
+    The split is stratified by class, or random if a class is too small.
 
     Args:
         x: The images; only their number is used.
         y: Index labels ``[N]``.
-        fraction: Share of the validation part, between 0 and 1.
+        fraction: Share of the validation part, in (0, 1).
         seed: Seed of the split.
-
-    Returns:
-        Indices of the training part and of the validation part, int64, ascending.
 
     Raises:
         UserError: a fraction outside (0, 1), or so few images that a part would be empty.
     """
-    from sklearn.model_selection import train_test_split  # takes a second to import, and few callers split
+    from sklearn.model_selection import train_test_split  # takes a second to import
 
     labels, count = np.asarray(y), len(x)
     size = round(fraction * count) if 0 < fraction < 1 else 0
@@ -169,5 +154,4 @@ def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The number of unique classes")
         parts = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=labels if fits else None)
-    train, validation = (torch.from_numpy(np.sort(part)) for part in parts)
-    return train, validation
+    return torch.from_numpy(np.sort(parts[0])), torch.from_numpy(np.sort(parts[1]))

@@ -1,4 +1,4 @@
-"""The adversarial loss as a function of the weights: the model held still, its weights as one vector, its examples."""
+"""The adversarial loss as a function of the weights: a fixed model, its weights as one vector, its examples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext.attacks import attackable, generate
+from toolkit_ext.backbones.outputs import same_modes
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation.running.isolation import preserved_rng
@@ -21,11 +22,7 @@ BATCH_SIZE = 250
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the weights.
-
-    Raises:
-        UserError: the model has no weights, so that it has no landscape either.
-    """
+    """The device of the weights; raises :class:`UserError` for a model without any."""
     weight = next(model.parameters(), None)
     if weight is None:
         raise UserError("model: it has no parameters; a loss landscape is a function of the weights")
@@ -41,33 +38,29 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 def evaluating(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
     """Hold ``model`` in evaluation mode, weights frozen or (``weights=True``) all with gradients; restore all after.
 
-    Batch norm uses its running statistics and dropout is off, so that the loss is a function of the weights alone:
-    one example's loss does not depend on the others in its batch, and a sum over batches is the sum over the data.
+    Batch norm uses its running statistics and dropout is off: the loss of an example does not depend on its batch.
     """
     with attackable(model):
-        for weight in model.parameters():
-            weight.requires_grad_(weights)
+        model.requires_grad_(weights)
         yield
 
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Restore weights, buffers and modes of ``model`` on leaving, bit for bit, even after an exception."""
-    modes = [(module, module.training) for module in model.modules()]
     kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in kept:
-                tensor.copy_(value)
-        for module, training in modes:
-            module.training = training
+    with same_modes(model):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in kept:
+                    tensor.copy_(value)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from torch's and Python's generators as after ``manual_seed(seed)``, and restore both."""
+    """Seed the generators of torch and Python; restore both after."""
     python = random.getstate()
     with preserved_rng(device):
         torch.manual_seed(seed)
@@ -106,10 +99,10 @@ def checked(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Images ``[N, C, H, W]`` in [0, 1] (or uint8) and index labels ``[N]`` that fit ``model``.
 
     Raises:
-        UserError: no such images or labels, or fewer examples than the model has classes: too few to describe its loss.
+        UserError: images or labels that do not fit, or fewer examples than classes.
     """
     check_images(x)
-    x = torch.as_tensor(x)  # and not what the check returns, which is float32 for a float64 model too
+    x = torch.as_tensor(x)  # not what the check returns: that is float32 even for a float64 model
     with torch.no_grad(), evaluating(model):
         classes = model(unit(x[:1]).to(device_of(model), dtype_of(model))).shape[1]
     y = check_labels(y, len(x), classes)
@@ -124,7 +117,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def batches(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """``x`` in [0, 1] and ``y`` in batches, where the model is and in the type of its weights."""
+    """``x`` in [0, 1] and ``y`` in batches, on the device and in the type of the weights."""
     device, dtype = device_of(model), dtype_of(model)
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
         yield unit(images.to(device)).to(dtype), labels.to(device)
@@ -133,10 +126,9 @@ def batches(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Iterator
 def adversarial_examples(
     model: nn.Module, attack: Attack, x: Tensor, y: Tensor, *, batch_size: int = BATCH_SIZE, seed: int = 0
 ) -> Tensor:
-    """Examples ``[N, C, H, W]`` in [0, 1] that ``attack`` makes of ``x`` against ``model`` in evaluation mode.
+    """Adversarial examples ``[N, C, H, W]`` in [0, 1] for ``model`` in evaluation mode, on the device of ``x``.
 
-    The same ``seed`` gives the same random starts; torch's generators are left as they were. The examples lie where
-    ``x`` lies.
+    ``seed`` fixes the random starts; the global generators are restored.
     """
     check_positive("batch_size", batch_size)
     with seeded(seed, device_of(model)):
@@ -146,7 +138,7 @@ def adversarial_examples(
 
 @torch.no_grad()
 def loss_and_error(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = BATCH_SIZE) -> tuple[float, float]:
-    """Mean cross-entropy, and the share of ``x`` that is misclassified, in evaluation mode."""
+    """Mean cross-entropy and the misclassified share of ``x``, in evaluation mode."""
     loss = torch.zeros((), dtype=torch.float64)
     wrong = 0
     with evaluating(model):
@@ -160,7 +152,7 @@ def loss_and_error(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = BAT
 def measure(
     model: nn.Module, attack: Attack, x: Tensor, y: Tensor, *, batch_size: int = BATCH_SIZE, seed: int = 0
 ) -> dict[str, float]:
-    """``clean_loss`` and ``clean_error`` on ``x``, ``adv_loss`` and ``adv_error`` on what ``attack`` makes of it."""
+    """``clean_loss`` and ``clean_error`` on ``x``, ``adv_loss`` and ``adv_error`` on its adversarial examples."""
     made = adversarial_examples(model, attack, x, y, batch_size=batch_size, seed=seed)
     clean, attacked = (loss_and_error(model, images, y, batch_size) for images in (x, made))
     return {"clean_loss": clean[0], "clean_error": clean[1], "adv_loss": attacked[0], "adv_error": attacked[1]}

@@ -1,8 +1,8 @@
-r"""Mode connectivity: a Bezier curve between two checkpoints along which the adversarial loss stays low.
+r"""Mode connectivity: a Bezier curve of low adversarial loss between two checkpoints.
 
 .. math:: \theta(t) = \sum_{i=0}^{d} \binom{d}{i} t^i (1 - t)^{d - i} P_i, \qquad P_0 = \theta_A,\ P_d = \theta_B,
 
-whose inner points minimise :math:`E_{t \sim U(0, 1)} L_\epsilon(\theta(t))` by SGD; by the chain rule the gradient by
+SGD over the inner points minimises :math:`E_{t \sim U(0, 1)} L_\epsilon(\theta(t))`. The gradient with respect to
 :math:`P_i` is :math:`\binom{d}{i} t^i (1 - t)^{d - i} \nabla L_\epsilon(\theta(t))`.
 
 Garipov, Izmailov, Podoprikhin, Vetrov, Wilson: Loss surfaces, mode connectivity, and fast ensembling of DNNs. NeurIPS
@@ -48,14 +48,9 @@ class Curve:
 
     points: Tensor
 
-    @property
-    def degree(self) -> int:
-        """The degree d."""
-        return len(self.points) - 1
-
     def coefficients(self, t: float) -> Tensor:
         """Bernstein polynomials ``[d + 1]`` at ``t`` in [0, 1]; they sum to 1."""
-        d = self.degree
+        d = len(self.points) - 1
         return torch.tensor([comb(d, i) * t**i * (1 - t) ** (d - i) for i in range(d + 1)], dtype=torch.float64)
 
     def at(self, t: float) -> Tensor:
@@ -69,7 +64,7 @@ class Curve:
 
 
 def line(first: nn.Module, second: nn.Module, degree: int = 1) -> Curve:
-    """The straight line between two checkpoints of one architecture, with ``degree + 1`` points evenly on it.
+    """The straight line between two checkpoints of one architecture, with ``degree + 1`` evenly spaced points.
 
     Raises:
         UserError: different architectures, or a degree below 1.
@@ -99,20 +94,15 @@ def train_curve(
 ) -> Curve:
     """Train the inner points of a Bezier curve between two checkpoints under the adversarial loss.
 
-    Every batch draws one t, is attacked at θ(t), and moves the inner points by SGD whose learning rate falls along a
-    cosine. Batch norm uses the batch's statistics, in the attack too. The given models are not changed.
+    Each step draws one t, attacks a batch at θ(t) and updates the inner points. Batch norm uses the statistics of the
+    batch, also during the attack. The given models are not changed.
 
     Args:
-        first: One end.
-        second: The other, of the same architecture.
-        attack: Makes the examples.
-        x: Training images ``[N, C, H, W]`` in [0, 1] or uint8.
-        y: Labels.
+        first, second: The ends, of one architecture.
+        attack: Makes the adversarial examples.
+        x, y: Training images ``[N, C, H, W]`` in [0, 1] or uint8, and their labels ``[N]``.
         degree: Degree of the curve, at least 2.
-        epochs: Passes over ``x``.
-        batch_size: Examples in a batch.
-        lr: Learning rate at the start.
-        momentum: Of SGD.
+        epochs, batch_size, lr, momentum: Of SGD; a cosine schedule lowers the learning rate from ``lr`` to 0.
         seed: Seed of batches, t and random starts.
         progress: Show a progress bar.
 
@@ -147,7 +137,7 @@ def train_curve(
 def _step(
     model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, curve: Curve, inner: Sequence[Tensor]
 ) -> None:
-    """Set the gradients of the inner points, at a t drawn from torch's generator."""
+    """Set the gradients of the inner points at a random t."""
     coefficients = curve.coefficients(t := float(torch.rand(())))
     move_to(model, curve.at(t))
     made = generate(attack, model, images, labels, "train" if _has_statistics(model) else "eval").inputs
@@ -176,13 +166,13 @@ def scan(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Loss and accuracy along ``curve``, on clean examples and on those made at each point.
+    """Loss and accuracy at ``points`` values of t along ``curve``, on clean and on adversarial examples.
 
-    The statistics of batch norm are recomputed at every point from the training images ``x_statistics`` (clean, in
-    training mode), because those of the ends do not apply in between. The model is left as it was.
+    At every point, batch norm's statistics are recomputed from the clean training images ``x_statistics``, because
+    those of the ends do not fit in between. The model is restored.
 
     Returns:
-        A row for each of ``points`` values of ``t``: ``t``, ``clean_loss``, ``clean_acc``, ``adv_loss``, ``adv_acc``.
+        One row per point: ``t``, ``clean_loss``, ``clean_acc``, ``adv_loss``, ``adv_acc``.
     """
     x, y = checked(model, x, y)
     if points < 2:

@@ -1,4 +1,4 @@
-"""Several trainings side by side: gradient norm, distance from the start, robust training error."""
+"""Compare trainings: gradient norm, distance from the start, robust training error."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.results.figures.curves import read_log
 from toolkit_ext.results.figures.plots import despine, integer_ticks, line_look, look, panels, save
 
-_COLUMNS = ("run", "epoch", "grad_norm", "distance", "robust_train_error", "eps")
-_GRADIENTS = ("part", "batch", "grad_norm")
-_WINDOW = 51
-"""Batches in the running median, which shows the course that the noise of single batches hides."""
+_COLUMNS = ["run", "epoch", "grad_norm", "distance", "robust_train_error", "eps"]
+_WINDOW = 51  # batches in the running median
 
 
 def training_diagnostics(runs: Mapping[str, Path | str]) -> pd.DataFrame:
     """The epoch logs of several runs in one table.
 
     Args:
-        runs: Name to ``log.csv``, or to the folder of a run that has one (or whose parent has: a checkpoint).
+        runs: Name to ``log.csv``, to the folder of a run, or to one of its checkpoints.
 
     Returns:
-        Rows of ``run``, ``epoch``, ``grad_norm`` (``‖∇_θ L_ε‖₂`` of the batch, mean over the epoch), ``distance``
-        (``‖θ − θ_0‖₂``), ``robust_train_error`` (share of a training subset misclassified under PGD; NaN where an
-        epoch was not measured) and ``eps``.
+        Rows of ``run``, ``epoch``, ``grad_norm`` (``‖∇_θ L_ε‖₂`` of a batch, mean over the epoch), ``distance``
+        (``‖θ − θ_0‖₂``), ``robust_train_error`` (share of a training subset misclassified under PGD; NaN if not
+        measured) and ``eps``.
 
     Raises:
-        UserError: no runs, or a log that is missing or no epoch log.
+        UserError: no runs, or a missing or malformed log.
     """
     if not runs:
         raise UserError("runs: none is given; name at least one training with a log.csv")
@@ -40,18 +38,18 @@ def batch_gradients(runs: Mapping[str, Path | str]) -> pd.DataFrame:
     """``‖∇_θ L_ε‖₂`` of single batches, from the ``gradients.csv`` beside each run's log.
 
     Args:
-        runs: As for :func:`training_diagnostics`; a run without the file (trained by an older version) has no rows.
+        runs: As for :func:`training_diagnostics`; a run without the file has no rows.
 
     Returns:
-        Rows of ``run``, ``part`` (``first`` or ``last``), ``batch`` and ``grad_norm``. A training keeps its first and
-        its last 2,000 batches; of a shorter one the two halves are shown.
+        Rows of ``run``, ``part`` (``first`` or ``last``), ``batch`` and ``grad_norm``: the first and the last 2,000
+        batches of a training, or its two halves.
 
     Raises:
-        UserError: a log that is missing, or a ``gradients.csv`` that cannot be read.
+        UserError: a missing log, or an unreadable ``gradients.csv``.
     """
     found = {name: find_log(Path(path)).with_name("gradients.csv") for name, path in runs.items()}
     parts = [_halves(name, path) for name, path in found.items() if path.is_file()]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run", *_GRADIENTS])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run", "part", "batch", "grad_norm"])
 
 
 def _halves(name: str, path: Path) -> pd.DataFrame:
@@ -77,18 +75,14 @@ def _read(name: str, path: Path) -> pd.DataFrame:
     log = read_log(find_log(path), "grad_norm", "distance")
     missing = pd.Series(float("nan"), log.index)
     error, eps = 1 - log.get("train_pgd_acc", missing), log.get("eps", missing)
-    return log[["epoch", "grad_norm", "distance"]].assign(run=name, robust_train_error=error, eps=eps)[list(_COLUMNS)]
+    return log[["epoch", "grad_norm", "distance"]].assign(run=name, robust_train_error=error, eps=eps)[_COLUMNS]
 
 
 def plot_diagnostics(table: pd.DataFrame, path: Path | str) -> Path:
-    """:func:`~toolkit_ext.landscape.training_diagnostics`: a panel for each figure, a line for each run."""
-    labels = {
-        "grad_norm": "‖∇L‖ of a batch",
-        "distance": "‖θ − θ₀‖",
-        "robust_train_error": "robust training\nerror [%]",
-    }
-    shown = {column: text for column, text in labels.items() if table[column].notna().any()}
-    runs = list(table["run"].unique())  # a run keeps its look in a panel that another one is missing from
+    """Plot :func:`~toolkit_ext.landscape.training_diagnostics`: one panel per quantity, one line per run."""
+    texts = {"grad_norm": "‖∇L‖ of a batch", "distance": "‖θ − θ₀‖", "robust_train_error": "robust training\nerror [%]"}
+    shown = {column: text for column, text in texts.items() if table[column].notna().any()}
+    runs = list(table["run"].unique())  # a run has the same look in all panels, also where another is missing
     figure, rows = panels(6.4, 1.0 + 1.9 * len(shown), len(shown), sharex=True)
     for axes, (column, text) in zip(rows, shown.items(), strict=True):
         for name, part in table.dropna(subset=[column]).groupby("run", sort=False):
@@ -103,7 +97,7 @@ def plot_diagnostics(table: pd.DataFrame, path: Path | str) -> Path:
 
 
 def plot_gradients(table: pd.DataFrame, path: Path | str) -> Path:
-    """:func:`~toolkit_ext.landscape.batch_gradients`: ‖∇L‖ of each of the first batches, left, and the last, right."""
+    """Plot :func:`~toolkit_ext.landscape.batch_gradients`: the first batches left, the last batches right."""
     figure, sides = panels(8, 3.6, 1, 2, sharey=True)
     halves = dict(zip(("first", "last"), sides, strict=True))
     runs = list(table["run"].unique())

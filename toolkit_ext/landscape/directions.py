@@ -1,4 +1,4 @@
-"""Directions in the space of weights: random, filter-normalised, eigenvectors, through checkpoints."""
+"""Directions and planes in weight space: random, filter-normalised, through checkpoints."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from toolkit_ext.landscape.adversarial_loss import device_of, dtype_of, flat, si
 
 
 def check_direction(model: nn.Module, direction: Tensor) -> Tensor:
-    """``direction`` ``[n]`` at length 1, where the model is and in the type of its weights.
+    """``direction`` ``[n]`` scaled to length 1, on the device and in the type of the weights.
 
     Raises:
-        UserError: another number of entries than the model has weights, or a length that is not above 0.
+        UserError: a wrong number of entries, or a length that is zero or not finite.
     """
-    if direction.shape != (size_of(model),):
-        raise UserError(
-            f"direction: shape {list(direction.shape)} is not allowed; the model has {size_of(model)} weights"
-        )
+    if direction.shape != (n := size_of(model),):
+        raise UserError(f"direction: shape {list(direction.shape)} is not allowed; the model has {n} weights")
     length = float(direction.double().norm())
     if not 0 < length < float("inf"):
         raise UserError(f"direction: a length of {length} is not allowed; it must be finite and above 0")
@@ -34,10 +32,10 @@ def random_direction(model: nn.Module, *, seed: int = 0) -> Tensor:
 
 
 def filter_normalised(model: nn.Module, *, seed: int = 0) -> Tensor:
-    """A random direction ``[n]`` with every filter as long as the model's own, and nothing for biases and norms.
+    """A random direction ``[n]`` whose filters have the norms of the model's filters; zero for biases and norm layers.
 
-    A filter is a slice along the first dimension of a weight of two or more. Networks of ReLU and batch norm can be
-    rescaled without changing what they compute; filter normalisation gives rescaled networks the same surface.
+    A filter is a slice along the first dimension of a weight with two or more. Rescaling the weights of a network with
+    ReLU and batch norm does not change its function; filter normalisation makes the surface independent of it too.
 
     Li, Xu, Taylor, Studer, Goldstein: Visualizing the loss landscape of neural nets. NeurIPS 2018, section 4.
     """
@@ -58,7 +56,7 @@ def _like(weight: Tensor, generator: torch.Generator) -> Tensor:
 class Plane:
     """A line or a plane of weights: ``centre + a first (+ b second)``, all ``[n]``.
 
-    ``marks`` are named points of it (checkpoints), by their coordinates.
+    ``marks`` are named points (checkpoints) with their coordinates.
     """
 
     centre: Tensor
@@ -74,26 +72,21 @@ class Plane:
 
 def check_same_architecture(*models: nn.Module) -> None:
     """Raise :class:`UserError` that names the first weight in which ``models`` differ in name or shape."""
-    shapes = [[(name, tuple(weight.shape)) for name, weight in model.named_parameters()] for model in models]
+    shapes = [[(name, list(weight.shape)) for name, weight in model.named_parameters()] for model in models]
     for number, other in enumerate(shapes[1:], start=2):
+        refusal = f"checkpoints: the first and number {number} are of different architectures"
         for mine, theirs in zip(shapes[0], other, strict=False):
             if mine != theirs:
-                raise UserError(
-                    f"checkpoints: the first and number {number} are of different architectures: "
-                    f"{mine[0]} {list(mine[1])} there, {theirs[0]} {list(theirs[1])} here"
-                )
+                raise UserError(f"{refusal}: {mine[0]} {mine[1]} there, {theirs[0]} {theirs[1]} here")
         if len(shapes[0]) != len(other):
-            raise UserError(
-                f"checkpoints: the first and number {number} are of different architectures: "
-                f"{len(shapes[0])} and {len(other)} weight tensors"
-            )
+            raise UserError(f"{refusal}: {len(shapes[0])} and {len(other)} weight tensors")
 
 
 def through(first: nn.Module, second: nn.Module, third: nn.Module) -> Plane:
-    """The plane through three checkpoints of one architecture; its unit is the distance from the first to the second.
+    """The plane through three checkpoints of one architecture (Garipov et al., NeurIPS 2018, appendix A).
 
-    With ``u = θ_2 − θ_1`` and ``w = θ_3 − θ_1`` minus its projection on u (scaled to the length of u), the first is at
-    (0, 0) and the second at (1, 0): Garipov et al., NeurIPS 2018, appendix A.
+    Its axes are ``u = θ_2 − θ_1`` and ``θ_3 − θ_1`` minus its projection on u, scaled to the length of u. So the first
+    checkpoint is at (0, 0) and the second at (1, 0).
 
     Raises:
         UserError: different architectures, or three points on one line.

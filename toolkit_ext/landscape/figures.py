@@ -1,8 +1,9 @@
-"""Figures of the landscape, in the style of :mod:`toolkit_ext.results.figures`: same bytes for the same numbers."""
+"""Figures of the landscape; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from toolkit_ext.results.figures.plots import (
     save,
 )
 
+_KINDS = (("clean", "clean"), ("adv", "adversarial"))
+
 
 def plot_spectrum(pairs: pd.DataFrame, density: pd.DataFrame | None, path: Path | str, title: str = "") -> Path:
-    """Top eigenvalues by rank (``value``, ``residual`` as whisker) and, below, the spectral density (log scale).
+    """Top eigenvalues by rank (``value``, ``residual`` as error bar) and the spectral density (log scale).
 
-    ``pairs`` has a column ``model`` where several are drawn together; ``density`` has ``eigenvalue`` and ``density``.
+    ``pairs`` has a column ``model`` to compare several; ``density`` has ``eigenvalue`` and ``density``.
     """
     figure, rows = panels(6.4, 3.2 if density is None else 5.6, 1 if density is None else 2)
     groups = list(pairs.groupby("model", sort=False)) if "model" in pairs else [("", pairs)]
@@ -48,7 +51,7 @@ def plot_spectrum(pairs: pd.DataFrame, density: pd.DataFrame | None, path: Path 
 
 
 def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> Path:
-    """Mean cosine and robust error against a, a line for each ``direction`` (and ``model``, if there is one)."""
+    """Mean cosine and robust error against a, one line per ``direction`` (and ``model``, if given)."""
     figure, rows = panels(6.4, 5.2, 2, sharex=True)
     keys = ["model", "direction"] if "model" in table else ["direction"]
     for index, (names, part) in enumerate(table.groupby(keys, sort=False)):
@@ -69,7 +72,7 @@ def plot_similarity(table: pd.DataFrame, path: Path | str, title: str = "") -> P
 
 
 def plot_linear_spaces(table: pd.DataFrame, path: Path | str, marks: Mapping[str, float]) -> Path:
-    """Shares of directions against eps (column ``eps``), a line for each other column; ``marks`` are vertical lines."""
+    """Shares of directions against the column ``eps``, one line per other column; ``marks`` are vertical lines."""
     figure, (axes,) = panels(6.4, 4.4)
     for index, column in enumerate(table.columns.drop("eps")):
         axes.plot(table["eps"], 100 * table[column], label=column, **look(index, "linestyle"))
@@ -85,13 +88,13 @@ def plot_linear_spaces(table: pd.DataFrame, path: Path | str, marks: Mapping[str
 
 
 def plot_linear_1d(epsilons: Sequence[float], path: Path | str, x: float = 1.0) -> Path:
-    """``g(x, θ) = log(1 + exp(θx))`` and its worst case over ``|x' − x| ≤ ε``, a panel for each eps."""
+    """``g(x, θ) = log(1 + exp(θx))`` and its worst case over ``|x' − x| ≤ ε``, one panel per eps."""
     theta = torch.linspace(-4, 4, 401, dtype=torch.float64)
     figure, columns = panels(3.6 * len(epsilons), 3.2, 1, len(epsilons), sharey=True)
     for axes, eps in zip(columns, epsilons, strict=True):
-        axes.plot(theta, logistic(theta, x), label="clean", **look(0, "linestyle"))
-        axes.plot(theta, logistic(theta, x, eps), label="adversarial", **look(1, "linestyle"))
         worst = logistic(theta, x, eps)
+        axes.plot(theta, logistic(theta, x), label="clean", **look(0, "linestyle"))
+        axes.plot(theta, worst, label="adversarial", **look(1, "linestyle"))
         at = int(worst.argmin())
         if 0 < at < len(theta) - 1:
             axes.plot(theta[at], worst[at], "ko", markersize=5, label="minimum")
@@ -103,9 +106,9 @@ def plot_linear_1d(epsilons: Sequence[float], path: Path | str, x: float = 1.0) 
 
 
 def plot_surface(table: pd.DataFrame, path: Path | str, marks: Sequence[tuple[str, float, float]] = ()) -> Path:
-    """A :func:`~toolkit_ext.landscape.loss_surface`: curves over a line; contours and a 3-D picture over a plane.
+    """Plot :func:`~toolkit_ext.landscape.loss_surface`: curves over a line; contours and a 3-D view over a plane.
 
-    ``marks`` are named points of the plane. Points that are not computed yet are left out.
+    ``marks`` are named points of the plane. Points not yet computed are left out.
     """
     if table["b"].nunique() < 2:
         return _plot_line(table, path)
@@ -114,10 +117,8 @@ def plot_surface(table: pd.DataFrame, path: Path | str, marks: Sequence[tuple[st
     values = height.to_numpy(dtype=float)
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     flat = figure.add_subplot(1, 2, 1)
-    lines = flat.contour(a, b, values, levels=12, colors="black", linewidths=0.6)
-    flat.clabel(lines, fontsize=7)
-    filled = flat.contourf(a, b, values, levels=12, cmap="viridis")
-    figure.colorbar(filled, ax=flat, label="adversarial loss")
+    flat.clabel(flat.contour(a, b, values, levels=12, colors="black", linewidths=0.6), fontsize=7)
+    figure.colorbar(flat.contourf(a, b, values, levels=12, cmap="viridis"), ax=flat, label="adversarial loss")
     for index, (name, across, up) in enumerate(marks):
         flat.plot(across, up, linestyle="none", color="white", markeredgecolor="black", marker=MARKERS[index % 7])
         flat.annotate(name, (across, up), textcoords="offset points", xytext=(5, 5), color="white", fontsize=9)
@@ -132,8 +133,7 @@ def plot_surface(table: pd.DataFrame, path: Path | str, marks: Sequence[tuple[st
 
 def _plot_line(table: pd.DataFrame, path: Path | str) -> Path:
     figure, rows = panels(6.4, 5.2, 2, sharex=True)
-    for index, kind in enumerate(("clean", "adv")):
-        label = {"clean": "clean", "adv": "adversarial"}[kind]
+    for index, (kind, label) in enumerate(_KINDS):
         rows[0].plot(table["a"], table[f"{kind}_loss"], label=label, **line_look(index))
         rows[1].plot(table["a"], 100 * table[f"{kind}_error"], **line_look(index))
     rows[0].set(ylabel="loss")
@@ -144,14 +144,12 @@ def _plot_line(table: pd.DataFrame, path: Path | str) -> Path:
 
 
 def plot_connectivity(table: pd.DataFrame, path: Path | str) -> Path:
-    """Loss and accuracy over t, for each ``path`` (curve, straight line), clean and adversarial."""
+    """Clean and adversarial loss and accuracy over t, for each ``path`` (curve, straight line)."""
     figure, rows = panels(7.2, 5.2, 2, sharex=True)
-    index = 0
-    for name, part in table.groupby("path", sort=False):
-        for kind, label in (("clean", "clean"), ("adv", "adversarial")):
-            rows[0].plot(part["t"], part[f"{kind}_loss"], label=f"{name}, {label}", **line_look(index))
-            rows[1].plot(part["t"], 100 * part[f"{kind}_acc"], **line_look(index))
-            index += 1
+    lines = product(table.groupby("path", sort=False), _KINDS)
+    for index, ((name, part), (kind, label)) in enumerate(lines):
+        rows[0].plot(part["t"], part[f"{kind}_loss"], label=f"{name}, {label}", **line_look(index))
+        rows[1].plot(part["t"], 100 * part[f"{kind}_acc"], **line_look(index))
     rows[0].set(ylabel="loss")
     rows[1].set(xlabel="t", ylabel="accuracy [%]")
     despine(*rows, grid=True)

@@ -1,20 +1,19 @@
-r"""Products of the Hessian of the adversarial loss with vectors, by double backward in batches, and Lanczos on them.
+r"""Hessian-vector products of the adversarial loss, by double backward in batches, and Lanczos on them.
 
 The adversarial loss is :math:`L_\epsilon(\theta) = \frac1N \sum_i \max_{x' \in S_\epsilon(x_i)} \ell(\theta, x', y_i)`.
-At its adversarial examples :math:`x_i'`, held fixed, its gradient is that of
-:math:`\frac1N \sum_i \ell(\theta, x_i', y_i)` (Danskin's theorem), and its Hessian is taken to be that sum's:
+Its gradient is that of :math:`\frac1N \sum_i \ell(\theta, x_i', y_i)` at fixed adversarial examples :math:`x_i'`
+(Danskin's theorem). Its Hessian is taken to be that of the same sum:
 
 .. math:: H v = \nabla_\theta \big( \nabla_\theta \tfrac1N \textstyle\sum_i \ell(\theta, x_i', y_i) \cdot v \big).
 
-Where ReLU or max-pooling has a kink the derivative from autograd's side is taken, as in training.
+At the kinks of ReLU and max-pooling, the derivatives are those of autograd.
+
+Lanczos needs only such products. After s steps from a unit vector q, with full re-orthogonalisation, the basis
+Q ``[s, n]`` has orthonormal rows, and :math:`Q H Q^T = T` is symmetric and tridiagonal. The eigenvalues of T (Ritz
+values) approximate those of H. They are also the nodes of the s-point Gauss quadrature of :math:`q^T f(H) q`, whose
+weights are the squared first components of the eigenvectors of T.
 
 Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020.
-
-Such products are all that Lanczos' three-term recurrence needs, here with full re-orthogonalisation. After s steps from
-a unit vector q the basis Q ``[s, n]`` has orthonormal rows and :math:`Q H Q^T = T`, a symmetric tridiagonal matrix. Its
-eigenvalues (Ritz values) approximate those of H, and with the squared first components of its eigenvectors as weights
-they are the nodes of the s-point Gauss quadrature of :math:`q^T f(H) q`.
-
 Golub, Van Loan: Matrix computations, 4th edition, section 10.3; Golub, Meurant: Matrices, moments and quadrature.
 """
 
@@ -52,21 +51,20 @@ from toolkit_ext.types import LossFn
 class Hessian:
     """The Hessian ``[n, n]`` of the mean loss over given examples, as an operator: ``hessian @ vector``.
 
-    Memory is that of one batch's double backward. A product costs about three forward-backward passes over the
-    examples; ``products`` counts them. The model is in evaluation mode during a product (batch norm uses its running
-    statistics, which are held fixed and are no weights here) and is left as it was. Attention is computed by the plain
-    formula, as the fused kernels have no second derivative; float32 is computed without TF32.
+    A product costs about three forward-backward passes over the examples, and the memory of one batch's double
+    backward; ``products`` counts them. The model is held in evaluation mode (batch norm's running statistics are
+    constants, not weights) and restored. Attention uses the plain formula, because the fused kernels have no second
+    derivative. TF32 is off.
 
     Args:
         model: ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``.
         x: Adversarial examples (:func:`~toolkit_ext.landscape.adversarial_examples`), or clean ones for eps 0.
         y: Index labels ``[N]``.
         batch_size: Examples in memory at once.
-        loss_fn: Loss of logits and labels, a mean over the batch; by default cross-entropy.
+        loss_fn: Mean loss of logits and labels over a batch.
 
     Raises:
-        UserError: images or labels that do not fit, fewer examples than classes; from a product, an operator of the
-            model that has no second derivative, named.
+        UserError: images or labels that do not fit, fewer examples than classes, an operator without second derivative.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class Hessian:
         self.products = 0
 
     def __matmul__(self, vector: Tensor) -> Tensor:
-        """``H v`` for ``vector`` ``[n]``, on the model's device and in its type."""
+        """``H v`` for ``vector`` ``[n]``, on the device and in the type of the weights."""
         parts = split(self.model, vector.to(self.device, self.dtype))
         total = torch.zeros(self.size, device=self.device, dtype=self.dtype)
         with evaluating(self.model, weights=True), full_float32(), torch.enable_grad():
@@ -95,7 +93,7 @@ class Hessian:
                 loss = self.loss_fn(self.model(images), labels)
             _check_twice_differentiable(loss)
             gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            # The gradient by a weight that enters the loss at most linearly has no graph: a zero row.
+            # The gradient of a weight that enters the loss at most linearly has no graph: its row of H is zero.
             pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g.requires_grad]
             if not pairs:
                 return torch.zeros(self.size, device=self.device, dtype=self.dtype)
@@ -106,7 +104,7 @@ class Hessian:
 
 @contextmanager
 def _second_derivative() -> Iterator[None]:
-    """Turn torch's error about an operator without a second derivative into one that names the operator."""
+    """Raise :class:`UserError` that names the operator if one has no second derivative."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
@@ -122,11 +120,7 @@ def _refusal(operator: str) -> str:
 
 
 def _check_twice_differentiable(loss: Tensor) -> None:
-    """Refuse an ``autograd.Function`` whose backward is marked ``once_differentiable``.
-
-    Torch raises no error where such a gradient is differentiated with respect to given inputs: its part of the
-    product would be missing in silence.
-    """
+    """Refuse an ``autograd.Function`` marked ``once_differentiable``: torch would silently omit its contribution."""
     waiting, seen = [loss.grad_fn], set()
     while waiting:
         node = waiting.pop()
@@ -163,15 +157,14 @@ class Ritz:
 
     def vectors(self, k: int) -> Tensor:
         """Ritz vectors ``[k, n]`` of the k largest values, the largest first."""
-        last = self.coefficients[:, -k:].flip(1)
-        return last.T.to(self.basis) @ self.basis
+        return self.coefficients[:, -k:].flip(1).T.to(self.basis) @ self.basis
 
 
 def lanczos(hessian: Hessian, start: Tensor, steps: int) -> Ritz:
-    """At most ``steps`` steps (fewer where an invariant subspace is found) from ``start`` ``[n]``; one product a step.
+    """Run ``steps`` Lanczos steps of one product each from ``start`` ``[n]``; stops early at an invariant subspace.
 
-    Every new vector is orthogonalised twice against all earlier ones, which keeps the basis orthonormal to rounding;
-    without that, copies of converged eigenvalues appear and the quadrature weights are wrong.
+    Each new vector is orthogonalised twice against all earlier ones. Otherwise rounding errors produce copies of
+    converged eigenvalues and wrong quadrature weights.
     """
     steps = min(steps, hessian.size)
     basis = torch.zeros(steps, hessian.size, device=hessian.device, dtype=hessian.dtype)

@@ -1,42 +1,40 @@
 r"""The linear classifier, whose adversarial landscape is known in closed form.
 
-Logits are :math:`W x` with rows :math:`w_1, \dots, w_K`, the loss of one example is
-:math:`g(x, W) = \log(1 + \sum_{j \ne y} e^{(w_j - w_y) \cdot x})`, and
-:math:`g_\epsilon(x, W) = \max_{x' \in S_\epsilon(x)} g(x', W)` over the whole Linf ball
-:math:`S_\epsilon(x) = \{x' : \|x' - x\|_\infty \le \epsilon\}`. As in the source the ball is *not* cut to [0, 1].
+Logits are :math:`W x` with rows :math:`w_1, \dots, w_K`. The loss of one example is
+:math:`g(x, W) = \log(1 + \sum_{j \ne y} e^{(w_j - w_y) \cdot x})`, the adversarial loss
+:math:`g_\epsilon(x, W) = \max_{x' \in S_\epsilon(x)} g(x', W)` over the Linf ball
+:math:`S_\epsilon(x) = \{x' : \|x' - x\|_\infty \le \epsilon\}`, which is *not* clipped to [0, 1], as in the paper.
 
-**Version space** (its equation 6): :math:`V_\epsilon = \{W : (w_i - w_y) \cdot x' \le 0\ \forall i, x'\}`. The norm
-dual to Linf is L1, so :math:`\max_{x'} (w_i - w_y) \cdot x' = (w_i - w_y) \cdot x + \epsilon \|w_i - w_y\|_1`, and
+**Version space** (equation 6): :math:`V_\epsilon = \{W : (w_i - w_y) \cdot x' \le 0\ \forall i, x'\}`. The dual norm of
+Linf is L1, so :math:`\max_{x'} (w_i - w_y) \cdot x' = (w_i - w_y) \cdot x + \epsilon \|w_i - w_y\|_1`, and
 
 .. math:: W \in V_\epsilon \iff \epsilon \le \rho(W) := \min_{w_i \ne w_y} \frac{-(w_i - w_y)\cdot x}{\|w_i-w_y\|_1}
 
-(:func:`version_radius`; for :math:`w_i = w_y` the condition holds at every eps). It shrinks as eps grows.
+(:func:`version_radius`). The version space shrinks as eps grows.
 
-**Trapped directions** (its equation 8): :math:`T_\epsilon = \{W : 0 \in \arg\min_\gamma g_\epsilon(x, \gamma W)\}`.
-For every :math:`x'`, :math:`\gamma \mapsto g(x', \gamma W)` is convex, and so is its maximum over :math:`x'`; hence
-:math:`\gamma = 0` is a minimum if and only if the one-sided derivatives there satisfy
-:math:`\partial_- \le 0 \le \partial_+`. At :math:`\gamma = 0` every :math:`x'` gives the same loss :math:`\log K`: all
-of the ball are maximisers. By Danskin's theorem the derivative to the right is the largest, and that to the left the
-smallest, of their derivatives :math:`\frac1K \sum_j (w_j - w_y) \cdot x' = (\bar w - w_y) \cdot x'`, where
-:math:`\bar w = \frac1K \sum_j w_j`. So
+**Trapped directions** (equation 8): :math:`T_\epsilon = \{W : 0 \in \arg\min_\gamma g_\epsilon(x, \gamma W)\}`.
+:math:`\gamma \mapsto g_\epsilon(x, \gamma W)` is a maximum of convex functions, so :math:`\gamma = 0` is a minimum if
+and only if :math:`\partial_- \le 0 \le \partial_+` there. At :math:`\gamma = 0` every :math:`x'` has the loss
+:math:`\log K`, so every one is a maximiser. By Danskin's theorem :math:`\partial_+` and :math:`\partial_-` are the
+largest and the smallest of their derivatives :math:`\frac1K \sum_j (w_j - w_y) \cdot x' = (\bar w - w_y) \cdot x'`,
+where :math:`\bar w = \frac1K \sum_j w_j`. So
 :math:`\partial_\pm = (\bar w - w_y) \cdot x \pm \epsilon \|\bar w - w_y\|_1`, and
 
 .. math:: W \in T_\epsilon \iff \epsilon \ge \tau(W) := \frac{|(\bar w - w_y) \cdot x|}{\|\bar w - w_y\|_1}
 
-(:func:`trap_radius`; 0 for :math:`\bar w = w_y`). It grows with eps. Since
-:math:`|v \cdot x| \le \|v\|_1 \|x\|_\infty` with equality for some v, every direction is trapped from
-:math:`\bar\epsilon = \|x\|_\infty` on.
+(:func:`trap_radius`). The set grows with eps. Since :math:`|v \cdot x| \le \|v\|_1 \|x\|_\infty` with equality for
+some v, it contains every direction from :math:`\bar\epsilon = \|x\|_\infty` on.
 
-**Over a data set** the loss is the mean of the examples'. W is in its version space if it is in every example's. Its
-one-sided derivatives at 0 are the means of theirs, so
-:math:`\tau = |\sum_n v_{y_n} \cdot x_n| / \sum_n \|v_{y_n}\|_1` with :math:`v_k = \bar w - w_k`. The largest value over
-all W, for which only :math:`\sum_k v_k = 0` is known, separates by pixel p: with :math:`N_k` examples of class k and
-their sum :math:`s_k` it is a linear programme over :math:`\{\sum_k N_k |v_k| \le 1, \sum_k v_k = 0\}`, whose vertices
-have two non-zero entries :math:`\pm 1 / (N_i + N_j)`, so
+**For the mean loss over a data set**, the version space is the intersection of those of the examples, and the
+one-sided derivatives at 0 are means, so
+:math:`\tau = |\sum_n v_{y_n} \cdot x_n| / \sum_n \|v_{y_n}\|_1` with :math:`v_k = \bar w - w_k`. Its maximum over all W
+separates by pixel p. With :math:`N_k` examples of class k and their sum :math:`s_k` it is a linear programme over
+:math:`\{\sum_k N_k |v_k| \le 1, \sum_k v_k = 0\}`, whose vertices have two non-zero entries
+:math:`\pm 1 / (N_i + N_j)`, so
 
 .. math:: \bar\epsilon = \max_p \max_{i, j} \frac{|s_i[p] - s_j[p]|}{N_i + N_j}
 
-(:func:`critical_eps`). From there on :math:`W = 0`, the constant classifier, minimises the adversarial loss.
+(:func:`critical_eps`). From there on the constant classifier :math:`W = 0` minimises the adversarial loss.
 
 Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020, section 3.1.
 """
@@ -60,7 +58,7 @@ def _checked(weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def version_radius(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """``ρ(W)`` of each example: W is in its version space for every eps from 0 up to there, and for none if negative.
+    """``ρ(W)`` of each example, the largest eps for which W is in its version space; negative if it never is.
 
     Args:
         weights: ``[..., K, m]``.
@@ -71,12 +69,10 @@ def version_radius(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         ``[..., N]``; infinite where all rows are equal.
     """
     weights, x, y = _checked(weights, x, y)
-    norms = (weights.unsqueeze(-2) - weights.unsqueeze(-3)).abs().sum(-1)  # [..., K, K]
-    norms = norms[..., y, :]  # [..., N, K]
+    norms = (weights.unsqueeze(-2) - weights.unsqueeze(-3)).abs().sum(-1)[..., y, :]  # [..., N, K]
     logits = x @ weights.transpose(-1, -2)  # [..., N, K]
     own = logits.gather(-1, y.expand(logits.shape[:-1]).unsqueeze(-1))
-    radii = torch.where(norms > 0, (own - logits) / norms, torch.inf)
-    return radii.min(dim=-1).values
+    return torch.where(norms > 0, (own - logits) / norms, torch.inf).min(dim=-1).values
 
 
 def _mean_rows(weights: Tensor) -> Tensor:
@@ -85,10 +81,7 @@ def _mean_rows(weights: Tensor) -> Tensor:
 
 
 def trap_radius(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """``τ(W)`` of each example, ``[..., N]``: γ = 0 minimises ``g_ε(x, γW)`` for every eps from there on.
-
-    Arguments as for :func:`version_radius`.
-    """
+    """``τ(W)`` of each example, ``[..., N]``, from which W is trapped. Arguments as for :func:`version_radius`."""
     weights, x, y = _checked(weights, x, y)
     rows = _mean_rows(weights)
     products = (x @ rows.transpose(-1, -2)).gather(-1, y.expand((*rows.shape[:-2], len(y))).unsqueeze(-1)).squeeze(-1)
@@ -112,10 +105,7 @@ def class_sums(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def critical_eps(x: Tensor, y: Tensor, classes: int) -> float:
-    """The ε̄ from which every direction is trapped for the mean loss over ``x`` ``[N, m]`` with labels ``y`` ``[N]``.
-
-    For a single example it is ``‖x‖_∞``.
-    """
+    """``ε̄`` from which every direction is trapped for the mean loss over ``x`` ``[N, m]``; ``‖x‖_∞`` if N = 1."""
     x, y = x.flatten(1).double(), check_labels(y, len(x), classes)
     sums, counts = class_sums(x, y, classes)
     differences = (sums[:, None] - sums[None]).abs().amax(-1)
@@ -134,11 +124,11 @@ def is_trapped(weights: Tensor, x: Tensor, y: Tensor, eps: float) -> Tensor:
 
 
 def random_directions(count: int, classes: int, size: int, *, seed: int = 0) -> Tensor:
-    """Directions ``[count, K, m]`` of independent normal entries (only the direction of W matters here)."""
+    """Directions ``[count, K, m]`` with independent normal entries."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, classes, size, generator=generator, dtype=torch.float64)
 
 
 def logistic(theta: Tensor, x: float = 1.0, eps: float = 0.0) -> Tensor:
-    """The source's 1-D picture: ``max_{|x' − x| ≤ ε} log(1 + exp(θx')) = log(1 + exp(θx + ε|θ|))``."""
+    """The one-dimensional case: ``max_{|x' − x| ≤ ε} log(1 + exp(θx')) = log(1 + exp(θx + ε|θ|))``."""
     return torch.nn.functional.softplus(theta * x + eps * theta.abs())

@@ -1,4 +1,4 @@
-"""How much adversarial perturbations change when the weights move a little: tables 1 and 2 of Liu et al., 2020."""
+"""How much adversarial perturbations change when the weights move a little: Liu et al., 2020, tables 1 and 2."""
 
 from __future__ import annotations
 
@@ -25,14 +25,10 @@ from toolkit_ext.types import Attack
 
 
 def mean_cosine(first: Tensor, second: Tensor) -> float:
-    """Mean cosine of perturbations ``[N, ...]``, over the examples where neither is zero.
-
-    NaN where there is no such example.
-    """
+    """Mean cosine of perturbations ``[N, ...]`` over the examples where neither is zero; NaN if there are none."""
     first, second = first.flatten(1).double(), second.flatten(1).double()
     norms = first.norm(dim=1) * second.norm(dim=1)
-    cosines = (first * second).sum(1)[norms > 0] / norms[norms > 0]
-    return float(cosines.mean())
+    return float(((first * second).sum(1)[norms > 0] / norms[norms > 0]).mean())
 
 
 def perturbation_similarity(
@@ -50,23 +46,21 @@ def perturbation_similarity(
 ) -> pd.DataFrame:
     """Attack the model at ``θ + av`` and at ``θ − av`` for every ``a``, and compare.
 
-    The two attacks start from different random points, as in the source: the cosine at a = 0 is below 1 by the effect
-    of the random start alone. Batch norm keeps the running statistics of θ. The weights are restored bit for bit.
+    As in the paper, the two attacks have different random starts, so the cosine is below 1 even at a = 0. Batch norm
+    keeps the running statistics of θ. The weights are restored bit for bit.
 
     Args:
         model: The model at its minimum θ.
-        attack: Makes the examples.
-        x: Images whose perturbations are compared (in the source the training images).
-        y: Their labels.
+        attack: Makes the adversarial examples.
+        x, y: Images whose perturbations are compared (in the paper the training images), and their labels.
         direction: v ``[n]``; scaled to length 1.
         distances: The values of a.
-        x_test: Images the robust error is measured on; ``x`` by default.
-        y_test: Their labels.
+        x_test, y_test: Images and labels for the robust error; ``x`` and ``y`` by default.
         batch_size: Examples attacked at once.
         seed: Seed of the random starts.
 
     Returns:
-        A row for each a: ``a``, ``cosine`` (mean over examples), ``robust_error_plus`` and ``robust_error_minus`` at
+        One row per a: ``a``, ``cosine`` (mean over examples), ``robust_error_plus`` and ``robust_error_minus`` at
         ``θ ± av`` and their mean ``robust_error`` (fractions).
 
     Raises:

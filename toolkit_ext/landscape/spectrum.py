@@ -1,4 +1,4 @@
-"""The spectrum of the Hessian: top eigenpairs, trace and density, each with a statement of how exact it is."""
+"""The spectrum of the Hessian: top eigenpairs, trace and density, with their errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from toolkit_ext.landscape.hessian import Hessian, lanczos
 
 Which = Literal["largest", "magnitude"]
 _ARPACK = {"largest": "LA", "magnitude": "LM"}
-# Up to this size every column is cheaper than Lanczos, and ARPACK needs k < n anyway.
-_DENSE = 64
+_DENSE = 64  # up to this size all columns are cheaper than Lanczos; ARPACK needs k < n
 
 
 class NotConvergedWarning(UserWarning):
@@ -29,8 +28,7 @@ class NotConvergedWarning(UserWarning):
 class Eigenpairs:
     """Eigenvalues ``[k]`` (float64, the first the largest), unit vectors ``[k, n]``, and residuals ``[k]``.
 
-    ``residuals`` are ``‖Hv − λv‖₂``, computed by one further product each: an eigenvalue of H lies within a residual
-    of λ. ``converged`` says which are at most ``tol`` times the largest ``|λ|``.
+    ``residuals`` are ``‖Hv − λv‖₂``: H has an eigenvalue within that distance of λ.
     """
 
     values: Tensor
@@ -41,35 +39,28 @@ class Eigenpairs:
 
     @property
     def converged(self) -> Tensor:
-        """Whether each pair is converged, bool ``[k]``."""
+        """Which residuals are at most ``tol`` times the largest ``|λ|``, bool ``[k]``."""
         return self.residuals <= self.tol * self.values.abs().max()
 
 
 def top_eigenpairs(
-    hessian: Hessian,
-    k: int = 1,
-    *,
-    which: Which = "largest",
-    tol: float = 1e-4,
-    max_restarts: int = 100,
-    seed: int = 0,
+    hessian: Hessian, k: int = 1, *, which: Which = "largest", tol: float = 1e-4, max_restarts: int = 100, seed: int = 0
 ) -> Eigenpairs:
     """The ``k`` top eigenpairs by implicitly restarted Lanczos (ARPACK, through SciPy).
 
     Args:
         hessian: The operator.
-        k: How many, at most the number of weights; memory is about ``2k + 1`` vectors on the host.
+        k: How many, at most the number of weights; takes about ``2k + 1`` vectors of host memory.
         which: ``largest`` (the most positive: sharpness) or ``magnitude``.
         tol: Residual allowed, relative to the largest ``|λ|``. Products in float32 reach about 1e-6.
-        max_restarts: Restarts of about k products each before giving up.
+        max_restarts: Maximum number of restarts, of about k products each.
         seed: Seed of the start vector.
 
     Raises:
         UserError: ``k`` below 1 or above the number of weights; an operator without a second derivative.
 
     Warns:
-        NotConvergedWarning: with the residuals, where one is above ``tol``. What did not converge is then the best of
-            an unrestarted Lanczos run.
+        NotConvergedWarning: a residual above ``tol``; the result is then that of an unrestarted Lanczos run.
     """
     if not 1 <= k <= hessian.size:
         raise UserError(f"k: {k} is not allowed; the model has {hessian.size} parameters, give 1 to {hessian.size}")
@@ -91,16 +82,16 @@ def _dense(hessian: Hessian) -> tuple[Tensor, Tensor]:
     return values, vectors.T.contiguous()
 
 
-def _start(hessian: Hessian, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(hessian.size, generator=generator, dtype=torch.float64).to(hessian.dtype)
-
-
 def _arpack(hessian: Hessian, k: int, which: str, tol: float, max_restarts: int, seed: int) -> tuple[Tensor, Tensor]:
     dtype = np.float64 if hessian.dtype == torch.float64 else np.float32
-    matvec = _on_host(hessian, dtype)
+
+    def matvec(vector: Any) -> Any:
+        # torch.tensor copies, because ARPACK passes views of its workspace.
+        return (hessian @ torch.tensor(vector.reshape(-1))).cpu().numpy().astype(dtype)
+
     operator = LinearOperator((hessian.size, hessian.size), matvec=matvec, dtype=dtype)
-    start = _start(hessian, seed)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(hessian.size, generator=generator, dtype=torch.float64).to(hessian.dtype)
     options = {"k": k, "which": _ARPACK[which], "v0": start.numpy().astype(dtype), "tol": tol, "maxiter": max_restarts}
     try:
         values, vectors = eigsh(operator, **options)
@@ -112,19 +103,9 @@ def _arpack(hessian: Hessian, k: int, which: str, tol: float, max_restarts: int,
     return torch.from_numpy(values.astype(np.float64)), torch.from_numpy(vectors.T.astype(np.float64))
 
 
-def _on_host(hessian: Hessian, dtype: Any) -> Any:
-    def matvec(vector: Any) -> Any:
-        # A copy: ARPACK hands out views of its workspace.
-        return (hessian @ torch.tensor(vector.reshape(-1))).cpu().numpy().astype(dtype)
-
-    return matvec
-
-
 def _with_residuals(hessian: Hessian, values: Tensor, vectors: Tensor, tol: float, before: int) -> Eigenpairs:
-    residuals = [
-        (hessian @ vector).cpu().double() - value * vector for value, vector in zip(values, vectors, strict=True)
-    ]
-    norms = torch.stack([residual.norm() for residual in residuals])
+    known = zip(values, vectors, strict=True)
+    norms = torch.stack([((hessian @ vector).cpu().double() - value * vector).norm() for value, vector in known])
     pairs = Eigenpairs(values, vectors.to(hessian.dtype), norms, tol, hessian.products - before)
     if not pairs.converged.all():
         missed = int((~pairs.converged).sum())
@@ -139,7 +120,7 @@ def _with_residuals(hessian: Hessian, values: Tensor, vectors: Tensor, tol: floa
 
 @dataclass(frozen=True)
 class Trace:
-    """An unbiased estimate of the trace, its standard error, and the samples ``[m]`` it is the mean of."""
+    """An unbiased estimate of the trace, its standard error, and the samples ``[m]`` it averages."""
 
     value: float
     standard_error: float
@@ -147,23 +128,17 @@ class Trace:
 
 
 def trace(hessian: Hessian, samples: int = 20, *, seed: int = 0) -> Trace:
-    """Hutchinson's estimate: the mean of ``z·Hz`` over ``samples`` vectors z of independent signs, a product each.
-
-    The standard error is the sample standard deviation over ``√m``.
+    """Hutchinson's estimate: the mean of ``z·Hz`` over ``samples`` vectors z of independent random signs.
 
     Hutchinson: A stochastic estimator of the trace of the influence matrix. Communications in Statistics, 1989.
 
     Raises:
-        UserError: fewer than 2 samples, of which no error can be told.
+        UserError: fewer than 2 samples.
     """
     if samples < 2:
         raise UserError(f"samples: {samples} is not allowed; at least 2, to tell the standard error")
-    values = torch.tensor([_sample(hessian, signs) for signs in _signs(hessian, samples, seed)], dtype=torch.float64)
+    values = torch.stack([(hessian @ z).cpu().double() @ z.double() for z in _signs(hessian, samples, seed)])
     return Trace(float(values.mean()), float(values.std()) / samples**0.5, values)
-
-
-def _sample(hessian: Hessian, signs: Tensor) -> float:
-    return float((hessian @ signs).cpu().double() @ signs.double())
 
 
 def _signs(hessian: Hessian, samples: int, seed: int) -> Iterator[Tensor]:
@@ -173,28 +148,28 @@ def _signs(hessian: Hessian, samples: int, seed: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Density:
-    """The spectral density as nodes ``[m]`` with weights ``[m]`` that sum to 1, from several start vectors."""
+    """The spectral density as nodes ``[m]`` with weights ``[m]`` that sum to 1."""
 
     nodes: Tensor
     weights: Tensor
 
     def at(self, points: Tensor, width: float) -> Tensor:
-        """The density at ``points`` ``[p]``, each node spread by a Gaussian of standard deviation ``width``."""
+        """The density at ``points`` ``[p]``, smoothed by a Gaussian of standard deviation ``width``."""
         check_positive("width", width)
         distances = (points.double()[:, None] - self.nodes[None]) / width
         heights: Tensor = (torch.exp(-distances.square() / 2) * self.weights).sum(1) / (width * (2 * torch.pi) ** 0.5)
         return heights
 
     def moment(self, power: int) -> float:
-        """The mean of ``λ^power`` over the spectrum; the trace is n times the first."""
+        """The mean of ``λ^power`` over the spectrum; n times the first is the trace."""
         return float((self.weights * self.nodes**power).sum())
 
 
 def density(hessian: Hessian, *, steps: int = 40, samples: int = 4, seed: int = 0) -> Density:
     """The spectral density by stochastic Lanczos quadrature: ``samples`` runs of ``steps`` products each.
 
-    Each run from a vector of random signs gives the Gauss quadrature of ``q·f(H)q``; their mean estimates
-    ``tr f(H) / n``. Memory is ``steps`` vectors on the model's device.
+    Each run starts from a vector of random signs and gives the Gauss quadrature of ``q·f(H)q``; their mean estimates
+    ``tr f(H) / n``. Takes memory for ``steps`` vectors on the model's device.
 
     Ubaru, Chen, Saad: Fast estimation of tr(f(A)) via stochastic Lanczos quadrature. SIAM J. Matrix Anal., 2017;
     Ghorbani, Krishnan, Xiao: An investigation into neural net optimization via Hessian eigenvalue density. ICML 2019.
@@ -206,5 +181,4 @@ def density(hessian: Hessian, *, steps: int = 40, samples: int = 4, seed: int = 
         if value < 1:
             raise UserError(f"{option}: {value} is not allowed; at least 1")
     runs = [lanczos(hessian, signs, steps) for signs in _signs(hessian, samples, seed)]
-    weights = torch.cat([run.weights for run in runs]) / samples
-    return Density(torch.cat([run.values for run in runs]), weights)
+    return Density(torch.cat([run.values for run in runs]), torch.cat([run.weights for run in runs]) / samples)

@@ -1,4 +1,4 @@
-"""The analyses of checkpoints as tables and figures: what the command line shows and writes."""
+"""The analyses of the command line, as tables and figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from toolkit_ext.backbones.dead_layers import dead_layers
 from toolkit_ext.errors import UserError
 from toolkit_ext.landscape import figures
-from toolkit_ext.landscape.adversarial_loss import adversarial_examples, flat
+from toolkit_ext.landscape.adversarial_loss import flat
 from toolkit_ext.landscape.connectivity import scan, train_curve
 from toolkit_ext.landscape.directions import Plane, filter_normalised, random_direction, through
 from toolkit_ext.landscape.similarity import perturbation_similarity
@@ -25,8 +25,8 @@ def hessian(subject: Subject, options: Options) -> Study:
     operator = subject.hessian()
     pairs = top_eigenpairs(operator, options.k, tol=options.tol, seed=subject.seed)
     columns = {"value": pairs.values, "residual": pairs.residuals, "converged": pairs.converged}
-    table = pd.DataFrame({name: column.tolist() for name, column in columns.items()})
-    table.insert(0, "rank", range(1, len(table) + 1))
+    ranks = list(range(1, len(pairs.values) + 1))
+    table = pd.DataFrame({"rank": ranks} | {name: column.tolist() for name, column in columns.items()})
     facts: dict[str, Any] = {"parameters": operator.size}
     if options.trace_samples:
         found = trace(operator, options.trace_samples, seed=subject.seed)
@@ -44,7 +44,7 @@ def hessian(subject: Subject, options: Options) -> Study:
 
 
 def similarity(subject: Subject, options: Options) -> Study:
-    """Cosine of the perturbations at ``θ ± av`` and robust test error, along the directions asked for."""
+    """Cosine of the perturbations at ``θ ± av`` and robust test error along each direction."""
     parts, facts = [], {}
     for name in options.directions:
         direction = random_direction(subject.model, seed=subject.seed)
@@ -70,15 +70,14 @@ def surface(subject: Subject, options: Options) -> Study:
         subject.model, subject.attack, subject.x, subject.y, plane, first, second, folder=folder, rank=options.rank,
         ranks=options.ranks, batch_size=subject.batch_size, seed=subject.seed, progress=subject.progress,
     )  # fmt: skip
-    facts = {"points": len(table), "of": len(first) * len(second)}
-    done = facts["points"] == facts["of"]
     picture: Draw = lambda path: figures.plot_surface(table, path, plane.marks)  # noqa: E731
-    return Study(table, facts, picture=picture if done else None)
+    count = len(first) * len(second)
+    return Study(table, {"points": len(table), "of": count}, picture=picture if len(table) == count else None)
 
 
 def _plane(subject: Subject, options: Options) -> tuple[Plane, list[float], list[float]]:
     if len(subject.models) == 3:
-        plane = through(subject.models[0], subject.models[1], subject.models[2])
+        plane = through(*subject.models)
         sides = [a for _, a, _ in plane.marks], [b for _, _, b in plane.marks]
         first, second = (torch.linspace(min(side) - 0.3, max(side) + 0.3, options.points).tolist() for side in sides)
         return plane, first, second
@@ -98,16 +97,13 @@ def _plane(subject: Subject, options: Options) -> tuple[Plane, list[float], list
 
 def dead(subject: Subject, options: Options) -> Study:
     """Share of dead units of every layer on the adversarial training examples."""
-    made = adversarial_examples(
-        subject.model, subject.attack, subject.x, subject.y, batch_size=subject.batch_size, seed=subject.seed
-    )
-    found = dead_layers(subject.model, made, batch_size=subject.batch_size)
+    found = dead_layers(subject.model, subject.examples(), batch_size=subject.batch_size)
     facts = {"wholly_dead": found.wholly_dead, "constant_class": found.constant_class, "alarm": found.alarm}
     return Study(found.layers, facts, picture=lambda path: figures.plot_dead(found.layers, path))
 
 
 def connectivity(subject: Subject, options: Options) -> Study:
-    """A curve trained between two checkpoints, and the straight line, scanned on the test images."""
+    """A trained curve and the straight line between two checkpoints, scanned on the test images."""
     if len(subject.models) != 2:
         raise UserError(f"checkpoint: connectivity needs two, not {len(subject.models)}")
     first, second = subject.models
@@ -115,7 +111,7 @@ def connectivity(subject: Subject, options: Options) -> Study:
         first, second, subject.attack, subject.x, subject.y, degree=options.degree, epochs=options.epochs,
         lr=options.lr, seed=subject.seed, progress=subject.progress,
     )  # fmt: skip
-    parts = []
+    parts, barriers = [], {}
     for name, path in (("curve", curve), ("straight line", curve.straight)):
         found = scan(
             subject.model, path, subject.attack, subject.x_test, subject.y_test, x_statistics=subject.x,
@@ -123,15 +119,11 @@ def connectivity(subject: Subject, options: Options) -> Study:
         )  # fmt: skip
         found.insert(0, "path", name)
         parts.append(found)
+        losses = found["adv_loss"].to_numpy(dtype=float)
+        # The barrier: how far the adversarial loss rises above the higher end.
+        barriers[f"barrier_{name}".replace(" ", "_")] = float(losses.max() - max(losses[0], losses[-1]))
     table = pd.concat(parts, ignore_index=True)
-    barrier = {f"barrier_{name}".replace(" ", "_"): _barrier(part) for name, part in table.groupby("path", sort=False)}
-    return Study(table, barrier, picture=lambda path: figures.plot_connectivity(table, path))
-
-
-def _barrier(part: pd.DataFrame) -> float:
-    """How far the adversarial loss rises above the higher end."""
-    losses = part["adv_loss"].to_numpy(dtype=float)
-    return float(losses.max() - max(losses[0], losses[-1]))
+    return Study(table, barriers, picture=lambda path: figures.plot_connectivity(table, path))
 
 
 STUDIES: dict[str, Callable[[Subject, Options], Study]] = {

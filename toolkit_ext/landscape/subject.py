@@ -1,4 +1,4 @@
-"""What an analysis takes and returns: options, subject and study."""
+"""Input and output of an analysis: options, subject and study."""
 
 from __future__ import annotations
 
@@ -55,10 +55,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is analysed: models of one architecture, the attack, and training and test examples.
-
-    ``folder`` holds unfinished work.
-    """
+    """What is analysed: models of one architecture, an attack and examples. ``folder`` keeps unfinished work."""
 
     models: Sequence[nn.Module]
     attack: Attack
@@ -76,10 +73,13 @@ class Subject:
         """The first model."""
         return self.models[0]
 
+    def examples(self) -> Tensor:
+        """The adversarial examples of the training images."""
+        return adversarial_examples(self.model, self.attack, self.x, self.y, batch_size=self.batch_size, seed=self.seed)
+
     def hessian(self) -> Hessian:
-        """The Hessian at the adversarial examples of the training images."""
-        made = adversarial_examples(self.model, self.attack, self.x, self.y, batch_size=self.batch_size, seed=self.seed)
-        return Hessian(self.model, made, self.y, batch_size=self.batch_size)
+        """The Hessian at :meth:`examples`."""
+        return Hessian(self.model, self.examples(), self.y, batch_size=self.batch_size)
 
     def eigenpairs(self, k: int, tol: float) -> Eigenpairs:
         """The top eigenpairs of :meth:`hessian`."""
@@ -88,10 +88,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Study:
-    """What an analysis found: a table, single figures for the record, further tables, and its picture.
-
-    ``picture`` is missing where there is nothing to draw yet (a surface whose other ranks have not finished).
-    """
+    """The result of an analysis: a table, single numbers for the record, further tables, and its figure if complete."""
 
     table: pd.DataFrame
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +98,5 @@ class Study:
 
 def used_options(what: str, options: Options) -> dict[str, Any]:
     """The options that analysis ``what`` reads, for its record."""
-    entries = {entry.name: entry.metadata["help"].partition(":")[0].split(", ") for entry in fields(Options)}
-    names = [name for name, studies in entries.items() if what in studies and name not in ("rank", "ranks")]
-    return {name: getattr(options, name) for name in names}
+    studies = {entry.name: entry.metadata["help"].partition(":")[0].split(", ") for entry in fields(Options)}
+    return {name: getattr(options, name) for name in studies if what in studies[name] and name not in ("rank", "ranks")}

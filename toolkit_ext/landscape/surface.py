@@ -1,4 +1,4 @@
-"""The adversarial loss over a line or a plane of weights, with a new attack at every point; the grid can be resumed."""
+"""The adversarial loss over a line or a plane of weights, attacked again at every point; the grid can be resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit_ext.types import Attack
 
 @dataclass
 class _Shard:
-    """Finished points on disk: one file per rank, written by that rank alone and read by all."""
+    """Finished points on disk: one file per rank, written by that rank and read by all."""
 
     folder: Path | None
     fingerprint: str
@@ -32,11 +32,12 @@ class _Shard:
         self.own: dict[int, dict[str, float]] = {}
         if self.folder is not None:
             make_folder(self.folder)
-            self.own = self._read(self._path(self.rank))
+            self.own = self._read(self._path)
 
-    def _path(self, rank: int | str) -> Path:
+    @property
+    def _path(self) -> Path:
         assert self.folder is not None
-        return self.folder / f"points-{rank}.json"
+        return self.folder / f"points-{self.rank}.json"
 
     def _read(self, path: Path) -> dict[int, dict[str, float]]:
         if not path.exists():
@@ -53,8 +54,7 @@ class _Shard:
     def add(self, index: int, row: dict[str, float]) -> None:
         self.own[index] = row
         if self.folder is not None:
-            content = {"fingerprint": self.fingerprint, "points": self.own}
-            atomic_write(self._path(self.rank), json.dumps(content))
+            atomic_write(self._path, json.dumps({"fingerprint": self.fingerprint, "points": self.own}))
 
     def all(self) -> dict[int, dict[str, float]]:
         """The finished points of every rank."""
@@ -84,28 +84,24 @@ def loss_surface(
 ) -> pd.DataFrame:
     """Clean and adversarial loss and error at ``plane.at(a, b)`` for all a of ``first`` and b of ``second``.
 
-    Every point is attacked again from the same random starts, in evaluation mode; batch norm keeps the running
-    statistics of the given model. The weights are restored bit for bit.
+    The attack has the same random starts at every point and sees the model in evaluation mode; batch norm keeps its
+    running statistics. The weights are restored bit for bit.
 
     Args:
         model: The model whose weights are moved.
-        attack: Makes the examples of each point.
-        x: Images.
-        y: Labels.
+        attack: Makes the adversarial examples of each point.
+        x, y: Images ``[N, C, H, W]`` in [0, 1] or uint8, and labels ``[N]``.
         plane: The line or plane of weights.
-        first: Coordinates a.
-        second: Coordinates b; one 0 for a line.
-        folder: Where each finished point is saved: after an interruption the same call continues from there.
-        rank: Which of ``ranks`` processes this is; each computes every ``ranks``-th missing point, and sees all
+        first, second: Coordinates a and b; for a line b is 0.
+        folder: Where each finished point is saved; after an interruption the same call continues.
+        rank, ranks: Number of this process and of all; each computes every ``ranks``-th missing point, and sees all
             finished points in a shared ``folder``.
-        ranks: Number of processes.
         batch_size: Examples attacked at once.
         seed: Seed of the random starts.
         progress: Show a progress bar.
 
     Returns:
-        A row for each finished point: ``a``, ``b``, ``clean_loss``, ``clean_error``, ``adv_loss``, ``adv_error``.
-        Without other ranks, all points.
+        One row per finished point: ``a``, ``b``, ``clean_loss``, ``clean_error``, ``adv_loss``, ``adv_error``.
 
     Raises:
         UserError: no coordinates, a rank outside 0 to ranks - 1, a folder with the points of another surface.
@@ -123,14 +119,13 @@ def loss_surface(
         for index in tqdm(mine, "points", disable=not progress, leave=False):
             move_to(model, plane.at(*grid[index]))
             shard.add(index, measure(model, attack, x, y, batch_size=batch_size, seed=seed))
-    rows = [{"a": grid[i][0], "b": grid[i][1], **row} for i, row in sorted(shard.all().items())]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"a": grid[i][0], "b": grid[i][1], **row} for i, row in sorted(shard.all().items())])
 
 
 def fingerprint(
     model: nn.Module, attack: Attack, x: Tensor, y: Tensor, plane: Plane, grid: Sequence[tuple[float, float]], seed: int
 ) -> str:
-    """A hash of everything that the surface depends on: points on disk with another hash are of another surface."""
+    """A hash of everything the surface depends on."""
     tensors = {"x": x, "y": y, "centre": plane.centre, "first": plane.first, "second": plane.second}
     given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
     return hash_tensors(given, repr((attack, grid, seed, hash_model(model))))

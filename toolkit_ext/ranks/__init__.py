@@ -1,7 +1,4 @@
-"""The processes ("ranks") of one job: the number of this one, what the others have, and its part of a batch.
-
-For a job of one process, :data:`ALONE`, everything here does nothing, so that callers need no second code path.
-"""
+"""The processes ("ranks") of one job. For a single process, :data:`ALONE`, everything here does nothing."""
 
 from toolkit_ext.ranks.errors import RankError, SharedError, friendly_errors, told_elsewhere
 from toolkit_ext.ranks.group import ALONE, Ranks

@@ -1,4 +1,4 @@
-"""Errors that end a multi-process job, reported in one line by the process that knows the cause."""
+"""Errors that end a multi-process job, in one line from the process that knows the cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit_ext.errors import RunError, UserError
 
 _KEY = "toolkit_ext/error"
 _PATIENCE = timedelta(seconds=2)
-# gloo has no exception class of its own; these are parts of its messages.
+# gloo has no exception class; these are parts of its messages.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
 _HOST_MEMORY = "can't allocate memory"
 
@@ -23,22 +23,14 @@ class RankError(RunError):
 
 
 class SharedError(UserError):
-    """Invalid input, found by one process and raised in all."""
+    """Invalid input, found by one process and raised in all processes."""
 
 
 def who() -> str:
-    """``rank 1 of 4``; of a single process, ``this process``."""
+    """``rank 1 of 4``, or ``this process``."""
     if not distributed.is_initialized():
         return "this process"
     return f"rank {distributed.get_rank()} of {distributed.get_world_size()}"
-
-
-def _is_lost(error: RuntimeError) -> bool:
-    return isinstance(error, distributed.DistError) or any(part in str(error) for part in _LOST)
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_MEMORY in str(error)
 
 
 @contextmanager
@@ -47,12 +39,13 @@ def friendly_errors(doing: str, device: object = "") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if _is_memory(error):
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_MEMORY in str(error):
             raise RankError(
                 f"{who()}: out of memory on {device or 'its device'} {doing}; take a smaller batch_size, more "
                 "processes, precision bf16-mixed, or sharding fsdp"
             ) from error
-        if isinstance(error, RuntimeError) and not isinstance(error, RankError) and _is_lost(error):
+        lost = isinstance(error, distributed.DistError) or any(part in str(error) for part in _LOST)
+        if lost and not isinstance(error, RankError):
             raise RankError(
                 f"{who()}: lost another rank {doing}; it failed, was killed, or ran out of memory "
                 f"({' '.join(str(error).split())[:100]}). All finished epochs and batches are saved; the same command "
@@ -62,7 +55,7 @@ def friendly_errors(doing: str, device: object = "") -> Iterator[None]:
 
 
 def told_elsewhere(message: str) -> bool:
-    """Whether rank 0 ends with the same ``message``, so that this process need not repeat it."""
+    """Whether rank 0 reports the same ``message``."""
     if not distributed.is_initialized():
         return False
     rank, store = distributed.get_rank(), distributed.distributed_c10d._get_default_store()

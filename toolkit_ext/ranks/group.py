@@ -1,4 +1,4 @@
-"""The processes of a job, what they tell each other, and the random numbers they share."""
+"""The processes of a job, their communication, and the random numbers they share."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ _SIZED = {torch.rand, torch.randn}
 class GlobalDraws(TorchFunctionMode):
     """While open, a draw with ``local`` rows returns rows ``part`` of the same draw with ``total`` rows.
 
-    Every rank has the same generator state and draws for the whole batch. So its generator advances as in a
-    single-process run, and the noise of an image does not depend on the number of ranks. Drawing noise takes far less
-    time than a forward pass. Draws without torch are not covered (ART's attacks use NumPy).
+    Every rank has the same generator state and draws for the whole batch, so the noise of an image does not depend on
+    the number of ranks. Only torch's generators are covered (ART's attacks use NumPy).
     """
 
     def __init__(self, part: slice, local: int, total: int) -> None:
@@ -51,7 +50,7 @@ class GlobalDraws(TorchFunctionMode):
 
     def _whole(self, tensor: Tensor) -> Tensor:
         shape = (self.total, *tensor.shape[1:])
-        # The order of the draws is that of the memory.
+        # Draws follow the memory order.
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         keep = torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
         return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=keep)
@@ -64,17 +63,14 @@ def _size(args: Sequence[Any]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """``size`` processes that share one job; this one is number ``rank``.
-
-    All of them must call every method, in the same order.
-    """
+    """One of ``size`` processes, number ``rank``. All of them must call the same methods in the same order."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def alone(self) -> bool:
-        """Whether this is a job of one process."""
+        """Whether the job has one process."""
         return self.size == 1
 
     @property
@@ -83,37 +79,34 @@ class Ranks:
         return self.rank == 0
 
     def _own(self, n: int) -> tuple[int, int]:
-        """Start and stop of this rank's examples of ``n``; the sizes of the ranks' parts differ by at most one."""
+        """Start and stop of this rank's part of ``n`` examples; the sizes of the parts differ by at most one."""
         return self.rank * n // self.size, (self.rank + 1) * n // self.size
 
     def part(self, n: int) -> slice:
         """This rank's examples of a batch of ``n`` ≥ 1, in the order of the ranks.
 
-        A rank without examples (the last batch of an epoch can have fewer than there are ranks) gets one with
-        :meth:`weight` 0, so that it takes the same steps as the others.
+        In a batch with fewer examples than ranks, a rank without any gets one with :meth:`weight` 0.
         """
         first, last = self._own(n)
         return slice(first, last) if last > first else slice(min(first, n - 1), min(first, n - 1) + 1)
 
     def weight(self, n: int) -> float:
-        """The share of this rank's examples in a batch of ``n``, in [0, 1]; the weights of all ranks sum to 1."""
+        """The share of this rank's examples in a batch of ``n``, in [0, 1]; over all ranks it sums to 1."""
         first, last = self._own(n)
         return (last - first) / n
 
     def drawing(self, n: int) -> AbstractContextManager[Any]:
-        """While open, torch's random numbers for this rank's part are those of the whole batch of ``n``."""
+        """While open, this rank draws its part of the random numbers of the whole batch of ``n``."""
         if self.alone:
             return nullcontext()
         part = self.part(n)
         return GlobalDraws(part, part.stop - part.start, n)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor, in place, by its sum over all ranks: one exchange for all of them.
-
-        All ranks get the same bits.
+        """Replace each tensor, in place, by its sum over all ranks, with the same bits on all; one communication.
 
         Raises:
-            RankError: another rank has gone.
+            RankError: another rank is lost.
         """
         if self.alone or not tensors:
             return
@@ -124,13 +117,13 @@ class Ranks:
                 tensor.copy_(total.view(tensor.shape))
 
     def align(self, tensors: Sequence[Tensor]) -> None:
-        """Give every rank, in place, the values that rank 0 has."""
+        """Copy the values of rank 0 to every rank, in place."""
         for tensor in () if self.alone else tensors:
             with friendly_errors("while it waited for rank 0"):
                 distributed.broadcast(tensor.detach(), src=0)
 
     def gather(self, value: T) -> list[T]:
-        """The ``value`` of every rank, in order; it can be any Python object."""
+        """The ``value`` of every rank, in order; any Python object."""
         if self.alone:
             return [value]
         found: list[Any] = [None] * self.size
@@ -139,7 +132,7 @@ class Ranks:
         return found
 
     def first(self, make: Callable[[], T]) -> T:
-        """Call ``make`` on rank 0 only, and return its result on all ranks.
+        """Call ``make`` on rank 0 and return its result on all ranks.
 
         Raises:
             SharedError: rank 0 had a ``UserError``.
@@ -167,20 +160,17 @@ class Ranks:
         """
         for rank, theirs in enumerate(everyone := self.gather(dict(facts))):
             ours = everyone[0]
-            differing = [
-                f"{name} ({theirs.get(name)} there, {ours.get(name)} on rank 0)"
-                for name in ours | theirs
-                if theirs.get(name) != ours.get(name)
-            ]
+            pairs = {name: (theirs.get(name), ours.get(name)) for name in ours | theirs}
+            differing = [f"{name} ({a} there, {b} on rank 0)" for name, (a, b) in pairs.items() if a != b]
             if differing:
+                listed = ", another ".join(differing)
                 raise SharedError(
-                    f"ranks: rank {rank} has another {', another '.join(differing)}; "
-                    "all ranks need the same data and configuration"
+                    f"ranks: rank {rank} has another {listed}; all ranks need the same data and configuration"
                 )
 
     @contextmanager
     def one_by_one(self, local: int) -> Iterator[None]:
-        """Run the block on the first rank of every machine (``local`` 0) before the others, to fetch files for them."""
+        """Run the block on the first rank of every machine (``local`` 0) before the others, to download files."""
         if local != 0:
             self.gather(None)
         yield

@@ -36,22 +36,22 @@ def launched() -> bool:
 
 
 def local_rank() -> int:
-    """The number of this process on its machine."""
+    """Number of this process on its machine."""
     return _number("LOCAL_RANK", 0)
 
 
 def silent() -> bool:
-    """Whether this process prints no notes and tables: true of all ranks but 0."""
+    """Whether this process prints no notes and tables: all ranks but 0."""
     return launched() and _number("RANK", 0) > 0
 
 
 def restarted() -> bool:
-    """Whether torchrun (``--max-restarts``) restarted this process after a failure; then a run is resumed."""
+    """Whether torchrun (``--max-restarts``) restarted this process after a failure; then runs resume."""
     return _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
 def current(device: torch.device) -> Ranks:
-    """The job of this process, joined if a launcher started it; :data:`ALONE` without a launcher."""
+    """The job of this process, joined if a launcher started it, else :data:`ALONE`."""
     if distributed.is_available() and distributed.is_initialized():
         size = distributed.get_world_size()
         return Ranks(distributed.get_rank(), size) if size > 1 else ALONE
@@ -59,9 +59,9 @@ def current(device: torch.device) -> Ranks:
 
 
 def start(device: torch.device) -> tuple[Ranks, torch.device]:
-    """Join the job and find this process's device; for ``cuda`` it is the GPU with the local number of the process.
+    """Join the job (gloo on CPUs, nccl on GPUs) and find this process's device; ``cuda`` is the GPU of its local rank.
 
-    The backend is gloo on CPUs and nccl on GPUs. Without a launcher the job is :data:`ALONE` on ``device``.
+    Without a launcher the job is :data:`ALONE` on ``device``.
 
     Raises:
         UserError: Accelerate is not installed; more processes on a machine than GPUs; a GPU named by number.
@@ -92,7 +92,7 @@ def _join(device: torch.device) -> None:
         raise UserError(
             "processes: several need Accelerate, which is not installed; pip install 'toolkit-ext[distributed]'"
         ) from None
-    # Otherwise Accelerate sets the number of threads itself, with a warning.
+    # Otherwise Accelerate sets the number of threads and warns.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
     distributed.init_process_group(
@@ -110,18 +110,21 @@ def _join(device: torch.device) -> None:
 def own_store(store: Store, rank: int, size: int, timeout: timedelta) -> Store:
     """``store`` with a key prefix that only the ``size`` processes of this attempt share.
 
-    torchrun keeps one store over all restarts of a job, and torch does not tell the attempts apart in it: restarted
-    processes would find the addresses of the processes before them, and connect to nobody. The number of restarts
-    cannot be the prefix, because every machine has its own count.
-
-    So rank 0 draws a random prefix and sends it to each other rank under a random word which that rank drew. Rank 0
-    may also answer a word of an earlier attempt, but nobody waits for that; it stops when all ranks have confirmed.
+    torchrun keeps one store for all restarts of a job, so restarted processes would find the addresses of ended ones.
+    The number of restarts cannot be the prefix, because every machine has its own count. So rank 0 draws a random
+    prefix and sends it to each other rank under a random word drawn by that rank, until all have confirmed. An answer
+    to a word of an earlier attempt does no harm.
 
     Raises:
         TimeoutError: not all ranks have started within ``timeout``.
     """
     if rank > 0:
-        return PrefixStore(_ask(store, rank, timeout), store)
+        word = uuid.uuid4().hex
+        store.set(f"{_KEY}/word/{rank}", word)
+        store.wait([f"{_KEY}/answer/{word}"], timeout)
+        name = str(store.get(f"{_KEY}/answer/{word}").decode())
+        store.set(f"{_KEY}/known/{name}/{rank}", "")
+        return PrefixStore(name, store)
     name = uuid.uuid4().hex
     missing, deadline = set(range(1, size)), time.monotonic() + timeout.total_seconds()
     while missing := {other for other in missing if not _answered(store, other, name)}:
@@ -131,29 +134,19 @@ def own_store(store: Store, rank: int, size: int, timeout: timedelta) -> Store:
     return PrefixStore(name, store)
 
 
-def _ask(store: Store, rank: int, timeout: timedelta) -> str:
-    """Ask rank 0 for the prefix, as rank ``rank``, and confirm it."""
-    word = uuid.uuid4().hex
-    store.set(f"{_KEY}/word/{rank}", word)
-    store.wait([f"{_KEY}/answer/{word}"], timeout)
-    name = str(store.get(f"{_KEY}/answer/{word}").decode())
-    store.set(f"{_KEY}/known/{name}/{rank}", "")
-    return name
-
-
 def _answered(store: Store, other: int, name: str) -> bool:
-    """Send prefix ``name`` to rank ``other`` if it has asked; whether that rank has confirmed."""
+    """Send prefix ``name`` to rank ``other`` if it has asked, and return whether it has confirmed."""
     if store.check([f"{_KEY}/word/{other}"]):
         store.set(f"{_KEY}/answer/{store.get(f'{_KEY}/word/{other}').decode()}", name)
     return bool(store.check([f"{_KEY}/known/{name}/{other}"]))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # torchrun ends the others when one process dies. Two on each machine report it: at least one of them is alive.
+    # torchrun ends the others when one process dies. Two on each machine report it; at least one of them is alive.
     if local_rank() < 2:
         message = (
             f"error: {who()}: stopped, because another rank failed or the job was ended; all finished epochs and "
             "batches are saved, the same command with --resume goes on from there\n"
         )
         os.write(sys.stderr.fileno(), message.encode())
-    os._exit(_STOPPED)  # a normal exit would wait for the rank that has ended
+    os._exit(_STOPPED)  # a normal exit would wait for the lost rank
