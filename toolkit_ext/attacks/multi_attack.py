@@ -29,7 +29,7 @@ class MultiAttack(IteratedAttack):
     decay: float = option(1.0, "decay of the momentum in MIM")
     multi_attacks: tuple[str, ...] = option(("fgsm", "mim", "pgd"), "attacks to combine, in order")
     multi_mode: str = option("cycle", "how the attacks are combined: cycle (by batch), random or worst (by example)")
-    _step: int = field(default=0, repr=False)
+    _step: int = field(default=0, repr=False, metadata={"hidden": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
