@@ -1,7 +1,6 @@
-"""The one exception for bad input, and the small checks that raise it.
+"""The exception for bad input, and checks that raise it.
 
-Every message is a single line that names the option, the value that was given and what is allowed, so that the
-command line can print it as it stands and leave with exit code 2.
+Each message is one line for the command line that names the option, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Input that the caller can correct: the message names the option, the value and what is allowed."""
+    """Bad input; the message names the option, the value and what is allowed."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, though its input was right: the message is one line, and what was saved is whole."""
+    """A run with valid input that cannot continue; the message is one line, and saved files are complete."""
 
 
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``allowed``, else raise :class:`UserError` that lists them, near ones first."""
+    """Return ``value`` if it is in ``allowed``; else raise :class:`UserError` with near matches and all choices."""
     choices = sorted(allowed)
     if value in choices:
         return value
@@ -29,27 +28,27 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
     raise UserError(f"{option}: {value!r} is not known{hint}; allowed: {', '.join(choices)}")
 
 
-# What Windows, the strictest system, does not take in a name of a file, whatever its ending.
+# Characters that Windows, the strictest system, forbids in file names.
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 
 
 def is_device(name: str) -> bool:
-    """Whether Windows takes a file of this name for a device (``con``, ``nul.txt``)."""
+    """Whether Windows reserves this file name for a device (``con``, ``nul.txt``)."""
     return _DEVICES.fullmatch(name) is not None
 
 
 def check_file_name(option: str, name: object, *, most: int = 150) -> str:
-    """Return ``name`` if it can be that of one file or folder on every system, so that it leads nowhere else.
+    """Return ``name`` if it is a plain file or folder name on every system.
 
     Args:
         option: The name of the option, for the message.
-        name: The name, before endings such as ``.csv`` are added.
-        most: Bytes that it may have in UTF-8.
+        name: The name, without endings such as ``.csv``.
+        most: Maximum length in UTF-8 bytes.
 
     Raises:
-        UserError: no text; empty or too long; a separator, a control character, a dot or space at either end, or the
-            name of a device of Windows (``con``, ``nul``).
+        UserError: not text; empty or too long; a separator, a control character, a dot or space at either end, or a
+            device name of Windows (``con``, ``nul``).
     """
     plain = isinstance(name, str) and 0 < len(name.encode(errors="replace")) <= most and name == name.strip(". ")
     if isinstance(name, str) and plain and not _NOT_IN_NAMES.search(name) and not is_device(name):
@@ -62,7 +61,7 @@ def check_file_name(option: str, name: object, *, most: int = 150) -> str:
 
 
 def check_positive(option: str, value: float, *, zero: bool = False) -> float:
-    """Return ``value`` if it is a finite number above zero (or zero, with ``zero=True``), else raise."""
+    """Return ``value`` if it is finite and positive (or 0, with ``zero=True``); else raise :class:`UserError`."""
     bound = "at least 0" if zero else "greater than 0"
     if not (value >= 0 if zero else value > 0) or value == float("inf"):
         raise UserError(f"{option}: {value} is not allowed; it must be a finite number {bound}")

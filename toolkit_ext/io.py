@@ -1,4 +1,4 @@
-"""Writes that are whole or absent, and the errors of a folder that cannot be written."""
+"""Atomic writes of files and folders, with plain errors where writing fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _told_plainly(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create ``path`` with its parents; raise :class:`UserError` if that or a write into it is not possible."""
+    """Create ``path`` with its parents; raise :class:`UserError` if it cannot be created or written."""
     with _told_plainly(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
@@ -43,7 +43,7 @@ def _sync(path: Path) -> None:
 
 
 def atomic_write(path: Path, content: str | bytes) -> Path:
-    """Write ``content`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    """Write ``content`` to ``path`` atomically: after a crash the file is the old one or the new one."""
     data = content.encode() if isinstance(content, str) else content
     with _told_plainly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +63,9 @@ def atomic_write(path: Path, content: str | bytes) -> Path:
 
 @contextmanager
 def atomic_folder(dest: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; on leaving, it takes the place of ``dest``, on an exception nothing changes.
+    """Yield an empty folder that replaces ``dest`` on leaving; after an exception ``dest`` is unchanged.
 
-    A folder cannot be replaced in one system call everywhere, so the old one is moved aside first;
-    :func:`recover_folder` undoes a crash between the two renames.
+    Replacing takes two renames; :func:`recover_folder` repairs a crash between them.
     """
     with _told_plainly(dest):
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -89,13 +88,12 @@ def atomic_folder(dest: Path) -> Iterator[Path]:
 
 
 def recover_folder(dest: Path) -> None:
-    """Finish what a killed :func:`atomic_folder` left: bring back the previous folder, sweep up unfinished ones."""
+    """Clean up after a killed :func:`atomic_folder`: restore the previous folder, delete unfinished ones."""
     previous = dest.with_name(dest.name + _PREVIOUS)
     if previous.exists():
         if dest.exists():
             shutil.rmtree(previous)
         else:
             os.rename(previous, dest)
-    if dest.parent.is_dir():
-        for leftover in dest.parent.glob(f".{dest.name}.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in dest.parent.glob(f".{dest.name}.*"):  # none if there is no such folder
+        shutil.rmtree(leftover, ignore_errors=True)

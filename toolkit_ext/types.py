@@ -1,12 +1,7 @@
-"""The protocols of the four axes, and the record that says which choice a method makes on each.
+"""The protocols of the four axes, and the record of a method: its choice on each axis.
 
-A method is one choice on each axis: an **attack** makes the inputs to train on, an **objective** turns them into
-named loss terms, an **update** moves the weights along their gradients, a **schedule** moves epsilon.
-This module imports nothing of the package but its errors, and no torch; every axis folder may import it.
-
-A choice is a frozen dataclass of options. One that needs more than its options (a second network, memory of examples)
-has ``bind``, which makes the object that does the work in a run, see :class:`Bindable`; one that keeps state between
-steps is :class:`Stateful`; an update that moves the inputs as well is an :class:`InputUpdate`.
+A choice is a frozen dataclass of options. If it needs more (a second network, memory of examples) it is
+:class:`Bindable`; if it keeps state between steps, :class:`Stateful`. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -32,16 +27,15 @@ LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field that is a hyper-parameter, with the text that the command line and the docs show."""
+    """A dataclass field for a hyper-parameter, with its help text for the command line and the docs."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class AdversarialInputs:
-    """What an attack returns: perturbed inputs, and for deep attacks the perturbation of hidden layers.
+    """Output of an attack: ``inputs`` ``[N, C, H, W]`` in [0, 1], detached, and perturbations of hidden layers.
 
-    ``inputs`` is ``[N, C, H, W]`` in [0, 1], detached. ``hidden`` opens a context in which a forward pass of the
-    model adds the hidden perturbations; for attacks on the input alone it does nothing.
+    ``hidden(model)`` is a context in which forward passes add the hidden perturbations; by default it does nothing.
     """
 
     inputs: Tensor
@@ -50,8 +44,7 @@ class AdversarialInputs:
     def logits(self, model: nn.Module) -> Tensor:
         """Logits ``[N, K]`` of ``model`` under this perturbation."""
         with self.hidden(model):
-            logits: Tensor = model(self.inputs)
-        return logits
+            return model(self.inputs)  # type: ignore[no-any-return]
 
 
 Perturbed = AdversarialInputs  # its name in 0.1
@@ -59,11 +52,10 @@ Perturbed = AdversarialInputs  # its name in 0.1
 
 @dataclass(frozen=True)
 class BatchPart:
-    """Which examples of a batch this process works on, for choices that remember something of examples.
+    """The examples of a batch that this process works on, for choices that remember examples.
 
-    ``rows`` is their place in the whole batch and ``indices`` ``[N]`` (int64) that in the training data, None where
-    the source of the batches does not number them. ``gather`` puts tensors with a row for each example of every
-    process's part together, in the order of the whole batch; all processes have to call it.
+    ``rows`` are their positions in the whole batch, ``indices`` ``[N]`` (int64) those in the training data (None if
+    the data is not numbered). ``gather`` joins every process's rows in batch order; all processes must call it.
     """
 
     rows: slice = field(default_factory=lambda: slice(None))
@@ -100,12 +92,11 @@ Closure = Callable[[], Losses]
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A bound attack, objective or update that keeps state between steps; the run saves it and restores it to resume.
+    """A bound attack, objective or update that keeps state between steps; runs save and restore it.
 
-    An attack may change its state when it is called, which is once a step; an objective only in
-    :meth:`AfterStep.after_step`, as updates call it several times a step. On several processes the state must be the
-    same on all after each step: gather what a step found for examples (:class:`BatchPart`), exchange what it summed
-    over them (:attr:`Resources.exchange`). The first process then saves for all, and any number of them goes on.
+    An attack may change its state when called (once per step); an objective only in :meth:`AfterStep.after_step`,
+    because updates call it several times per step. After each step the state must be equal on all processes, of which
+    the first saves it: use :attr:`BatchPart.gather` for examples and :attr:`Resources.exchange` for sums.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,21 +107,20 @@ class Stateful(Protocol):
 
 
 class Resources(Protocol):
-    """What a run offers to a choice that binds. Its networks take inputs in [0, 1] and lie on the run's device.
+    """What a run offers to a :class:`Bindable` choice: networks for inputs in [0, 1], on the run's device.
 
-    They belong to the run, which saves the state of those that can change with its own and restores it to resume, in
-    the order in which they were asked for. With sharded weights there are none.
+    The run saves and restores those that can change, in the order of the calls. Sharded runs offer no networks.
     """
 
     @property
     def exchange(self) -> GradientReducer:
-        """Turns sums or means over each process's part of a batch into those over the whole, in place."""
+        """Combines the processes' sums or means over the batch, in place."""
 
     def backbone(self, name: str, **options: Any) -> nn.Module:
-        """A new timm model for the run's classes and images, trainable, from a seed of its own."""
+        """A new trainable timm model for the run's classes and images, with its own seed."""
 
     def checkpoint(self, path: str | Path) -> nn.Module:
-        """The network of a checkpoint, frozen, in evaluation mode; a run resumes with the same weights only."""
+        """The network of a checkpoint, frozen, in evaluation mode; to resume, its weights must be unchanged."""
 
     def moving_copy(self, model: nn.Module, decay: float) -> nn.Module:
         """A frozen copy, ``θ' ← decay θ' + (1 − decay) θ`` after each step of the update (buffers too)."""
@@ -141,15 +131,15 @@ Bound = TypeVar("Bound", covariant=True)
 
 @runtime_checkable
 class Bindable(Protocol[Bound]):
-    """An attack's or objective's options that need more: ``Bindable[Attack]``, ``Bindable[Objective]``."""
+    """Options of an attack or objective that need a run: ``Bindable[Attack]``, ``Bindable[Objective]``."""
 
     def bind(self, model: nn.Module, resources: Resources) -> Bound:
-        """The object that works in the run which trains ``model``; called once, before a saved state is restored."""
+        """The object to use in the run that trains ``model``; called once, before state is restored."""
 
 
 @runtime_checkable
 class AfterStep(Protocol):
-    """A bound attack or objective that moves on with the training: a memory, an average, a network of its own."""
+    """A bound attack or objective that changes during training: a memory, an average, its own network."""
 
     def after_step(self, model: nn.Module, batch: Batch) -> None:
         """Called once after each step of the update, with ``model`` in training mode at its new weights."""
@@ -157,34 +147,34 @@ class AfterStep(Protocol):
 
 @runtime_checkable
 class RemembersExamples(Protocol):
-    """An attack that starts from what it found for the same examples before."""
+    """An attack that starts from its earlier results for the same examples."""
 
     def on(self, part: BatchPart) -> Attack:
-        """This attack, its memory included, on the examples of ``part``; called once a step, after ``at``."""
+        """This attack, with its memory, for the examples of ``part``; called once per step, after ``at``."""
 
 
 @runtime_checkable
 class Attack(Protocol):
-    """Makes the perturbed inputs of a batch. Frozen dataclass: its fields are the method's attack hyper-parameters."""
+    """Makes the perturbed inputs of a batch. A frozen dataclass whose fields are hyper-parameters."""
 
     @property
     def eps(self) -> float:
         """Radius of the budget, in units of [0, 1] inputs."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
-        """Craft against ``model`` (already in the mode it is to be attacked in, weights frozen)."""
+        """Craft against ``model``, whose mode is set and whose weights are frozen."""
 
     def at(self, *, eps: float, step: int = 0) -> Self | Attack:
-        """This attack at another ``eps`` (step size scaled along) as used in training step ``step``."""
+        """This attack with another ``eps``, its step size scaled accordingly, for training step ``step``."""
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """Turns a batch into named loss terms. Frozen dataclass: its fields are hyper-parameters."""
+    """Turns a batch into named loss terms. A frozen dataclass whose fields are hyper-parameters."""
 
     @property
     def uses_attack(self) -> bool:
-        """Whether the terms depend on the perturbed inputs; if not, none are crafted."""
+        """Whether the terms depend on perturbed inputs; if not, the attack is skipped."""
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         """Loss terms of ``model`` (in training mode) on ``batch``; gradients flow to the weights."""
@@ -192,38 +182,37 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step tells the log: the detached loss terms at the weights the step started from, and further figures."""
+    """What a step logs: the detached loss terms at its initial weights, and further figures."""
 
     losses: Mapping[str, Tensor]
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 GradientReducer = Callable[[Sequence["Tensor"]], None]
-"""Turns, in place, the gradients of this process's part of a batch into those of the whole batch."""
+"""Replaces, in place, this process's gradients by those of the whole batch."""
 
 
 def no_exchange(gradients: Sequence[Tensor]) -> None:
-    """The :data:`GradientReducer` of a single process: its part is the whole batch."""
+    """The :data:`GradientReducer` of a single process."""
 
 
 class Update(Stateful, Protocol):
-    """Moves the weights. Bound to its optimisers; made by the :class:`UpdateRule` of the same axis choice."""
+    """Moves the weights; made by :meth:`UpdateRule.bind`."""
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        """The torch optimisers whose learning rates a scheduler drives, the main one first."""
+        """The torch optimisers for the learning-rate scheduler, the main one first."""
 
     def step(self, closure: Closure) -> StepReport:
-        """One step: ``closure`` recomputes the loss terms at the current weights, without gradients set."""
+        """One step; ``closure`` computes the loss terms at the current weights and sets no gradients."""
 
 
 @dataclass(frozen=True)
 class TrainingStep:
     """What an :class:`InputUpdate` gets instead of a closure.
 
-    ``batch`` has its clean inputs for perturbed ones. ``attack`` is the method's at the epsilon of this step: its
-    ``eps``, ``norm`` and step size are the budget. ``losses`` computes the terms at the current weights and at any
-    inputs; gradients reach the weights, and inputs that require them. ``perturb`` attacks the model as it is.
+    ``batch.perturbed`` holds the clean inputs. ``attack`` has the budget of this step. ``losses`` computes the terms at
+    the current weights, differentiable in weights and inputs. ``perturb`` attacks the current model.
     """
 
     batch: Batch
@@ -234,52 +223,45 @@ class TrainingStep:
 
 @runtime_checkable
 class InputUpdate(Update, Protocol):
-    """An update that makes the perturbed inputs itself, so that the loop runs no attack; to be subclassed.
+    """Base class of updates that perturb the inputs themselves; the loop then runs no attack.
 
-    Free adversarial training is one: it takes each batch several times, and every backward pass moves the weights and
-    the perturbation, which is state that the next batch starts from (Shafahi et al., NeurIPS 2019, algorithm 1).
+    Example: free adversarial training (Shafahi et al., NeurIPS 2019, algorithm 1).
     """
 
     def step(self, closure: Closure) -> StepReport:
-        """Refused with :class:`UserError`: a closure does not reach the inputs."""
+        """Raises :class:`UserError`: a closure does not reach the inputs."""
         raise UserError(f"update: {type(self).__name__} moves the inputs as well; call step_inputs(step)")
 
     def step_inputs(self, step: TrainingStep) -> StepReport:
-        """One step; the learning rate moves on once after it, however often the optimiser steps inside."""
+        """One step of the learning-rate schedule; the optimiser may step several times in it."""
 
 
 @runtime_checkable
 class Shareable(Protocol):
-    """An :class:`Update` that can work on several processes, each with a part of the batch."""
+    """An :class:`Update` that can run on several processes, each with a part of the batch."""
 
     def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
-        """Call ``exchange`` before every optimiser step, on all gradients that move the weights, before anything else.
-
-        ``ascent`` is called on gradients that only perturb the weights inside the step.
-        """
+        """Call ``exchange`` first on gradients that move the weights, ``ascent`` on those that only perturb them."""
 
 
 class UpdateRule(Protocol):
-    """Hyper-parameters of an update (frozen dataclass); ``bind`` makes the :class:`Update` for a model."""
+    """Hyper-parameters of an update (frozen dataclass)."""
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
-        """Bind to ``model`` with ``optimizer`` as the (base) optimiser of its trainable weights.
-
-        ``scaler`` scales the loss for half precision; rules that cannot scale refuse it with a ``UserError``.
-        """
+        """The update of ``model`` with this (base) optimiser; a fp16 ``scaler`` may raise :class:`UserError`."""
 
 
 class Schedule(Protocol):
-    """How epsilon moves. Frozen dataclass: its fields are hyper-parameters."""
+    """How epsilon moves. A frozen dataclass whose fields are hyper-parameters."""
 
     def bind(self, epochs: int) -> Self:
-        """This schedule for a training of ``epochs`` epochs."""
+        """This schedule for a run of ``epochs`` epochs."""
 
     def eps(self, position: float, target: float) -> float:
-        """Epsilon at ``position`` (in epochs, fractional inside one) when the method's epsilon is ``target``."""
+        """Epsilon at ``position`` (in epochs, with fractions); ``target`` is the attack's epsilon."""
 
     def resets(self, epochs: int) -> tuple[int, ...]:
-        """Epochs ``T_0 < ... < T_M`` between which the schedule repeats; ``(0, epochs)`` if it does not."""
+        """The periods' bounds in epochs, ``T_0 < ... < T_M``; ``(0, epochs)`` without periods."""
 
 
 @dataclass(frozen=True)
@@ -297,12 +279,10 @@ class Paper:
 
 @dataclass(frozen=True)
 class Method:
-    """The record of a method: its name, its paper, its choice on each axis and the defaults that differ from the axes'.
+    """The record of a method: its name, its paper and its choice on each axis.
 
-    ``trainer`` is the name of the class that is made from it, and ``formula`` the docstring of that class: what is
-    minimised, with the equation's number in the paper.
-    ``defaults`` and ``smoke`` map hyper-parameter names (fields of the axis dataclasses and of the loop's
-    configuration) to values; ``smoke`` is a configuration that runs in seconds on ``digits``.
+    ``trainer`` is the name of its class, ``formula`` the docstring of that class. ``defaults`` maps hyper-parameters of
+    the axes and the loop to the method's own values, ``smoke`` to values for a run of seconds on ``digits``.
     """
 
     name: str

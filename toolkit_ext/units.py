@@ -9,16 +9,16 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import NORMS
 
 Eps = Annotated[float, "or a fraction as text, such as 8/255"]
-"""The type of a field whose value :func:`parse_eps` reads; the command line takes text for such a field."""
+"""A field that :func:`parse_eps` reads; on the command line it takes text."""
 
 
 def parse_eps(value: str | float, norm: str | None = "Linf", option: str = "eps") -> float:
-    """The radius of a budget or a step size, in units of [0, 1] inputs, from ``"8/255"``, ``"0.3"`` or ``0.03``.
+    """A radius or step size, in units of [0, 1] inputs, from ``"8/255"``, ``"0.3"`` or ``0.03``.
 
     Args:
-        value: A number, or text with a number or a fraction of two.
-        norm: ``Linf`` or ``L2``. An Linf radius above 1 covers every image and is taken for a slip; None allows it.
-        option: The name to use in messages (``eps``, ``alpha``, ...).
+        value: A number, or text with a number or a fraction.
+        norm: ``Linf`` or ``L2``. An Linf radius above 1 is refused, since it covers every image; None allows it.
+        option: The name of the option, for the message.
 
     Raises:
         UserError: not a number, NaN, infinite, below 0, or above 1 for Linf.

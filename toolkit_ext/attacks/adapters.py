@@ -1,4 +1,4 @@
-"""Calls the attacks of torchattacks and of ART on a model whose mode the caller has set, with this package's names."""
+"""Calls attacks of torchattacks and ART on a model whose mode the caller has set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 
-_FLATTENS = ("PGDL2",)
-"""Attacks that look at images and gradients through ``.view(N, -1)``, which a channels_last layout does not have."""
+_FLATTENS = ("PGDL2",)  # these call .view(N, -1), which fails on channels_last tensors
 
 
 class _View(nn.Module):
-    """What torchattacks gets to see: the model's forward pass and a device, nothing that it could change.
+    """The model's forward pass and device, without its module tree, which torchattacks would print and change.
 
-    torchattacks prints the whole model to find its name and switches modes by ``eval()`` and ``train()`` on all of it,
-    which would turn on a batch norm that the user froze. Held outside the module tree, the model stays as it is.
+    Its ``train()`` on all modules would unfreeze a batch norm that the user froze.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, *, flat: bool) -> None:
@@ -31,10 +29,9 @@ class _View(nn.Module):
         yield self._anchor  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._flat:  # the way back through these views makes the gradient contiguous
+        if self._flat:  # the backward pass of these views makes the gradient contiguous
             x = x.flatten(1).unflatten(1, x.shape[1:])
-        logits: Tensor = self._target(x)  # type: ignore[operator]
-        return logits
+        return self._target(x)  # type: ignore[operator, no-any-return]
 
     def __repr__(self) -> str:
         return "View()"
@@ -43,8 +40,7 @@ class _View(nn.Module):
 def run_torchattacks(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
     """Adversarial examples ``[N, C, H, W]`` of ``torchattacks.<name>(model, **options)``.
 
-    An example whose input gradient vanishes comes back as NaN from MIFGSM (0/0) and, at a zero perturbation, from
-    PGDL2; such an example keeps its clean pixels.
+    MIFGSM and PGDL2 return NaN (0/0) where gradient or perturbation vanish; such examples keep their clean pixels.
     """
     import torchattacks
 
@@ -58,11 +54,10 @@ def run_torchattacks(name: str, model: nn.Module, x: Tensor, y: Tensor, **option
 def run_art(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
     """Adversarial examples ``[N, C, H, W]`` of ``art.attacks.evasion.<name>``.
 
-    ``options`` are ART's own (``eps``, ``eps_step``, ``max_iter``, ``norm``, ``num_random_init``, ``decay``). ART
-    works through NumPy, with its random numbers from NumPy's global generator.
+    ``options`` are ART's own (``eps``, ``eps_step``, ``max_iter``, ...); random numbers come from NumPy's generator.
 
     Raises:
-        UserError: what ART refuses, in its own words.
+        UserError: options that ART refuses, with ART's message.
     """
     from art.attacks import evasion
     from art.estimators.classification import PyTorchClassifier

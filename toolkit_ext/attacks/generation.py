@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def attackable(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
-    """Hold ``model`` in ``mode`` with frozen weights; restore modes, ``requires_grad``, gradients and buffers after.
+    """Set ``model`` to ``mode`` with frozen weights; on exit restore modes, ``requires_grad``, gradients and buffers.
 
-    In evaluation mode (the default) batch norm uses its running statistics and dropout is off: the examples are made
-    against the function that will be deployed, and crafting has no side effects. ``train`` attacks the function that
-    the weight step sees; the running statistics it would change are put back.
+    ``eval`` attacks the deployed function (running batch-norm statistics, no dropout), ``train`` that of the update.
     """
     import torch
 
@@ -45,7 +43,7 @@ def generate(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, mode: Mode 
     """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` against ``model``, see :func:`attackable`."""
     from torch.nn.utils import parametrize
 
-    # A parametrised weight (spectral norm) of a frozen model in evaluation mode is a constant: made once for all.
+    # Frozen parametrised weights (spectral norm) are constant in evaluation mode: compute them once.
     once = parametrize.cached() if mode == "eval" else nullcontext()
     with attackable(model, mode), once:
         return attack(model, x, y)

@@ -1,15 +1,13 @@
 """FGSM, PGD and MIM: one vocabulary over torchattacks and ART.
 
-``eps`` is the radius of the budget and ``alpha`` the step size, both in units of inputs in [0, 1]; ``norm`` is
-``Linf`` or ``L2``. ``backend`` chooses the library that does the work: torchattacks by default, because ART computes
-weight gradients in every step and goes through NumPy.
+The default ``backend`` is torchattacks; ART also computes weight gradients in each step and works through NumPy.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.types import NORMS, AdversarialInputs, Norm, option
@@ -19,14 +17,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Backend = Literal["torchattacks", "art"]
-Call = tuple[str, dict[str, Any]]
-"""Name of an attack in its library, and the library's own options."""
+Call = tuple[str, dict[str, Any]]  # an attack's name and options in its library
 _ART_NORMS = {"Linf": math.inf, "L2": 2}
 
 
 @dataclass(frozen=True)
 class GradientAttack:
-    """What every attack here shares: the budget, its checks, and the change of ``eps`` during training."""
+    """Base of the attacks: the budget, its checks and the choice of the library."""
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = option("Linf", "norm of the budget: Linf or L2")
@@ -43,12 +40,16 @@ class GradientAttack:
 
         if self.eps == 0:
             return AdversarialInputs(x.detach())
-        name, options = self._call()
-        run = run_art if self.backend == "art" else run_torchattacks
+        calls, run = self._calls(), run_art if self.backend == "art" else run_torchattacks
+        wanted = "art" if self.backend == "art" else f"torchattacks {self.norm}"
+        if wanted not in calls:
+            missing = f"{self.backend!r} has no {type(self).__name__} attack in {self.norm}"
+            raise UserError(f"backend: {missing}; allowed: {', '.join(calls)}")
+        name, options = calls[wanted]
         return AdversarialInputs(run(name, model, x, y, **options))
 
     def at(self, *, eps: float, step: int = 0) -> Self:
-        """The same attack with another radius; an ``alpha`` that was given scales along."""
+        """The same attack with another radius; a given ``alpha`` scales with it."""
         if eps == self.eps:
             return self
         alpha = getattr(self, "alpha", None)
@@ -56,26 +57,16 @@ class GradientAttack:
             return replace(self, eps=eps)
         return replace(self, eps=eps, alpha=alpha * eps / self.eps or None)  # type: ignore[call-arg]
 
-    def _call(self) -> Call:
-        calls = self._calls()
-        wanted = "art" if self.backend == "art" else f"torchattacks {self.norm}"
-        if wanted not in calls:
-            missing = f"{self.backend!r} has no {type(self).__name__} attack in {self.norm}"
-            raise UserError(f"backend: {missing}; allowed: {', '.join(calls)}")
-        return calls[wanted]
-
     def _calls(self) -> dict[str, Call]:
-        """What makes this attack, by ``art`` (both norms), ``torchattacks Linf`` and ``torchattacks L2``."""
+        """This attack in the libraries, by ``art`` (both norms), ``torchattacks Linf`` and ``torchattacks L2``."""
         return {}
 
 
 @dataclass(frozen=True)
 class NoAttack:
-    """The clean inputs, for methods that train on them alone."""
+    """The clean inputs, for methods without an attack."""
 
-    @property
-    def eps(self) -> float:
-        return 0.0
+    eps: ClassVar[float] = 0.0
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         return AdversarialInputs(x.detach())
@@ -93,7 +84,7 @@ class FGSM(GradientAttack):
 
     def _calls(self) -> dict[str, Call]:
         art = "FastGradientMethod", {"eps": self.eps, "eps_step": self.eps, "norm": _ART_NORMS[self.norm]}
-        # torchattacks has no L2 FGSM; one step of its L2 PGD from the clean image is the same map.
+        # torchattacks has no L2 FGSM; one step of its L2 PGD from the clean image is equivalent.
         step = "PGDL2", {"eps": self.eps, "alpha": self.eps, "steps": 1, "random_start": False}
         return {"torchattacks Linf": ("FGSM", {"eps": self.eps}), "torchattacks L2": step, "art": art}
 
@@ -117,7 +108,7 @@ class RandomFGSM(GradientAttack):
 
 @dataclass(frozen=True)
 class IteratedAttack(GradientAttack):
-    """An attack of several steps of size ``alpha``; ``None`` is ``2.5 eps / steps``, which can cross the ball."""
+    """An attack of several steps of size ``alpha``; None is ``2.5 eps / steps``, enough to cross the ball."""
 
     alpha: Eps | None = option(None, "step size of the attack; none is 2.5 eps / steps")
     steps: int = option(10, "number of steps of the attack")
@@ -131,15 +122,15 @@ class IteratedAttack(GradientAttack):
 
     @property
     def step_size(self) -> float:
-        """``alpha``, or the default that goes with ``eps`` and ``steps``."""
+        """``alpha`` or its default."""
         return 2.5 * self.eps / self.steps if self.alpha is None else self.alpha
 
     def _steps(self) -> dict[str, Any]:
         return {"eps": self.eps, "alpha": self.step_size, "steps": self.steps}
 
     def _art_steps(self) -> dict[str, Any]:
-        budget = {"eps": self.eps, "eps_step": self.step_size, "norm": _ART_NORMS[self.norm]}
-        return {**budget, "max_iter": self.steps, "verbose": False}
+        norm, step = _ART_NORMS[self.norm], self.step_size
+        return {"eps": self.eps, "eps_step": step, "norm": norm, "max_iter": self.steps, "verbose": False}
 
 
 @dataclass(frozen=True)

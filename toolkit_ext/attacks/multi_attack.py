@@ -1,4 +1,4 @@
-"""Several attacks as one: in turn by batch, at random, or the worst of all for every example."""
+"""Several attacks as one: in turn, at random, or the worst for each example."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ _SHARED = ("eps", "alpha", "steps", "norm", "backend", "random_start", "decay")
 
 @dataclass(frozen=True)
 class MultiAttack(IteratedAttack):
-    """Attacks ``multi_attacks`` with a common budget.
+    """The attacks ``multi_attacks`` with a common budget.
 
-    ``cycle`` uses attack number ``step mod n``, so that over any ``n`` consecutive batches each is used exactly once;
-    ``random`` draws one for every batch; ``worst`` runs all and keeps, for each example, the one with the largest
-    cross-entropy.
+    ``cycle`` uses attack ``step mod n`` of ``n``; ``random`` draws one per batch; ``worst`` runs all and keeps, for
+    each example, the one with the largest cross-entropy.
     """
 
     random_start: bool = option(True, "start from a random point of the budget")
     decay: float = option(1.0, "decay of the momentum in MIM")
     multi_attacks: tuple[str, ...] = option(("fgsm", "mim", "pgd"), "attacks to combine, in order")
     multi_mode: str = option("cycle", "how the attacks are combined: cycle (by batch), random or worst (by example)")
-    _step: int = field(default=0, repr=False)
+    _step: int = field(default=0, repr=False, metadata={"hidden": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,17 +44,16 @@ class MultiAttack(IteratedAttack):
 
     def members(self) -> list[GradientAttack]:
         """The attacks with this budget, in order."""
-        chosen = [_MEMBERS[name] for name in self.multi_attacks]
-        return [
-            kind(**{key: getattr(self, key) for key in _SHARED if key in kind.__dataclass_fields__}) for kind in chosen
-        ]
+        shared = {key: getattr(self, key) for key in _SHARED}
+        kinds = [_MEMBERS[name] for name in self.multi_attacks]
+        return [kind(**{key: shared[key] for key in shared.keys() & kind.__dataclass_fields__}) for kind in kinds]
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         members = self.members()
         if self.multi_mode == "cycle":
             return members[self._step % len(members)](model, x, y)
         if self.multi_mode == "random":
-            # A generator of its own, so that the choice depends on the step alone and a resumed run repeats it.
+            # Seeded by the step, so a resumed run repeats the choice.
             return random.Random(self._step).choice(members)(model, x, y)
         return _worst([member(model, x, y) for member in members], model, y)
 

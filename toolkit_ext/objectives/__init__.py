@@ -1,8 +1,4 @@
-"""The objective axis: which named loss terms a batch is turned into.
-
-Every class also says ``terms``, the names it returns, and ``uses_attack``, whether it looks at the perturbed inputs
-at all: where it does not, crafting them is wasted. The mathematics is in :mod:`toolkit_ext.objectives.terms`.
-"""
+"""The objective axis: named loss terms of a batch; each class lists the names of its ``terms``."""
 
 from toolkit_ext.objectives.cross_entropy import Adversarial, Clean, CleanAdversarial
 from toolkit_ext.objectives.divergences import MARTLoss, TRADESLoss

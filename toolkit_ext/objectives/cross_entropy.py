@@ -1,4 +1,4 @@
-"""The loss on clean inputs, on perturbed inputs, or on both; other objectives add their terms to one of these."""
+"""The loss on clean inputs, on perturbed inputs, or on both; other objectives add their terms to these."""
 
 from __future__ import annotations
 
@@ -19,33 +19,29 @@ BASE_LOSSES: dict[str, tuple[str, ...]] = {
 
 
 def side(batch: Batch, name: str) -> AdversarialInputs:
-    """The inputs that the term ``name`` looks at: the clean ones for ``clean``, else the perturbed ones."""
+    """The inputs of the term ``name``: clean for ``clean``, else perturbed."""
     return AdversarialInputs(batch.x) if name == "clean" else batch.perturbed
 
 
 def loss_terms(names: tuple[str, ...], model: nn.Module, batch: Batch, loss_fn: LossFn) -> dict[str, Tensor]:
-    """The loss on each side in ``names``, one forward pass each, in that order.
-
-    The passes are separate, so batch norm normalises clean and perturbed inputs with their own statistics.
-    """
+    """The loss on the inputs of each name, in that order; separate forward passes, so each has its own batch norm."""
     return {name: loss_fn(side(batch, name).logits(model), batch.y) for name in names}
 
 
 @dataclass(frozen=True)
 class Clean:
-    """``L(f(x), y)``; the perturbed inputs are not looked at."""
+    """``L(f(x), y)``."""
 
     uses_attack: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = ("clean",)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        """One term, ``clean``."""
         return Losses(loss_terms(self.terms, model, batch, loss_fn))
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """``L(f(x'), y)``, where ``x'`` may stand for perturbed hidden layers as well.
+    """``L(f(x'), y)``, where ``x'`` includes perturbed hidden layers.
 
     Madry et al.: Towards deep learning models resistant to adversarial attacks. ICLR 2018, equation 2.1.
     """
@@ -54,7 +50,6 @@ class Adversarial:
     terms: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        """One term, ``adversarial``."""
         return Losses(loss_terms(self.terms, model, batch, loss_fn))
 
 
@@ -62,11 +57,8 @@ class Adversarial:
 class CleanAdversarial:
     """``a L(f(x), y) + b L(f(x'), y)`` with ``a = clean_weight`` and ``b = adversarial_weight``.
 
-    Both weights are 1 by default, the plain sum of the formulation this method comes from; the first adversarial
-    training (Goodfellow, Shlens, Szegedy, ICLR 2015, section 6) is ``clean_weight = adversarial_weight = 0.5``.
-
-    Clean and perturbed inputs go through the model one after the other, each normalised with its own batch
-    statistics; running statistics are updated by both, the perturbed inputs last.
+    Both weights are 1 by default; Goodfellow, Shlens, Szegedy (ICLR 2015, section 6) use 0.5 for both. Each forward
+    pass has its own batch statistics; both update the running statistics, the perturbed inputs last.
 
     Raises:
         UserError: a negative weight, or two zeros.
@@ -85,6 +77,5 @@ class CleanAdversarial:
             raise UserError("clean_weight: 0 is not allowed with adversarial_weight 0; nothing would be learned")
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        """Two terms, ``clean`` and ``adversarial``, with their weights."""
         weights = {"clean": self.clean_weight, "adversarial": self.adversarial_weight}
         return Losses(loss_terms(self.terms, model, batch, loss_fn), weights)

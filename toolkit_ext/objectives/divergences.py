@@ -1,4 +1,4 @@
-"""Objectives with a divergence between the predictions on clean and on perturbed inputs: TRADES and MART."""
+"""Objectives with a divergence between predictions on clean and perturbed inputs: TRADES and MART."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from toolkit_ext.errors import check_positive
-from toolkit_ext.objectives.cross_entropy import side
 from toolkit_ext.types import Batch, Losses, LossFn, option
 
 if TYPE_CHECKING:
@@ -17,11 +16,11 @@ if TYPE_CHECKING:
 class TRADESLoss:
     """``L(f(x), y) + β (1/N) Σ_i KL(p(x_i) ‖ p(x'_i))`` with ``p = softmax(f)`` and ``β = trades_beta``.
 
-    Zhang et al.: Theoretically principled trade-off between robustness and accuracy. ICML 2019, algorithm 1, where
-    ``β`` is written ``1/λ``. The divergence is the ``adversarial`` term: it is the part that depends on ``x'``, so
-    updates that treat the two gradients differently (``dual``) work on TRADES too. Gradients flow through both
-    ``p(x)`` and ``p(x')``, as in the authors' code; the divergence is computed from logarithms, without epsilons.
-    The paper crafts ``x'`` by maximising the same divergence: attack ``tpgd``.
+    The divergence is the ``adversarial`` term, so the update ``dual`` works on TRADES too. Gradients flow through both
+    ``p(x)`` and ``p(x')``, as in the authors' code. The paper's attack is ``tpgd``.
+
+    Zhang et al.: Theoretically principled trade-off between robustness and accuracy. ICML 2019, algorithm 1 (``β`` is
+    ``1/λ`` there).
 
     Raises:
         UserError: ``trades_beta`` not above 0.
@@ -36,12 +35,11 @@ class TRADESLoss:
         check_positive("trades_beta", self.trades_beta)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        """Two terms: ``clean``, and the divergence as ``adversarial``, weighted ``trades_beta``."""
         from torch.nn.functional import kl_div
 
         from toolkit_ext.objectives.terms import log_probabilities
 
-        logits = side(batch, "clean").logits(model)
+        logits = model(batch.x)
         clean, perturbed = log_probabilities(logits), log_probabilities(batch.perturbed.logits(model))
         divergence = kl_div(perturbed, clean, reduction="batchmean", log_target=True)
         terms = {"clean": loss_fn(logits, batch.y), "adversarial": divergence}
@@ -53,8 +51,7 @@ class MARTLoss:
     """``BCE(p(x'), y) + λ (1/N) Σ_i KL(p(x_i) ‖ p(x'_i)) (1 − p_y(x_i))`` with ``λ = mart_lambda``.
 
     ``BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k)``, see :func:`~toolkit_ext.objectives.terms.boosted_cross_entropy`.
-    Gradients flow through every factor, as in the authors' code. The loss of the batch loop (label smoothing with it)
-    is not used.
+    Gradients flow through every factor, as in the authors' code. ``loss_fn`` and its label smoothing are not used.
 
     Wang et al.: Improving adversarial robustness requires revisiting misclassified examples. ICLR 2020, algorithm 1.
 
@@ -71,12 +68,11 @@ class MARTLoss:
         check_positive("mart_lambda", self.mart_lambda)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        """Two terms: ``adversarial`` (the boosted cross-entropy) and ``penalty`` (the weighted divergence)."""
         from torch.nn.functional import kl_div
 
         from toolkit_ext.objectives.terms import boosted_cross_entropy, log_probabilities
 
-        clean = log_probabilities(side(batch, "clean").logits(model))
+        clean = log_probabilities(model(batch.x))
         perturbed = log_probabilities(batch.perturbed.logits(model))
         divergence = kl_div(perturbed, clean, reduction="none", log_target=True).sum(dim=1)
         log_true = clean.gather(1, batch.y[:, None]).squeeze(1)

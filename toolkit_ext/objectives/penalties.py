@@ -1,9 +1,9 @@
-"""Objectives with a penalty: on the gradient of the loss in the inputs, and on weights that are not orthogonal."""
+"""Objectives with a penalty on the input gradient or on non-orthogonal weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.objectives.cross_entropy import BASE_LOSSES, loss_terms, side
@@ -12,44 +12,37 @@ from toolkit_ext.types import Batch, Losses, LossFn, option
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PENALTY_NORMS = ("L1", "L2", "Linf")
-PENALTY_POINTS = ("clean", "adversarial")
-FORMS = ("rows", "short_side")
+GradientNorm = Literal["L1", "L2", "Linf"]
+Point = Literal["clean", "adversarial"]
+Base = Literal["clean", "adversarial", "clean_adversarial"]
+Form = Literal["rows", "short_side"]
 
 
 @dataclass(frozen=True)
 class GradientPenalty:
     """``L + λ (1/N) Σ_i ‖∇_{x_i} L_i‖_p²``, the gradient of each example's own loss, by double back-propagation.
 
-    ``L`` is the loss on perturbed inputs, on clean ones, or both (``penalty_base``); the gradient is taken at either
-    (``penalty_on``), ``λ = penalty_lambda``, ``p`` from ``penalty_norm``. With ``p = 2`` on clean inputs it is the
-    double back-propagation of Drucker and Le Cun (IEEE Trans. Neural Networks 1992) and the input gradient
-    regularisation of Ross and Doshi-Velez (AAAI 2018).
+    ``L`` is the loss ``penalty_base``, the gradient is taken at ``penalty_on`` inputs, ``λ = penalty_lambda``, ``p`` is
+    ``penalty_norm``. With ``p = 2`` on clean inputs it is the double back-propagation of Drucker and Le Cun (IEEE
+    Trans. Neural Networks 1992) and the input gradient regularisation of Ross and Doshi-Velez (AAAI 2018).
 
-    The gradients are those of the **sum** of the example losses, read as ``N`` times the mean that ``loss_fn``
-    returns, so the penalty does not depend on the batch size. In training mode batch norm couples the examples: row
-    ``i`` then also holds how ``x_i`` moves the losses of the others. Attention runs without its fused kernels.
+    The gradients are those of the **sum** of the losses (``N`` times ``loss_fn``'s mean), so the penalty does not
+    depend on the batch size. Batch norm in training mode couples the examples: row ``i`` then includes the effect of
+    ``x_i`` on the other losses. Attention runs without fused kernels.
 
     Raises:
-        UserError: a bad option; logits through which no gradient reaches the inputs; a penalty that overflowed in
-            float16 (raised before any backward pass: weights are untouched).
+        UserError: a bad option; no gradient from logits to inputs; overflow in float16 (before any backward pass).
     """
 
     penalty_lambda: float = option(1.0, "weight of the gradient penalty")
-    penalty_norm: Literal["L1", "L2", "Linf"] = option(
-        "L2", "norm of the input gradient, squared in the penalty: L1, L2 or Linf"
-    )
-    penalty_on: Literal["clean", "adversarial"] = option(
-        "adversarial", "where the gradient is penalised: clean or adversarial inputs"
-    )
-    penalty_base: Literal["clean", "adversarial", "clean_adversarial"] = option(
-        "adversarial", "loss it is added to: clean, adversarial or clean_adversarial"
-    )
+    penalty_norm: GradientNorm = option("L2", "norm of the input gradient, squared in the penalty: L1, L2 or Linf")
+    penalty_on: Point = option("adversarial", "where the gradient is penalised: clean or adversarial inputs")
+    penalty_base: Base = option("adversarial", "loss it is added to: clean, adversarial or clean_adversarial")
 
     def __post_init__(self) -> None:
         check_positive("penalty_lambda", self.penalty_lambda, zero=True)
-        check_choice("penalty_norm", self.penalty_norm, PENALTY_NORMS)
-        check_choice("penalty_on", self.penalty_on, PENALTY_POINTS)
+        check_choice("penalty_norm", self.penalty_norm, get_args(GradientNorm))
+        check_choice("penalty_on", self.penalty_on, get_args(Point))
         check_choice("penalty_base", self.penalty_base, BASE_LOSSES)
 
     @property
@@ -59,15 +52,15 @@ class GradientPenalty:
 
     @property
     def uses_attack(self) -> bool:
-        """Whether either part looks at perturbed inputs."""
+        """Whether either part needs perturbed inputs."""
         return self.penalty_on == "adversarial" or "adversarial" in self.terms
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        """The base loss's terms and ``penalty``; a forward pass is shared where both look at the same inputs."""
+        """The base loss's terms and ``penalty``, with one forward pass per kind of inputs."""
         from toolkit_ext.objectives.terms import penalised_loss
 
         losses: dict[str, Tensor] = {}
-        for name in PENALTY_POINTS:
+        for name in get_args(Point):
             if name == self.penalty_on:
                 at = side(batch, name)
                 losses[name], penalty = penalised_loss(model, at, batch.y, loss_fn, self.penalty_norm)
@@ -81,13 +74,12 @@ class GradientPenalty:
 class Orthogonal:
     """``L + λ Σ_W Σ_{jk} |W Wᵀ − I|_{jk}`` over linear and convolution weights, ``λ = orthogonal_lambda``.
 
-    A convolution's weight is the matrix ``[out, in · kernel]`` (each group by itself), see
-    :func:`~toolkit_ext.objectives.terms.weight_matrices`. The sum runs over all entries of all layers, unnormalised,
-    as its source has it: it grows with the square of the widths (about 1e4 for a fresh LeNet of width 16), hence the
-    small default of ``orthogonal_lambda``.
+    A convolution's weight is the matrix ``[out, in · kernel]`` (one per group). As in the source, the sum runs over all
+    entries of all layers without normalisation, so it grows with the square of the widths (about 1e4 for a new LeNet
+    of width 16); hence the small default of ``orthogonal_lambda``.
 
-    A matrix with more rows than columns cannot have orthonormal rows; ``orthogonal_form="rows"`` (the formula as it
-    stands) then draws it to the nearest thing possible, ``"short_side"`` asks for orthonormal columns instead.
+    A matrix with more rows than columns cannot have orthonormal rows; ``orthogonal_form="rows"`` applies the formula
+    as it stands, ``"short_side"`` asks for orthonormal columns instead.
 
     Brock et al.: Neural photo editing with introspective adversarial networks. ICLR 2017, orthogonal regularisation.
 
@@ -96,16 +88,12 @@ class Orthogonal:
     """
 
     orthogonal_lambda: float = option(1e-4, "weight of the orthogonality penalty")
-    orthogonal_form: Literal["rows", "short_side"] = option(
-        "rows", "orthonormal rows always, or along the short_side of each matrix"
-    )
-    orthogonal_base: Literal["clean", "adversarial", "clean_adversarial"] = option(
-        "adversarial", "loss it is added to: clean, adversarial or clean_adversarial"
-    )
+    orthogonal_form: Form = option("rows", "orthonormal rows always, or along the short_side of each matrix")
+    orthogonal_base: Base = option("adversarial", "loss it is added to: clean, adversarial or clean_adversarial")
 
     def __post_init__(self) -> None:
         check_positive("orthogonal_lambda", self.orthogonal_lambda, zero=True)
-        check_choice("orthogonal_form", self.orthogonal_form, FORMS)
+        check_choice("orthogonal_form", self.orthogonal_form, get_args(Form))
         check_choice("orthogonal_base", self.orthogonal_base, BASE_LOSSES)
 
     @property
@@ -115,11 +103,11 @@ class Orthogonal:
 
     @property
     def uses_attack(self) -> bool:
-        """Whether the base loss looks at perturbed inputs."""
+        """Whether the base loss needs perturbed inputs."""
         return "adversarial" in self.terms
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        """The base loss's terms and ``penalty``, in single precision whatever the autocast."""
+        """The base loss's terms and ``penalty``, which is in single precision even under autocast."""
         import torch
 
         from toolkit_ext.objectives.terms import orthogonality, weight_matrices

@@ -1,4 +1,4 @@
-"""The mathematics of the objectives' terms, as functions of tensors; the objectives choose and weigh them."""
+"""The loss terms of the objectives as functions of tensors."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """``log softmax`` of ``logits`` ``[N, K]``, in single precision at least: half loses all of a small divergence."""
+    """``log softmax`` of ``logits`` ``[N, K]``, in single precision or better: half would lose small divergences."""
     return F.log_softmax(logits, dim=1, dtype=torch.float32 if logits.dtype in _HALF else None)
 
 
 def boosted_cross_entropy(log_p: Tensor, y: Tensor) -> Tensor:
     """``−log p_y − log(1 − max_{k≠y} p_k)``, mean over examples; ``log_p`` is ``[N, K]`` with ``K ≥ 2``.
 
-    ``1 − p_k`` is summed from the other classes' probabilities in logarithms, so it neither rounds to 0 nor needs the
-    ``1e-4`` of the authors' code, which bounds the term at 9.2 and takes its gradient away from the worst examples.
+    ``log(1 − p_k)`` is the log-sum-exp of the other classes, so it needs no ``1e-4`` as in the authors'
+    code, which bounds the term at 9.2 and removes the gradient of the worst examples.
     """
     true_class = F.one_hot(y, log_p.shape[1]).bool()
     rival = log_p.masked_fill(true_class, -torch.inf).argmax(dim=1, keepdim=True)
     others = log_p.scatter(1, rival, -torch.inf)
-    margin = -torch.logsumexp(others, dim=1)
-    return F.nll_loss(log_p, y) + margin.mean()
+    return F.nll_loss(log_p, y) + (-torch.logsumexp(others, dim=1)).mean()
 
 
 def squared_norms(gradients: Tensor, norm: str) -> Tensor:
@@ -49,21 +48,22 @@ def squared_norms(gradients: Tensor, norm: str) -> Tensor:
 def penalised_loss(
     model: nn.Module, at: AdversarialInputs, y: Tensor, loss_fn: LossFn, norm: str
 ) -> tuple[Tensor, Tensor]:
-    """The loss ``L`` on ``at``, and ``(1/N) Σ_i ‖∇_{x_i} L_i‖_p²`` there, both of one forward pass.
+    """The loss ``L`` on ``at`` and ``(1/N) Σ_i ‖∇_{x_i} L_i‖_p²``, from one forward pass.
 
     Raises:
         UserError: no gradient reaches the inputs, or the penalty overflowed in float16.
     """
     inputs = at.inputs.detach().requires_grad_()
-    # The fused kernels of attention cannot be differentiated twice.
+    # Fused attention kernels cannot be differentiated twice.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         logits = replace(at, inputs=inputs).logits(model)
         loss = loss_fn(logits, y)
         penalty = squared_norms(_input_gradients(loss * len(y), inputs), norm).mean()
-    if _in_float16(logits) and not torch.isfinite(penalty):
-        raise UserError(
-            "precision: the gradient penalty overflowed in fp16; use fp32 or bf16-mixed with gradient_penalty"
-        )
+    kind = logits.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
+    if (half or logits.dtype is torch.float16) and not torch.isfinite(penalty):
+        advice = "use fp32 or bf16-mixed with gradient_penalty"
+        raise UserError(f"precision: the gradient penalty overflowed in fp16; {advice}")
     return loss, penalty
 
 
@@ -74,17 +74,10 @@ def _input_gradients(total: Tensor, inputs: Tensor) -> Tensor:
     return found[0]
 
 
-def _in_float16(logits: Tensor) -> bool:
-    kind = logits.device.type
-    mixed = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
-    return mixed or logits.dtype is torch.float16
-
-
 def weight_matrices(model: nn.Module) -> list[Tensor]:
     """The trainable weights of linear and convolution layers, each as ``[groups, out / groups, in]``.
 
-    ``in`` runs over input channels and kernel positions. The groups of a convolution act on different channels, so
-    they are orthogonal to one another as they are and each is a matrix of its own.
+    ``in`` runs over input channels and kernel positions. Groups act on different channels, so each is one matrix.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _WEIGHTED)]
     pairs = [(layer.weight, getattr(layer, "groups", 1)) for layer in layers]
@@ -92,10 +85,7 @@ def weight_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def orthogonality(matrices: list[Tensor], form: str = "rows") -> Tensor:
-    """``Σ_W Σ_{jk} |W Wᵀ − I|_{jk}``, a scalar; zero exactly where every ``W`` has orthonormal rows.
-
-    It can be differentiated once.
-    """
+    """``Σ_W Σ_{jk} |W Wᵀ − I|_{jk}``, a scalar that can be differentiated once; 0 if all rows are orthonormal."""
     total = matrices[0].new_zeros(())
     for matrix in matrices:
         wide = matrix if form == "rows" or matrix.shape[1] <= matrix.shape[2] else matrix.transpose(1, 2)
@@ -106,7 +96,7 @@ def orthogonality(matrices: list[Tensor], form: str = "rows") -> Tensor:
 class _Distance(torch.autograd.Function):
     """``Σ_{jk} |W Wᵀ − I|_{jk}`` of ``[groups, rows, columns]`` with its gradient ``2 sign(W Wᵀ − I) W``.
 
-    The sign is symmetric, so the gradient through both factors is one product; autograd would take two.
+    The sign is symmetric, so one product gives the gradient through both factors; autograd would use two.
     """
 
     @staticmethod

@@ -1,7 +1,4 @@
-"""The schedule axis: how epsilon moves with the epochs, and the learning rate with the batches.
-
-Both are closed forms of the position in training, so a resumed run needs that position and nothing else.
-"""
+"""The schedule axis: epsilon and learning rate as closed forms of the position in training."""
 
 from toolkit_ext.schedules.epsilon import Constant, Periodic, Warmup
 from toolkit_ext.schedules.learning_rate import LR_SCHEDULES, LearningRate, lr_scheduler

@@ -1,4 +1,4 @@
-"""How epsilon moves with the epochs, and the periods on which it moves with the learning rate: closed forms."""
+"""How epsilon moves with the epochs, and the periods that it shares with the learning rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit_ext.units import Eps, parse_eps
 
 
 def check_resets(resets: Sequence[int], epochs: int, option: str = "reset_epochs") -> tuple[int, ...]:
-    """``resets`` with 0 and ``epochs`` added where they are missing: ``T_0 = 0 < T_1 < ... < T_M = epochs``.
+    """``resets`` with 0 and ``epochs`` added if missing: ``T_0 = 0 < T_1 < ... < T_M = epochs``.
 
     Raises:
         UserError: resets that do not increase, or lie outside ``[0, epochs]``.
@@ -28,19 +28,8 @@ def check_resets(resets: Sequence[int], epochs: int, option: str = "reset_epochs
     return tuple(sorted({0, *resets, epochs}))
 
 
-def equal_periods(periods: int, epochs: int) -> tuple[int, ...]:
-    """``T_i = ⌊i epochs / periods⌋``: ``periods`` periods of whole epochs, as equal as they can be.
-
-    Raises:
-        UserError: fewer than one period, or more periods than epochs.
-    """
-    if not 1 <= periods <= epochs:
-        raise UserError(f"periods: {periods} is not allowed; it must be between 1 and the {epochs} epochs")
-    return tuple(index * epochs // periods for index in range(periods + 1))
-
-
 def progress(position: float, resets: Sequence[int]) -> float:
-    """``p = (d − T_{i−1}) / (T_i − T_{i−1})`` for ``T_{i−1} ≤ d < T_i`` with ``d ≥ T_0``; 1 from ``T_M`` on."""
+    """``p = (d − T_{i−1}) / (T_i − T_{i−1})`` for ``T_0 ≤ T_{i−1} ≤ d < T_i``; 1 from ``T_M`` on."""
     if position >= resets[-1]:
         return 1.0
     index = bisect_right(resets, position)
@@ -53,29 +42,22 @@ def cosine_rise(p: float) -> float:
     return 0.5 * (1.0 - math.cos(p * math.pi))
 
 
-SHAPES = ("cosine", "linear")
-PACES = ("epoch", "batch")
-
-
 @dataclass(frozen=True)
 class Constant:
     """``ε(d) = ε``."""
 
     def bind(self, epochs: int) -> Self:
-        """This schedule for a training of ``epochs`` epochs."""
         return self
 
     def eps(self, position: float, target: float) -> float:
-        """``target``."""
         return target
 
     def resets(self, epochs: int) -> tuple[int, ...]:
-        """``(0, epochs)``."""
         return 0, epochs
 
 
 @dataclass(frozen=True)
-class Warmup:
+class Warmup(Constant):
     """``ε(d) = ε min(1, d / w)`` with ``w = eps_warmup_epochs``: a linear rise from 0, batch by batch.
 
     Raises:
@@ -87,17 +69,8 @@ class Warmup:
     def __post_init__(self) -> None:
         check_positive("eps_warmup_epochs", self.eps_warmup_epochs, zero=True)
 
-    def bind(self, epochs: int) -> Self:
-        """This schedule for a training of ``epochs`` epochs."""
-        return self
-
     def eps(self, position: float, target: float) -> float:
-        """Epsilon at ``position`` epochs, fractions included."""
         return target if position >= self.eps_warmup_epochs else target * (position / self.eps_warmup_epochs)
-
-    def resets(self, epochs: int) -> tuple[int, ...]:
-        """``(0, epochs)``."""
-        return 0, epochs
 
 
 @dataclass(frozen=True)
@@ -108,12 +81,10 @@ class Periodic:
 
         ``ε_cos(d) = ½ (1 − cos pπ)(ε_max − ε_min) + ε_min``,  ``ε_lin(d) = (ε_max − ε_min) p + ε_min``,
 
-    capped at the target epsilon, which ``ε_max`` may exceed: then each period ends on a plateau at the target.
-    ``d`` is the epoch index as in the paper (``eps_per="epoch"``: epsilon is constant within an epoch, and below
-    ``ε_max`` in the last one of a period) or counts fractions of epochs too (``"batch"``).
-
-    The resets are ``reset_epochs`` (0 and the last epoch may be left out), or else ``periods`` equal ones, which need
-    the length of the training: :meth:`bind` gives the schedule that knows it.
+    capped at the target epsilon, which ``ε_max`` may exceed. ``d`` is the epoch index as in the paper
+    (``eps_per="epoch"``: constant within an epoch and below ``ε_max`` in a period's last) or includes fractions
+    (``"batch"``). The resets are ``reset_epochs`` (0 and the last epoch may be omitted) or else
+    ``T_i = ⌊i epochs / periods⌋``, which :meth:`bind` computes.
 
     Liu et al.: On the loss landscape of adversarial training: identifying challenges and how to overcome them.
     NeurIPS 2020, equation 13 of the talk.
@@ -130,8 +101,8 @@ class Periodic:
     reset_epochs: tuple[int, ...] = option((), "epochs at which a new period starts")
 
     def __post_init__(self) -> None:
-        check_choice("eps_shape", self.eps_shape, SHAPES)
-        check_choice("eps_per", self.eps_per, PACES)
+        check_choice("eps_shape", self.eps_shape, ("cosine", "linear"))
+        check_choice("eps_per", self.eps_per, ("epoch", "batch"))
         object.__setattr__(self, "eps_min", parse_eps(self.eps_min, None, "eps_min"))
         if self.eps_max is not None:
             object.__setattr__(self, "eps_max", parse_eps(self.eps_max, None, "eps_max"))
@@ -142,11 +113,10 @@ class Periodic:
             check_resets(self.reset_epochs, max(self.reset_epochs))
 
     def bind(self, epochs: int) -> Self:
-        """This schedule for a training of ``epochs`` epochs, with all its resets written out."""
+        """This schedule for a run of ``epochs`` epochs, with all resets in ``reset_epochs``."""
         return replace(self, reset_epochs=self.resets(epochs))
 
     def eps(self, position: float, target: float) -> float:
-        """Epsilon at ``position`` epochs, at most ``target``."""
         if len(self.reset_epochs) < 2 or self.reset_epochs[0] != 0:
             raise UserError("reset_epochs: the length of training is not known yet; call bind(epochs) first")
         high = target if self.eps_max is None else self.eps_max
@@ -156,8 +126,11 @@ class Periodic:
         return min((high - self.eps_min) * grown + self.eps_min, target)
 
     def resets(self, epochs: int) -> tuple[int, ...]:
-        """``T_0 = 0 < ... < T_M = epochs``."""
-        return check_resets(self.reset_epochs, epochs) if self.reset_epochs else equal_periods(self.periods, epochs)
+        if self.reset_epochs:
+            return check_resets(self.reset_epochs, epochs)
+        if self.periods > epochs:
+            raise UserError(f"periods: {self.periods} is not allowed; it must be between 1 and the {epochs} epochs")
+        return tuple(index * epochs // self.periods for index in range(self.periods + 1))
 
     def _check_order(self, high: float) -> None:
         if self.eps_min > high:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: torch's own schedulers, stepped once a batch, that go on exactly where they stopped."""
+"""Learning-rate schedules: torch's schedulers, stepped once per batch, that resume exactly."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
-
 _KEPT = ("last_epoch", "_step_count", "_last_lr")
 _ONE_CYCLE_RISE = 0.3
 
 
 class LearningRate:
-    """A torch scheduler, stepped once a batch, whose state is only its place in training.
+    """A torch scheduler, stepped once per batch, whose state is its position in training.
 
-    Loading a state also writes the learning rate back to the optimiser, so it does not matter which of the two is
-    loaded first, and a training that is prolonged follows the schedule of its new length from there.
+    Loading a state also sets the optimiser's learning rate, so the two may be loaded in either order.
     """
 
     def __init__(self, scheduler: LRScheduler, last_step: int | None = None) -> None:
@@ -33,7 +31,7 @@ class LearningRate:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimiser whose learning rates this drives."""
+        """The optimiser whose learning rates this sets."""
         return self._scheduler.optimizer
 
     def step(self) -> None:
@@ -41,7 +39,7 @@ class LearningRate:
         if self._last_step is not None and self._scheduler.last_epoch >= self._last_step:
             return
         with warnings.catch_warnings():
-            # A gradient scaler may have skipped the optimiser's first step: torch takes that for a wrong order.
+            # Torch warns of a wrong order if a gradient scaler skipped the optimiser's first step.
             warnings.filterwarnings("ignore", message=r".*`lr_scheduler\.step\(\)`", category=UserWarning)
             self._scheduler.step()
 
@@ -50,12 +48,12 @@ class LearningRate:
         return [float(rate) for rate in self._scheduler.get_last_lr()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers only; loads with ``weights_only=True``."""
+        """The position; loads with ``weights_only=True``."""
         state = self._scheduler.state_dict()
         return {name: state[name] for name in _KEPT}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, on a scheduler made with the same options."""
+        """Continue from a saved state; the options must be the same, except for the length."""
         self._scheduler.load_state_dict({**self._scheduler.state_dict(), **state})
         for group, rate in zip(self.optimizer.param_groups, state["_last_lr"], strict=True):
             group["lr"] = rate
@@ -78,20 +76,18 @@ def lr_scheduler(
     With ``t`` batches done, ``T = epochs · steps_per_epoch`` and ``w = warmup_epochs · steps_per_epoch``:
 
     - ``constant``: ``η``;
-    - ``multistep``: ``η gamma^k``, ``k`` the ``milestones`` (in epochs) reached; none means 1/2 and 3/4 of training;
+    - ``multistep``: ``η gamma^k``, ``k`` of the ``milestones`` (in epochs) reached; default 1/2 and 3/4 of ``T``;
     - ``cosine``: ``min_lr + ½ (1 + cos(π t/T)) (η − min_lr)``;
-    - ``periodic``: the same within each period between ``resets`` (in epochs), so that it restarts with epsilon;
-    - ``onecycle``: torch's ``OneCycleLR`` with peak ``η``, momentum left alone; ``warmup_epochs`` is the length of its
-      rise (0: torch's 30%), and ``min_lr`` is not used.
+    - ``periodic``: the same within each period between ``resets`` (in epochs), as for epsilon;
+    - ``onecycle``: torch's ``OneCycleLR`` with peak ``η``, constant momentum and a rise of ``warmup_epochs`` (0: 30%).
 
-    All but ``onecycle`` are multiplied by ``min(1, (t + 1) / w)`` where there is a warm-up.
+    With warm-up, all but ``onecycle`` are multiplied by ``min(1, (t + 1) / w)``.
 
     Raises:
         UserError: an unknown name, or an option outside its range.
     """
     check_choice("lr_schedule", name, LR_SCHEDULES)
-    _check_length(epochs, steps_per_epoch, warmup_epochs)
-    _check_rates(optimizer, gamma, min_lr)
+    _check_ranges(optimizer, epochs, steps_per_epoch, warmup_epochs, gamma, min_lr)
     if name == "onecycle":
         return _one_cycle(optimizer, epochs * steps_per_epoch, warmup_epochs / epochs)
     falls = _milestones(milestones, epochs) if name == "multistep" else ()
@@ -123,7 +119,7 @@ def _one_cycle(optimizer: Optimizer, total: int, rise: float) -> LearningRate:
     from torch.optim.lr_scheduler import OneCycleLR
 
     peaks = [group.get("max_lr", group["lr"]) for group in optimizer.param_groups]
-    # Torch divides by the length of the rise less one step, so it has to be at least two steps long, or none at all.
+    # Torch divides by the length of the rise minus one step, so a rise needs at least two steps.
     share = max(rise or _ONE_CYCLE_RISE, 2 / total) if total > 2 else _ONE_CYCLE_RISE
     scheduler = OneCycleLR(optimizer, peaks, total_steps=total, pct_start=share, cycle_momentum=False)
     return LearningRate(scheduler, last_step=total - 1)
@@ -136,15 +132,14 @@ def _milestones(milestones: Sequence[float], epochs: int) -> Sequence[float]:
     return milestones or (epochs / 2, epochs * 3 / 4)
 
 
-def _check_length(epochs: int, steps_per_epoch: int, warmup_epochs: float) -> None:
+def _check_ranges(
+    optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup_epochs: float, gamma: float, min_lr: float
+) -> None:
     check_positive("epochs", epochs)
     check_positive("steps_per_epoch", steps_per_epoch)
     check_positive("warmup_epochs", warmup_epochs, zero=True)
     if warmup_epochs > epochs:
         raise UserError(f"warmup_epochs: {warmup_epochs} is longer than the training; at most {epochs} epochs")
-
-
-def _check_rates(optimizer: Optimizer, gamma: float, min_lr: float) -> None:
     check_positive("gamma", gamma)
     check_positive("min_lr", min_lr, zero=True)
     lowest = min(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)

@@ -1,8 +1,6 @@
-"""The update axis: how gradients move the weights. Each rule can also be used as a plain torch optimiser.
+"""The update axis: rules for the training loop (:data:`UPDATES`), and optimisers for your own loop.
 
-A rule (:data:`UPDATES`) is a frozen dataclass of hyper-parameters; ``bind(model, optimizer)`` makes the update that
-the training loop steps with a closure. For one's own loop there are the optimisers :class:`DualOptimizer`,
-:class:`AMP` (adversarial model perturbation, not mixed precision) and :class:`AWP`.
+AMP is adversarial model perturbation, not mixed precision.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, GradientReducer, Losses, StepReport, no_exchange
-from toolkit_ext.updates.plain import WrappedOptimizer, check_closure, check_inner, detached
+from toolkit_ext.updates.plain import NO_CLOSURE, WrappedOptimizer, check_inner, detached
 
 Pair = tuple[Tensor, Tensor]
 
@@ -24,22 +24,22 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 def _gradients(loss: Tensor, parameters: list[Tensor], *, retain: bool) -> list[Tensor | None]:
     for parameter in parameters:
         parameter.grad = None
-    # backward() and not autograd.grad, so that hooks on accumulated gradients (DDP's, for one) run.
+    # autograd.grad would not run hooks on accumulated gradients, such as DDP's.
     torch.autograd.backward(loss, retain_graph=retain)
     return [parameter.grad for parameter in parameters]
 
 
 class DualOptimizer(WrappedOptimizer):
-    """Two optimisers on the same weights, each with its own loss; both gradients and both steps are taken at θ_t.
+    """Two optimisers on the same weights, each with its own loss, both at θ_t.
 
     ``θ_{t+1} = θ_t − η ∇L_clean(θ_t) − γ Adam(∇L_adversarial(θ_t))`` for ``clean`` an SGD of rate η and
-    ``adversarial`` an Adam of rate γ, whose moments see the adversarial gradient only. In general, with u and v the
-    steps that the two would take from θ_t alone, θ_{t+1} = θ_t + u + v. γ = 0 is ``clean`` alone, to the bit.
+    ``adversarial`` an Adam of rate γ. In general θ_{t+1} = θ_t + u + v, with u and v the steps of each optimiser from
+    θ_t. γ = 0 is ``clean`` alone, bit for bit.
 
-    Weight decay acts once, through ``clean``. ``param_groups`` lists the groups of both, the clean ones first, so a
-    torch scheduler on this object drives both rates by the same factor; give it ``clean`` or ``adversarial`` to drive
-    one. After a step, ``figures`` holds ``clean_grad_norm``, ``adversarial_grad_norm``, ``grad_cosine``,
-    ``clean_step_norm`` = ‖u‖₂ and ``adversarial_step_norm`` = ‖v‖₂, over all weights and before any clipping by hooks.
+    Weight decay acts once, through ``clean``. ``param_groups`` lists the groups of both, so a torch scheduler on this
+    object scales both rates; to scale one, give it ``clean`` or ``adversarial``. After a step, ``figures`` holds
+    ``clean_grad_norm``, ``adversarial_grad_norm``, ``grad_cosine``, ``clean_step_norm`` = ‖u‖₂ and
+    ``adversarial_step_norm`` = ‖v‖₂, over all weights and before clipping by hooks.
 
     Args:
         clean: optimiser of the clean loss.
@@ -77,37 +77,31 @@ class DualOptimizer(WrappedOptimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The parameter groups of both optimisers, the clean one's first."""
+        """The parameter groups of both optimisers, those of ``clean`` first."""
         return [*self.clean.param_groups, *self.adversarial.param_groups]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refused: a group belongs to one optimiser, and both need it.
-
-        Raises:
-            UserError: always.
-        """
+        """Raises :class:`UserError`: add the group to both optimisers."""
         raise UserError("DualOptimizer.add_param_group: not allowed; add the group to clean and to adversarial")
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of both optimisers, as ``clean`` and ``adversarial``."""
         return {"clean": self.clean.state_dict(), "adversarial": self.adversarial.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
         self.clean.load_state_dict(state_dict["clean"])
         self.adversarial.load_state_dict(state_dict["adversarial"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Pair] | None = None) -> Pair:  # type: ignore[override]
-        """One step; ``closure`` returns (clean loss, adversarial loss) and does no ``backward()``.
+        """One step; ``closure`` returns (clean loss, adversarial loss) without ``backward()``; they may share a graph.
 
-        The two may share parts of their graph. Returns both, detached. If anything raises, the weights are θ_t.
+        Returns both, detached. If anything raises, the weights are θ_t.
 
         Raises:
             UserError: there is no closure.
         """
-        check_closure("DualOptimizer.step", closure)
-        assert closure is not None
+        if closure is None:
+            raise UserError(f"DualOptimizer.step: {NO_CLOSURE}")
         with torch.enable_grad():
             clean, adversarial = closure()
         parameters = [p for p in _parameters(self.clean) if p.requires_grad]
@@ -123,7 +117,6 @@ class DualOptimizer(WrappedOptimizer):
         try:
             _step(self.clean, parameters, clean)
             moved = [p.detach().clone() for p in parameters]
-            # The second step starts from θ_t as well, so that it cannot depend on the first, whatever the optimiser.
             torch._foreach_copy_(parameters, start)
             _step(self.adversarial, parameters, adversarial)
         except BaseException:
@@ -143,7 +136,7 @@ def _step(optimizer: Optimizer, parameters: list[Tensor], grads: list[Tensor | N
 
 
 def _compare(clean: list[Tensor | None], adversarial: list[Tensor | None]) -> dict[str, Tensor]:
-    """Norms and cosine of the two gradients; nothing waits for the device. A zero gradient has cosine 0."""
+    """Norms and cosine (0 for a zero gradient) of the two gradients, without waiting for the device."""
     norms = [get_total_norm([g for g in grads if g is not None]) for grads in (clean, adversarial)]
     both = [(a, b) for a, b in zip(clean, adversarial, strict=True) if a is not None and b is not None]
     dot = torch.stack([(a * b).sum() for a, b in both]).sum() if both else torch.zeros_like(norms[0])
@@ -152,13 +145,13 @@ def _compare(clean: list[Tensor | None], adversarial: list[Tensor | None]) -> di
 
 
 def _split(losses: Losses) -> Pair:
-    """The weighted adversarial term, and the weighted sum of all others."""
+    """The weighted sum of all terms but ``adversarial``, and the weighted ``adversarial``."""
     if not {"clean", "adversarial"} <= losses.terms.keys():
         terms = ", ".join(losses.terms)
         raise UserError(f"update dual: the objective gives the terms {terms}; it needs one with clean and adversarial")
     others = {name: term for name, term in losses.terms.items() if name != "adversarial"}
-    attacked = {"adversarial": losses.terms["adversarial"]}
-    return Losses(others, losses.weights).total, Losses(attacked, losses.weights).total
+    adversarial = losses.weights.get("adversarial", 1.0) * losses.terms["adversarial"]
+    return Losses(others, losses.weights).total, adversarial
 
 
 class DualUpdate:
@@ -173,11 +166,11 @@ class DualUpdate:
         return [self.optimizer.clean, self.optimizer.adversarial]
 
     def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
-        """Work on a part of each batch: both gradients go in one exchange; there is no ascent."""
+        """See :class:`~toolkit_ext.types.Shareable`; one exchange for both gradients, and no ascent."""
         self.optimizer.exchange = exchange
 
     def step(self, closure: Closure) -> StepReport:
-        """One step; reports the terms, the norms and the cosine of both gradients and the sizes of both steps."""
+        """One step; reports the loss terms and ``DualOptimizer.figures``."""
         reported: list[Losses] = []
 
         def pair() -> Pair:
@@ -188,9 +181,7 @@ class DualUpdate:
         return StepReport(detached(reported[0]), dict(self.optimizer.figures))
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of both optimisers."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
         self.optimizer.load_state_dict(state)

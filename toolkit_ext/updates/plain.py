@@ -1,8 +1,8 @@
-"""The plain update, and what all updates share: optimisers built around other optimisers, and small helpers."""
+"""The plain update, and the helpers of all updates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,41 +12,34 @@ from torch.optim import LBFGS, Optimizer
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, GradientReducer, Losses, StepReport, no_exchange
 
+NO_CLOSURE = "closure None is not allowed; it must be a function that computes the loss"
+
 
 class WrappedOptimizer(Optimizer):
-    """An optimiser that owns no parameter groups and no state: both are read from the optimisers it is built around.
+    """An optimiser around others, from which subclasses read ``param_groups`` and ``state`` on each access.
 
-    Reading them each time, instead of keeping a reference, stays right when the inner optimiser replaces its groups,
-    as ``load_state_dict`` does. Attributes are the keyword arguments of the constructor and must have public names;
-    ``defaults``, which some schedulers look at, is one of them.
+    A stored reference would become stale, since ``load_state_dict`` replaces the groups. The constructor's keywords
+    become attributes; their names must be public.
     """
 
     def __init__(self, **attributes: Any) -> None:
-        # Not super().__init__, which makes groups and state of its own: what torch runs on unpickling is enough, it
-        # sets up the hooks around step().
+        # Sets up the hooks around step(); super().__init__ would also make groups and state.
         self.__setstate__(attributes)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hooks, and the step() that a scheduler has patched, do not go into copies: torch's own optimisers do the same.
+        # As in torch's optimisers, copies have no hooks and no step() patched by a scheduler.
         return {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "step"}
 
 
-def check_inner(option: str, optimizer: Optimizer) -> Optimizer:
-    """Return ``optimizer`` if its ``step()`` can be called without a closure, else raise :class:`UserError`."""
+def check_inner(option: str, optimizer: Optimizer) -> None:
+    """Raise :class:`UserError` unless ``optimizer.step()`` works without a closure."""
     if not isinstance(optimizer, Optimizer) or isinstance(optimizer, (WrappedOptimizer, LBFGS)):
         kind = type(optimizer).__name__
         raise UserError(f"{option}: {kind} is not allowed; it must be a torch optimiser that steps without a closure")
-    return optimizer
-
-
-def check_closure(option: str, closure: Callable[..., Any] | None) -> None:
-    """Raise :class:`UserError` if there is no closure."""
-    if closure is None:
-        raise UserError(f"{option}: closure None is not allowed; it must be a function that computes the loss")
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:
-    """The gradients that ``optimizer`` is about to apply."""
+    """The gradients of the optimiser's parameters."""
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
@@ -56,31 +49,29 @@ def detached(losses: Losses) -> Mapping[str, Tensor]:
 
 
 class PlainUpdate:
-    """The plain rule bound to its optimiser, and to a gradient scaler if there is one."""
+    """The plain rule, bound to its optimiser and an optional gradient scaler."""
 
     def __init__(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
         self.optimizer = optimizer
         self.exchange: GradientReducer = no_exchange
-        # A disabled scaler passes everything through, so that there is one path through step().
-        self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+        self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)  # a disabled one changes nothing
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        """The one optimiser."""
         return [self.optimizer]
 
     def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
-        """Work on a part of each batch, see :class:`~toolkit_ext.types.Shareable`; there is no ascent."""
+        """See :class:`~toolkit_ext.types.Shareable`; there is no ascent."""
         self.exchange = exchange
 
     def step(self, closure: Closure) -> StepReport:
-        """One backward pass and one step; the scaler leaves the step out when fp16 gradients overflowed."""
+        """One backward pass and one step, which the scaler skips if fp16 gradients overflow."""
         self.optimizer.zero_grad()
         losses = closure()
         torch.autograd.backward(self.scaler.scale(losses.total))
-        # Still scaled: an overflow on one process is then seen by the scalers of all.
+        # Before unscaling: an overflow on one process then reaches the scalers of all.
         self.exchange(gradients(self.optimizer))
-        # Before the optimiser's step, whose hooks are to see (and clip) the gradient itself, not the scaled one.
+        # Before the optimiser's step, whose hooks (clipping) need unscaled gradients.
         self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -91,6 +82,5 @@ class PlainUpdate:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

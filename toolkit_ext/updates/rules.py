@@ -1,7 +1,4 @@
-"""The rules of the update axis: their hyper-parameters, and the updates that they bind to an optimiser.
-
-Reading them needs no torch. The arithmetic is in the optimisers: :class:`.AMP`, :class:`.AWP`, :class:`.DualOptimizer`.
-"""
+"""The rules of the update axis: hyper-parameters, without torch; the arithmetic is in the optimisers."""
 
 from __future__ import annotations
 
@@ -18,17 +15,11 @@ if TYPE_CHECKING:
 
 AMPScope = Literal["global", "per_tensor"]
 BatchNormPasses = Literal["once", "last", "every"]
-"""Which of the passes over one batch updates the running statistics of batch norm.
+"""The pass over a batch that updates running batch-norm statistics.
 
-AMP and AWP compute the loss of a batch at θ and again at θ + Δ. Updating the running averages in every pass would
-count each batch several times, at weights the model never keeps. Which pass updates them is an option:
-
-- ``once`` (default): the first, at θ, which is what evaluation uses the averages for;
-- ``last``: the last, at θ + Δ (what the code of AWP's authors does);
-- ``every``: all of them (what the code of AMP's authors does).
-
-The normalisation of a training pass itself uses the statistics of the batch in all three cases. Only batch norm is
-held still: other state that a forward pass moves (a random generator's, the power iteration of spectral norm) goes on.
+``once`` (default) is the first, at θ, as in evaluation; ``last`` the last, at θ + Δ (the code of AWP's authors);
+``every`` counts each batch several times (the code of AMP's authors). Other state of forward passes (random
+generators, the power iteration of spectral norm) is not held.
 """
 _BATCH_NORM_HELP = "pass that updates running batch-norm statistics: once (first), last or every"
 
@@ -39,39 +30,36 @@ def check_count(option: str, value: int) -> None:
         raise UserError(f"{option}: {value} is not allowed; it must be a whole number of at least 0")
 
 
-def check_batch_norm(option: str, value: str) -> None:
-    """Raise :class:`UserError` if ``value`` is none of :data:`BatchNormPasses`."""
-    check_choice(option, value, get_args(BatchNormPasses))
-
-
-def check_amp(prefix: str, epsilon: float, inner_lr: float, inner_iter: int, scope: str) -> None:
+def check_amp(prefix: str, epsilon: float, inner_lr: float, inner_iter: int, scope: str, batch_norm: str) -> None:
     """Raise :class:`UserError` if an option of AMP, named with ``prefix``, is outside its range."""
     check_positive(f"{prefix}epsilon", epsilon, zero=True)
     check_positive(f"{prefix}inner_lr", inner_lr)
     check_choice(f"{prefix}scope", scope, get_args(AMPScope))
     check_count(f"{prefix}inner_iter", inner_iter)
+    check_choice(f"{prefix}batch_norm", batch_norm, get_args(BatchNormPasses))
 
 
-def check_awp(prefix: str, gamma: float, steps: int, inner_lr: float | None) -> None:
+def check_awp(prefix: str, gamma: float, steps: int, inner_lr: float | None, batch_norm: str) -> None:
     """Raise :class:`UserError` if an option of AWP, named with ``prefix``, is outside its range."""
     check_positive(f"{prefix}gamma", gamma, zero=True)
     if inner_lr is not None:
         check_positive(f"{prefix}inner_lr", inner_lr)
     check_count(f"{prefix}steps", steps)
+    check_choice(f"{prefix}batch_norm", batch_norm, get_args(BatchNormPasses))
 
 
 def check_no_scaler(update: str, scaler: GradScaler | None) -> None:
-    """Raise :class:`UserError` for a gradient scaler: it can only scale one gradient per step."""
+    """Raise :class:`UserError` for a gradient scaler, which can scale only one gradient per step."""
     if scaler is not None:
         raise UserError(f"precision: fp16-mixed is not allowed with the update {update}; use bf16-mixed or fp32")
 
 
 @dataclass(frozen=True)
 class PlainRule:
-    """θ ← optimiser(θ, ∇L(θ)) with L the weighted sum of the objective's terms: SGD, Adam, or whatever is bound."""
+    """θ ← optimiser(θ, ∇L(θ)) with L the weighted sum of the objective's terms."""
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
-        """Bind to ``optimizer``; ``scaler`` scales the loss for training in fp16 (``model`` is not used)."""
+        """Bind to ``optimizer`` and, in fp16, to ``scaler``; ``model`` is not used."""
         from toolkit_ext.updates.plain import PlainUpdate
 
         return PlainUpdate(optimizer, scaler)
@@ -79,10 +67,9 @@ class PlainRule:
 
 @dataclass(frozen=True)
 class DualRule:
-    """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the optimiser that is bound.
+    """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the bound optimiser.
 
-    The objective must give the terms ``clean`` and ``adversarial``; any other term (``penalty``) is added to the clean
-    one, so that Adam's moments see the adversarial gradient alone.
+    The objective must give ``clean`` and ``adversarial``; other terms (``penalty``) are added to ``clean``.
     """
 
     dual_gamma: float = option(1e-3, "learning rate of Adam on the adversarial loss; small beside the main rate")
@@ -98,7 +85,6 @@ class DualRule:
                 raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be at least 0 and less than 1")
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
-        """Bind with ``optimizer`` for the clean loss; a ``scaler`` (fp16) is refused with :class:`UserError`."""
         from torch.optim import Adam
 
         from toolkit_ext.updates.dual import DualOptimizer, DualUpdate
@@ -106,7 +92,7 @@ class DualRule:
         check_no_scaler("dual", scaler)
         groups = [{"params": list(group["params"])} for group in optimizer.param_groups]
         betas = (self.dual_beta1, self.dual_beta2)
-        # Fused like the optimiser beside it: a guard that holds both still then need not wait for the device.
+        # Fused like the main optimiser, so the check for non-finite values need not wait for the device.
         fused = all(group.get("fused") for group in optimizer.param_groups) or None
         adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps, fused=fused)
         return DualUpdate(DualOptimizer(optimizer, adam))
@@ -123,11 +109,10 @@ class AMPRule:
     amp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
 
     def __post_init__(self) -> None:
-        check_amp("amp_", self.amp_epsilon, self.amp_inner_lr, self.amp_inner_iter, self.amp_scope)
-        check_batch_norm("amp_batch_norm", self.amp_batch_norm)
+        ball = (self.amp_epsilon, self.amp_inner_lr, self.amp_inner_iter, self.amp_scope)
+        check_amp("amp_", *ball, self.amp_batch_norm)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
-        """Bind with ``optimizer`` as the base; a ``scaler`` (fp16) is refused with :class:`UserError`."""
         from toolkit_ext.updates.perturbed import PerturbedUpdate
         from toolkit_ext.updates.weight_perturbation import AMP
 
@@ -140,8 +125,7 @@ class AMPRule:
 class AWPRule:
     """Hyper-parameters of adversarial weight perturbation (:class:`.AWP`), on the weighted sum of all loss terms.
 
-    Perturbed are the parameters with ``weight`` in their name and more than one dimension, as in the authors' code:
-    not biases, norm layers, position embeddings.
+    As in the authors' code it perturbs parameters with ``weight`` in their name and more than one dimension.
     """
 
     awp_gamma: float = option(0.005, "size of AWP's weight perturbation relative to each layer's norm; 0: off")
@@ -152,11 +136,9 @@ class AWPRule:
     awp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
 
     def __post_init__(self) -> None:
-        check_awp("awp_", self.awp_gamma, self.awp_steps, self.awp_inner_lr)
-        check_batch_norm("awp_batch_norm", self.awp_batch_norm)
+        check_awp("awp_", self.awp_gamma, self.awp_steps, self.awp_inner_lr, self.awp_batch_norm)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
-        """Bind with ``optimizer`` as the base; a ``scaler`` (fp16) is refused with :class:`UserError`."""
         from toolkit_ext.updates.perturbed import PerturbedUpdate
         from toolkit_ext.updates.weight_perturbation import AWP
 

@@ -1,10 +1,4 @@
-"""The two optimisers that step along the gradient at perturbed weights: AMP and AWP.
-
-AMP is adversarial model perturbation, never mixed precision here.
-
-- Y. Zheng, R. Zhang, Y. Mao: Regularizing Neural Networks via Adversarial Model Perturbation. CVPR 2021, Algorithm 1.
-- D. Wu, S.-T. Xia, Y. Wang: Adversarial Weight Perturbation Helps Robust Generalization. NeurIPS 2020, section 4.
-"""
+"""The optimisers with the gradient at perturbed weights: AMP (adversarial model perturbation) and AWP."""
 
 from __future__ import annotations
 
@@ -26,21 +20,19 @@ class AMP(PerturbedOptimizer):
 
         Δ ← Δ + ζ ∇_θ L_B(θ + Δ);   if ‖Δ‖₂ > ε:  Δ ← ε Δ / ‖Δ‖₂
 
-    and then the base optimiser steps from θ with ∇_θ L_B(θ + Δ); for SGD, θ ← θ − η ∇_θ L_B(θ + Δ). A step costs
-    N + 1 forward and backward passes. With ``epsilon=0`` or ``inner_iter=0`` it is the base optimiser, bit for bit
-    (and one pass). Weight decay is the base optimiser's, at θ.
+    and then the base optimiser steps from θ with ∇_θ L_B(θ + Δ), with its own weight decay at θ. A step costs N + 1
+    forward and backward passes. With ``epsilon=0`` or ``inner_iter=0`` it is the base optimiser, bit for bit.
+
+    Zheng, Zhang, Mao: Regularizing neural networks via adversarial model perturbation. CVPR 2021, algorithm 1.
 
     Args:
-        base: the optimiser that moves the weights; its parameter groups and its state are shared.
+        base: the optimiser that moves the weights; parameter groups and state are shared.
         epsilon: radius ε ≥ 0 of the L2 ball, in units of the weights.
         inner_lr: step size ζ > 0 of the ascent.
         inner_iter: number N ≥ 0 of steps of ascent.
-        scope: ``global``, one ball over all weights (the algorithm), or ``per_tensor``, a ball of radius ε for each
-            tensor (the authors' code).
-        batch_norm: which of the passes over the batch updates running batch-norm statistics, ``once`` (the first, at
-            θ), ``last`` or ``every`` (the authors' code); see :data:`.rules.BatchNormPasses`.
-        model: the model whose batch-norm layers to hold still; by default every layer the closure calls. Needed only
-            for models compiled with ``torch.compile``.
+        scope: one ball over all weights (``global``, the algorithm) or one per tensor (``per_tensor``, authors' code).
+        batch_norm: the pass that updates running batch-norm statistics; see :data:`.rules.BatchNormPasses`.
+        model: the model whose statistics to hold; needed only if it is compiled with ``torch.compile``.
 
     Raises:
         UserError: an option outside its range, or a base that cannot step without a closure.
@@ -74,13 +66,13 @@ class AMP(PerturbedOptimizer):
         batch_norm: BatchNormPasses = "once",
         model: nn.Module | None = None,
     ) -> None:
-        check_amp("AMP ", epsilon, inner_lr, inner_iter, scope)
-        options = {"epsilon": epsilon, "inner_lr": inner_lr, "inner_iter": inner_iter, "scope": scope}
-        super().__init__(base, batch_norm, model, **options)
+        check_amp("AMP ", epsilon, inner_lr, inner_iter, scope, batch_norm)
+        ball = {"epsilon": epsilon, "inner_lr": inner_lr, "inner_iter": inner_iter, "scope": scope}
+        super().__init__(base, batch_norm, model, **ball)
 
     @property
     def rounds(self) -> int:
-        """N, or 0 if ε is."""
+        """N, or 0 if ε = 0."""
         return self.inner_iter if self.epsilon > 0 else 0
 
     def _ascend(self, delta: list[Tensor] | None, grads: list[Tensor], origin: list[Tensor]) -> list[Tensor]:
@@ -89,11 +81,10 @@ class AMP(PerturbedOptimizer):
         else:
             torch._foreach_add_(delta, grads, alpha=self.inner_lr)
         if self.scope == "global":
-            # ε/0 is infinite and the minimum is 1: a zero Δ stays zero. Everything stays on the device.
+            # A zero Δ stays zero, as ε/0 is clamped to 1. Nothing waits for the device.
             torch._foreach_mul_(delta, (self.epsilon / get_total_norm(delta)).clamp(max=1.0))
         else:
-            norms = torch.stack(torch._foreach_norm(delta))
-            torch._foreach_mul_(delta, list((self.epsilon / norms).clamp(max=1.0).unbind()))
+            torch._foreach_mul_(delta, list((self.epsilon / _norms(delta)).clamp(max=1.0).unbind()))
         return delta
 
 
@@ -105,23 +96,19 @@ class AWP(PerturbedOptimizer):
         v_l ← v_l + ζ ∇_l / ‖∇_l‖₂ · ‖w_l‖₂   with ∇_l = ∂L(w + v)/∂w_l
         v_l ← v_l · min(1, γ ‖w_l‖₂ / ‖v_l‖₂)
 
-    and then the base optimiser steps from w with the gradient at w + v; for SGD,
-    w ← (w + v) − η ∇L(w + v) − v. Scaling by ‖w_l‖ makes the perturbation the same for layers that batch norm makes
-    equivalent. The gradient of every step is that of the loss the closure gives, for the paper the adversarial loss on
-    fixed x'. A step costs ``steps`` + 1 forward and backward passes; the first one, at w, also gives the loss that
-    is returned. With ``gamma=0`` or ``steps=0`` it is the base optimiser, bit for bit. Weight decay is the base
-    optimiser's, at w; the authors' code, which steps before it takes v away, decays w + v.
+    and then the base optimiser steps from w with the gradient at w + v (of the adversarial loss on fixed x' in the
+    paper). Scaling by ‖w_l‖ treats layers alike that batch norm makes equivalent. A step costs ``steps`` + 1 forward
+    and backward passes. With ``gamma=0`` or ``steps=0`` it is the base optimiser, bit for bit. Weight decay is at w;
+    the authors' code decays w + v.
+
+    Wu, Xia, Wang: Adversarial weight perturbation helps robust generalization. NeurIPS 2020, section 4.
 
     Args:
-        base: the optimiser that moves the weights; its parameter groups and its state are shared.
+        base: as for :class:`AMP`, like ``batch_norm`` and ``model``.
         gamma: radius γ ≥ 0 relative to ‖w_l‖.
         steps: number ≥ 0 of steps of ascent.
-        inner_lr: step size ζ > 0 relative to ‖w_l‖; by default γ, a whole radius (the authors' code, with one step).
-        weights: which of the optimiser's parameters to perturb; by default those with more than one dimension.
-        batch_norm: which of the passes over the batch updates running batch-norm statistics, ``once`` (the first, at
-            w), ``last`` (at w + v, the authors' code) or ``every``; see :data:`.rules.BatchNormPasses`.
-        model: the model whose batch-norm layers to hold still; by default every layer the closure calls. Needed only
-            for models compiled with ``torch.compile``.
+        inner_lr: step size ζ > 0 relative to ‖w_l‖; by default γ (the authors' code, with one step).
+        weights: the parameters to perturb; by default those with more than one dimension.
 
     Raises:
         UserError: an option outside its range, no weights to perturb, or a base that cannot step without a closure.
@@ -143,13 +130,13 @@ class AWP(PerturbedOptimizer):
         batch_norm: BatchNormPasses = "once",
         model: nn.Module | None = None,
     ) -> None:
-        check_awp("AWP ", gamma, steps, inner_lr)
+        check_awp("AWP ", gamma, steps, inner_lr, batch_norm)
         chosen = None if weights is None else list(weights)
         super().__init__(base, batch_norm, model, gamma=gamma, steps=steps, inner_lr=inner_lr, weights=chosen)
 
     @property
     def rounds(self) -> int:
-        """The steps of ascent, or 0 if γ is."""
+        """The steps of ascent, or 0 if γ = 0."""
         return self.steps if self.gamma > 0 else 0
 
     def _weights(self) -> list[Tensor]:
@@ -159,16 +146,15 @@ class AWP(PerturbedOptimizer):
 
     def _ascend(self, delta: list[Tensor] | None, grads: list[Tensor], origin: list[Tensor]) -> list[Tensor]:
         sizes, lr = _norms(origin), self.gamma if self.inner_lr is None else self.inner_lr
-        # A layer without gradient, or of weight zero, is not moved; the bound only keeps 0/0 out.
+        # Keeps 0/0 out: layers without gradient, or with zero weights, do not move.
         tiny = torch.finfo(sizes.dtype).tiny
         scales = lr * sizes / _norms(grads).clamp(min=tiny)
-        step = list(torch._foreach_mul(grads, list(scales.unbind())))
+        moved = list(torch._foreach_mul(grads, list(scales.unbind())))
         if delta is not None:
-            torch._foreach_add_(step, delta)
-        delta = step
-        shrink = (self.gamma * sizes / _norms(delta).clamp(min=tiny)).clamp(max=1.0)
-        torch._foreach_mul_(delta, list(shrink.unbind()))
-        return delta
+            torch._foreach_add_(moved, delta)
+        shrink = (self.gamma * sizes / _norms(moved).clamp(min=tiny)).clamp(max=1.0)
+        torch._foreach_mul_(moved, list(shrink.unbind()))
+        return moved
 
 
 def _norms(tensors: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The deep adversarial attack, which perturbs the input and hidden layers; the one attack that no library has."""
+"""The deep adversarial attack on the input and hidden layers, which no library offers."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
     from toolkit_ext.attacks.layerwise.neurons import Cost, Objective, Target
 
-RHOS = ("quadratic", "ball")
-SOLVERS = ("cg", "ga", "pgd")
-VARIABLES = ("perturbations", "neurons")
-# Loss per squared budget. The ball's is large enough that the maximiser leaves it by a few per cent of its radius.
+# Default weights. With the ball's, the maximiser leaves the ball by a few per cent of its radius.
 _LAMBDA = {"quadratic": 1.0, "ball": 10.0}
 
 
@@ -28,30 +25,24 @@ class Deep:
         max_d  c(y, h(w, x, d)) + Σ_l ρ_l(d_l)                                                        (9)
         max_n  c(y, s(w_L n_{L−1})) + ρ_0(n_0 − x) + Σ_{l≥1} ρ_l(n_l − f_l(w_l, n_{l−1}))               (11)
 
-    which have the same maximiser. ``deep_variables="neurons"`` solves (11), where the layers decouple: the module of
-    every layer gets free neurons, so that one forward and one backward pass give the gradient of all of them.
-    ``perturbations`` solves (9), at the same cost. They differ in condition: what the loss says reaches one layer
-    further down in every step of (11), whose Hessian is that of (9) times ``(I − J)ᵀ(I − J)``, ``J`` the Jacobian of
-    the layers; see ``benchmarks/results/deep_objective.csv`` for what this does.
+    which have the same maximiser and the same cost per step. ``deep_variables`` chooses ``perturbations`` (9) or
+    ``neurons`` (11), where the layers decouple. The Hessian of (11) is that of (9) times ``(I − J)ᵀ(I − J)``, ``J``
+    the Jacobian of the layers: the loss reaches one layer further down in each step
+    (``benchmarks/results/deep_objective.csv`` compares both).
 
-    ``ρ_l(d) = −λ ‖d‖² / r_l²`` (``quadratic``), or ``−λ ‖relu(g(d))‖² / r_l²`` for the ball ``g(d) ≤ 0`` of radius
-    ``ε_l`` (``ball``, in which leaving [0, 1] counts as leaving the ball of the input). ``r_l`` is the Euclidean
-    radius of the budget, ``ε_l`` in L2 and ``ε_l √D_l`` in Linf. The input's ``ε_0`` is ``eps``; that of a hidden
-    layer is ``deep_hidden_eps`` times the root mean square (Linf) or the length (L2) of the example's own clean
-    output of that layer, so that one number fits layers of any scale.
+    ``ρ_l(d)`` is ``−λ ‖d‖² / r_l²`` (``quadratic``), or ``−λ ‖relu(g(d))‖² / r_l²`` for the ball ``g(d) ≤ 0`` of
+    radius ``ε_l`` (``ball``; for the input also outside [0, 1]). ``r_l`` is the ball's Euclidean radius: ``ε_l`` in
+    L2, ``ε_l √D_l`` in Linf. ``ε_0`` is ``eps``; a hidden ``ε_l`` is ``deep_hidden_eps`` times the length (L2) or the
+    root mean square (Linf) of the example's clean output of the layer. At the end, ``ball`` projects ``d`` onto the
+    balls, and ``x + d_0`` is clipped to [0, 1].
 
-    Afterwards ``d`` follows from its definition; with ``ball`` it is projected on the balls, and ``x + d_0`` is
-    clipped to [0, 1]. No example influences another if none does in the model, as in evaluation mode.
-
-    Passes: ``2 deep_steps + 1`` forward for ``cg`` and ``ga`` (:func:`.solvers.maximise`), all but the last with a
-    backward pass, ``deep_steps`` of both for ``pgd``; one forward pass more for the scale of the layers, and with the
-    neurons for unknowns often one for ``d``.
+    Passes: for ``cg`` and ``ga``, ``2 deep_steps + 1`` forward and ``2 deep_steps`` backward; for ``pgd``,
+    ``deep_steps`` of each; one more forward pass for the scale of the layers, and often one for ``d`` with neurons.
 
     Chinchilla: Deep adversarial training. 2020, equations 6 to 11 and algorithm 1.
     """
 
-    # The copy it is shown has to have the outputs of all layers: no batch norm folded away.
-    looks_inside: ClassVar[bool] = True
+    looks_inside: ClassVar[bool] = True  # needs the outputs of all layers, so no folded batch norm
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = option("Linf", "norm of the budget: Linf or L2")
@@ -66,10 +57,11 @@ class Deep:
     deep_start: float = option(0.1, "size of the random start, as a fraction of the budget; 0 starts from d = 0")
 
     def __post_init__(self) -> None:
-        for name, allowed in (("norm", NORMS), ("deep_norm", NORMS), ("deep_rho", RHOS)):
-            check_choice(name, getattr(self, name), allowed)
-        check_choice("deep_solver", self.deep_solver, SOLVERS)
-        check_choice("deep_variables", self.deep_variables, VARIABLES)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("deep_norm", self.deep_norm, NORMS)
+        check_choice("deep_rho", self.deep_rho, _LAMBDA)
+        check_choice("deep_solver", self.deep_solver, ("cg", "ga", "pgd"))
+        check_choice("deep_variables", self.deep_variables, ("perturbations", "neurons"))
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
         check_positive("deep_hidden_eps", self.deep_hidden_eps, zero=True)
         check_positive("deep_start", self.deep_start, zero=True)
@@ -79,15 +71,13 @@ class Deep:
             raise UserError(f"deep_steps: {self.deep_steps} is not allowed; at least 1")
 
     def at(self, *, eps: float, step: int = 0) -> Self:
-        """The same attack with another radius; the budgets of the hidden layers scale along."""
+        """The same attack with another radius; the hidden budgets scale with it."""
         if eps == self.eps or self.eps == 0:
             return replace(self, eps=eps)
         return replace(self, eps=eps, deep_hidden_eps=self.deep_hidden_eps * eps / self.eps)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, cost: Cost | None = None) -> AdversarialInputs:
-        """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` what ``cost(logits, y)`` ``[N]`` takes.
-
-        ``cost`` is the cross-entropy unless given.
+        """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``cost(logits, y)`` ``[N]`` the cross-entropy.
 
         Raises:
             UserError: a layer that does not exist, is called twice or never, or does not return one tensor.
@@ -107,7 +97,6 @@ class Deep:
         return AdversarialInputs(inputs, Hidden(dict(zip(layers, d[1:], strict=True))))
 
     def objective(self, target: Target) -> Objective:
-        """What this attack maximises on ``target``."""
         from toolkit_ext.attacks.layerwise.neurons import objective_of
 
         return objective_of(self, target)
@@ -122,5 +111,5 @@ class Deep:
 
     @property
     def weight(self) -> float:
-        """``λ``: ``deep_lambda``, or the default that goes with ``deep_rho``."""
+        """``λ``: ``deep_lambda`` or the default of ``deep_rho``."""
         return _LAMBDA[self.deep_rho] if self.deep_lambda is None else self.deep_lambda

@@ -1,4 +1,4 @@
-"""The layers ``f_1 .. f_{L-1}`` of a model: which modules they are, and hooks that replace what they return."""
+"""The layers ``f_1 .. f_{L-1}`` of a model: their choice, and hooks that replace their outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit_ext.errors import UserError
 
 Replace = Callable[[int, Tensor], Tensor]
-# Stages under the names that torchvision's and most hand-written models give them; the first that matches is used.
+# Common names of stages; the first pattern that matches is used.
 _STAGES = ("layer[0-9]", "stages.*", "blocks.*", "encoder.layers.*")
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLING = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -24,26 +24,24 @@ _POOLING = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d
 def choose(model: nn.Module, spec: str = "auto") -> dict[str, nn.Module]:
     """The modules of ``model`` that ``spec`` chooses, by full name, in the order of the model.
 
-    ``spec`` is ``auto``, ``none``, or a comma-separated list of names and patterns. A pattern is matched part by
-    part, so that ``layer*`` is the stages of a ResNet and ``layer*.*`` its blocks. Names may leave out the prefix of
-    a wrapper, such as ``backbone.``.
+    ``spec`` is ``auto``, ``none``, or a comma-separated list of names and patterns. Patterns match part by part:
+    ``layer*`` gives the stages of a ResNet, ``layer*.*`` its blocks. Prefixes of wrappers (``backbone.``) are optional.
 
-    ``auto`` is the feature stages that a timm model declares, with the pooling right behind them; else the modules
-    named like stages or blocks; and then the weighted layers behind the last stage (or all, without stages) but the
-    classifier, with the activation and pooling that follow them in an ``nn.Sequential``.
+    ``auto`` chooses a timm model's feature stages with the pooling behind them, else modules named like stages or
+    blocks; and the weighted layers behind the last stage (all, without stages) except the classifier, with the
+    activation and pooling that follow them in an ``nn.Sequential``.
 
     Raises:
-        UserError: a name that matches nothing (near names are listed), or a model in which ``auto`` finds no layer.
+        UserError: a name without a match (near names are listed), or ``auto`` finds no layer.
     """
     if spec.strip() == "none":
         return {}
-    modules = {name: module for name, module in model.named_modules() if name}
     chosen = _auto(model) if spec.strip() == "auto" else _listed(model, spec)
-    return {name: modules[name] for name in modules if name in chosen}
+    return {name: module for name, module in model.named_modules() if name in chosen}
 
 
 def _prefixes(model: nn.Module) -> list[str]:
-    """The empty prefix, and those of the wrappers around the network, outermost first."""
+    """The empty prefix and the prefixes of wrappers, outermost first."""
     found = [""]
     while "backbone" in (children := dict(model.named_children())) or len(children) == 1:
         name = "backbone" if "backbone" in children else next(iter(children))
@@ -57,8 +55,7 @@ def _matches(pattern: str, model: nn.Module) -> set[str]:
     for prefix in _prefixes(model):
         names = (name for name, _ in model.named_modules() if name.startswith(prefix) and name != "")
         split = {name: name.removeprefix(prefix).split(".") for name in names}
-        found = {name for name, own in split.items() if len(own) == len(parts) and all(map(fnmatchcase, own, parts))}
-        if found:
+        if found := {n for n, own in split.items() if len(own) == len(parts) and all(map(fnmatchcase, own, parts))}:
             return found
     return set()
 
@@ -69,8 +66,7 @@ def _listed(model: nn.Module, spec: str) -> set[str]:
         raise UserError(f"deep_layers: {spec!r} names no layer; give names, patterns, auto or none")
     found: set[str] = set()
     for pattern in patterns:
-        matched = _matches(pattern, model)
-        if not matched:
+        if not (matched := _matches(pattern, model)):
             raise UserError(f"deep_layers: {pattern!r} matches no module of the model; {_near(pattern, model)}")
         found |= matched
     return found
@@ -84,17 +80,14 @@ def _near(pattern: str, model: nn.Module) -> str:
 
 
 def _auto(model: nn.Module) -> set[str]:
-    stages = _declared(model)
-    for pattern in _STAGES:
-        stages = stages or _matches(pattern, model)
-    found = stages | set(_segments(model, stages))
-    if not found:
+    stages = _declared(model) or next(filter(None, (_matches(pattern, model) for pattern in _STAGES)), set())
+    if not (found := stages | set(_segments(model, stages))):
         raise UserError(f"deep_layers: auto finds no hidden layer in {type(model).__name__}; give names or none")
     return found
 
 
 def _declared(model: nn.Module) -> set[str]:
-    """The stages in ``feature_info``, which timm's models carry as a list of records or a ``FeatureInfo``."""
+    """The stages in a timm model's ``feature_info``, a list of records or a ``FeatureInfo``."""
     known = dict(model.named_modules())
     for prefix, module in known.items():
         info: Any = getattr(module, "feature_info", None)
@@ -106,22 +99,16 @@ def _declared(model: nn.Module) -> set[str]:
 
 
 def _pooled(name: str, known: dict[str, nn.Module]) -> str:
-    """The pooling that timm's models have right behind stage ``name``, if any, else ``name``.
-
-    The layer of the sources ends with its pooling, and perturbing fewer neurons costs less.
-    """
+    """The pooling right behind stage ``name`` if any, as in the sources, else ``name``; fewer neurons cost less."""
     parent, _, own = name.rpartition(".")
-    children = list(known[parent]._modules.items())
-    behind = children[[child for child, _ in children].index(own) + 1 :][:1]
-    pooled = [child for child, module in behind if isinstance(module, _POOLING)]
+    pooled = [child for child, module in _behind(known[parent], own)[:1] if isinstance(module, _POOLING)]
     return name if not pooled else f"{parent}.{pooled[0]}".strip(".")
 
 
 def _segments(model: nn.Module, stages: set[str]) -> Iterator[str]:
-    """Every weighted layer behind ``stages`` but the last, moved on to the activation or pooling that follows it.
+    """Each weighted layer behind ``stages`` but the last, or the activation or pooling that follows it.
 
-    The layer of the sources is ``f(w n)`` with activation and pooling inside ``f``. Only inside an ``nn.Sequential``
-    does the order of the modules say what follows what; elsewhere it is the weighted layer itself.
+    In the sources ``f`` includes activation and pooling. Only an ``nn.Sequential`` tells which module follows.
     """
     uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     named = dict(model.named_modules())
@@ -131,7 +118,7 @@ def _segments(model: nn.Module, stages: set[str]) -> Iterator[str]:
     for name in (name for name in weighted[:-1] if order[name] > behind):
         parent, _, own = name.rpartition(".")
         end = own
-        for later, module in _following(named[parent], own):
+        for later, module in _behind(named[parent], own) if isinstance(named[parent], nn.Sequential) else ():
             if any(True for _ in module.parameters()) and not isinstance(module, nn.modules.batchnorm._NormBase):
                 break
             if uses[module] == 1 and not isinstance(module, nn.Flatten | nn.Dropout):
@@ -139,23 +126,18 @@ def _segments(model: nn.Module, stages: set[str]) -> Iterator[str]:
         yield f"{parent}.{end}" if parent else end
 
 
-def _following(parent: nn.Module, own: str) -> list[tuple[str, nn.Module]]:
-    """The children of ``parent`` behind ``own`` in the order in which they are called, if that is known."""
-    if not isinstance(parent, nn.Sequential):
-        return []
+def _behind(parent: nn.Module, own: str) -> list[tuple[str, nn.Module]]:
     children = [(name, module) for name, module in parent._modules.items() if module is not None]
     return children[[name for name, _ in children].index(own) + 1 :]
 
 
 @contextmanager
 def replaced(model: nn.Module, layers: Mapping[str, nn.Module], replace: Replace) -> Iterator[None]:
-    """Within the context, every forward pass of ``model`` goes on with ``replace(i, output)`` after its i-th layer.
-
-    ``i`` counts ``layers`` from 0 in their order.
+    """In the context, forward passes of ``model`` use ``replace(i, output)`` as output of layer ``i`` (from 0).
 
     Raises:
-        UserError: in the forward pass, a layer that is called twice or whose output is not a tensor of real numbers
-            with the batch as its first dimension; after it, a layer that was not called.
+        UserError: in a forward pass, a layer that is called twice or never, or whose output is not a tensor of real
+            numbers with the batch as its first dimension.
     """
     called: set[str] = set()
     batch = 0
@@ -199,19 +181,19 @@ def _checked(name: str, output: Any, batch: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """The perturbations ``d_l`` of the hidden layers, by module name; called with a model, opens their context.
+    """The perturbations ``d_l`` of hidden layers, by module name.
 
-    In the context, every forward pass of the model computes ``n_l = f_l(w_l, n_{l−1}) + d_l`` (equation 6). The
-    passes must be of the batch that the perturbations were made for.
+    In the context ``hidden(model)``, forward passes compute ``n_l = f_l(w_l, n_{l−1}) + d_l`` (equation 6). They must
+    get the batch that the perturbations were made for.
     """
 
     perturbations: Mapping[str, Tensor]
 
     def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
-        """The context for ``model``, which has modules of these names.
+        """The context for ``model``.
 
         Raises:
-            UserError: ``model`` lacks one of them; inside the context, as in :func:`replaced`.
+            UserError: ``model`` has no module of that name; inside the context, as in :func:`replaced`.
         """
         modules = dict(model.named_modules())
         if missing := [name for name in self.perturbations if name not in modules]:

@@ -1,4 +1,4 @@
-"""The objective of the layer-wise attack and its gradient in all layers at once, from one forward and one backward."""
+"""The objective of the layer-wise attack, with its gradient for all layers from one forward and backward pass."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from toolkit_ext.attacks.layerwise.attack import Deep
 
 Cost = Callable[[Tensor, Tensor], Tensor]
-# A layer that is zero for an example (all its units off) would have no budget at all, and nothing to divide by.
-_FLOOR = 1e-6
+_FLOOR = 1e-6  # keeps the budget of a layer with all-zero output above 0
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -30,7 +29,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is attacked: ``model`` on ``x`` with labels ``y``, its chosen ``layers``, and the ``cost`` per example."""
+    """The target of the attack: ``model``, its chosen ``layers``, inputs, labels and the ``cost`` per example."""
 
     model: nn.Module
     layers: Mapping[str, nn.Module]
@@ -42,15 +41,12 @@ class Target:
 class Objective:
     """``c(y, s(w_L n_{L−1})) + Σ_l ρ_l(d_l)``, ``n_0 = x + d_0``, ``n_l = f_l(w_l, n_{l−1}) + d_l``, per example.
 
-    The unknowns are either the perturbations ``d_l`` (equation 9) or the neurons (``decoupled``, equation 11: free
-    neurons ``n_l`` take the place of every chosen module's output, ``d_l`` is what they differ by from the module's
-    own prediction, and only the penalties tie one layer to the next). Either way one forward and one backward pass
-    give the gradient of every layer.
+    The unknowns are the perturbations ``d_l`` (equation 9) or, if ``decoupled``, the neurons ``n_l`` (equation 11):
+    these replace the output of each chosen module, and only the penalties couple the layers.
 
-    They are held as one tensor ``z`` ``[N, Σ_l D_l]`` in units of each layer's budget ``r_l``: ``d_l = r_l z_l``, or
-    ``n_l = n̂_l + r_l z_l`` with ``n̂`` fixed by the first evaluation such that there ``d_l = r_l z_l`` too: the
-    neurons are fed forward with the perturbations to start from. In these units the Hessian of quadratic penalties
-    with respect to the perturbations is ``−2λ`` times the identity.
+    The unknowns form one tensor ``z`` ``[N, Σ_l D_l]`` in units of the budgets ``r_l``: ``d_l = r_l z_l``, or
+    ``n_l = n̂_l + r_l z_l`` with ``n̂`` chosen such that ``d_l = r_l z_l`` at the first evaluation. In these units the
+    Hessian of quadratic penalties in the perturbations is ``−2λ`` times the identity.
 
     Args:
         target: what is attacked.
@@ -64,8 +60,8 @@ class Objective:
     ) -> None:
         self.target, self.penalties, self.decoupled = target, penalties, decoupled
         self.radii = [per_example(r, len(p.shape)) for r, p in zip(radii, penalties, strict=True)]
-        alike = all(p.quadratic and p.weight == penalties[0].weight for p in penalties)
-        self._quadratic = alike and not decoupled
+        # The penalties are −λ ‖z‖² in all: they and their gradient then read z once, not layer by layer.
+        self._quadratic = not decoupled and all(p.quadratic and p.weight == penalties[0].weight for p in penalties)
         self._sizes = [penalty.shape[1:].numel() for penalty in penalties]
         self._last: Tensor | None = None
         self._base: dict[int, Tensor] = {}
@@ -75,11 +71,11 @@ class Objective:
         self._slopes: dict[int, Tensor] = {}
 
     def start(self, fraction: float) -> Tensor:
-        """Random unknowns in ``fraction`` of every layer's ball, from torch's global generator."""
+        """Random unknowns in ``fraction`` of every layer's ball."""
         return torch.cat([p.flat(p.random(self.target.x) * fraction) for p in self.penalties], dim=1)
 
     def split(self, z: Tensor) -> list[Tensor]:
-        """Views of ``z``, or of a gradient like it, in each layer's own shape; the input's first."""
+        """Views of ``z`` or its gradient in the shapes of the layers; the input's first."""
         return [p.shaped(part) for part, p in zip(torch.split(z, self._sizes, dim=1), self.penalties, strict=True)]
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,21 +92,17 @@ class Objective:
 
     @torch.no_grad()
     def value(self, z: Tensor) -> Tensor:
-        """The objective ``[N]`` alone, by one forward pass."""
+        """The objective ``[N]`` from one forward pass."""
         return self._forward(z, self.split(z)) + self._penalty(z)[0]
 
     def _penalty(self, z: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """``Σ ρ_l`` ``[N]`` and ``z_l − Π(z_l)`` of every layer.
-
-        Where the penalty is ``−λ ‖z‖²`` in all, this and its gradient read ``z`` once and not layer by layer.
-        """
+        """``Σ ρ_l`` ``[N]`` and ``z_l − Π(z_l)`` of every layer."""
         if self._quadratic:
             return -self.penalties[0].weight * lengths(z) ** 2, self._z
         values, outside = zip(*(p(part) for p, part in zip(self.penalties, self._z, strict=True)), strict=True)
         return sum(values, torch.zeros_like(values[0])), outside
 
     def _penalty_gradient(self, z: Tensor, outside: Sequence[Tensor]) -> Tensor:
-        """Gradient of the penalties with respect to every ``d_l / r_l``, shaped like ``z``."""
         if self._quadratic:
             return z * (-2 * self.penalties[0].weight)
         gradient = torch.empty_like(z)
@@ -119,10 +111,7 @@ class Objective:
         return gradient
 
     def _backward(self, cost: Tensor, outside: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Gradient with respect to every ``n_l`` of the cost, and of ``ρ_l`` through ``f_l`` in ``d_l = n_l − f_l``.
-
-        None for a layer that nothing of this depends on.
-        """
+        """Gradients in every ``n_l`` of the cost, and of ``ρ_l`` through ``f_l`` in ``d_l = n_l − f_l``; None for 0."""
         outputs, seeds = [cost], [torch.ones_like(cost)]
         for i, predicted in self._predicted.items():
             if predicted.requires_grad:
@@ -134,11 +123,7 @@ class Objective:
         return [self._slopes.pop(layer, slope) for layer, slope in enumerate(slopes)]
 
     def perturbations(self, z: Tensor) -> list[Tensor]:
-        """``d_l / r_l`` at ``z`` for every layer; the input's first.
-
-        These are the unknowns, unless the neurons are: then ``d_l`` follows from its definition, by a forward pass if
-        ``z`` is not what was evaluated last.
-        """
+        """``d_l / r_l`` at ``z`` for every layer, the input's first; neurons need a forward pass for a new ``z``."""
         if not self.decoupled:
             return self.split(z)
         if z is not self._last:
@@ -147,24 +132,24 @@ class Objective:
         return self._z
 
     def _forward(self, z: Tensor, parts: list[Tensor]) -> Tensor:
-        """Cost per example, with ``d_l / r_l`` and the predictions kept."""
+        """Cost per example; stores ``d_l / r_l`` and the predictions."""
         target, place = self.target, self._free if self.decoupled else self._shifted
         self._last, self._z = z, [part.detach() for part in parts]
         with replaced(target.model, target.layers, lambda i, output: place(i + 1, output, parts[i + 1])):
             return target.cost(target.model(self._shifted(0, target.x, parts[0])), target.y)
 
     def _shifted(self, layer: int, predicted: Tensor, part: Tensor) -> Tensor:
-        """``f_l + r_l z_l``; made anew, so that the network may overwrite it, and its place in the graph noted."""
+        """``f_l + r_l z_l`` as a new tensor, which the network may overwrite; stores its gradient edge."""
         shifted = torch.addcmul(predicted, self.radii[layer].to(predicted.dtype), part.to(predicted.dtype))
         if shifted.requires_grad:
             self._edges[layer] = get_gradient_edge(shifted)
             if self.penalties[layer].memory_format == torch.channels_last:
-                # The hook holds no reference to this object, which holds the graph: the two would never be freed.
+                # Not a method of this object, which holds the graph: the reference cycle would never be freed.
                 shifted.register_hook(partial(_laid, self._slopes, layer))
         return shifted
 
     def _free(self, layer: int, predicted: Tensor, part: Tensor) -> Tensor:
-        """``n̂_l + r_l z_l``, whatever was predicted, with ``d_l / r_l`` noted."""
+        """``n̂_l + r_l z_l`` in place of the prediction; stores ``d_l / r_l``."""
         base = self._base.setdefault(layer, predicted.detach().clone())
         self._predicted[layer] = predicted
         self._z[layer] = (base - predicted.detach()).div_(self.radii[layer]).add_(part.detach())
@@ -172,13 +157,13 @@ class Objective:
 
 
 def _laid(kept: dict[int, Tensor], layer: int, slope: Tensor) -> Tensor:
-    """``slope`` in channels last, also put in ``kept``: behind a flatten it is not, and pooling copies more than it."""
+    """Store ``slope`` in ``kept`` and return it in channels last, which a flatten behind the layer changes."""
     kept[layer] = slope.contiguous(memory_format=torch.channels_last)
     return kept[layer]
 
 
 def objective_of(attack: Deep, target: Target) -> Objective:
-    """What ``attack`` maximises on ``target``: the budget and the penalty of the input and of every chosen layer."""
+    """The objective of ``attack`` on ``target``, with budgets and penalties of the input and every chosen layer."""
     x, ball = target.x, attack.deep_rho == "ball"
     root = math.sqrt(x[0].numel()) if attack.norm == "Linf" else 1.0
     radii = [x.new_full((len(x),), max(attack.eps * root, _FLOOR))]
@@ -193,14 +178,14 @@ def objective_of(attack: Deep, target: Target) -> Objective:
 
 
 def _order(output: Tensor) -> torch.memory_format:
-    """How a tensor lies in memory: perturbations that lie otherwise would be put in order in every pass."""
+    """The memory format of ``output``; perturbations in another would be copied in every pass."""
     last = output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last and not output.is_contiguous() else torch.contiguous_format
 
 
 @torch.no_grad()
 def _sizes(target: Target) -> list[tuple[torch.Size, torch.memory_format, Tensor]]:
-    """Shape and memory format of the clean output of every layer, and its length for every example, ``[N]``."""
+    """Shape and memory format of every layer's clean output, and its length ``[N]``."""
     found: dict[int, tuple[torch.Size, torch.memory_format, Tensor]] = {}
 
     def look(layer: int, output: Tensor) -> Tensor:

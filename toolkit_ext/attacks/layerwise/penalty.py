@@ -1,4 +1,4 @@
-"""The penalty of one layer's perturbation, and the ball that it may stand for, both in units of the layer's budget."""
+"""The penalty and the ball of one layer's perturbation, in units of the layer's budget."""
 
 from __future__ import annotations
 
@@ -18,30 +18,27 @@ def per_example(values: Tensor, dim: int) -> Tensor:
 
 def lengths(z: Tensor) -> Tensor:
     """Euclidean length of every example of ``z`` ``[N, ...]``, ``[N]``."""
-    # Over all dimensions at once: flattened, a tensor in channels last would be copied first.
-    length: Tensor = torch.linalg.vector_norm(z, dim=tuple(range(1, z.dim())))
-    return length
+    # flatten() would copy a tensor in channels last.
+    return torch.linalg.vector_norm(z, dim=tuple(range(1, z.dim())))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
 class Penalty:
     """``ρ(z) = −λ ‖z − Π(z)‖²`` for every example of one layer, whose perturbation is ``d = r z``.
 
-    The unit ``r`` is the Euclidean radius of the budget ``ε``: ``ε`` in L2, ``ε √D`` (a corner of the ball) in Linf.
-    In it the ball has radius 1 in L2, ``1/√D`` in Linf, and one ``λ`` means the same in every layer and for every
-    example: loss per squared budget.
+    The unit ``r`` is the Euclidean radius of the budget ``ε``: ``ε`` in L2, ``ε √D`` in Linf. In this unit the ball has
+    radius 1 in L2 and ``1/√D`` in Linf, and ``λ`` is the loss per squared budget in every layer.
 
-    With ``ball``, ``Π`` projects on the ball, so that ``r ‖z − Π(z)‖ = ‖relu(g(d))‖`` for ``g(d) = |d| − ε``
-    elementwise (Linf) or ``‖d‖ − ε`` (L2): the relaxed indicator. Without, ``Π(z) = 0``: the quadratic penalty
-    ``−λ_l ‖d‖²`` with ``λ_l = λ / r²``.
+    With ``ball``, ``Π`` projects onto the ball: ``r ‖z − Π(z)‖ = ‖relu(g(d))‖`` with ``g(d) = |d| − ε`` elementwise
+    (Linf) or ``‖d‖ − ε`` (L2), the relaxed indicator. Otherwise ``Π(z) = 0``: the penalty is ``−(λ / r²) ‖d‖²``.
 
     Attributes:
-        shape: that of ``z``, ``[N, ...]`` with ``D`` numbers per example.
+        shape: shape of ``z``, ``[N, ...]`` with ``D`` numbers per example.
         norm: norm of the ball.
         weight: ``λ``.
         ball: the relaxed indicator instead of the quadratic penalty.
-        box: least and greatest ``z`` that lead to pixels in [0, 1]; leaving them is penalised like leaving the ball.
-        memory_format: order of the numbers of an example in memory, that of the layer's output.
+        box: bounds of ``z`` for pixels in [0, 1]; leaving them is penalised like leaving the ball.
+        memory_format: that of the layer's output.
     """
 
     shape: torch.Size
@@ -58,22 +55,22 @@ class Penalty:
 
     @property
     def quadratic(self) -> bool:
-        """Whether this is ``−λ ‖z‖²``: no ball and no box."""
+        """Whether the penalty is ``−λ ‖z‖²``."""
         return not self.ball and self.box is None
 
     def flat(self, z: Tensor) -> Tensor:
-        """``z`` as ``[N, D]``, the numbers of an example in the order of ``memory_format``."""
+        """``z`` as ``[N, D]``, in the order of ``memory_format``."""
         return (z.permute(0, 2, 3, 1) if self.memory_format == torch.channels_last else z).flatten(1)
 
     def shaped(self, flat: Tensor) -> Tensor:
-        """A view of ``flat`` ``[N, D]`` in the layer's own shape: the inverse of :meth:`flat`."""
+        """A view of ``flat`` ``[N, D]`` in the layer's shape, the inverse of :meth:`flat`."""
         if self.memory_format == torch.channels_last:
             n, channels, height, width = self.shape
             return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
         return flat.view(self.shape)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """``ρ`` ``[N]``, and what times ``−2λ`` is its gradient: how far ``z`` is outside, ``z − Π(z)``."""
+        """``ρ`` ``[N]`` and ``z − Π(z)``, which times ``−2λ`` is the gradient."""
         outside = z - self.project(z) if self.ball else z
         total = lengths(outside) ** 2
         if self.box is not None:
@@ -82,7 +79,7 @@ class Penalty:
         return -self.weight * total, outside
 
     def project(self, z: Tensor) -> Tensor:
-        """The point of the ball nearest to ``z``; ``z`` itself if there is no ball."""
+        """The point of the ball nearest to ``z``; ``z`` if there is no ball."""
         if not self.ball:
             return z
         if self.norm == "Linf":
@@ -90,18 +87,18 @@ class Penalty:
         return z / per_example(lengths(z).clamp_min(1), z.dim())
 
     def feasible(self, z: Tensor) -> Tensor:
-        """:meth:`project`, and then into the box, which only shortens ``z``."""
+        """``z`` projected onto the ball and then into the box, which only shortens it."""
         z = self.project(z)
         return z if self.box is None else torch.clamp(z, *self.box)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The point of the unit ball in whose direction the loss rises fastest: ``sign g / √D`` or ``g / ‖g‖``."""
+        """The direction of steepest ascent in the ball: ``sign g / √D`` (Linf) or ``g / ‖g‖`` (L2)."""
         if self.norm == "Linf":
             return gradient.sign() * self.bound
         return gradient / per_example(lengths(gradient).clamp_min(torch.finfo(gradient.dtype).tiny), gradient.dim())
 
     def random(self, like: Tensor) -> Tensor:
-        """A random point of the ball: uniform in Linf, of uniform direction and length in L2; ``like`` gives dtype."""
+        """A random point of the ball: uniform in Linf, of uniform direction and length in L2."""
         z = like.new_empty(self.shape)
         if self.norm == "Linf":
             return z.uniform_(-self.bound, self.bound)

@@ -1,4 +1,4 @@
-"""Maximisers of the layer-wise objective: nonlinear conjugate gradient, and projected gradient ascent beside it."""
+"""Maximisers of the layer-wise objective: nonlinear conjugate gradient and projected gradient ascent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 if TYPE_CHECKING:
     from toolkit_ext.attacks.layerwise.neurons import Objective
@@ -18,7 +19,7 @@ _GROW, _SHRINK, _FARTHEST, _ARMIJO = 4.0, 0.25, 1e4, 1e-4
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A point ``[N, D]``, the objective ``[N]`` and its gradient there, and the step length ``[N]`` that led to it."""
+    """A point ``[N, D]``, its objective ``[N]`` and gradient, and the step length ``[N]`` that led to it."""
 
     z: Tensor
     value: Tensor
@@ -27,7 +28,7 @@ class _Point:
 
 
 class Evaluate(Protocol):
-    """An objective of every example: called, its values ``[N]`` and their gradient ``[N, D]`` at ``z`` ``[N, D]``."""
+    """An objective per example: values ``[N]`` and gradient ``[N, D]`` at ``z`` ``[N, D]``."""
 
     def __call__(self, z: Tensor, /) -> tuple[Tensor, Tensor]: ...
 
@@ -36,28 +37,23 @@ class Evaluate(Protocol):
 
 
 def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = True) -> Tensor:
-    """A local maximiser ``[N, D]`` of ``evaluate`` from ``z`` by conjugate gradient, in ``steps`` steps.
+    """A local maximiser ``[N, D]`` of ``evaluate`` by nonlinear conjugate gradient, for each example independently.
 
-    A step takes two evaluations, and the start one. All but the last, after which no direction is chosen, have a
-    gradient.
+    Polak-Ribière+ with a line search of one secant step (Shewchuk, An introduction to the conjugate gradient method
+    without the agonizing pain, 1994, section 14.2): with slopes ``s_0`` at ``z`` and ``s_h`` at the trial point
+    ``z + h p``, the curvature along ``p`` is ``(s_h − s_0) / h``, the step length is ``a = h s_0 / (s_0 − s_h)``, and
+    ``β = max(0, g'ᵀ(g' − g) / gᵀg)``. A concave quadratic of ``D`` unknowns takes at most ``D`` steps. The first ``h``
+    is one unit, every other the length of the previous step.
 
-    Polak-Ribière+ with the line search of one secant step (Shewchuk, An introduction to the conjugate gradient method
-    without the agonizing pain, 1994, section 14.2): with slope ``s_0`` here and ``s_h`` at the trial point
-    ``z + h p``, the curvature along the direction ``p`` is ``(s_h − s_0) / h``, and ``a = h s_0 / (s_0 − s_h)``
-    maximises the parabola; ``β = max(0, g'ᵀ(g' − g) / gᵀg)``. On a concave quadratic of ``D`` unknowns this ends at
-    the maximiser after at most ``D`` steps, whatever ``h``; the first trial is one unit away, every other as far as
-    the step before it went.
-
-    Where the curvature is not negative, conjugacy means nothing: ``a`` is ``4 h`` if the trial point was better and
-    ``h / 4`` if not, and the next direction is the gradient. Every example goes to the better of its two points if
-    that gains enough (Armijo); else it stays, starts again from the gradient and looks nearer. So the objective of no
-    example ever falls, and no example looks at another.
+    Without negative curvature, ``a`` is ``4 h`` if the trial point is better and ``h / 4`` if not, and ``β = 0``. An
+    example moves to the better of its two points if that gains enough (Armijo), so its objective never falls; else it
+    stays and restarts from the gradient with a smaller ``h``.
 
     Args:
-        evaluate: gives the objective and its gradient.
-        z: where to start, ``[N, D]``.
+        evaluate: the objective; evaluated once at the start and twice per step, the last time without gradient.
+        z: the start, ``[N, D]``.
         steps: number of steps.
-        conjugate: false for plain gradient ascent, ``β = 0``, with the same line search.
+        conjugate: false for gradient ascent, ``β = 0``, with the same line search.
     """
     value, gradient = evaluate(z)
     square = _squares(gradient)
@@ -65,7 +61,7 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
     here = _Point(z, value, gradient, square.sqrt().reciprocal())
     for step in range(steps):
         trial = _go(evaluate, here, direction, here.length)
-        drop = slope - dot(trial.gradient, direction)
+        drop = slope - vecdot(trial.gradient, direction)
         length = _secant(here, trial, slope, drop)
         if step + 1 == steps:
             z = _along(here, direction, length)
@@ -74,24 +70,17 @@ def maximise(evaluate: Evaluate, z: Tensor, steps: int, *, conjugate: bool = Tru
         before, square = square, _squares(after.gradient)
         turned, slope, last, size = after.gradient, square, size, square
         if conjugate:
-            beta = (square - dot(after.gradient, here.gradient)) / before
+            beta = (square - vecdot(after.gradient, here.gradient)) / before
             beta = torch.where(drop > 0, beta, 0).clamp_min(0)
             turned, slope, size = _turn(after.gradient, square, direction, last, beta)
         here, direction = replace(after, length=after.length * (last / size).sqrt()), turned
     return here.z
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of every example, ``[N]``."""
-    product: Tensor = torch.linalg.vecdot(a, b)
-    return product
-
-
 def _squares(a: Tensor) -> Tensor:
-    """Squared length of every example, ``[N]``, above 0, so that one without a gradient divides by something."""
-    # A norm reads once; vecdot writes the products first, and takes several times as long.
-    square: Tensor = torch.linalg.vector_norm(a, dim=1).square().clamp_min(torch.finfo(a.dtype).tiny)
-    return square
+    """Squared length of every example, ``[N]``, above 0 to divide by."""
+    # A norm is several times as fast as vecdot, which writes the products first.
+    return torch.linalg.vector_norm(a, dim=1).square().clamp_min(torch.finfo(a.dtype).tiny)  # type: ignore[no-any-return]
 
 
 def _along(here: _Point, direction: Tensor, length: Tensor) -> Tensor:
@@ -104,16 +93,15 @@ def _go(evaluate: Evaluate, here: _Point, direction: Tensor, length: Tensor) -> 
 
 
 def _secant(here: _Point, trial: _Point, slope: Tensor, drop: Tensor) -> Tensor:
-    """The length that maximises the parabola through both slopes, or a longer or shorter one where it has no top."""
+    """The length that maximises the parabola through both slopes, or a longer or shorter one if it has no maximum."""
     blind = torch.where(trial.value > here.value, _GROW, _SHRINK)
     return trial.length * torch.where(drop > 0, slope / drop, blind).clamp_max(_FARTHEST)
 
 
 def _choose(here: _Point, trial: _Point, value: Tensor, length: Tensor, slope: Tensor) -> Choice:
-    """The better of the trial point and the one at ``length``, of this ``value``; neither if neither gains enough.
+    """Choose per example between the point at ``length`` with ``value``, the trial point and, without gain, ``here``.
 
-    Returns a function of something at the three points, ``(landed, trial, here)``: for every example what was chosen,
-    made of ``landed``, which is written over.
+    Returns a function that makes this choice from ``(landed, trial, here)`` and overwrites ``landed``.
     """
     tried = trial.value >= here.value + _ARMIJO * trial.length * slope
     landed = value >= here.value + _ARMIJO * length * slope
@@ -123,17 +111,14 @@ def _choose(here: _Point, trial: _Point, value: Tensor, length: Tensor, slope: T
     def chosen(landed: Tensor, trial: Tensor, here: Tensor) -> Tensor:
         if not (len(to_trial) or len(stays)):
             return landed
-        # Another tensor than ``landed``, so that nobody takes it for the point that was evaluated.
+        # detach() makes a new tensor object, so it is not taken for the point evaluated last.
         return landed.detach().index_copy_(0, to_trial, trial[to_trial]).index_copy_(0, stays, here[stays])
 
     return chosen
 
 
 def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Point:
-    """For every example the better of both points, or ``here`` with a shorter length if neither gains enough.
-
-    Made of ``landed``, which is written over.
-    """
+    """The better point per example, or ``here`` with a shorter length if neither gains; overwrites ``landed``."""
     chosen = _choose(here, trial, landed.value, landed.length, slope)
     shorter = _SHRINK * torch.minimum(trial.length, landed.length)
     longer = torch.clamp(landed.length, trial.length, _GROW * trial.length)
@@ -148,13 +133,13 @@ def _better(here: _Point, trial: _Point, landed: _Point, slope: Tensor) -> _Poin
 def _turn(
     gradient: Tensor, square: Tensor, direction: Tensor, last: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``gradient + β direction``, or the gradient where that does not ascend (a restart); slope along it; its square.
+    """``gradient + β direction``, or ``gradient`` where that does not ascend; its slope and squared length.
 
     ``square`` and ``last`` are the squared lengths of ``gradient`` and ``direction``.
     """
     turned = torch.addcmul(gradient, beta[:, None], direction)
     size = _squares(turned)
-    # The inner product of gradient and turned, from lengths that are known.
+    # The inner product of gradient and turned, from known lengths.
     slope = (square + size - beta.square() * last) / 2
     ascends = slope > 0
     if bool(ascends.all()):
@@ -164,10 +149,9 @@ def _turn(
 
 
 def ascend(objective: Objective, z: Tensor, steps: int, alpha: float) -> Tensor:
-    """``d_l ← Π_l(d_l + alpha ε_l sign ∇_l)``, in L2 ``∇_l / ‖∇_l‖``, for ``steps`` evaluations of ``objective``.
+    """``steps`` of ``d_l ← Π_l(d_l + alpha ε_l sign ∇_l)``, in L2 ``∇_l / ‖∇_l‖``, from ``z`` ``[N, Σ_l D_l]``.
 
-    ``objective`` has the perturbations for unknowns; ``z`` is the start, ``[N, Σ_l D_l]``. With quadratic penalties
-    there is no ball to project on, and the penalties hold the perturbations back through the gradient.
+    The unknowns of ``objective`` are the perturbations. Quadratic penalties act through the gradient, without ``Π``.
     """
     for _ in range(steps):
         _, gradient = objective(z)
