@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "trainers" / "extensions"))
+from free import FreeRule  # type: ignore[import-not-found]
+
 from toolkit_ext import backbones, data
 from toolkit_ext.evaluation import Budget, Evaluation, evaluate
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
@@ -35,6 +38,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "amp of the batch": ("amp", {**SHORT, "ascent_on": "batch"}),
     "awp of the batch": ("awp", {**LINF, "ascent_on": "batch"}),
 }
+# An update that keeps a perturbation for each example of a batch, gathered from all ranks after each step.
+FREE: tuple[str, dict[str, Any]] = ("pgd", {**LINF, "update": FreeRule(replays=2)})
 # From the second step on, the weights differ in their last bits. The attack of TRADES climbs a divergence that begins
 # at zero, so that a last bit can turn a sign of its gradient, and with it a pixel: equality holds for a step.
 ONE_STEP: dict[str, tuple[str, dict[str, Any]]] = {"trades": ("trades", LINF), "mart": ("mart", LINF)}

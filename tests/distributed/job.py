@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import (  # type: ignore[import-not-found]
+    FREE,
     LINF,
     METHODS,
     ONE,
@@ -140,6 +141,7 @@ def main() -> None:
         "one step": {name: counted(partial(fitted, *choice, **ONE)) for name, choice in ONE_STEP.items()},
         "amp of the rank": counted(lambda: fitted("amp", SHORT, nb_epochs=1)),
         "batch norm": counted(lambda: fitted("standard", {**SHORT, "lr": 1e-9}, net_with_batch_norm(), batch_size=105)),
+        "free": counted(lambda: fitted(*FREE)),
         "loader": counted(with_loader),
         "resumed": resumed(),
         "errors": errors(),

@@ -11,6 +11,7 @@ import torch
 from cases import (  # type: ignore[import-not-found]
     BATCH,
     EXAMPLES,
+    FREE,
     LINF,
     METHODS,
     ONE,
@@ -71,6 +72,13 @@ def test_a_step_equals_that_of_one_process(name: str, ranks: Found) -> None:
 def test_a_step_has_one_exchange(name: str, ranks: Found) -> None:
     expected = STEPS * (2 if "of the batch" in name else 1)
     assert [found["methods"][name]["sums"] for found in ranks] == [expected, expected]
+
+
+def test_state_for_examples_is_shared(ranks: Found) -> None:
+    first, second = (found["free"]["weights"] for found in ranks)
+    assert difference(first, second) == 0
+    assert difference(weights_of(fitted(*FREE)), first) < 1e-5
+    assert moved(first) > 1e-3
 
 
 def local_amp(epsilon: float = 0.5, inner_lr: float = 1.0) -> dict[str, Tensor]:
