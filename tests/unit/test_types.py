@@ -1,24 +1,28 @@
 """The protocols of the axes suffice for methods with state and with a second network, each written as one new choice.
 
-Free adversarial training (an update that moves the inputs), helper-based training (an objective that binds a network)
-and universal adversarial training (an attack with state) are written here as an author would, with a stand-in for what
-the training loop gives them, and compared with their algorithms.
+Free adversarial training (an update that moves the inputs) and helper-based training (an objective that binds one)
+are the files of ``trainers/extensions``; universal adversarial training (an attack with state) is written here. Each
+runs with a stand-in for what the training loop gives it, and is compared with its algorithm.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
+
+sys.path.append(str(Path(__file__).parent / "trainers" / "extensions"))
+from free import Free  # type: ignore[import-not-found]
+from hat import HelperLoss  # type: ignore[import-not-found]
 
 from toolkit_ext.attacks import FGSM, PGD
 from toolkit_ext.errors import UserError
@@ -32,15 +36,12 @@ from toolkit_ext.types import (
     GradientReducer,
     InputUpdate,
     Losses,
-    LossFn,
     Objective,
     RemembersExamples,
-    Resources,
     Stateful,
     StepReport,
     TrainingStep,
     no_exchange,
-    option,
 )
 from toolkit_ext.updates import UPDATES
 
@@ -63,48 +64,6 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     file.seek(0)
     loaded: dict[str, Any] = torch.load(file, weights_only=True)
     return loaded
-
-
-class Free(InputUpdate):
-    """Shafahi et al.: Adversarial training for free! NeurIPS 2019, algorithm 1."""
-
-    def __init__(self, optimizer: Optimizer, replays: int) -> None:
-        self.optimizer, self.replays = optimizer, replays
-        self.exchange: GradientReducer = no_exchange
-        self.delta = torch.zeros(0)
-
-    @property
-    def optimizers(self) -> Sequence[Optimizer]:
-        return [self.optimizer]
-
-    def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
-        self.exchange = exchange
-
-    def step_inputs(self, step: TrainingStep) -> StepReport:
-        x, eps, part = step.batch.x, step.attack.eps, step.batch.part
-        before = self.delta[part.rows][: len(x)]
-        delta = torch.cat([before, torch.zeros_like(x[len(before) :])])
-        reports = []
-        for _ in range(self.replays):
-            inputs = (x + delta).clamp(0, 1).requires_grad_()
-            self.optimizer.zero_grad()
-            losses = step.losses(AdversarialInputs(inputs))
-            torch.autograd.backward(losses.total)
-            reports.append({name: term.detach() for name, term in losses.terms.items()})
-            self.exchange([w.grad for group in self.optimizer.param_groups for w in group["params"]])
-            self.optimizer.step()
-            assert inputs.grad is not None
-            delta = (delta + eps * inputs.grad.sign()).clamp(-eps, eps)
-        whole = part.gather(delta)
-        self.delta = torch.cat([whole, self.delta[len(whole) :]])
-        return StepReport(reports[0])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "delta": self.delta}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.delta = state["delta"]
 
 
 def free_step(model: nn.Module, update: InputUpdate, x: Tensor, y: Tensor) -> StepReport:
@@ -158,35 +117,6 @@ def test_an_update_of_inputs_refuses_a_closure() -> None:
     update = Free(SGD(network().parameters(), lr=LR), REPLAYS)
     with pytest.raises(UserError, match=r"update: Free moves the inputs as well; call step_inputs\(step\)"):
         update.step(lambda: Losses({}))
-
-
-@dataclass(frozen=True)
-class HelperLoss:
-    """Rade, Moosavi-Dezfooli: Reducing excessive margin ... ICLR 2022: options; the loss is made by ``bind``."""
-
-    hat_beta: float = option(2.5, "weight of the divergence")
-    hat_gamma: float = option(0.5, "weight of the loss on helper examples")
-    hat_helper: str = option("", "checkpoint of a network that was trained on clean images")
-
-    def bind(self, model: nn.Module, resources: Resources) -> Objective:
-        return BoundHelperLoss(self, resources.checkpoint(self.hat_helper))
-
-
-@dataclass(frozen=True)
-class BoundHelperLoss:
-    options: HelperLoss
-    helper: nn.Module
-    uses_attack: ClassVar[bool] = True
-
-    def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        perturbed = batch.perturbed.inputs
-        with torch.no_grad():
-            labels = self.helper(perturbed).argmax(dim=1)
-        clean, attacked = model(batch.x), batch.perturbed.logits(model)
-        divergence = F.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="batchmean")
-        helped = loss_fn(model(batch.x + 2 * (perturbed - batch.x)), labels)
-        terms = {"clean": loss_fn(clean, batch.y), "adversarial": divergence, "penalty": helped}
-        return Losses(terms, {"adversarial": self.options.hat_beta, "penalty": self.options.hat_gamma})
 
 
 class Provided:
