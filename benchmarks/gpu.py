@@ -31,6 +31,7 @@ from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import evaluate, load
 from toolkit_ext.evaluation.running.isolation import full_float32
+from toolkit_ext.fast.formats import is_native
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 # What our trainer is told in each mode; the word before the hyphen is the arithmetic.
@@ -102,10 +103,11 @@ def roofline(device: torch.device, sizes: Sizes) -> Iterator[dict[str, Any]]:
 
 
 def steps_of(size: Size, device: torch.device, sizes: Sizes, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """A row for the torchattacks loop in fp32 and TF32, and for each of our modes."""
+    """A row for the torchattacks loop in fp32 and TF32, and for each of our modes that the processor can run."""
     model, work = size.model(str(device)), size.work(4, str(device))
     flops = counted(size.model(str(device)), work)
-    for name, mode in [("torchattacks", mode) for mode in ("fp32", "tf32")] + [("ours", mode) for mode in sizes.modes]:
+    modes = [mode for mode in sizes.modes if is_native(work.x.device.type, torch.bfloat16) or "bf16" not in mode]
+    for name, mode in [("torchattacks", mode) for mode in ("fp32", "tf32")] + [("ours", mode) for mode in modes]:
         with arithmetic(mode):
             run = loop_seconds if name == "torchattacks" else partial(our_seconds, mode)
             took = run(model, work, sizes.rounds)

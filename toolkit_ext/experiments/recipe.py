@@ -12,10 +12,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 import click
+import torch
 
 from toolkit_ext.cli import CONTEXT_SETTINGS, console, guarded
 from toolkit_ext.cli.options import run_context_options, take_run_context
 from toolkit_ext.experiments.experiment import Experiment, RunContext, run
+from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import known
 
@@ -124,6 +126,8 @@ def smoke(experiment: Experiment) -> Experiment:
     one_epoch = {"lr_schedule": "constant", "warmup_epochs": 0.0, "periods": 1, "reset_epochs": ()}
     names = known(method, experiment.hyper_parameters)
     short = {name: value for name, value in {**method.smoke, **one_epoch}.items() if name in names}
+    if not is_native("cpu", torch.bfloat16):  # a smoke test runs on every machine
+        short |= {name: "fp32" for name in ("precision", "craft_precision") if name in experiment.hyper_parameters}
     return replace(
         experiment,
         data="digits",
