@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import TRAINERS, FastTrainer, NonFiniteLossError, PGDTrainer, StandardTrainer, as_classifier
 from toolkit_ext.trainers.batches import augment, seed_of
 
@@ -227,6 +228,7 @@ def test_gradient_clipping_bounds_the_first_step(make: Any, data: Data) -> None:
     assert moved.item() == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.skipif(not is_native("cpu", torch.bfloat16), reason="no instructions for bf16 here")
 @pytest.mark.parametrize("name", sorted(TRAINERS))
 def test_bfloat16_trains(name: str, make: Any, data: Data) -> None:
     periods = {"periods": 1} if name == "pas" else {}
