@@ -106,6 +106,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         warn_of_deprecated(hyper_parameters)
         self.model = view(classifier)
         self.clip = clip_range(classifier)
+        make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
         if self.axes.loop.spectral != "none":
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)

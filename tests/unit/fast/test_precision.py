@@ -9,6 +9,7 @@ import torch
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast.formats import _BF16_ON_X86, check_native, is_native
+from toolkit_ext.trainers import PGDTrainer, as_classifier
 
 CPU = torch.device("cpu")
 
@@ -44,6 +45,13 @@ def test_a_precision_without_instructions_is_refused(
         return
     with pytest.raises(UserError, match=f"precision: {name} is not possible on this processor, which has no instr"):
         check_native("precision", name, CPU, dtype)
+
+
+def test_a_trainer_refuses_it_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit_ext.fast.formats.is_native", lambda *_: False)
+    classifier = as_classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), (1, 2, 2), 3)
+    with pytest.raises(UserError, match=r"^craft_precision: bf16-mixed is not possible"):
+        PGDTrainer(classifier, craft_precision="bf16-mixed")
 
 
 def test_the_trainer_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
