@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
-from toolkit_ext.types import option as _option
+from toolkit_ext.schedules import LR_SCHEDULES
+from toolkit_ext.types import option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-LR_SCHEDULES = ("constant", "multistep", "cosine", "onecycle", "periodic")
 AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
 SPECTRAL = ("none", "reshaped", "operator")
 CRAFT_MODES = ("eval", "train")
@@ -58,55 +58,53 @@ def warn_of_deprecated(given: Mapping[str, Any]) -> None:
 class LoopConfig:
     """How the loop trains, whatever the method. Every field is a constructor argument of every trainer."""
 
-    optimizer: str = _option("sgd", "optimiser of the weights: sgd, adam or adamw")
-    lr: float = _option(0.1, "learning rate at the start of the schedule (its peak for one-cycle)")
-    momentum: float = _option(0.9, "momentum of SGD, first beta of Adam")
-    weight_decay: float = _option(5e-4, "weight decay, applied once a step")
-    lr_schedule: str = _option("cosine", "learning rate: constant, multistep, cosine, onecycle or periodic")
-    warmup_epochs: float = _option(0.0, "epochs over which the learning rate rises linearly from 0")
-    milestones: tuple[int, ...] = _option((), "epochs at which multistep divides the rate by 10; none is 1/2 and 3/4")
-    label_smoothing: float = _option(0.0, "label smoothing of the cross-entropy, in [0, 1)")
-    ema_decay: float = _option(0.0, "decay of the weight average that is evaluated and kept; 0 is off")
-    clip_grad: float = _option(0.0, "largest norm of the gradient of a step; 0 is off")
-    augment: str = _option("none", "on the device: none, flip, crop (a random shift) or crop-flip")
-    crop_padding: int = _option(4, "pixels of zeros around an image that is cropped: the longest shift")
-    spectral: Literal["none", "reshaped", "operator"] = _option(
+    optimizer: str = option("sgd", "optimiser of the weights: sgd, adam or adamw")
+    lr: float = option(0.1, "learning rate at the start of the schedule (its peak for one-cycle)")
+    momentum: float = option(0.9, "momentum of SGD, first beta of Adam")
+    weight_decay: float = option(5e-4, "weight decay, applied once a step")
+    lr_schedule: str = option("cosine", "learning rate: constant, multistep, cosine, onecycle or periodic")
+    warmup_epochs: float = option(0.0, "epochs over which the learning rate rises linearly from 0")
+    milestones: tuple[int, ...] = option((), "epochs at which multistep divides the rate by 10; none is 1/2 and 3/4")
+    label_smoothing: float = option(0.0, "label smoothing of the cross-entropy, in [0, 1)")
+    ema_decay: float = option(0.0, "decay of the weight average that is evaluated and kept; 0 is off")
+    clip_grad: float = option(0.0, "largest norm of the gradient of a step; 0 is off")
+    augment: str = option("none", "on the device: none, flip, crop (a random shift) or crop-flip")
+    crop_padding: int = option(4, "pixels of zeros around an image that is cropped: the longest shift")
+    spectral: Literal["none", "reshaped", "operator"] = option(
         "none", "spectral normalisation of linear and convolution weights: none, reshaped or operator"
     )
-    precision: str = _option("fp32", "arithmetic of the passes: fp32, bf16-mixed or fp16-mixed")
-    craft_mode: Literal["eval", "train"] = _option(
+    precision: str = option("fp32", "arithmetic of the passes: fp32, bf16-mixed or fp16-mixed")
+    craft_mode: Literal["eval", "train"] = option(
         "eval", "mode of batch norm and dropout while examples are crafted: eval or train"
     )
-    craft_precision: str = _option(
+    craft_precision: str = option(
         "same", "arithmetic while crafting: same (as precision), fp32, bf16-mixed, fp16-mixed"
     )
-    speed: str = _option(
+    speed: str = option(
         "auto",
         "faster passes: off, exact (only what gives the same bits), or auto (also what changes rounding: channels-last "
         "layout, folded batch norm, a kernel for grey images)",
     )
     without: tuple[str, ...] = field(default=(), metadata={"help": "tricks of speed auto to leave out", "hidden": True})
-    fused_optimizer: str = _option("auto", "optimiser step in one kernel: auto (on GPUs), on or off")
-    compile_mode: str = _option(
+    fused_optimizer: str = option("auto", "optimiser step in one kernel: auto (on GPUs), on or off")
+    compile_mode: str = option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
     )
-    validation_fraction: float = _option(0.1, "share of the training data set aside to choose the best epoch")
-    validation_steps: int = _option(10, "steps of the PGD that measures validation robust accuracy")
-    validation_limit: int = _option(1000, "most validation examples attacked after an epoch")
-    measure_every: int = _option(1, "epochs between measurements of the validation split; 0 is never")
-    overfit_patience: int = _option(3, "epochs of falling validation robust accuracy before the alarm")
-    sharding: Literal["none", "fsdp"] = _option(
+    validation_fraction: float = option(0.1, "share of the training data set aside to choose the best epoch")
+    validation_steps: int = option(10, "steps of the PGD that measures validation robust accuracy")
+    validation_limit: int = option(1000, "most validation examples attacked after an epoch")
+    measure_every: int = option(1, "epochs between measurements of the validation split; 0 is never")
+    overfit_patience: int = option(3, "epochs of falling validation robust accuracy before the alarm")
+    sharding: Literal["none", "fsdp"] = option(
         "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
     )
-    sync_batch_norm: bool = _option(
-        False, "on several GPUs, batch norm over the whole batch instead of each GPU's part"
-    )
-    ascent_on: Literal["rank", "batch"] = _option(
+    sync_batch_norm: bool = option(False, "on several GPUs, batch norm over the whole batch instead of each GPU's part")
+    ascent_on: Literal["rank", "batch"] = option(
         "rank",
         "on several processes, AMP and AWP perturb the weights by the gradient of each one's part (rank) "
         "or of the whole batch (batch: as one process, for one more exchange)",
     )
-    seed: int = _option(0, "seed of the weights, the batches and the attacks")
+    seed: int = option(0, "seed of the weights, the batches and the attacks")
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
