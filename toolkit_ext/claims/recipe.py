@@ -154,7 +154,8 @@ def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, cont
 
 
 def _dataset(experiment: Experiment, context: RunContext) -> data.Dataset:
-    return data.load(experiment.data, root=context.data_root).subset(experiment.n_train, experiment.n_test)
+    opened = context.open(experiment.data, experiment.reading).subset(experiment.n_train, experiment.n_test)
+    return data.in_memory(opened, context.engine)
 
 
 def _write(about: dict[str, Any], run_id: str, context: RunContext, started: results.Environment) -> Record:

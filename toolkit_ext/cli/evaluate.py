@@ -11,8 +11,14 @@ import click
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.options import CommaSeparated, backbone_arg_option, run_context_options, take_run_context
-from toolkit_ext.cli.sources import choose_protocol, data_option, facts_of, load_data, load_models
+from toolkit_ext.cli.options import (
+    CommaSeparated,
+    backbone_arg_option,
+    reading_options,
+    run_context_options,
+    take_run_context,
+)
+from toolkit_ext.cli.sources import choose_protocol, data_option, facts_of, load_data, load_models, load_parts
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
@@ -29,6 +35,7 @@ from toolkit_ext.trainers.state import digest
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--protocol", help="name in eval/protocols, or a JSON file; by default the usual one of the data set")
 @data_option
+@reading_options
 @click.option("--n", "n_test", type=int, default=1000, show_default=True, help="attack the first N test examples")
 @click.option(
     "--eps",
@@ -88,8 +95,7 @@ def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
         raise UserError("transfer: has no effect without --audit")
     told = [describe(source) for source in checkpoints]
     _warn_of_code([*checkpoints, *filter(None, [values["transfer"]])])
-    dataset = load_data(told, values["data_name"], context)
-    dataset = dataset.subset(None, min(values["n_test"], len(dataset.y_test)))
+    dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
     loaded = load_models([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
     job = _Job(ensemble(loaded), other, dataset, choose_protocol(told[0], dataset, values), values, context, ranks)
@@ -145,7 +151,8 @@ class _Job:
             del rules["attacks"]  # attacks can be added to an evaluation, but not to a curve
         sources = [str(source) for source in (*checkpoints, *self.values["weights"])]
         numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
-        return digest(rules, sources, numbers, self.dataset.name)[:8]
+        reading = [given] if (given := self.dataset.facts.get("reading")) else []
+        return digest(rules, sources, numbers, self.dataset.name, *reading)[:8]
 
     def _options(self) -> dict[str, Any]:
         values = {key: self.values[key] for key in ("seed", "fresh")}
@@ -179,6 +186,7 @@ class _Job:
     def _record(self, one: Evaluation, audited: Audit | None, name: str, found: Sequence[Evaluation]) -> Record:
         about = facts_of(self.loaded.tells, self.loaded.name, self.loaded.backbone, self.dataset)
         record = record_of(about, one.protocol, one, {}, [])
+        record["details"]["data"] = dict(self.dataset.facts)
         if len(found) > 1:
             record["details"]["curve"] = {"id": name, "eps": [other.protocol.eps for other in found]}
         if audited:

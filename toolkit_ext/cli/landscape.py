@@ -13,8 +13,8 @@ import torch
 from toolkit_ext import backbones, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.cli import console
-from toolkit_ext.cli.options import Command, CommaSeparated, run_context_options, take_run_context
-from toolkit_ext.cli.sources import data_option, facts_of, load_data
+from toolkit_ext.cli.options import Command, CommaSeparated, reading_options, run_context_options, take_run_context
+from toolkit_ext.cli.sources import data_option, facts_of, load_data, load_parts
 from toolkit_ext.errors import check_file_name
 from toolkit_ext.experiments.experiment import RunContext, check_device
 from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
@@ -49,6 +49,7 @@ def _study_options(command: Command) -> Command:
     "through three; dead: layers; connectivity: of two checkpoints; training: compare the logs of several runs",
 )
 @data_option
+@reading_options
 @click.option("--n", type=int, default=2000, show_default=True, help="use the first N training examples")
 @click.option("--n-test", type=int, default=1000, show_default=True, help="use the first N test examples")
 @click.option("--eps", help="radius of the budget, such as 8/255, 0 for clean inputs; by default that of the training")
@@ -112,11 +113,11 @@ def _subject(
     told = backbones.read_training(checkpoints[0])
     models = [backbones.load_model(path, device=device) for path in checkpoints]
     check_same_architecture(*models)
-    dataset = load_data([told], values["data_name"], context)
+    opened = load_data([told], values["data_name"], context, values)
     parameters = sum(weight.numel() for weight in models[0].parameters())
     backbone = {"name": models[0].name, "args": dict(models[0].model_args), "parameters": parameters}
-    about = facts_of(told, _title(checkpoints[0]), backbone, dataset)
-    dataset = dataset.subset(min(values["n"], len(dataset.y_train)), min(values["n_test"], len(dataset.y_test)))
+    about = facts_of(told, _title(checkpoints[0]), backbone, opened)
+    dataset = load_parts(opened, values["n"], values["n_test"], context)
     attack = _attack(told.get("hyper_parameters", {}), values)
     subject = Subject(
         models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,

@@ -6,23 +6,25 @@ import itertools
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import click
 import torch
 
-from toolkit_ext import data, results
+from toolkit_ext import results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.options import CommaSeparated, run_context_options, take_run_context
+from toolkit_ext.cli.options import CommaSeparated, run_context_options, save_every_option, take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.experiment import RunContext, check_device
 from toolkit_ext.experiments.sweep import LOG, Outcome, Task, Workers, state_of, sweep
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, compose, known, options
+from toolkit_ext.trainers.state import digest
 
 # Options of train whose value has commas: one value each. The other options of train make a grid.
-_WHOLE = {"deep_layers"}
+_WHOLE = {"deep_layers", "group_pattern"}
 _NOT_OURS = {"method", "seed", "resume", *RunContext.__dataclass_fields__}
 
 
@@ -112,8 +114,9 @@ def _say(number: int, of: int, outcome: Outcome) -> None:
 def _check(tasks: list[Task], context: RunContext) -> None:
     """Check the device and the data sets once, before the first run; download what is missing."""
     check_device(context.device)
-    for name in dict.fromkeys(task.experiment.data for task in tasks):
-        data.load(name, root=context.data_root, download=context.download)
+    sources = {digest(e.data, e.reading): e for e in (task.experiment for task in tasks)}
+    for experiment in sources.values():
+        context.open(experiment.data, experiment.reading)
 
 
 @click.command("sweep")
@@ -125,7 +128,8 @@ def _check(tasks: list[Task], context: RunContext) -> None:
 @click.option("--threads", type=int, help="CPU threads per worker; by default its share of the cores")
 @click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")
 @click.option("--dry-run", is_flag=True, help="list the runs and the state of each, and stop")
-@run_context_options
+@save_every_option
+@partial(run_context_options, workers="--data-workers")
 def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: bool, **values: Any) -> None:
     """Train several methods with several seeds and settings, and record each.
 

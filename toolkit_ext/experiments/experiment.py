@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli.console import say
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.io import make_folder
@@ -32,6 +33,7 @@ class Experiment:
     ``hyper_parameters`` are those of the method's axes and of the loop, and may make another choice on an axis.
     ``n_train`` and ``n_test`` take the first examples of each part; the test examples are attacked. ``protocol`` names
     the evaluation, by default the usual one of the data set for the norm and ``eps`` of the method's attack.
+    ``reading`` has the options of :class:`toolkit_ext.data.Reading` that differ from their defaults.
     """
 
     method: str
@@ -46,11 +48,15 @@ class Experiment:
     protocol: str | None = None
     attacks: tuple[str, ...] = ()
     seed: int = 0
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
         """A name made of the main settings and a hash of all of them."""
-        words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(asdict(self))[:8]]
+        settings = asdict(self)
+        if not settings["reading"]:
+            del settings["reading"]  # runs had no such setting before
+        words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(settings)[:8]]
         return results.slug("-".join(word.rstrip("/").rpartition("/")[2] for word in words))
 
 
@@ -58,7 +64,8 @@ class Experiment:
 class RunContext:
     """Folders, device and display of a run; none of them changes the result.
 
-    ``told`` are further facts for the record, such as how the run was chosen.
+    ``told`` are further facts for the record, such as how the run was chosen. ``in_memory``, ``data_workers`` and
+    ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes.
     """
 
     results: Path = Path("results")
@@ -70,10 +77,25 @@ class RunContext:
     progress: bool = True
     tables: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
+    in_memory: str = "auto"
+    data_workers: int | None = None
+    cache: Path | None = None
+    save_every: float = 10.0
 
     def __post_init__(self) -> None:
         for name in self.tables:
             results.check_name("tables", name)
+        check_positive("save_every", self.save_every, zero=True)
+        assert self.engine
+
+    @property
+    def engine(self) -> data.Engine:
+        """How images are kept."""
+        return data.Engine(self.in_memory, self.data_workers, self.cache)
+
+    def open(self, name: str, reading: Mapping[str, Any]) -> data.Dataset[data.ImageSet]:
+        """The data set called ``name``, read as ``reading`` says."""
+        return data.open_source(name, root=self.data_root, download=self.download, workers=self.data_workers, **reading)
 
 
 def check_device(device: str) -> torch.device:
@@ -93,7 +115,7 @@ def check_device(device: str) -> torch.device:
 
 
 def make_trainer(
-    experiment: Experiment, dataset: data.Dataset, device: torch.device
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
 ) -> tuple[Normalized, MethodTrainer]:
     """The untrained model of ``experiment`` on ``device``, and the trainer that holds it.
 
@@ -116,9 +138,13 @@ def make_trainer(
         return model, TRAINERS[experiment.method](classifier, **options)
 
 
-def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trainer: MethodTrainer) -> dict[str, Any]:
+def facts(
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], model: Normalized, trainer: MethodTrainer
+) -> dict[str, Any]:
     """The facts of a training for its record and its checkpoints, known before it starts."""
-    held = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
+    held = cut = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
+    if dataset.y_validation is not None:
+        held, cut = len(dataset.y_validation), 0
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     return {
         "method": experiment.method,
@@ -126,7 +152,7 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
         "hyper_parameters": trainer.axes.hyper_parameters() | length,
         "data": {
             "name": experiment.data,
-            "train": len(dataset.y_train) - held,
+            "train": len(dataset.y_train) - cut,
             "validation": held,
             "test": len(dataset.y_test),
             "num_classes": dataset.num_classes,
@@ -153,7 +179,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         return recorded
     started = results.environment()
     with ranks.one_by_one(local_rank()):
-        dataset = data.load(experiment.data, root=context.data_root, download=context.download)
+        dataset = context.open(experiment.data, experiment.reading)
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     model, trainer = make_trainer(experiment, dataset, device)
     protocol = protocol_of(experiment.data, trainer.axes.hyper_parameters(), experiment.protocol, experiment.attacks)
@@ -162,20 +188,23 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
     ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
     results.reset_peak_memory()
+    dataset = data.place(dataset, context.engine, device)
     trainer.fit(
         dataset.x_train,
         dataset.y_train,
+        None if dataset.x_validation is None else (dataset.x_validation, dataset.y_validation),
         batch_size=experiment.batch_size,
         nb_epochs=experiment.epochs,
         run_dir=folder,
         resume=context.resume,
+        save_every=context.save_every,
         progress=context.progress,
-        extra=about,
+        extra=about | ({"reading": dict(experiment.reading)} if experiment.reading else {}),
     )
     trainer.load_best()
     evaluation = evaluate(
         model,
-        dataset.x_test,
+        dataset.x_test.all(),
         dataset.y_test,
         protocol,
         num_classes=dataset.num_classes,
@@ -188,7 +217,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     record = record_of(
         about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
     )
-    record["details"] |= context.told
+    record["details"] |= {"data": dict(dataset.facts), **context.told}
     return ranks.first(lambda: _written(record, context))
 
 

@@ -15,7 +15,7 @@ import click
 import torch
 
 from toolkit_ext.cli import CONTEXT_SETTINGS, console, guarded
-from toolkit_ext.cli.options import run_context_options, take_run_context
+from toolkit_ext.cli.options import run_context_options, save_every_option, take_run_context
 from toolkit_ext.experiments.experiment import Experiment, RunContext, run
 from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import TRAINERS
@@ -93,6 +93,7 @@ def script(text: str | None, **defaults: str) -> Callable[[Callable[..., None]],
     def decorate(main: Callable[..., None]) -> click.Command:
         @click.command(help=text, context_settings=settings)
         @click.option("--smoke", "small", is_flag=True, help=smoke_help)
+        @save_every_option
         @run_context_options
         def command(**values: Any) -> None:
             context = take_run_context(values)

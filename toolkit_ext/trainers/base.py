@@ -15,30 +15,31 @@ from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from toolkit_ext.backbones.estimators import clip_range, view
 from toolkit_ext.backbones.outputs import check_outputs
 from toolkit_ext.backbones.spectral_norm import spectral_norm
-from toolkit_ext.data import check_labels, split_validation, to_unit
-from toolkit_ext.errors import UserError
+from toolkit_ext.data import ImageSet, as_examples, as_image_set, check_labels, split_validation, to_unit
+from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
 from toolkit_ext.trainers.batches import (
     BatchSource,
     GeneratorSource,
+    ImageSource,
     LoaderSource,
-    TensorSource,
     as_images,
+    fingerprint_of,
     isolated_rng,
 )
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
 from toolkit_ext.trainers.loop import Run
-from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
+from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSplit
 from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
 from toolkit_ext.trainers.resources import Extensions, RunResources
-from toolkit_ext.trainers.state import RunFolder, digest
+from toolkit_ext.trainers.state import RunFolder
 from toolkit_ext.types import NORMS, Method
 
 
@@ -49,6 +50,8 @@ class FitOptions:
     run_dir: str | Path | None = None
     resume: bool = False
     stop_after: int | None = None
+    save_every: float = 10.0
+    workers: int = 0
     progress: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -58,6 +61,7 @@ class FitOptions:
         known = {entry.name for entry in fields(cls)}
         if unknown := given.keys() - known:
             raise UserError(f"fit: no such argument {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
+        check_positive("save_every", given.get("save_every", 0.0), zero=True)
         return cls(**given)
 
 
@@ -124,45 +128,53 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     def fit(
         self,
         x: Any,
-        y: Any,
-        validation_data: tuple[Any, Any] | None = None,
+        y: Any = None,
+        validation_data: tuple[Any, Any] | Dataset[Any] | None = None,
         batch_size: int = 128,
         nb_epochs: int = 20,
         **kwargs: Any,
     ) -> None:
-        """Train on images ``x`` ``[N, C, H, W]`` with index or one-hot labels ``y``.
+        """Train on images ``x`` ``[N, C, H, W]`` (tensor, array or ``ImageSet``) with index or one-hot labels ``y``.
+
+        ``x`` can also be a torch ``Dataset`` of pairs (image, label), read batch by batch, or a ``DataLoader``, as for
+        :meth:`fit_generator`; then there is no ``y``.
 
         Without ``validation_data`` a share ``validation_fraction`` of the training data is set aside, to choose the
         best epoch by robust accuracy and to sound the alarms; test data never serves for that.
 
         ``kwargs`` are ``run_dir`` (folder for checkpoints and the log), ``resume`` (go on from ``run_dir``),
-        ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``progress`` (bars, on by default) and
-        ``extra`` (facts to keep with the checkpoints).
+        ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
+        inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
+        (bars, on by default) and ``extra`` (facts to keep with the checkpoints).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
             NonFiniteLossError: the loss was not finite; the state is in ``run_dir/failed``.
         """
-        images, labels = self._pair((x, y))
-        names = {"data": digest(images, labels), "batch_size": batch_size}
+        if isinstance(x, DataLoader):
+            self.fit_generator(x, nb_epochs, validation_data, **kwargs)
+            return
+        given = FitOptions.of(kwargs)
+        images, labels = self._pair((x, y), given.workers)
+        names = {**fingerprint_of(images, labels), "batch_size": batch_size}
         fraction = self.axes.loop.validation_fraction
         if validation_data is not None:
-            held: ValidationSplit | None = ValidationSplit(*self._pair(validation_data))
+            held: ValidationSplit | None = self._held(validation_data, given.workers)
         elif fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
         else:
             held = None
-        source = TensorSource(images, labels, batch_size)
-        examples = Examples(source, held, ValidationSplit(images, labels), names, batch_size)
-        self._train(examples, nb_epochs, FitOptions.of(kwargs))
+        source = ImageSource(images, labels, batch_size)
+        training = ValidationSplit(images[:TRAINING_SUBSET].all(), labels[:TRAINING_SUBSET])
+        self._train(Examples(source, held, training, names, batch_size), nb_epochs, given)
 
     def fit_generator(
         self,
         generator: DataLoader[Any] | DataGenerator,
         nb_epochs: int = 20,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, Any] | Dataset[Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Train on the batches of a torch ``DataLoader`` or an ART ``DataGenerator``.
@@ -172,10 +184,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """
         kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
         source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
-        held = ValidationSplit(*self._pair(validation_data)) if validation_data is not None else None
+        given = FitOptions.of(kwargs)
+        held = None if validation_data is None else self._held(validation_data, given.workers)
         x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
         examples = Examples(source, held, ValidationSplit(x, y), {"data": "generator"}, len(x))
-        self._train(examples, nb_epochs, FitOptions.of(kwargs))
+        self._train(examples, nb_epochs, given)
 
     @property
     def best_epoch(self) -> int:
@@ -190,15 +203,24 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             raise UserError("load_best: nothing has been trained yet; call fit first")
         self.model.load_state_dict(self.best_state_dict)
 
-    def _pair(self, data: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-        images = as_images(data[0], *self.clip, self.device)
-        return images, check_labels(data[1], len(images), self._classifier.nb_classes).to(self.device)
+    def _held(self, data: Any, workers: int) -> ValidationSplit:
+        return ValidationSplit(*self._pair((data, None) if isinstance(data, Dataset) else data, workers))
+
+    def _pair(self, data: tuple[Any, Any], workers: int = 0) -> tuple[ImageSet, Tensor]:
+        x, y = data
+        classes = self._classifier.nb_classes
+        if isinstance(x, Dataset):
+            if y is not None:
+                raise UserError("y: has no effect with a torch Dataset, which has labels of its own; leave it out")
+            x, y = as_examples(x, classes, clip=self.clip, workers=workers)
+        images = x.to(self.device) if isinstance(x, ImageSet) else as_image_set(as_images(x, *self.clip, self.device))
+        return images, check_labels(y, len(images), classes).to(self.device)
 
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
         if epochs < 1:
             raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
-        images = to_unit(examples.training.x[:8])
+        images = to_unit(as_image_set(examples.training.x)[:8].all())
         check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
         ranks = current(self.device)
         if not ranks.alone:
@@ -272,5 +294,6 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             unwrap=unwrap,
             parallel=parallel,
             plan=make_plan(model, loop, device, sharded=parallel.sharded),
+            save_every=options.save_every,
             progress=options.progress and ranks.is_first,
         )

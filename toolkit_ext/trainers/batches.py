@@ -1,10 +1,12 @@
-"""Where batches come from (tensors on the device, a torch ``DataLoader``, an ART generator), and their augmentation."""
+"""Where batches come from (images by row, a torch ``DataLoader``, an ART generator), and their augmentation."""
 
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 
-from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.data import ImageSet, ImagesInMemory, as_image_set, check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.trainers.state import digest
 
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
 SourceBatch = tuple[Tensor, Tensor, Tensor | None]
@@ -27,8 +30,8 @@ class BatchSource(Protocol):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        """The batches of one epoch, in an order that ``seed`` determines."""
+    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
+        """The batches of one epoch from number ``start`` on, in an order that ``seed`` determines."""
 
 
 def as_images(x: Any, low: float, high: float, device: torch.device) -> Tensor:
@@ -46,26 +49,51 @@ def as_images(x: Any, low: float, high: float, device: torch.device) -> Tensor:
     return images.to(device)
 
 
-class TensorSource:
-    """Batches drawn by index from tensors that stay on their device, shuffled anew in every epoch."""
+def fingerprint_of(images: ImageSet, labels: Tensor) -> dict[str, str]:
+    """What a run's fingerprint says of its images; a run of one engine goes on with the other.
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int) -> None:
+    ``files`` is the same for both engines, ``data`` is known of images in memory alone.
+    """
+    if isinstance(images, ImagesInMemory):
+        whole = {"data": digest(images.all(), labels)}
+    else:
+        whole = {} if images.digest else {"data": digest("Dataset", labels)}
+    return whole | ({"files": digest(images.identity(), labels)} if images.digest else {})
+
+
+class ImageSource:
+    """Batches drawn by row from images in memory or streamed, shuffled anew in every epoch."""
+
+    def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int) -> None:
         if not 1 <= batch_size <= len(x):
             raise UserError(f"batch_size: {batch_size} is not allowed for {len(x)} training examples; 1 to {len(x)}")
-        self.x, self.y, self.batch_size = x, y, batch_size
+        self.x, self.y, self.batch_size = as_image_set(x), y, batch_size
 
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
         full, rest = divmod(len(self.x), self.batch_size)
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
+    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
-        for index in order.split(self.batch_size)[: len(self)]:
-            yield to_unit(self.x[index]), self.y[index], index
+        parts = order.split(self.batch_size)[start : len(self)]
+        for part, images in zip(parts, self.x.batches(parts, seed), strict=True):
+            index = part.to(self.y.device)
+            yield to_unit(images), self.y[index], index
 
 
-class LoaderSource:
+class _Checked:
+    """Checks the batches of a user's own source."""
+
+    def __init__(self, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+        self.num_classes, self.clip, self.device = num_classes, clip, device
+
+    def _checked(self, x: Any, y: Any) -> SourceBatch:
+        images = to_unit(as_images(x, *self.clip, self.device))
+        return images, check_labels(y, len(x), self.num_classes).to(self.device), None
+
+
+class LoaderSource(_Checked):
     """Batches of a torch ``DataLoader``, whose order follows torch's global seed."""
 
     def __init__(
@@ -73,35 +101,36 @@ class LoaderSource:
     ) -> None:
         if len(loader) == 0:
             raise UserError("generator: the DataLoader is empty")
-        self.loader, self.num_classes, self.clip, self.device = loader, num_classes, clip, device
+        super().__init__(num_classes, clip, device)
+        self.loader = loader
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
+    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
         torch.manual_seed(seed)
-        for x, y in self.loader:
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
+        batches = iter(self.loader)
+        deque(islice(batches, start), maxlen=0)  # its order is its own, so those before have to be read
+        return (self._checked(*batch) for batch in batches)
 
 
-class GeneratorSource:
+class GeneratorSource(_Checked):
     """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
 
     def __init__(
         self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device
     ) -> None:
-        self.generator, self.num_classes, self.clip, self.device = generator, num_classes, clip, device
+        super().__init__(num_classes, clip, device)
+        self.generator = generator
 
     def __len__(self) -> int:
         return -(-int(self.generator.size) // int(self.generator.batch_size))
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
+    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
         torch.manual_seed(seed)
-        for _ in range(len(self)):
-            x, y = self.generator.get_batch()
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
+        for _ in range(start):
+            self.generator.get_batch()
+        return (self._checked(*self.generator.get_batch()) for _ in range(start, len(self)))
 
 
 def _flip(x: Tensor) -> Tensor:

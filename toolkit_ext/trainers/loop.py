@@ -22,6 +22,7 @@ from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger, check_fingerprint
+from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch, restore_generators
 from toolkit_ext.types import (
     AdversarialInputs,
     Attack,
@@ -57,7 +58,9 @@ class Run:
     unwrap: Callable[[nn.Module], nn.Module]
     parallel: DataParallelContext
     plan: fast.Plan
+    save_every: float = 0.0
     progress: bool = True
+    unfinished: UnfinishedEpoch | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
     best_score: tuple[float, float] = (-1.0, -1.0)
@@ -75,6 +78,7 @@ class Run:
         # Several ranks have to stop together, which the flag of one cannot bring about.
         on_gpu = self.device.type == "cuda" and loop.precision != "fp16-mixed" and self.parallel.ranks.alone
         self.finite = NonFiniteCheck(self.update.optimizers, deferred=on_gpu)
+        self.clock = SaveClock(self.save_every if self.folder else 0.0, self.parallel.ranks)
         folder = self.folder if self.parallel.ranks.is_first else None
         self.board = TensorBoardLogger(folder.path / "tensorboard" if folder else None)
 
@@ -90,13 +94,13 @@ class Run:
         self.board.close()
 
     def _epochs(self, stop_after: int) -> None:
-        if not self.history:
+        if not self.history and not self.unfinished:
             self._save()  # so that a stop inside the first epoch can be resumed too
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
-            began = time.perf_counter()
+            began = time.perf_counter() - (self.unfinished.seconds if self.unfinished else 0.0)
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, _TRAINING)):
-                row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
+                row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch, began)}
             if every and (epoch % every == 0 or epoch == self.epochs):
                 with isolated_rng(seed_of(self.axes.loop.seed, _MEASURING)):
                     row |= self.monitor.measure(self.measured)
@@ -104,17 +108,24 @@ class Run:
             # The ranks decide alike: by the figures of the first.
             self._finish(self.parallel.ranks.first(lambda row=row: row))  # type: ignore[misc]
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        averages = Averages()
-        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, _BATCHES))
-        bar = tqdm(batches, f"epoch {epoch}/{self.epochs}", len(self.source), disable=not self.progress, leave=False)
+    def _epoch(self, epoch: int, began: float) -> dict[str, float]:
+        start, averages, count = self.unfinished.batches if self.unfinished else 0, Averages(), len(self.source)
+        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, _BATCHES), start)
+        if self.unfinished:
+            averages = self.unfinished.averages_of(self.parallel.ranks)
+            restore_generators(self.unfinished.generators)  # after the source began, which may draw its order
+            self.unfinished = None
+        name, hidden = f"epoch {epoch}/{self.epochs}", not self.progress
+        bar = tqdm(batches, name, count, disable=hidden, leave=False, initial=start)
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
-        for index, batch in enumerate(bar):
-            position = epoch - 1 + index / len(self.source)
+        for index, batch in enumerate(bar, start):
+            position = epoch - 1 + index / count
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
-            averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * len(self.source) + index)))
+            averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * count + index)))
+            if index + 1 < count and self.clock.due():
+                self._save_inside(index + 1, time.perf_counter() - began, averages)
         self._refuse(self.finite.seen())
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
 
@@ -181,7 +192,14 @@ class Run:
             self.folder.save(f"snapshot-{row['epoch']:03d}", self.unwrap(self.measured), self.extra)
         self._save()
 
+    def _save_inside(self, batches: int, seconds: float, averages: Averages) -> None:
+        self._refuse(self.finite.seen())
+        self.unfinished = UnfinishedEpoch.now(batches, seconds, averages, self.parallel.ranks)
+        self._save()
+        self.unfinished = None
+
     def _save(self) -> None:
+        self.clock.restart()
         if self.folder:
             self.folder.write_log(self.history)
             self.folder.write_log(self.trace.rows(), "gradients.csv")
@@ -203,6 +221,7 @@ class Run:
                 "best_score": self.best_score,
                 "best_state": self.best_state,
                 **({"extensions": extensions} if (extensions := self.extensions.state_dict()) else {}),
+                **({"unfinished": self.unfinished.state_dict()} if self.unfinished else {}),
             }
         )
 
@@ -218,6 +237,7 @@ class Run:
             self.average.load_state_dict(state["average"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.extensions.load_state_dict(state.get("extensions", {}))
+        self.unfinished = UnfinishedEpoch(**state["unfinished"]) if "unfinished" in state else None
         self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
         self.history = list(state["history"])
         self.trace.load_state_dict(state["trace"])
