@@ -76,8 +76,12 @@ def header(content: bytes) -> tuple[int, int]:
     """
     try:
         with Image.open(BytesIO(content)) as image:
+            sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            if sideways and image.format == "TIFF":  # which Pillow itself turns
+                image.load()
+                sideways = False
             width, height = image.size
-            return (width, height) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+            return (width, height) if sideways else (height, width)
     except Exception as error:
         raise BadImageError(_in_short(error)) from error
 

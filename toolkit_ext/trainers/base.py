@@ -75,6 +75,12 @@ class Examples:
     names: Mapping[str, Any]
     batch_size: int
 
+    def close(self) -> None:
+        """End the processes that read images ahead."""
+        for owner in (self.source, self.validation):
+            if isinstance(images := getattr(owner, "x", None), ImageSet):
+                images.close()
+
 
 class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     """Trains an ART ``PyTorchClassifier`` by a choice on each of the four axes.
@@ -229,6 +235,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             ranks.agree({**self._fingerprint(examples.names, epochs), **about})
         check_batch(ranks, examples.batch_size)
         with ExitStack() as stack:
+            stack.callback(examples.close)
             run = self._prepare(examples, epochs, options, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
