@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from toolkit_ext.data import Engine, ImageSet, ImagesInMemory, as_examples, open_source, place
-from toolkit_ext.data import decoding as engine_in_memory
 from toolkit_ext.data.images import StreamedImages
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.batches import ImageSource
@@ -37,9 +36,13 @@ def folder(tmp_path: Path) -> Path:
 
 def batches(x: ImageSet, y: Tensor, seeds: tuple[int, ...] = (3, 4), start: int = 0) -> list[Tensor]:
     source = ImageSource(x, y, 4)
-    found = [(images, labels, rows) for seed in seeds for images, labels, rows in source.epoch(seed, start)]
+    found = []
+    for seed in seeds:
+        for images, labels, rows in source.epoch(seed, start):
+            assert rows is not None
+            found.append(torch.cat((images.flatten(1), labels[:, None], rows[:, None]), 1))
     assert len(found) == len(seeds) * (len(source) - start)
-    return [torch.cat([part.flatten(1).float() if part.ndim == 4 else part[:, None] for part in b], 1) for b in found]
+    return found
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -81,9 +84,7 @@ def test_auto_holds_what_fits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     size = 2 * (COUNT + 3) * 3 * 8 * 8
 
     def with_free(memory: int, choice: str) -> type:
-        monkeypatch.setattr(
-            engine_in_memory.psutil, "virtual_memory", lambda: type("Memory", (), {"available": memory})
-        )
+        monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": memory}))
         held = place(opened, Engine(choice, 0))
         assert isinstance(held.x_test, ImagesInMemory)  # evaluation needs a tensor
         return type(held.x_train)

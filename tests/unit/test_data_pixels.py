@@ -83,7 +83,7 @@ def test_cmyk_is_no_negative() -> None:
 def test_exif_orientation(kind: str, orientation: int) -> None:
     upright = np.zeros((16, 32, 3), np.uint8)
     upright[:8, :16] = 255  # white in the corner that is top left
-    turn = {  # how a camera stores what is upright
+    turn: Any = {  # how a camera stores what is upright
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
         3: lambda x: x[::-1, ::-1],

@@ -65,13 +65,13 @@ class Dataset(Generic[X]):
     def opened(self) -> Dataset[ImageSet]:
         """The same with all images as an :class:`ImageSet`."""
         names = ("x_train", "x_test", "x_validation")
-        found = {name: as_image_set(x) for name in names if (x := getattr(self, name)) is not None}
+        found: dict[str, Any] = {name: as_image_set(x) for name in names if (x := getattr(self, name)) is not None}
         return cast("Dataset[ImageSet]", replace(self, **found))
 
     def tensors(self) -> Dataset[Tensor]:
         """The same with all images in tensors."""
         names = ("x_train", "x_test", "x_validation")
-        found = {name: x.all() for name in names if isinstance(x := getattr(self, name), ImageSet)}
+        found: dict[str, Any] = {name: x.all() for name in names if isinstance(x := getattr(self, name), ImageSet)}
         return cast("Dataset[Tensor]", replace(self, **found))
 
 

@@ -38,14 +38,14 @@ def place(dataset: Dataset[ImageSet], engine: Engine, device: torch.device | str
     names = ["x_test"]
     if _fits(dataset, engine, torch.device(device)):
         names += ["x_train"] + ["x_validation"] * (dataset.x_validation is not None)
-    found = {name: decoded(getattr(dataset, name), engine) for name in names}
+    found: dict[str, Any] = {name: decoded(getattr(dataset, name), engine) for name in names}
     return replace(dataset, **found)
 
 
 def in_memory(dataset: Dataset[ImageSet], engine: Engine) -> Dataset[Tensor]:
     """``dataset`` with all parts decoded into tensors."""
     parts = {name: getattr(dataset, name) for name in ("x_train", "x_test", "x_validation")}
-    found = {name: decoded(images, engine) for name, images in parts.items() if images is not None}
+    found: dict[str, Any] = {name: decoded(images, engine) for name, images in parts.items() if images is not None}
     return replace(dataset, **found).tensors()
 
 
@@ -76,7 +76,7 @@ def decoded(images: ImageSet, engine: Engine) -> ImageSet:
     rows = images.places(torch.arange(len(images)))
     digest = hashlib.sha256(f"{images.digest} {list(images.shape)}".encode() + rows.numpy().tobytes()).hexdigest()
     folder = engine.cache and make_folder(engine.cache) / f"decoded-{digest[:24]}"
-    x = folder and _cached(folder, images.shape)
+    x = _cached(folder, images.shape) if folder else None
     if x is None:
         x = _decode(images, rows, max(1, engine.processes))
         if folder:

@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -87,7 +87,7 @@ def header(content: bytes) -> tuple[int, int]:
 
 
 def _in_short(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "no image of a known kind"
     return " ".join(str(error).split())[:120] or type(error).__name__
 
