@@ -3,7 +3,7 @@
 from toolkit_ext.data.dataset import Dataset
 from toolkit_ext.data.decoding import in_memory, place
 from toolkit_ext.data.images import ImageSet, ImagesInMemory, as_image_set
-from toolkit_ext.data.items import as_examples
+from toolkit_ext.data.items import as_examples, as_tensors
 from toolkit_ext.data.reading import Engine, Reading
 from toolkit_ext.data.sources import NAMES, load, open_source
 from toolkit_ext.data.tensors import channel_stats, check_images, check_labels, split_validation, to_unit
@@ -17,6 +17,7 @@ __all__ = [
     "Reading",
     "as_examples",
     "as_image_set",
+    "as_tensors",
     "channel_stats",
     "check_images",
     "check_labels",

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from toolkit_ext.data.images import StreamedImages, streamed
+from toolkit_ext.data.images import ImageSet, StreamedImages, streamed
 from toolkit_ext.data.streaming import seeded_item
 from toolkit_ext.data.tensors import check_images, check_labels
 from toolkit_ext.errors import UserError
@@ -64,7 +64,7 @@ class ItemReader:
 
 
 def as_examples(
-    dataset: Dataset[Any], num_classes: int, *, clip: tuple[float, float] = (0.0, 1.0), workers: int = 0
+    dataset: Dataset[Any], num_classes: int | None = None, *, clip: tuple[float, float] = (0.0, 1.0), workers: int = 0
 ) -> tuple[StreamedImages, Tensor]:
     """Images, streamed by ``workers`` processes, and labels ``[N]`` of a torch ``Dataset`` of pairs (image, label).
 
@@ -93,3 +93,24 @@ def _labels(dataset: Any) -> Tensor:
         if isinstance(found, Tensor | Sequence) and len(found) == len(dataset) and not changed:
             return torch.as_tensor(found)
     return torch.as_tensor([int(dataset[row][1]) for row in range(len(dataset))])
+
+
+def as_tensors(x: Any, y: Any = None) -> tuple[Any, Any]:
+    """All images and labels of an ``ImageSet``, a torch ``Dataset`` or a ``DataLoader`` as tensors; others as they are.
+
+    Raises:
+        UserError: ``y`` given with a source of pairs, or an empty source.
+    """
+    if isinstance(x, ImageSet):
+        return x.all(), y
+    if not isinstance(x, Dataset | DataLoader):
+        return x, y
+    if y is not None:
+        raise UserError(f"y: has no effect with a torch {type(x).__name__}, which has labels of its own; give None")
+    if isinstance(x, DataLoader):
+        batches = [(torch.as_tensor(images), torch.as_tensor(labels)) for images, labels in x]
+        if not batches:
+            raise UserError("data: the DataLoader is empty")
+        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    images, labels = as_examples(x)
+    return images.all(), labels
