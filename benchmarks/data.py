@@ -75,6 +75,7 @@ CONTESTANTS: dict[str, Any] = {
 def measure(name: str, given: tuple[Any, ...], answer: Any) -> None:
     """Read an epoch and send the seconds to the first batch and in all, and the number of images, to ``answer``."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # this process was spawned, and its workers would be too
     began = time.perf_counter()
     batches = CONTESTANTS[name](*given)
     images = len(next(batches)[0])

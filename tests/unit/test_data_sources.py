@@ -232,6 +232,8 @@ def test_wrong_archives(case: str, tmp_path: Path) -> None:
         ((), {"crop_pct": 0.9}, "crop_pct: has no effect without image_size"),
         ((), {"crop_pct": 1.1, "image_size": 4}, "crop_pct: 1.1 is not allowed"),
         ((), {"image_size": 0}, "image_size: 0 is not allowed"),
+        ((), {"image_size": "8"}, "image_size: '8' is not allowed; give an integer"),
+        ((), {"on_bad_image": 1}, "on_bad_image: 1 is not allowed; give a text"),
         ((), {"on_bad_image": "ignore"}, "on_bad_image: 'ignore' is not known"),
         ((), {"imagesize": 4}, "did you mean image_size"),
     ],

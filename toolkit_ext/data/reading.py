@@ -16,6 +16,7 @@ from toolkit_ext.types import option
 ON_BAD_IMAGE = ("error", "skip")
 IN_MEMORY = ("auto", "on", "off")
 _MOST_WORKERS = 16
+_KINDS = {int: "an integer", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Reading:
     on_bad_image: str = option("error", "an image that cannot be read: error, or skip (all are checked at the start)")
 
     def __post_init__(self) -> None:
+        self._check_types()
         check_choice("on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
         if self.image_size is not None and self.image_size < 1:
             raise UserError(f"image_size: {self.image_size} is not allowed; at least 1")
@@ -50,6 +52,18 @@ class Reading:
             re.compile(self.group_pattern or "")
         except re.error as error:
             raise UserError(f"group_pattern: {self.group_pattern!r} is no regular expression: {error}") from None
+
+    def _check_types(self) -> None:
+        """A checkpoint may tell how its data was read, so values can be anything."""
+        kinds: dict[str, tuple[type, ...]] = {
+            "image_size": (int,),
+            "crop_pct": (int, float),
+            "test_fraction": (int, float),
+        }
+        for entry in fields(self):
+            value, kind = getattr(self, entry.name), kinds.get(entry.name, (str,))
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise UserError(f"{entry.name}: {value!r} is not allowed; give {_KINDS[kind[-1]]}")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
