@@ -10,8 +10,9 @@ from torch import Tensor
 
 from toolkit_ext.data.dataset import Dataset
 from toolkit_ext.data.facts import count_duplicates
-from toolkit_ext.data.folder import FileReader, Files, checked, list_folder, one_size
+from toolkit_ext.data.folder import Files, list_folder
 from toolkit_ext.data.images import ImageSet, streamed
+from toolkit_ext.data.reader import FileReader, checked, one_size
 from toolkit_ext.data.reading import Engine, Reading
 
 

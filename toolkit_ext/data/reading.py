@@ -116,4 +116,7 @@ class Engine:
     @property
     def processes(self) -> int:
         """The number of workers, chosen if none is given."""
-        return min(len(os.sched_getaffinity(0)), _MOST_WORKERS) if self.workers is None else self.workers
+        if self.workers is not None:
+            return self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, _MOST_WORKERS)
