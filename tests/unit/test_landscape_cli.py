@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from toolkit_ext import backbones, results
-from toolkit_ext.landscape.subject import Options, used_options
+from toolkit_ext.landscape.options import Options, used_options
 
 SMALL = ["--data", "digits", "--n", "20", "--n-test", "12", "--eps", "0.1", "--steps", "2", "--no-progress"]
 

@@ -22,7 +22,7 @@ from toolkit_ext import results
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments import sweep as engine
-from toolkit_ext.experiments.experiment import RunContext
+from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.experiments.sweep import Workers, attempt, state_of
 from toolkit_ext.trainers import TRAINERS
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import RunContext
+from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
 from toolkit_ext.units import Eps
@@ -87,6 +87,9 @@ def hyper_parameter_options() -> list[click.Option]:
 
 where_option = click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
+)
+data_option = click.option(
+    "--data", "data_name", help="data set; by default the one that the checkpoint was trained on"
 )
 data_root_option = click.option(
     "--data-root", type=FOLDER, default="data", show_default=True, help="folder of the data sets"

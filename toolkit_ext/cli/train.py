@@ -17,10 +17,10 @@ from toolkit_ext.cli.options import (
     run_context_options,
     take_run_context,
 )
-from toolkit_ext.experiments.costs import count_passes
-from toolkit_ext.experiments.experiment import Experiment, run
+from toolkit_ext.experiments.costs import recorded_passes
 from toolkit_ext.experiments.presets import preset_for
-from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.experiments.settings import Experiment
+from toolkit_ext.trainers.methods import METHODS
 
 
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
@@ -60,6 +60,8 @@ def train_command(method: str | None, **values: Any) -> None:
         best = preset_for(values["data"])
         console.say(f"method: {best.name}, the best of {best.board} in results/CLAIMS.md ({best.method})")
         method, values = best.method, best.with_options(values)
+    from toolkit_ext.experiments.experiment import run
+
     console.show_table(console.results_table([run(experiment_of(method, values), context)]))
 
 
@@ -70,9 +72,10 @@ train_command.params.extend(hyper_parameter_options())
 def methods_command() -> None:
     """List the methods with their choice on each axis, their cost and their paper.
 
-    The cost is the mean number of forward and backward passes of a batch in a training step, rounded up. It is
-    counted while the method trains a small model with its default number of attack steps.
+    The cost is the mean number of forward and backward passes of a batch in a training step, rounded up. It was
+    counted while the method trained a small model with its default number of attack steps.
     """
+    costs = recorded_passes()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
     table.add_column("method", no_wrap=True)
     table.add_column("attack, objective, update, schedule", ratio=3)
@@ -80,9 +83,8 @@ def methods_command() -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("what it does", ratio=3)
     table.add_column("paper", ratio=4)
-    for name, trainer in TRAINERS.items():
-        method, cost = trainer.method, count_passes(name)
+    for name, method in METHODS.items():
         axes = ", ".join((method.attack, method.objective, method.update, method.schedule))
-        passes = (str(math.ceil(number)) for number in (cost.forward, cost.backward))
+        passes = (str(math.ceil(number)) for number in (costs[name].forward, costs[name].backward))
         table.add_row(name, axes, *passes, method.summary, str(method.paper))
     console.show_table(table)

@@ -6,8 +6,6 @@ The command line and all recipes use :func:`run`, so that records from all of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,62 +16,11 @@ from toolkit_ext.cli.console import say
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.experiments.presets import protocol_of
+from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers.state import digest
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """All settings that identify a run.
-
-    ``hyper_parameters`` are those of the method's axes and of the loop, and may make another choice on an axis.
-    ``n_train`` and ``n_test`` take the first examples of each part; the test examples are attacked. ``protocol`` names
-    the evaluation, by default the usual one of the data set for the norm and ``eps`` of the method's attack.
-    """
-
-    method: str
-    data: str = "digits"
-    backbone: str = "lenet"
-    backbone_args: Mapping[str, Any] = field(default_factory=dict)
-    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 20
-    batch_size: int = 128
-    n_train: int | None = None
-    n_test: int | None = 1000
-    protocol: str | None = None
-    attacks: tuple[str, ...] = ()
-    seed: int = 0
-
-    @property
-    def run_id(self) -> str:
-        """A name made of the main settings and a hash of all of them."""
-        words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(asdict(self))[:8]]
-        return results.slug("-".join(word.rstrip("/").rpartition("/")[2] for word in words))
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """Folders, device and display of a run; none of them changes the result.
-
-    ``told`` are further facts for the record, such as how the run was chosen.
-    """
-
-    results: Path = Path("results")
-    output: Path = Path("outputs")
-    data_root: Path = Path("data")
-    download: bool = False
-    device: str = "cpu"
-    resume: bool = False
-    progress: bool = True
-    tables: tuple[str, ...] = ()
-    told: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in self.tables:
-            results.check_name("tables", name)
 
 
 def check_device(device: str) -> torch.device:

@@ -16,7 +16,8 @@ import torch
 
 from toolkit_ext.cli import CONTEXT_SETTINGS, console, guarded
 from toolkit_ext.cli.options import run_context_options, take_run_context
-from toolkit_ext.experiments.experiment import Experiment, RunContext, run
+from toolkit_ext.experiments.experiment import run
+from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import known
