@@ -54,7 +54,7 @@ def measured(code: str, words: list[str], extra: dict[str, str]) -> tuple[float,
 
 def rows(rounds: int) -> list[dict[str, float | str]]:
     """A row for every command, and for the interpreter alone."""
-    cases = {"python": ("pass", [], {})} | {
+    cases: dict[str, tuple[str, list[str], dict[str, str]]] = {"python": ("pass", [], {})} | {
         f"toolkit-ext {text}": (f"import sys; sys.argv[0] = 'toolkit-ext'; {RUN}", words, {})
         for text, words in commands().items()
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -44,9 +46,26 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"toolkit_ext.cli.{module}"), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            raise type(error)(as_written(str(error), command.params if command else [])) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def as_written(message: str, params: Sequence[click.Parameter]) -> str:
+    """``message`` with the option that it begins with as users write it: ``--n-train`` for ``n_train``."""
+    name, colon, rest = message.partition(":")
+    for param in params:
+        flags = [flag.removeprefix("--").replace("-", "_") for flag in param.opts]
+        if isinstance(param, click.Option) and name.replace("-", "_") in (param.name, *flags):
+            return f"{param.opts[0]}{colon}{rest}"
+    return message
 
 
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from toolkit_ext.cli.options import (
+    NATURAL,
+    SEED_NUMBER,
     CommaSeparated,
     backbone_arg_option,
     data_option,
@@ -20,7 +22,7 @@ from toolkit_ext.cli.options import (
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--protocol", help="name in eval/protocols, or a JSON file; by default the usual one of the data set")
 @data_option
-@click.option("--n", "n_test", type=int, default=1000, show_default=True, help="attack the first N test examples")
+@click.option("--n", "n_test", type=NATURAL, default=1000, show_default=True, help="attack the first N test examples")
 @click.option(
     "--eps",
     type=CommaSeparated(str),
@@ -34,7 +36,7 @@ from toolkit_ext.cli.options import (
 @click.option("--errors", is_flag=True, help="print errors instead of accuracies")
 @click.option("--details", is_flag=True, help="print the images that each attack broke, and its time")
 @click.option("--audit", "audited", is_flag=True, help="check, at the middle eps, that attacks work on this model")
-@click.option("--audit-n", type=int, default=100, show_default=True, help="test examples for the audit")
+@click.option("--audit-n", type=NATURAL, default=100, show_default=True, help="test examples for the audit")
 @click.option("--transfer", metavar="CHECKPOINT", help="model whose adversarial examples the audit tries too")
 @click.option(
     "--weights", multiple=True, type=click.Path(path_type=Path), help="weights of timm:NAME, one for each in order"
@@ -55,7 +57,7 @@ from toolkit_ext.cli.options import (
     help="of AutoAttack: fp32, bf16-verified (faster; every success is checked in fp32), fp32-reference (the unchanged "
     "code of pyautoattack)",
 )
-@click.option("--seed", default=0, show_default=True, help="seed of the attacks")
+@click.option("--seed", type=SEED_NUMBER, default=0, show_default=True, help="seed of the attacks")
 @click.option(
     "--save-examples",
     type=click.Path(path_type=Path),

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from toolkit_ext.cli.options import Command, CommaSeparated, data_option, run_context_options, take_run_context
+from toolkit_ext.cli.options import (
+    NATURAL,
+    SEED_NUMBER,
+    Command,
+    CommaSeparated,
+    data_option,
+    run_context_options,
+    take_run_context,
+)
 from toolkit_ext.landscape.options import ANALYSES, Options
 
 
@@ -36,15 +44,17 @@ def _study_options(command: Command) -> Command:
     "through three; dead: layers; connectivity: of two checkpoints; training: compare the logs of several runs",
 )
 @data_option
-@click.option("--n", type=int, default=2000, show_default=True, help="use the first N training examples")
-@click.option("--n-test", type=int, default=1000, show_default=True, help="use the first N test examples")
+@click.option("--n", type=NATURAL, default=2000, show_default=True, help="use the first N training examples")
+@click.option("--n-test", type=NATURAL, default=1000, show_default=True, help="use the first N test examples")
 @click.option("--eps", help="radius of the budget, such as 8/255, 0 for clean inputs; by default that of the training")
 @click.option("--norm", help="norm of the budget, Linf or L2; by default that of the training")
 @click.option("--alpha", help="step size of the attack; by default 2.5 eps / steps")
-@click.option("--steps", default=10, show_default=True, help="steps of the PGD attack")
-@click.option("--batch-size", default=250, show_default=True, help="examples in memory at once")
+@click.option("--steps", type=NATURAL, default=10, show_default=True, help="steps of the PGD attack")
+@click.option("--batch-size", type=NATURAL, default=250, show_default=True, help="examples in memory at once")
 @click.option("--name", help="name of the CSV and the figure; by default that of the analysis and the checkpoint")
-@click.option("--seed", default=0, show_default=True, help="seed of attacks, directions and start vectors")
+@click.option(
+    "--seed", type=SEED_NUMBER, default=0, show_default=True, help="seed of attacks, directions and start vectors"
+)
 @_study_options
 @run_context_options
 def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from toolkit_ext.bounds import COUNT, SEED, Bounds
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.trainers.compose import AXES, options
@@ -34,9 +35,28 @@ class CommaSeparated(click.ParamType[Any]):
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(self.kind(word.strip()) for word in value.split(",") if word.strip())
+            items = tuple(self.kind(word.strip()) for word in value.split(",") if word.strip())
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.kind.__name__}", param, ctx)
+        if not items:
+            self.fail(f"{value!r} is an empty list; give at least one value, or leave the option out", param, ctx)
+        return items
+
+
+class Number(click.ParamType[Any]):
+    """A number within ``bounds``, for options that no dataclass checks."""
+
+    def __init__(self, kind: type, bounds: Bounds) -> None:
+        self.kind, self.bounds = kind, bounds
+        self.name = "integer" if kind is int else "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.bounds.check("", self.kind(value), self.kind)
+        except UserError as error:
+            self.fail(str(error).removeprefix(": "), param, ctx)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a valid {self.name}", param, ctx)
 
 
 def _plain(hint: Any) -> Any:
@@ -85,6 +105,7 @@ def hyper_parameter_options() -> list[click.Option]:
     return [*made.values(), *hidden]
 
 
+NATURAL, SEED_NUMBER = Number(int, COUNT), Number(int, SEED)
 where_option = click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
 )

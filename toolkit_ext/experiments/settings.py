@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit_ext import results
+from toolkit_ext.bounds import COUNT, SEED, check_options
+from toolkit_ext.types import option
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,16 @@ class Experiment:
     backbone: str = "lenet"
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 20
-    batch_size: int = 128
-    n_train: int | None = None
-    n_test: int | None = 1000
+    epochs: int = option(20, "passes over the training data", COUNT)
+    batch_size: int = option(128, "examples in a step", COUNT)
+    n_train: int | None = option(None, "use the first N training examples only", COUNT)
+    n_test: int | None = option(1000, "attack the first N test examples", COUNT)
     protocol: str | None = None
     attacks: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int = option(0, "seed of weights, batches and attacks", SEED)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @property
     def run_id(self) -> str:

@@ -106,8 +106,6 @@ class _Job:
 
     def _audit(self, folder: Path, protocol: Protocol) -> Audit:
         n, size = self.values["audit_n"], self.values["batch_size"]
-        if n < 1:
-            raise UserError(f"audit-n: {n} is not allowed; at least 1")
         return audit(
             self.loaded.model,
             self.dataset.x_test[:n],

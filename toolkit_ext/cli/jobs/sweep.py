@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.experiments.experiment import check_device
-from toolkit_ext.experiments.settings import RunContext, Task
+from toolkit_ext.experiments.experiment import check_device, rehearse
+from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.experiments.sweep import LOG, Outcome, Workers, state_of, sweep
 
 
@@ -33,10 +34,15 @@ def _say(number: int, of: int, outcome: Outcome) -> None:
 
 
 def _check(tasks: list[Task], context: RunContext) -> None:
-    """Check the device and the data sets once, before the first run; download what is missing."""
-    check_device(context.device)
-    for name in dict.fromkeys(task.experiment.data for task in tasks):
-        data.load(name, root=context.data_root, download=context.download)
+    """Refuse, before the first run, what any of them would refuse; download data that is missing."""
+    device = check_device(context.device)
+    names = dict.fromkeys(task.experiment.data for task in tasks)
+    sets = {name: data.load(name, root=context.data_root, download=context.download) for name in names}
+    seen: list[Experiment] = []
+    for one in (replace(task.experiment, seed=0) for task in tasks):  # no seed is refused that its bounds allow
+        if one not in seen:
+            rehearse(one, sets[one.data], device)
+            seen.append(one)
 
 
 def carry_out(tasks: list[Task], context: RunContext, engine: list[Any], dry_run: bool) -> None:
@@ -44,14 +50,14 @@ def carry_out(tasks: list[Task], context: RunContext, engine: list[Any], dry_run
     states = {task.run_id: state_of(task.experiment, context) for task in tasks}
     counts = Counter(states.values())
     console.say(f"{len(tasks)} runs: {counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new")
-    if dry_run:
-        for task in tasks:
-            console.show(f"{states[task.run_id]:8}  {task.run_id}  toolkit-ext {shlex.join(task.words)}")
-        return
     todo = [task for task in tasks if states[task.run_id] != "recorded"]
     _check(todo, context)
     gpus = torch.cuda.device_count() if torch.device(context.device).type == "cuda" else 0
     chosen = Workers.choose(len(todo), _cores(), gpus, *engine)
+    if dry_run:
+        for task in tasks:
+            console.show(f"{states[task.run_id]:8}  {task.run_id}  toolkit-ext {shlex.join(task.words)}")
+        return
     _finish(_run(todo, context, chosen) if todo else [], context)
 
 
