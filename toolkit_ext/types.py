@@ -282,7 +282,8 @@ class Paper:
 class Method:
     """The record of a method: its name, its paper and its choice on each axis.
 
-    ``trainer`` is the name of its class, ``formula`` the docstring of that class. ``defaults`` maps hyper-parameters of
+    ``trainer`` is the name of its class, ``formula`` the docstring of that class, ``use`` says when to take it and when
+    not. ``defaults`` maps hyper-parameters of
     the axes and the loop to the method's own values, ``smoke`` to values for a run of seconds on ``digits``.
     """
 
@@ -297,3 +298,4 @@ class Method:
     schedule: str = "constant"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    use: str = ""

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import (
     NATURAL,
     SEED_NUMBER,
@@ -18,7 +19,7 @@ from toolkit_ext.cli.options import (
 )
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Command, headings=dict.fromkeys(("eps", "batch_size", "seed"), "Evaluation"))
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--protocol", help="name in eval/protocols, or a JSON file; by default the usual one of the data set")
 @data_option

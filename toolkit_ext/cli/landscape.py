@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import (
     NATURAL,
     SEED_NUMBER,
-    Command,
     CommaSeparated,
     data_option,
     run_context_options,
@@ -20,7 +21,7 @@ from toolkit_ext.cli.options import (
 from toolkit_ext.landscape.options import ANALYSES, Options
 
 
-def _study_options(command: Command) -> Command:
+def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """An option for every field of :class:`Options`."""
     for entry in reversed(fields(Options)):
         default: Any = entry.default
@@ -33,7 +34,7 @@ def _study_options(command: Command) -> Command:
     return command
 
 
-@click.command("landscape")
+@click.command("landscape", cls=Command)
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
 @click.option(
     "--what",

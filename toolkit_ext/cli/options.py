@@ -82,7 +82,7 @@ def _option(entry: Field[Any], hint: Any) -> click.Option:
     default = ",".join(map(str, entry.default)) if isinstance(entry.default, tuple) else entry.default
     if entry.name == "eps":
         default = "8/255"
-    shown = "" if default in (None, "") else f"  [default: {default}, unless the method has its own]"
+    shown = "" if default in (None, "") else f" [default: {default}, unless the method has its own]"
     text = entry.metadata["help"] + shown
     if _plain(hint) is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", entry.name], default=None, help=text)

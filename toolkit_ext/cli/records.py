@@ -12,6 +12,7 @@ import click
 
 from toolkit_ext import results
 from toolkit_ext.cli import console
+from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import FILE, FOLDER, CommaSeparated, data_root_option, results_option, where_option
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
@@ -60,7 +61,7 @@ def _export(records: Sequence[Record], run_id: str, out: Path | None) -> None:
     console.say(f"RobustBench model_info: {written}")
 
 
-@click.command("table")
+@click.command("table", cls=Command)
 @results_option("folder")
 @click.option("--by", type=CommaSeparated(str), default=(), help="columns to group runs by; seeds are averaged over")
 @where_option
@@ -123,7 +124,7 @@ KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-@click.command("plot")
+@click.command("plot", cls=Command)
 @results_option("folder")
 @where_option
 @click.option(
@@ -157,7 +158,7 @@ def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Pa
     console.say(f"plot: {out}")
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @results_option("folder")
 @where_option
 @click.option("--examples", type=FOLDER, help="folder of <run_id>.safetensors  [default: RESULTS/examples]")
@@ -179,7 +180,7 @@ def report_command(
     console.say(f"report: {write_page(kept, out, shown, title)} ({len(kept)} runs, {len(shown)} with pictures)")
 
 
-@click.command("claims")
+@click.command("claims", cls=Command)
 @results_option("folder")
 @click.option("--recipes", type=FOLDER, default="recipes/claims", show_default=True, help="folder of the claims")
 def claims_command(folder: Path, recipes: Path) -> None:

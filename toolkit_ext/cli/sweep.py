@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import CommaSeparated, run_context_options, take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
@@ -30,7 +31,7 @@ def _train_options() -> Iterator[click.Option]:
         more: dict[str, Any] = (
             {"multiple": option.multiple, "metavar": option.metavar or "TEXT"} if not option.is_flag else {}
         )
-        yield click.Option([flag, option.name or ""], default=None, help=option.help, **more)
+        yield click.Option([flag, option.name or ""], default=None, help=option.help, hidden=option.hidden, **more)
 
 
 def _values(name: str, given: Any) -> list[tuple[str, ...]]:
@@ -86,7 +87,7 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
     return list(tasks.values())
 
 
-@click.command("sweep")
+@click.command("sweep", cls=Command)
 @click.option("--methods", type=CommaSeparated(str), default="pgd", show_default=True, help="methods to train, or all")
 @click.option(
     "--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of every combination"

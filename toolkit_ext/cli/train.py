@@ -1,15 +1,13 @@
-"""``toolkit-ext train [METHOD]`` and ``toolkit-ext methods``."""
+"""``toolkit-ext train [METHOD]``."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import click
-from rich import box
-from rich.table import Table
 
 from toolkit_ext.cli import console
+from toolkit_ext.cli.help import TrainCommand
 from toolkit_ext.cli.options import (
     CommaSeparated,
     backbone_arg_option,
@@ -17,10 +15,8 @@ from toolkit_ext.cli.options import (
     run_context_options,
     take_run_context,
 )
-from toolkit_ext.experiments.costs import recorded_passes
 from toolkit_ext.experiments.presets import preset_for
 from toolkit_ext.experiments.settings import Experiment
-from toolkit_ext.trainers.methods import METHODS
 
 
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
@@ -32,7 +28,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     return Experiment(method=method, backbone_args=args, hyper_parameters=given, **fixed)
 
 
-@click.command("train")
+@click.command("train", cls=TrainCommand)
 @click.argument("method", required=False)
 @click.option("--data", default="digits", show_default=True, help="digits, mnist, cifar10, ..., folder:PATH")
 @click.option("--backbone", default="lenet", show_default=True, help="any timm classifier, or lenet, resnet18_w, ...")
@@ -66,25 +62,3 @@ def train_command(method: str | None, **values: Any) -> None:
 
 
 train_command.params.extend(hyper_parameter_options())
-
-
-@click.command("methods")
-def methods_command() -> None:
-    """List the methods with their choice on each axis, their cost and their paper.
-
-    The cost is the mean number of forward and backward passes of a batch in a training step, rounded up. It was
-    counted while the method trained a small model with its default number of attack steps.
-    """
-    costs = recorded_passes()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
-    table.add_column("method", no_wrap=True)
-    table.add_column("attack, objective, update, schedule", ratio=3)
-    for name in ("forward", "backward"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what it does", ratio=3)
-    table.add_column("paper", ratio=4)
-    for name, method in METHODS.items():
-        axes = ", ".join((method.attack, method.objective, method.update, method.schedule))
-        passes = (str(math.ceil(number)) for number in (costs[name].forward, costs[name].backward))
-        table.add_row(name, axes, *passes, method.summary, str(method.paper))
-    console.show_table(table)
