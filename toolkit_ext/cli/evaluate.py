@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import (
     NATURAL,
@@ -66,6 +67,7 @@ from toolkit_ext.cli.options import (
 )
 @click.option("--fresh", is_flag=True, help="repeat attacks that an earlier evaluation has finished")
 @run_context_options
+@config_options
 def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
     """Evaluate a model by AutoAttack and write a record.
 

@@ -10,6 +10,7 @@ import click
 from rich_click import RichCommand, RichContext, RichHelpConfiguration, RichHelpFormatter
 from rich_click.rich_panel import RichOptionPanel
 
+from toolkit_ext.cli.config import PRINT, settled
 from toolkit_ext.results.tables.formatting import budget
 from toolkit_ext.trainers.compose import AXES, compose, known, options
 from toolkit_ext.trainers.config import LoopConfig
@@ -19,7 +20,8 @@ from toolkit_ext.types import Method
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "rich_help_config": RichHelpConfiguration(max_width=120)}
 # The options under each heading; those of the axes stand under the name of their axis.
 HEADINGS: dict[str, tuple[str, ...]] = {
-    "Sweep": ("methods", "seeds", "workers", "threads", "scheduler", "dry_run"),
+    "Configuration": ("config", "print_config", "dry_run"),
+    "Sweep": ("methods", "seeds", "workers", "threads", "scheduler"),
     "Analysis": (
         *("what", "k", "tol", "trace_samples", "density_steps", "density_samples", "distances", "directions", "span"),
         *("points", "dimensions", "degree"),
@@ -63,6 +65,12 @@ class Command(RichCommand):
     def format_options(self, ctx: RichContext, formatter: RichHelpFormatter) -> None:  # type: ignore[override]
         _group(self, {name: self.headings.get(name, heading_of(name)) for name in _names(self.params)})
         super().format_options(ctx, formatter)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.meta.get(PRINT):
+            click.echo(settled(ctx), nl=False)
+            return None
+        return super().invoke(ctx)
 
 
 class TrainCommand(Command):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import CommaSeparated, run_context_options, take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
@@ -18,7 +19,7 @@ from toolkit_ext.trainers.methods import METHODS
 
 # Options of train whose value has commas: one value each. The other options of train make a grid.
 _WHOLE = {"deep_layers"}
-_NOT_OURS = {"method", "seed", "resume", *RunContext.__dataclass_fields__}
+_NOT_OURS = {"method", "dry_run", "seed", "resume", "config", "print_config", *RunContext.__dataclass_fields__}
 
 
 def _train_options() -> Iterator[click.Option]:
@@ -97,6 +98,7 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
 @click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")
 @click.option("--dry-run", is_flag=True, help="list the runs and the state of each, and stop")
 @run_context_options
+@config_options
 def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: bool, **values: Any) -> None:
     """Train several methods with several seeds and settings, and record each.
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from toolkit_ext.cli import console
+from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import TrainCommand
 from toolkit_ext.cli.options import (
     CommaSeparated,
@@ -16,7 +17,7 @@ from toolkit_ext.cli.options import (
     take_run_context,
 )
 from toolkit_ext.experiments.presets import preset_for
-from toolkit_ext.experiments.settings import Experiment
+from toolkit_ext.experiments.settings import Experiment, RunContext
 
 
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
@@ -40,9 +41,11 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--protocol", help="evaluation; by default the usual one of the data set at the attack's eps")
 @click.option("--attacks", type=CommaSeparated(str), default=(), help="columns to evaluate instead of the protocol's")
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
+@click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
 @run_context_options
-def train_command(method: str | None, **values: Any) -> None:
+@config_options
+def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
     """Train METHOD on a data set and report its AutoAttack accuracy.
 
     Without METHOD, train uses the best combination for the data set in the leaderboards of results/CLAIMS.md; given
@@ -56,9 +59,20 @@ def train_command(method: str | None, **values: Any) -> None:
         best = preset_for(values["data"])
         console.say(f"method: {best.name}, the best of {best.board} in results/CLAIMS.md ({best.method})")
         method, values = best.method, best.with_options(values)
+    experiment = experiment_of(method, values)
+    if dry_run:
+        _preview(experiment, context)
+        return
     from toolkit_ext.experiments.experiment import run
 
-    console.show_table(console.results_table([run(experiment_of(method, values), context)]))
+    console.show_table(console.results_table([run(experiment, context)]))
+
+
+def _preview(experiment: Experiment, context: RunContext) -> None:
+    from toolkit_ext.experiments.preview import preview
+
+    for name, text in preview(experiment, context):
+        console.show(f"{name + ':':13}{text}")
 
 
 train_command.params.extend(hyper_parameter_options())

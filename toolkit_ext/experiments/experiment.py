@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from toolkit_ext.cli.console import say
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.experiments.presets import protocol_of
-from toolkit_ext.experiments.settings import Experiment, RunContext
-from toolkit_ext.io import make_folder
+from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
+from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
@@ -145,6 +146,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     folder = context.output / experiment.run_id
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
     ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
+    ranks.first(lambda: _keep_options(experiment, folder))
     results.reset_peak_memory()
     trainer.fit(
         dataset.x_train,
@@ -174,6 +176,12 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     )
     record["details"] |= context.told
     return ranks.first(lambda: _written(record, context))
+
+
+def _keep_options(experiment: Experiment, folder: Path) -> None:
+    """Write ``config.yaml``, with which ``train --config`` repeats the run."""
+    with suppress(UserError):  # an object on an axis, which only Python can give
+        atomic_write(make_folder(folder) / "config.yaml", as_yaml(experiment.options()))
 
 
 def _recorded(experiment: Experiment, context: RunContext) -> Record | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from toolkit_ext import results
 from toolkit_ext.bounds import COUNT, SEED, check_options
+from toolkit_ext.errors import UserError
 from toolkit_ext.types import option
 
 
@@ -51,6 +54,36 @@ class Experiment:
             hashlib.sha256(settings.encode()).hexdigest()[:8],
         ]
         return results.slug("-".join(word.rstrip("/").rpartition("/")[2] for word in words))
+
+    def options(self) -> dict[str, Any]:
+        """The options of ``toolkit-ext train`` that describe this run, by name."""
+        named = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _NESTED}
+        given = {name: value for name, value in named.items() if value is not None or name == "n_test"}
+        arguments = {"backbone_arg": dict(self.backbone_args)} if self.backbone_args else {}
+        return {**given, **arguments, **self.hyper_parameters}
+
+
+_NESTED = ("backbone_args", "hyper_parameters")
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Options by name as a YAML file, in the order given, for ``--config``.
+
+    Raises:
+        UserError: a value that is no number, text, truth value, list or mapping of them.
+    """
+    try:
+        return str(yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True))
+    except yaml.representer.RepresenterError as error:
+        raise UserError(f"config: {error.args[-1]!r} cannot be written; only numbers, texts and lists can") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True)
