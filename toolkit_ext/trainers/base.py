@@ -238,7 +238,6 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         model, device = parallel.model, parallel.device
         optimizer = self._optimizer or make_optimizer(model, loop, device)
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
-        parallel.share(update, loop, self.axes.names["update"])
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
         extensions = Extensions(axes, model, resources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,14 +68,19 @@ class Run:
         loop = self.axes.loop
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
-        self.meter = GradientMeter(self.update.optimizers, loop.clip_grad)
         self.trace = GradientTrace()
         average = get_ema_multi_avg_fn(loop.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
-        # Several ranks have to stop together, which the flag of one cannot bring about.
-        on_gpu = self.device.type == "cuda" and loop.precision != "fp16-mixed" and self.parallel.ranks.alone
-        self.finite = NonFiniteCheck(self.update.optimizers, deferred=on_gpu)
+        self.finite = NonFiniteCheck(
+            self.update.optimizers,
+            self._refuse,
+            on_device=self.device.type == "cuda" and not self.parallel.sharded,
+            alone=self.parallel.ranks.alone,
+            scaled=loop.precision == "fp16-mixed",
+        )
+        self.meter = GradientMeter(loop.clip_grad, self.finite.gradient)
+        self.parallel.share(self.update, loop, self.axes.names["update"], self.finite.gradients)
         folder = self.folder if self.parallel.ranks.is_first else None
         self.board = TensorBoardLogger(folder.path / "tensorboard" if folder else None)
 
@@ -85,9 +91,14 @@ class Run:
 
     def train(self, stop_after: int) -> None:
         """Train from the epoch after the last one in ``history`` up to ``stop_after``."""
-        with self.plan.applied(self.model, self.measured, optimizers=self.update.optimizers):
+        optimizers = self.update.optimizers
+        with (
+            closing(self.board),
+            self.meter.attached(optimizers),
+            self.finite.attached(),
+            self.plan.applied(self.model, self.measured, optimizers=optimizers),
+        ):
             self._epochs(stop_after)
-        self.board.close()
 
     def _epochs(self, stop_after: int) -> None:
         if not self.history:
@@ -115,7 +126,7 @@ class Run:
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
             averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * len(self.source) + index)))
-        self._refuse(self.finite.seen())
+        self.finite.seen()
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
 
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
@@ -148,7 +159,7 @@ class Run:
     def _losses(self, batch: Batch, number: int) -> Losses:
         with self.plan.passes():
             losses = self.axes.objective(self.model, batch, self.loss_fn)
-        self._refuse(self.finite.look(losses, batch, number))
+        self.finite.look(losses, batch, number)
         return self.parallel.scaled(losses)
 
     def _figures(self, report: StepReport) -> dict[str, Tensor]:
@@ -158,13 +169,11 @@ class Run:
         self.trace.add(self.meter.norm)
         return losses | {"grad_norm": self.meter.norm} | dict(report.figures)
 
-    def _refuse(self, facts: str) -> None:
-        if not facts:
-            return
+    def _refuse(self, kind: str, facts: str) -> None:
         self.alarms.add("non_finite_loss", len(self.history) + 1, facts)
         if self.folder and not self.parallel.sharded:  # beside "last", which stays the end of the last whole epoch
             self.folder.save("failed", self.unwrap(self.measured), self.extra, self.state_dict())
-        raise NonFiniteLossError(f"non-finite loss in {facts}; lower lr or use precision fp32")
+        raise NonFiniteLossError(f"non-finite {kind} in {facts}; lower lr or use precision fp32")
 
     def _finish(self, row: dict[str, Any]) -> None:
         self.history.append(row)
