@@ -36,7 +36,7 @@ from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
-from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
+from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers, settings_kept
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
@@ -207,6 +207,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             ranks.agree({**self._fingerprint(examples.names, epochs), **about})
         check_batch(ranks, examples.batch_size)
         with ExitStack() as stack:
+            stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
             run = self._prepare(examples, epochs, options, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
@@ -223,7 +224,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 run.train(min(run.epochs, options.stop_after or run.epochs))
         finally:
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state
-            self.model.eval()
+            self.model.eval().zero_grad()  # the gradients of the last step are of no more use
 
     def _fingerprint(self, names: Mapping[str, Any], epochs: int) -> dict[str, Any]:
         found = {"method": self.method.name, **self.axes.names, **self.axes.hyper_parameters(), **names}
