@@ -5,6 +5,7 @@ Training and evaluation use an ART ``PyTorchClassifier`` through :func:`view`, s
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from art.preprocessing.preprocessing import Preprocessor
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
+
+log = logging.getLogger("toolkit_ext")
 
 
 class ClassifierView(nn.Module):
@@ -73,6 +76,35 @@ def view(classifier: PyTorchClassifier) -> nn.Module:
         raise UserError(f"preprocessing: {names} is not a PyTorch preprocessor; the attacks need its gradient")
     model: nn.Module = classifier.model
     return ClassifierView(model, operations, low, high) if operations or (low, high) != (0.0, 1.0) else model
+
+
+def check_training_preprocessing(classifier: PyTorchClassifier) -> None:
+    """Refuse preprocessing for training alone, and log what is for predictions alone.
+
+    ART's ``fit`` changes the data by the former, once, before the first epoch. Attacks of a training step see clean
+    data and the deployed model, so there is no place for that here: noise or soft labels would be attacked as data.
+    Operations for predictions are part of the model that is attacked, and so of the one that is trained.
+
+    Raises:
+        UserError: an operation with ``apply_fit`` and without ``apply_predict``.
+    """
+    operations = [op for op in classifier.preprocessing_operations if not _is_identity(op)]
+    if alone := [type(op).__name__ for op in operations if op.apply_fit and not op.apply_predict]:
+        raise UserError(
+            f"preprocessing: {', '.join(alone)} is for training alone (apply_fit without apply_predict) and cannot be "
+            "applied; use augment or label_smoothing, apply it to the data before fit, or set apply_fit=False"
+        )
+    if left_out := [type(op).__name__ for op in operations if op.apply_predict and not op.apply_fit]:
+        log.warning("preprocessing: %s has apply_fit=False, but is applied in training too", ", ".join(left_out))
+
+
+def overridden(classifier: PyTorchClassifier) -> str:
+    """``Class.method`` where a subclass or the object itself predicts in another way than by its model; else empty."""
+    kind = type(classifier)
+    for name in ("predict", "_predict_framework"):
+        if name in vars(classifier) or getattr(kind, name) is not getattr(PyTorchClassifier, name):
+            return f"{kind.__name__}.{name}"
+    return ""
 
 
 def inner(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from toolkit_ext.backbones.estimators import clip_range, view
+from toolkit_ext.backbones.estimators import check_training_preprocessing, clip_range, overridden, view
 from toolkit_ext.backbones.outputs import check_outputs
 from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import check_labels, split_validation, to_unit
@@ -40,6 +41,8 @@ from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, mak
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
+
+log = logging.getLogger("toolkit_ext")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
 
     Inputs lie in the classifier's ``clip_values``; ``eps`` and ``alpha`` are in units of that range scaled to [0, 1].
     The classifier's own optimiser is used if it has one and neither ``optimizer`` nor ``lr`` is given. ``scheduler``
-    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``.
+    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``. After ``fit`` the model is in
+    evaluation mode, and the optimiser has its settings of before (learning rate, ...) and its trained momenta.
+
+    Preprocessing of the classifier with ``apply_predict`` is part of the model that is attacked and trained.
 
     Attributes:
         history: one row of figures for each epoch, as in ``log.csv``.
@@ -89,7 +95,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         best_state_dict: the weights of the epoch with the best validation robust accuracy.
 
     Raises:
-        UserError: an unknown hyper-parameter, or a value that is not allowed.
+        UserError: an unknown hyper-parameter, or a value that is not allowed; preprocessing that has no gradient, or
+            is for training alone.
     """
 
     method: ClassVar[Method]
@@ -104,6 +111,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         super().__init__(classifier)
         self.axes = compose(self.method, hyper_parameters)
         warn_of_deprecated(hyper_parameters)
+        check_training_preprocessing(classifier)
+        if own := overridden(classifier):
+            log.warning("classifier: %s is bypassed; training and its attacks use the model alone", own)
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
