@@ -35,11 +35,12 @@ class ClassifierView(nn.Module):
 
     def extra_repr(self) -> str:
         """Distinguishes two views of one model."""
-        names = ", ".join(_describe(operation) for operation in self._operations)
+        names = ", ".join(describe(operation) for operation in self._operations)
         return f"low={self.low:g}, high={self.high:g}" + (f", preprocessing={names}" if names else "")
 
 
-def _describe(operation: Preprocessor) -> str:
+def describe(operation: Preprocessor) -> str:
+    """Class and parameters of a preprocessing ``operation``."""
     values = {name: np.asarray(getattr(operation, name, None)).tolist() for name in operation.params}
     return f"{type(operation).__name__}({values})"
 
@@ -63,6 +64,11 @@ def _is_identity(operation: Preprocessor) -> bool:
     return bool(np.all(getattr(operation, "mean", 1) == 0) and np.all(getattr(operation, "std", 0) == 1))
 
 
+def operations_of(classifier: PyTorchClassifier) -> list[Preprocessor]:
+    """The preprocessing that is part of the classifier's predictions, in order."""
+    return [op for op in classifier.preprocessing_operations if op.apply_predict and not _is_identity(op)]
+
+
 def view(classifier: PyTorchClassifier) -> nn.Module:
     """The module to attack and to train: the classifier's own model if that takes [0, 1] inputs.
 
@@ -70,7 +76,7 @@ def view(classifier: PyTorchClassifier) -> nn.Module:
         UserError: preprocessing without a gradient in torch, which the attacks need.
     """
     low, high = clip_range(classifier)
-    operations = [op for op in classifier.preprocessing_operations if op.apply_predict and not _is_identity(op)]
+    operations = operations_of(classifier)
     if operations and not classifier.all_framework_preprocessing:
         names = ", ".join(type(operation).__name__ for operation in operations)
         raise UserError(f"preprocessing: {names} is not a PyTorch preprocessor; the attacks need its gradient")

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,11 +30,13 @@ from toolkit_ext.trainers.batches import (
     LoaderSource,
     TensorSource,
     as_images,
+    first_batch,
     isolated_rng,
 )
 from toolkit_ext.trainers.compose import compose
-from toolkit_ext.trainers.config import warn_of_deprecated
+from toolkit_ext.trainers.config import FitOptions, warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
+from toolkit_ext.trainers.fingerprint import held_facts, make_fingerprint, scheduler_facts, stream_facts
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
 from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers, settings_kept
@@ -43,25 +45,6 @@ from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
 
 log = logging.getLogger("toolkit_ext")
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Further arguments of ``fit`` and ``fit_generator``."""
-
-    run_dir: str | Path | None = None
-    resume: bool = False
-    stop_after: int | None = None
-    progress: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> FitOptions:
-        """Check the names and build."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := given.keys() - known:
-            raise UserError(f"fit: no such argument {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
-        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -154,16 +137,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             NonFiniteLossError: the loss was not finite; the state is in ``run_dir/failed``.
         """
         images, labels = self._pair((x, y))
-        names = {"data": digest(images, labels), "batch_size": batch_size}
+        held = self._held(validation_data)
+        names = {"data": digest(images, labels), "batch_size": batch_size, **held_facts(held)}
         fraction = self.axes.loop.validation_fraction
-        if validation_data is not None:
-            held: ValidationSplit | None = ValidationSplit(*self._pair(validation_data))
-        elif fraction > 0:
+        if held is None and fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        else:
-            held = None
         source = TensorSource(images, labels, batch_size)
         examples = Examples(source, held, ValidationSplit(images, labels), names, batch_size)
         self._train(examples, nb_epochs, FitOptions.of(kwargs))
@@ -182,10 +162,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """
         kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
         source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
-        held = ValidationSplit(*self._pair(validation_data)) if validation_data is not None else None
-        x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
-        examples = Examples(source, held, ValidationSplit(x, y), {"data": "generator"}, len(x))
-        self._train(examples, nb_epochs, FitOptions.of(kwargs))
+        held, options, seed = self._held(validation_data), FitOptions.of(kwargs), self.axes.loop.seed
+        first = first_batch(source, seed)
+        names = {"data": "generator", **held_facts(held)}
+        names |= stream_facts(source, first, seed, again=options.resume or restarted())
+        self._train(Examples(source, held, ValidationSplit(*first[:2]), names, len(first[0])), nb_epochs, options)
 
     @property
     def best_epoch(self) -> int:
@@ -204,21 +185,27 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         images = as_images(data[0], *self.clip, self.device)
         return images, check_labels(data[1], len(images), self._classifier.nb_classes).to(self.device)
 
+    def _held(self, validation_data: tuple[Any, Any] | None) -> ValidationSplit | None:
+        return None if validation_data is None else ValidationSplit(*self._pair(validation_data))
+
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
         if epochs < 1:
             raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
         images = to_unit(examples.training.x[:8])
-        check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
-        ranks = current(self.device)
-        if not ranks.alone:
-            length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
-            about = facts(self.model, examples.training, examples.validation, **length)
-            ranks.agree({**self._fingerprint(examples.names, epochs), **about})
-        check_batch(ranks, examples.batch_size)
         with ExitStack() as stack:
+            stack.enter_context(isolated_rng(self.axes.loop.seed))
+            check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
+            ranks = current(self.device)
+            names = {"method": self.method.name, **examples.names}
+            fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
+            if not ranks.alone:
+                length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
+                about = facts(self.model, examples.training, examples.validation, **length)
+                ranks.agree({**fingerprint, **about})
+            check_batch(ranks, examples.batch_size)
             stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
-            run = self._prepare(examples, epochs, options, ranks, stack)
+            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
@@ -236,13 +223,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state
             self.model.eval().zero_grad()  # the gradients of the last step are of no more use
 
-    def _fingerprint(self, names: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-        found = {"method": self.method.name, **self.axes.names, **self.axes.hyper_parameters(), **names}
-        if self.axes.loop.lr_schedule != "constant" or self.axes.names["schedule"] != "constant":
-            found["nb_epochs"] = epochs  # what the schedules do depends on it
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-
-    def _prepare(self, examples: Examples, epochs: int, options: FitOptions, ranks: Ranks, stack: ExitStack) -> Run:
+    def _prepare(
+        self,
+        examples: Examples,
+        epochs: int,
+        options: FitOptions,
+        fingerprint: Mapping[str, Any],
+        ranks: Ranks,
+        stack: ExitStack,
+    ) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
         parallel, unwrap = join(self.model, axes, self._optimizer, ranks, stack)
@@ -252,6 +241,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
         extensions = Extensions(axes, model, resources)
+        own = None if self._scheduler is None else self._scheduler(optimizer)
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
@@ -259,9 +249,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             axes=extensions.axes,
             extensions=extensions,
             update=update,
-            scheduler=self._scheduler(optimizer)
-            if self._scheduler
-            else make_schedulers(update.optimizers, loop, len(source), epochs, resets),
+            scheduler=make_schedulers(update.optimizers, loop, len(source), epochs, resets) if own is None else own,
             loss_fn=make_loss(self._classifier, loop),
             source=source,
             monitor=Monitor(
@@ -277,7 +265,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
-            fingerprint=self._fingerprint(examples.names, epochs),
+            fingerprint={**fingerprint, **scheduler_facts(own)},
             extra=options.extra,
             unwrap=unwrap,
             parallel=parallel,

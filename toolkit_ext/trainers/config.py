@@ -1,10 +1,11 @@
-"""The training loop's own hyper-parameters, shared by every method."""
+"""The training loop's own hyper-parameters, shared by every method, and the further arguments of ``fit``."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
@@ -128,3 +129,22 @@ class LoopConfig:
         for name in ("momentum", "label_smoothing", "ema_decay", "validation_fraction"):
             if getattr(self, name) >= 1:
                 raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be below 1")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Further arguments of ``fit`` and ``fit_generator``."""
+
+    run_dir: str | Path | None = None
+    resume: bool = False
+    stop_after: int | None = None
+    progress: bool = True
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> FitOptions:
+        """Check the names and build."""
+        known = {entry.name for entry in fields(cls)}
+        if unknown := given.keys() - known:
+            raise UserError(f"fit: no such argument {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
+        return cls(**given)

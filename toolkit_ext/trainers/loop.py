@@ -13,16 +13,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from toolkit_ext import fast
+from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
-from toolkit_ext.trainers.batches import BatchSource, augment, isolated_rng, seed_of
+from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.distributed import DataParallelContext
+from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
-from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger, check_fingerprint
+from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger
 from toolkit_ext.types import (
     AdversarialInputs,
     Attack,
@@ -34,9 +36,6 @@ from toolkit_ext.types import (
     TrainingStep,
     Update,
 )
-
-# Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
-_BATCHES, _TRAINING, _MEASURING = 0, 1, 2
 
 
 @dataclass
@@ -106,10 +105,10 @@ class Run:
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
             began = time.perf_counter()
-            with isolated_rng(seed_of(self.axes.loop.seed, epoch, _TRAINING)):
+            with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
             if every and (epoch % every == 0 or epoch == self.epochs):
-                with isolated_rng(seed_of(self.axes.loop.seed, _MEASURING)):
+                with isolated_rng(seed_of(self.axes.loop.seed, MEASURING)):
                     row |= self.monitor.measure(self.measured)
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
             # The ranks decide alike: by the figures of the first.
@@ -117,7 +116,7 @@ class Run:
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         averages = Averages()
-        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, _BATCHES))
+        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, BATCHES))
         bar = tqdm(batches, f"epoch {epoch}/{self.epochs}", len(self.source), disable=not self.progress, leave=False)
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
@@ -222,10 +221,10 @@ class Run:
             UserError: the state is of another run; the message names what differs.
         """
         check_fingerprint(state["fingerprint"], self.fingerprint)
-        load_whole(self.model, self.update, state)
+        check_weights(state["model"], self.model.state_dict())
+        self._load_update(state)
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.scheduler.load_state_dict(state["scheduler"])
         self.extensions.load_state_dict(state.get("extensions", {}))
         self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
         self.history = list(state["history"])
@@ -233,3 +232,13 @@ class Run:
         self.alarms = Alarms([Alarm(**alarm) for alarm in state["alarms"]])
         self.best_score = tuple(state["best_score"])
         self.best_state = dict(state["best_state"])
+
+    def _load_update(self, state: Mapping[str, Any]) -> None:
+        ours, saved = self.scheduler.state_dict(), state["scheduler"]
+        try:  # an older state does not say what optimiser and scheduler it has
+            if ("members" in ours) != ("members" in saved):
+                raise ValueError("one of them is the caller's, the other a named schedule")
+            load_whole(self.model, self.update, state)
+            self.scheduler.load_state_dict(saved)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"resume: the checkpoint has another optimiser or scheduler ({error})") from error
