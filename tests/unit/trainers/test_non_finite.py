@@ -64,10 +64,10 @@ def test_a_bad_gradient_under_a_finite_loss_moves_nothing(
     def trained(at: int, epochs: int) -> Any:
         torch.manual_seed(0)
         model = Spoiled(SPOILS[spoil], at)
-        fused = {"fused_optimizer": "on" if held else "off"}
-        periods = {"periods": 1} if method == "pas" else {"warmup_epochs": 0}
+        chosen: dict[str, Any] = {"periods": 1} if method == "pas" else {"warmup_epochs": 0}
+        chosen["fused_optimizer"] = "on" if held else "off"
         calm: dict[str, Any] = {"lr": 0.1, "lr_schedule": "constant", "measure_every": 0, "validation_fraction": 0}
-        trainer = TRAINERS[method](as_classifier(model, (1, 4, 4), 3), **calm, **fused, **periods)
+        trainer = TRAINERS[method](as_classifier(model, (1, 4, 4), 3), **calm, **chosen)
         try:
             trainer.fit(*data, nb_epochs=epochs, batch_size=12, progress=False)
         finally:

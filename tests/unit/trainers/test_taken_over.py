@@ -179,8 +179,12 @@ class Noisy(Dataset[Any]):
         return len(self.x)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        draw = {"torch": lambda: torch.rand(1).item(), "numpy": np.random.rand, "own": self.own.random}[self.rng]
-        return self.x[i] * draw(), self.y[i]
+        draws: dict[str, Callable[[], float]] = {
+            "torch": lambda: torch.rand(1).item(),
+            "numpy": lambda: float(np.random.rand()),
+            "own": self.own.random,
+        }
+        return self.x[i] * draws[self.rng](), self.y[i]
 
 
 class Stream(IterableDataset[Any]):
