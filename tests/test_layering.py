@@ -47,6 +47,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
         "evaluation/",
         "trainers/base.py",
         "trainers/batches.py",
+        "trainers/fingerprint.py",
         "trainers/optim.py",
     ),
     "torchattacks": ("attacks/adapters.py",),

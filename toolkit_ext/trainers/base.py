@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from toolkit_ext.backbones.estimators import clip_range, view
+from toolkit_ext.backbones.estimators import check_training_preprocessing, clip_range, overridden, view
 from toolkit_ext.backbones.outputs import check_outputs
 from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import check_labels, split_validation, to_unit
@@ -29,36 +30,21 @@ from toolkit_ext.trainers.batches import (
     LoaderSource,
     TensorSource,
     as_images,
+    first_batch,
     isolated_rng,
 )
 from toolkit_ext.trainers.compose import compose
-from toolkit_ext.trainers.config import warn_of_deprecated
+from toolkit_ext.trainers.config import FitOptions, warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
+from toolkit_ext.trainers.fingerprint import held_facts, make_fingerprint, scheduler_facts, stream_facts
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
-from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
+from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers, settings_kept
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
 
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Further arguments of ``fit`` and ``fit_generator``."""
-
-    run_dir: str | Path | None = None
-    resume: bool = False
-    stop_after: int | None = None
-    progress: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> FitOptions:
-        """Check the names and build."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := given.keys() - known:
-            raise UserError(f"fit: no such argument {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
-        return cls(**given)
+log = logging.getLogger("toolkit_ext")
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
 
     Inputs lie in the classifier's ``clip_values``; ``eps`` and ``alpha`` are in units of that range scaled to [0, 1].
     The classifier's own optimiser is used if it has one and neither ``optimizer`` nor ``lr`` is given. ``scheduler``
-    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``.
+    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``. After ``fit`` the model is in
+    evaluation mode, and the optimiser has its settings of before (learning rate, ...) and its trained momenta.
+
+    Preprocessing of the classifier with ``apply_predict`` is part of the model that is attacked and trained.
 
     Attributes:
         history: one row of figures for each epoch, as in ``log.csv``.
@@ -89,7 +78,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         best_state_dict: the weights of the epoch with the best validation robust accuracy.
 
     Raises:
-        UserError: an unknown hyper-parameter, or a value that is not allowed.
+        UserError: an unknown hyper-parameter, or a value that is not allowed; preprocessing that has no gradient, or
+            is for training alone.
     """
 
     method: ClassVar[Method]
@@ -104,6 +94,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         super().__init__(classifier)
         self.axes = compose(self.method, hyper_parameters)
         warn_of_deprecated(hyper_parameters)
+        check_training_preprocessing(classifier)
+        if own := overridden(classifier):
+            log.warning("classifier: %s is bypassed; training and its attacks use the model alone", own)
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
@@ -144,16 +137,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             NonFiniteLossError: the loss was not finite; the state is in ``run_dir/failed``.
         """
         images, labels = self._pair((x, y))
-        names = {"data": digest(images, labels), "batch_size": batch_size}
+        held = self._held(validation_data)
+        names = {"data": digest(images, labels), "batch_size": batch_size, **held_facts(held)}
         fraction = self.axes.loop.validation_fraction
-        if validation_data is not None:
-            held: ValidationSplit | None = ValidationSplit(*self._pair(validation_data))
-        elif fraction > 0:
+        if held is None and fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        else:
-            held = None
         source = TensorSource(images, labels, batch_size)
         examples = Examples(source, held, ValidationSplit(images, labels), names, batch_size)
         self._train(examples, nb_epochs, FitOptions.of(kwargs))
@@ -172,10 +162,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """
         kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
         source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
-        held = ValidationSplit(*self._pair(validation_data)) if validation_data is not None else None
-        x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
-        examples = Examples(source, held, ValidationSplit(x, y), {"data": "generator"}, len(x))
-        self._train(examples, nb_epochs, FitOptions.of(kwargs))
+        held, options, seed = self._held(validation_data), FitOptions.of(kwargs), self.axes.loop.seed
+        first = first_batch(source, seed)
+        names = {"data": "generator", **held_facts(held)}
+        names |= stream_facts(source, first, seed, again=options.resume or restarted())
+        self._train(Examples(source, held, ValidationSplit(*first[:2]), names, len(first[0])), nb_epochs, options)
 
     @property
     def best_epoch(self) -> int:
@@ -194,20 +185,27 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         images = as_images(data[0], *self.clip, self.device)
         return images, check_labels(data[1], len(images), self._classifier.nb_classes).to(self.device)
 
+    def _held(self, validation_data: tuple[Any, Any] | None) -> ValidationSplit | None:
+        return None if validation_data is None else ValidationSplit(*self._pair(validation_data))
+
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
         if epochs < 1:
             raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
         images = to_unit(examples.training.x[:8])
-        check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
-        ranks = current(self.device)
-        if not ranks.alone:
-            length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
-            about = facts(self.model, examples.training, examples.validation, **length)
-            ranks.agree({**self._fingerprint(examples.names, epochs), **about})
-        check_batch(ranks, examples.batch_size)
         with ExitStack() as stack:
-            run = self._prepare(examples, epochs, options, ranks, stack)
+            stack.enter_context(isolated_rng(self.axes.loop.seed))
+            check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
+            ranks = current(self.device)
+            names = {"method": self.method.name, **examples.names}
+            fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
+            if not ranks.alone:
+                length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
+                about = facts(self.model, examples.training, examples.validation, **length)
+                ranks.agree({**fingerprint, **about})
+            check_batch(ranks, examples.batch_size)
+            stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
+            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
@@ -223,25 +221,27 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 run.train(min(run.epochs, options.stop_after or run.epochs))
         finally:
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state
-            self.model.eval()
+            self.model.eval().zero_grad()  # the gradients of the last step are of no more use
 
-    def _fingerprint(self, names: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-        found = {"method": self.method.name, **self.axes.names, **self.axes.hyper_parameters(), **names}
-        if self.axes.loop.lr_schedule != "constant" or self.axes.names["schedule"] != "constant":
-            found["nb_epochs"] = epochs  # what the schedules do depends on it
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-
-    def _prepare(self, examples: Examples, epochs: int, options: FitOptions, ranks: Ranks, stack: ExitStack) -> Run:
+    def _prepare(
+        self,
+        examples: Examples,
+        epochs: int,
+        options: FitOptions,
+        fingerprint: Mapping[str, Any],
+        ranks: Ranks,
+        stack: ExitStack,
+    ) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
         parallel, unwrap = join(self.model, axes, self._optimizer, ranks, stack)
         model, device = parallel.model, parallel.device
         optimizer = self._optimizer or make_optimizer(model, loop, device)
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
-        parallel.share(update, loop, self.axes.names["update"])
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
         extensions = Extensions(axes, model, resources)
+        own = None if self._scheduler is None else self._scheduler(optimizer)
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
@@ -249,9 +249,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             axes=extensions.axes,
             extensions=extensions,
             update=update,
-            scheduler=self._scheduler(optimizer)
-            if self._scheduler
-            else make_schedulers(update.optimizers, loop, len(source), epochs, resets),
+            scheduler=make_schedulers(update.optimizers, loop, len(source), epochs, resets) if own is None else own,
             loss_fn=make_loss(self._classifier, loop),
             source=source,
             monitor=Monitor(
@@ -267,7 +265,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
-            fingerprint=self._fingerprint(examples.names, epochs),
+            fingerprint={**fingerprint, **scheduler_facts(own)},
             extra=options.extra,
             unwrap=unwrap,
             parallel=parallel,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -19,6 +20,10 @@ from toolkit_ext.errors import UserError
 
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
 SourceBatch = tuple[Tensor, Tensor, Tensor | None]
+
+
+# Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
+BATCHES, TRAINING, MEASURING = 0, 1, 2
 
 
 class BatchSource(Protocol):
@@ -65,43 +70,127 @@ class TensorSource:
             yield to_unit(self.x[index]), self.y[index], index
 
 
-class LoaderSource:
-    """Batches of a torch ``DataLoader``, whose order follows torch's global seed."""
+class StreamSource(ABC):
+    """Batches that come from outside, one after another; looking at the first one loses none and repeats none.
+
+    Attributes:
+        loader: the ``DataLoader`` behind it, if there is one.
+    """
+
+    def __init__(self, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+        self.num_classes, self.clip, self.device = num_classes, clip, device
+        self.loader: DataLoader[Any] | None = None
+        self._opened: tuple[int, SourceBatch, Iterator[SourceBatch], tuple[Any, ...]] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Images and labels of an epoch, as they come."""
+
+    def _generators(self) -> list[torch.Generator]:
+        """Generators of random numbers that decide on the batches, beside torch's global one."""
+        return []
+
+    def _open(self) -> Iterator[SourceBatch]:
+        for x, y in self._pairs():
+            images = to_unit(as_images(x, *self.clip, self.device))
+            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
+
+    def first(self, seed: int) -> SourceBatch:
+        """The first batch of the epoch with ``seed``. It waits for that epoch, with the random numbers after it.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self._seeded(seed):
+            stream = self._open()
+            batch = next(stream, None)
+            if batch is None:
+                raise UserError("generator: it has no batch; a generator that can be read once has to be given anew")
+            self._opened = seed, batch, stream, _random_states(self._generators())
+        return batch
+
+    def epoch(self, seed: int) -> Iterator[SourceBatch]:
+        """See :class:`BatchSource`; the order follows torch's global seed and the loader's own generator."""
+        opened, self._opened = self._opened, None
+        with self._seeded(seed):
+            if opened is None or opened[0] != seed:
+                yield from self._open()
+                return
+            _, batch, stream, states = opened
+            _set_random_states(states, self._generators())
+            yield batch
+            yield from stream
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Seed torch and the generators of the source; those are the caller's, and go back to where they were."""
+        own = [(generator, generator.get_state()) for generator in self._generators()]
+        torch.manual_seed(seed)
+        for generator, _ in own:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in own:
+                generator.set_state(state)
+
+
+class LoaderSource(StreamSource):
+    """Batches of a torch ``DataLoader``, whose order follows the seed of the epoch."""
 
     def __init__(
         self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device
     ) -> None:
+        super().__init__(num_classes, clip, device)
         if len(loader) == 0:
             raise UserError("generator: the DataLoader is empty")
-        self.loader, self.num_classes, self.clip, self.device = loader, num_classes, clip, device
+        self.loader: DataLoader[Any] = loader
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        torch.manual_seed(seed)
-        for x, y in self.loader:
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
+    def _pairs(self) -> Iterator[tuple[Any, Any]]:
+        yield from self.loader
+
+    def _generators(self) -> list[torch.Generator]:
+        batches = self.loader.batch_sampler
+        owners = (self.loader, self.loader.sampler, batches, getattr(batches, "sampler", None))
+        found = [getattr(owner, "generator", None) for owner in owners]
+        return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
 
 
-class GeneratorSource:
+class GeneratorSource(StreamSource):
     """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
 
     def __init__(
         self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device
     ) -> None:
-        self.generator, self.num_classes, self.clip, self.device = generator, num_classes, clip, device
+        super().__init__(num_classes, clip, device)
+        self.generator = generator
+        self.loader = generator.iterator if isinstance(generator.iterator, DataLoader) else None
 
     def __len__(self) -> int:
         return -(-int(self.generator.size) // int(self.generator.batch_size))
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        torch.manual_seed(seed)
+    def _pairs(self) -> Iterator[tuple[Any, Any]]:
         for _ in range(len(self)):
-            x, y = self.generator.get_batch()
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
+            yield self.generator.get_batch()
+
+
+def _random_states(own: Sequence[torch.Generator]) -> tuple[Any, ...]:
+    states = [generator.get_state() for generator in own]
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), states
+
+
+def _set_random_states(states: tuple[Any, ...], own: Sequence[torch.Generator]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+    for generator, state in zip(own, states[3], strict=True):
+        generator.set_state(state)
 
 
 def _flip(x: Tensor) -> Tensor:
@@ -152,3 +241,9 @@ def isolated_rng(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+
+
+def first_batch(source: StreamSource, seed: int) -> SourceBatch:
+    """The first batch of a training with ``seed``, read as its first epoch reads it; no random state moves."""
+    with isolated_rng(seed_of(seed, 1, TRAINING)):
+        return source.first(seed_of(seed, 1, BATCHES))

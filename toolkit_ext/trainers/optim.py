@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -34,6 +36,35 @@ def make_optimizer(model: nn.Module, loop: LoopConfig, device: torch.device) -> 
         return kind(weights, lr=loop.lr, betas=betas, weight_decay=loop.weight_decay, fused=fused)
     except RuntimeError as error:
         raise UserError(f"fused_optimizer: 'on' is not possible on {device.type}: {error}; use auto") from error
+
+
+@contextmanager
+def settings_kept(optimizer: Optimizer | None, *, anew: bool) -> Iterator[None]:
+    """On leaving, the settings of ``optimizer`` (learning rates, ...) are the caller's again; its momenta stay trained.
+
+    Schedules change the settings, add their own to the groups and wrap ``step``; a resumed state brings its own.
+
+    Args:
+        optimizer: the caller's; None does nothing.
+        anew: forget within the context what earlier schedules noted, so that a schedule starts from ``lr``.
+    """
+    if optimizer is None:
+        yield
+        return
+    kept = [{name: deepcopy(group[name]) for name in group if name != "params"} for group in optimizer.param_groups]
+    wrapped = "step" in vars(optimizer)
+    try:
+        for group in optimizer.param_groups if anew else ():
+            for note in ("initial_lr", "max_lr", "min_lr"):
+                group.pop(note, None)
+        yield
+    finally:
+        for group, settings in zip(optimizer.param_groups, kept, strict=True):
+            for name in group.keys() - settings.keys() - {"params"}:
+                del group[name]
+            group.update(settings)
+        if not wrapped:
+            vars(optimizer).pop("step", None)
 
 
 def make_plan(model: nn.Module, loop: LoopConfig, device: torch.device, *, sharded: bool) -> fast.Plan:
