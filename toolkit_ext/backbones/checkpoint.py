@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 from toolkit_ext.backbones.building import Normalized, build
 from toolkit_ext.backbones.config import CONFIG, DIGEST, KEY, WEIGHTS, read_config, read_file, read_training
 from toolkit_ext.backbones.registry import check_arguments
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.io import atomic_write, make_folder
 
 __all__ = ["baked_state", "load_model", "read_config", "read_training", "save_model"]
@@ -119,8 +119,8 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Normal
     except UserError as error:
         raise UserError(f"checkpoint {folder}: {error}") from error
     except RuntimeError as error:
-        facts = " ".join(str(error).split()[:40])
-        raise UserError(f"checkpoint {folder}: {WEIGHTS} does not fit {name!r} of {CONFIG}: {facts}") from error
+        what = f"{WEIGHTS} does not fit {name!r} of {CONFIG}"
+        raise UserError(f"checkpoint {folder}: {what}: {one_line(error, 300)}") from error
     stats = {key: tuple(cfg[key]) for key in ("mean", "std")}
     model = Normalized(
         backbone, name=name, num_classes=classes, in_chans=in_chans, image_size=size, model_args=arguments, **stats
@@ -133,7 +133,7 @@ def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"checkpoint {folder}: {WEIGHTS} is damaged or cut short ({error})") from error
+        raise UserError(f"checkpoint {folder}: {WEIGHTS} is damaged or cut short ({one_line(error)})") from error
     digest = (config.get(KEY) or {}).get(DIGEST)
     if digest is not None and digest != hashlib.sha256(data).hexdigest():
         raise UserError(f"checkpoint {folder}: {WEIGHTS} is not the file that {CONFIG} was saved with")

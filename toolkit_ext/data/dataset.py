@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.io import atomic_write
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
@@ -103,7 +103,7 @@ def _listing(name: str, path: Path, part: str) -> Any:
     try:
         return ImageFolder(path / part)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"data {name}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"data {name}: {one_line(error)}") from error
 
 
 def _read(name: str, path: Path, listing: Any, image_size: int | None) -> tuple[Tensor, Tensor]:

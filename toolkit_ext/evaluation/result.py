@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.io import atomic_write
 from toolkit_ext.types import Norm
@@ -100,7 +100,7 @@ def load_examples(path: str | Path) -> Examples:
         balls = {attack["name"]: (attack["norm"], attack["eps"]) for attack in attacks}
         return Examples(**tensors, attacks=tuple(names[code] for code in codes), balls=balls)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"examples {path}: not a file of adversarial examples ({error})") from error
+        raise UserError(f"examples {path}: not a file of adversarial examples ({one_line(error)})") from error
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
