@@ -138,7 +138,9 @@ def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: boo
     tasks = plan(methods, seeds, values)
     states = {task.run_id: state_of(task.experiment, context) for task in tasks}
     counts = Counter(states.values())
-    console.say(f"{len(tasks)} runs: {counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new")
+    unreadable = f", {counts['unreadable']} with an unreadable record" if counts["unreadable"] else ""
+    told = f"{counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new{unreadable}"
+    console.say(f"{len(tasks)} runs: {told}")
     if dry_run:
         for task in tasks:
             console.show(f"{states[task.run_id]:8}  {task.run_id}  toolkit-ext {shlex.join(task.words)}")

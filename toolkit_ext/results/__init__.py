@@ -9,6 +9,7 @@ from toolkit_ext.results.records.record import (
     model_info,
     new_record,
     new_run_id,
+    read_record,
     read_records,
     slug,
     write_model_info,
@@ -22,7 +23,16 @@ from toolkit_ext.results.tables.rendering import printed, render, to_csv, to_lat
 from toolkit_ext.results.tables.significance import per_example, vs_best
 
 __all__ = ["SCHEMA", "Environment", "Record", "RecordWarning", "check_name", "environment", "model_info", "new_record"]
-__all__ += ["new_run_id", "peak_memory", "peak_memory_mb", "read_records", "reset_peak_memory", "slug", "validate"]
+__all__ += [
+    "new_run_id",
+    "peak_memory",
+    "peak_memory_mb",
+    "read_record",
+    "read_records",
+    "reset_peak_memory",
+    "slug",
+    "validate",
+]
 __all__ += ["write_model_info", "write_record"]
 __all__ += ["METRICS", "aggregate", "columns", "concise", "frame", "label", "members", "per_example", "printed"]
 __all__ += ["rebuild", "render", "reported", "sort", "to_csv", "to_latex", "to_markdown", "vs_best", "where"]

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.io import atomic_write, make_folder
+from toolkit_ext.io import atomic_write, locked, make_folder
 from toolkit_ext.ranks import ALONE, Ranks
 
 FORMAT = 1
-_META, _LOCK, _BATCHES = "meta.json", ".lock", "batch-*.safetensors"
+_META, _BATCHES = "meta.json", "batch-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,7 @@ def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = 
         yield State(None)
         return
     path = make_folder(Path(folder))
-    try:
-        lock = FileLock(path / _LOCK, timeout=0).acquire()
-    except Timeout as error:
-        raise UserError(f"state_dir {path}: is in use by another evaluation; give another folder") from error
-    with lock:
+    with locked(path, f"state_dir {path}: is in use by another evaluation; give another folder"):
         _claim(path, {"format": FORMAT, **key}, fresh)
         yield State(path)
 
