@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.checks import hash_model, hash_tensors
+from toolkit_ext.evaluation.loading.checks import hash_model
+from toolkit_ext.evaluation.tensor_files import hash_tensors
 from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
