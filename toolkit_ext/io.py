@@ -10,12 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from toolkit_ext.errors import RunError, UserError, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _PREVIOUS, _TEMPORARY = ".previous", ".tmp"
 # A temporary file of this age belongs to a process that was killed: writing one takes seconds.
@@ -64,20 +68,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-class HashedFile:
-    """A binary file that hashes what is written to it: an argument for ``torch.save``."""
+class HashedFile(BufferedWriter):
+    """A binary file that hashes what is written to it, as by ``torch.save``."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._sha = file, hashlib.sha256()
+    def __init__(self, raw: FileIO) -> None:
+        super().__init__(raw)
+        self._sha = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         """Write ``data``."""
         self._sha.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        """Hand everything to the system."""
-        self._file.flush()
+        return super().write(data)
 
     @property
     def sha256(self) -> str:
@@ -93,8 +94,8 @@ def atomic_file(path: Path) -> Iterator[HashedFile]:
         _clean_once(path.parent)
         descriptor, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield HashedFile(file)
+            with HashedFile(FileIO(descriptor, "wb")) as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, 0o644)

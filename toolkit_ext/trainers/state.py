@@ -105,6 +105,20 @@ def _read_state(file: Path) -> dict[str, Any]:
     return state
 
 
+@contextmanager
+def fitting_state() -> Iterator[None]:
+    """Open while a saved state is restored: one that does not fit raises a :class:`UserError` of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        told = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error, 300)
+        raise UserError(f"resume: the saved state does not fit this model and its options: {told}") from error
+
+
 class RunFolder:
     """A run's folder. The first process writes and reads it for all, and one job at a time holds it."""
 

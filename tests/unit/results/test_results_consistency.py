@@ -61,7 +61,8 @@ METRICS = [f"metrics:{name}_acc" for name in BITS if "/" not in name]
 INTERVALS = [f"intervals:{name}_acc" for name in BITS if "/" not in name]
 ATTACKS = [name for name in BITS if name != "union"]
 CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    **{f"{path}{step:+d}": (path, lambda value, step=step: value + step / N) for path in METRICS for step in (1, -1)},
+    **{f"{path} up": (path, lambda value: value + 1 / N) for path in METRICS},
+    **{f"{path} down": (path, lambda value: value - 1 / N) for path in METRICS},
     **{f"{path} a little": (path, lambda value: value + 1e-4) for path in METRICS},
     **{f"{path} low": (path, lambda ends: [ends[0] + 1e-3, ends[1]]) for path in INTERVALS},
     **{f"{path} high": (path, lambda ends: [ends[0], ends[1] - 1e-3]) for path in INTERVALS},

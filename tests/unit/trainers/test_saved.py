@@ -216,6 +216,21 @@ def test_a_state_without_a_checksum_is_used_and_said_to_be(
     assert all(map(torch.equal, whole.model.state_dict().values(), rest.model.state_dict().values()))
 
 
+def test_a_state_that_does_not_fit_is_one_line(data: Data, tmp_path: Path) -> None:
+    """It was saved with another model, or is not complete."""
+    trainer_of().fit(*data, run_dir=tmp_path, stop_after=1, **LOOP)
+    wider = PGDTrainer(as_classifier(lenet(width=2), (1, 8, 8), 3), eps=0.1, steps=1, measure_every=0)
+    with pytest.raises(UserError, match=r"^resume: the saved state does not fit .*: Error\(s\) in loading") as caught:
+        wider.fit(*data, run_dir=tmp_path, resume=True, **LOOP)
+    assert len(str(caught.value).splitlines()) == 1
+    kept = RunFolder(tmp_path)
+    state = kept.load()
+    assert state is not None
+    kept.save("last", lenet(), {}, {name: value for name, value in state.items() if name != "trace"})
+    with pytest.raises(UserError, match=r"^resume: the saved state does not fit .*: it lacks 'trace'$"):
+        trainer_of().fit(*data, run_dir=tmp_path, resume=True, **LOOP)
+
+
 @pytest.mark.parametrize("what", ["gone", "a folder", "of another program", "no configuration"])
 def test_a_state_that_cannot_be_used_is_one_line(what: str, data: Data, tmp_path: Path) -> None:
     trainer_of().fit(*data, run_dir=tmp_path, stop_after=1, **LOOP)
