@@ -18,6 +18,11 @@ class RunError(RuntimeError):
     """A run with valid input that cannot continue; the message is one line, and saved files are complete."""
 
 
+def one_line(error: object, most: int = 200) -> str:
+    """The message of ``error`` as one line of at most ``most`` characters; the name of its type if it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value`` if it is in ``allowed``; else raise :class:`UserError` with near matches and all choices."""
     choices = sorted(allowed)

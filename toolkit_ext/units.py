@@ -1,15 +1,29 @@
-"""Numbers as users write them: epsilon as ``8/255``."""
+"""Numbers as users write them, epsilon as ``8/255``, and as files keep them."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import NORMS
 
 Eps = Annotated[float, "or a fraction as text, such as 8/255"]
 """A field that :func:`parse_eps` reads; on the command line it takes text."""
+
+
+def plain(value: Any) -> Any:
+    """``value`` with NumPy scalars as Python numbers, also inside dictionaries, lists and tuples.
+
+    A state with NumPy scalars cannot be read with ``weights_only=True``, nor written as JSON. The rest stays as it is.
+    """
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    # NumPy itself is not needed to know its scalars.
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
 
 
 def parse_eps(value: str | float, norm: str | None = "Linf", option: str = "eps") -> float:

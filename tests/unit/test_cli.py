@@ -158,6 +158,30 @@ ERRORS: dict[str, tuple[list[str], str]] = {
 }
 
 
+SYSTEM = {
+    "disk": (OSError(28, "No space left on device", "outputs/x"), "error: outputs/x: No space left on device"),
+    "device": (OSError(5, "Input/output error"), "error: the system: Input/output error"),
+    "text": (OSError("broken\nin two"), "error: the system: broken in two"),
+    "memory": (MemoryError(), "error: out of memory; "),
+}
+
+
+@pytest.mark.parametrize("case", SYSTEM)
+def test_an_error_of_the_system_is_one_line_and_exit_code_one(
+    case: str, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, message = SYSTEM[case]
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("toolkit_ext.cli.train.count_passes", fail)
+    done = command("methods")
+    assert done.code == 1
+    assert done.err.startswith(message)
+    assert len(done.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("case", ERRORS)
 def test_bad_input_is_one_line_and_exit_code_two(case: str, command: Any, tmp_path: Path) -> None:
     words, message = ERRORS[case]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -60,6 +62,18 @@ def test_decoded_images_are_kept_and_renewed(tmp_path: Path, monkeypatch: pytest
     for content in (cache.read_bytes()[:150], b"", b"no archive"):
         cache.write_bytes(content)
         assert int(load(name).x_train.max()) == 200
+
+
+def test_any_damage_to_decoded_images_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any
+) -> None:
+    monkeypatch.setattr(dataset, "_CACHE_FROM", 1)
+    write_folder(tmp_path, {"train": [(4, 4)] * 2, "test": [(4, 4)]})
+    first, cache = load(f"folder:{tmp_path}"), tmp_path / ".decoded-train.npz"
+    damage(cache, lambda: torch.equal(load(f"folder:{tmp_path}").x_train, first.x_train), 60)
+    with np.load(cache) as stored:
+        np.savez(cache, images=255 - stored["images"], key=stored["key"])  # an archive as sound as the first
+    assert torch.equal(load(f"folder:{tmp_path}").x_train, first.x_train)
 
 
 FOLDERS: dict[str, tuple[dict[str, list[tuple[int, int]]], str]] = {

@@ -140,8 +140,9 @@ def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, cont
     """Measure ``probe`` on the model of run ``of`` and write its record, unless it exists."""
     run_id = f"{of['run_id']}-{name}"
     if (written := context.results / "runs" / f"{run_id}.json").exists():
+        record = results.read_record(written)
         console.say(f"{run_id}: recorded already, see {written}")
-        return next(r for r in results.read_records(written.parent) if r["run_id"] == run_id)
+        return record
     started, began = results.environment(), time.perf_counter()
     folder, device = context.output / of["run_id"], check_device(context.device)
     found = probe(Trained(experiment, folder, _dataset(experiment, context), device))

@@ -12,7 +12,7 @@ from rich_click import RichGroup
 
 from toolkit_ext.cli.console import say, say_error, set_up_logging
 from toolkit_ext.cli.help import CONTEXT_SETTINGS
-from toolkit_ext.errors import RunError, UserError
+from toolkit_ext.errors import RunError, UserError, one_line
 from toolkit_ext.fast import allocator
 
 # Module and text in the list of commands; a command is imported when it is used.
@@ -82,6 +82,12 @@ def guarded(command: click.Command) -> None:
     except (UserError, RunError) as error:
         say_error(str(error))
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except MemoryError:
+        say_error("out of memory; all finished epochs and batches are saved, so that the same command can go on")
+        sys.exit(1)
+    except OSError as error:
+        say_error(f"{error.filename or 'the system'}: {error.strerror or one_line(error)}")
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted: all finished epochs and batches are saved; the same command with --resume goes on from there")
         sys.exit(130)

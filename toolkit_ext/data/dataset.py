@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.io import atomic_write
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
@@ -103,7 +103,7 @@ def _listing(name: str, path: Path, part: str) -> Any:
     try:
         return ImageFolder(path / part)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"data {name}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"data {name}: {one_line(error)}") from error
 
 
 def _read(name: str, path: Path, listing: Any, image_size: int | None) -> tuple[Tensor, Tensor]:
@@ -159,18 +159,24 @@ def _key(path: Path, samples: list[tuple[str, int]], image_size: int | None) -> 
     return digest.hexdigest()
 
 
+def _sealed(key: str, images: Images) -> str:
+    """``key`` with a checksum of the images; a cache without one, of an older version, is made again."""
+    return f"{key} {images.dtype} {images.shape} {hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()}"
+
+
 def _cached(cache: Path, key: str) -> Images | None:
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return np.asarray(stored["images"]) if str(stored["key"]) == key else None
+            images = np.asarray(stored["images"])
+            return images if str(stored["key"]) == _sealed(key, images) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # missing, cut short or another file: decode again
+        return None  # missing, damaged, changed or another file: decode again
 
 
 def _keep(cache: Path, key: str, images: Images) -> None:
     if len(images) < _CACHE_FROM:
         return
     buffer = io.BytesIO()
-    np.savez(buffer, images=images, key=np.array(key))
+    np.savez(buffer, images=images, key=np.array(_sealed(key, images)))
     with contextlib.suppress(UserError, OSError):  # a read-only folder has no cache
         atomic_write(cache, buffer.getvalue())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit_ext.data.dataset import Dataset, load_folder, shuffled
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError, check_choice, one_line
 
 Part = tuple[Tensor, Tensor]
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
@@ -52,7 +52,7 @@ def load(name: str, *, root: str | Path = "data", download: bool = False, image_
 
 
 def _what_now(name: str, root: Path, download: bool, error: Exception) -> str:
-    facts = " ".join(str(error).split())[:160] or type(error).__name__
+    facts = one_line(error, 160)
     if download:
         return f"data {name}: --download into {root} failed: {facts}"
     if isinstance(error, RuntimeError) and ("not found" in facts or "orrupt" in facts):

@@ -21,7 +21,7 @@ from toolkit_ext.evaluation.running.state import shared_state
 from toolkit_ext.evaluation.settings import BatchSize, check_carry, find_batch_size, settle
 from toolkit_ext.evaluation.suite.attack_suite import AttackSuite
 from toolkit_ext.evaluation.suite.precision import Precision, check_precision
-from toolkit_ext.io import make_folder
+from toolkit_ext.io import check_output
 from toolkit_ext.ranks import current
 
 _STANDARD = Budget()
@@ -87,7 +87,7 @@ def evaluate(
     device = find_device(model, device)
     ranks = current(device)
     if save_examples is not None:
-        make_folder(Path(save_examples).parent)  # fail now, not after the attacks
+        check_output(Path(save_examples))  # fail now, not after the attacks
     with opened(model, x, y, precision, device, num_classes) as subject:
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
         settings = settle(subject, protocol, seed, size, budget, precision)

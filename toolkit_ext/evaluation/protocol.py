@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from toolkit_ext.bounds import check_options
-from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive
+from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive, one_line
 from toolkit_ext.types import NORMS, Norm
 from toolkit_ext.units import Eps, parse_eps
 
@@ -122,7 +122,7 @@ def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
     except FileNotFoundError as error:
         raise UserError(f"protocol {path}: no such file") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"protocol {path}: not a readable JSON file ({error})") from error
+        raise UserError(f"protocol {path}: not a readable JSON file ({one_line(error)})") from error
     try:
         return Protocol(**fields)
     except TypeError as error:

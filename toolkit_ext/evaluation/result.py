@@ -11,13 +11,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.evaluation.protocol import Protocol
-from toolkit_ext.io import atomic_write
+from toolkit_ext.evaluation.tensor_files import read_tensors, write_tensors
 from toolkit_ext.types import Norm
 
 
@@ -86,21 +84,20 @@ class Examples:
         tensors = {name: getattr(self, name) for name in ("inputs", "indices", "labels", "predictions")}
         tensors["attack"] = torch.tensor([names.index(name) for name in self.attacks], dtype=torch.int64)
         attacks = [{"name": name, "norm": self.balls[name][0], "eps": self.balls[name][1]} for name in names]
-        return atomic_write(Path(path), save(tensors, {"attacks": json.dumps(attacks)}))
+        return write_tensors(Path(path), tensors, {"attacks": json.dumps(attacks)})
 
 
 def load_examples(path: str | Path) -> Examples:
     """Read a file of :meth:`Examples.save`; :class:`UserError` for any other file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            attacks = json.loads(file.metadata()["attacks"])
+        tensors, texts = read_tensors(Path(path))
+        attacks = json.loads(texts["attacks"])
         names = [attack["name"] for attack in attacks]
         codes = tensors.pop("attack").tolist()
         balls = {attack["name"]: (attack["norm"], attack["eps"]) for attack in attacks}
         return Examples(**tensors, attacks=tuple(names[code] for code in codes), balls=balls)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"examples {path}: not a file of adversarial examples ({error})") from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"examples {path}: not a file of adversarial examples ({one_line(error)})") from error
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:

@@ -188,8 +188,9 @@ def _recorded(experiment: Experiment, context: RunContext) -> Record | None:
     written = context.results / "runs" / f"{experiment.run_id}.json"
     if not written.exists():
         return None
+    record = results.read_record(written)
     say(f"{experiment.run_id}: recorded already, see {written}")
-    return next(r for r in results.read_records(context.results / "runs") if r["run_id"] == experiment.run_id)
+    return record
 
 
 def _written(record: Record, context: RunContext) -> Record:

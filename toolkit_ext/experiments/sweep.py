@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.experiments.experiment import run
 from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.io import make_folder
-from toolkit_ext.results import Record
+from toolkit_ext.results import Record, read_record
 
-State = Literal["recorded", "stopped", "new"]
+State = Literal["recorded", "unreadable", "stopped", "new"]
 LOG, _LOCK = "sweep.log", ".sweep.lock"
 # A run fails when its worker has died this often; until then another worker resumes it.
 _TRIES = 2
@@ -170,8 +170,12 @@ def visible(worker: int, count: Callable[[], int]) -> str:
 
 
 def state_of(experiment: Experiment, context: RunContext) -> State:
-    """Whether a run is recorded, was stopped and can be resumed, or is new."""
-    if (context.results / "runs" / f"{experiment.run_id}.json").exists():
+    """Whether a run is recorded, has an unreadable record in its way, was stopped and can be resumed, or is new."""
+    if (record := context.results / "runs" / f"{experiment.run_id}.json").exists():
+        try:
+            read_record(record)
+        except UserError:
+            return "unreadable"
         return "recorded"
     return "stopped" if (context.output / experiment.run_id / "last").exists() else "new"
 
@@ -212,5 +216,5 @@ def in_one_line(error: BaseException) -> str:
     """The error's message in at most 300 characters, or that Dask gave the run up."""
     if type(error).__name__ == "KilledWorker":
         return f"its worker process died {_TRIES} times (killed, or out of memory)"
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error, 300)
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

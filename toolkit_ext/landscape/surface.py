@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.checks import hash_model, hash_tensors
+from toolkit_ext.evaluation.loading.checks import hash_model
+from toolkit_ext.evaluation.tensor_files import hash_tensors
 from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.types import Attack
+
+_DIGEST = "sha256"
+
+
+def _digest(saved: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -44,8 +52,11 @@ class _Shard:
             return {}
         try:
             saved = json.loads(path.read_text())
+            digest = saved.pop(_DIGEST, None)  # older versions wrote none
+            if digest not in (None, _digest(saved)):
+                raise ValueError
             same, points = saved["fingerprint"] == self.fingerprint, saved["points"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"output {path}: is damaged; remove it to compute its points again") from error
         if not same:
             raise UserError(f"output {self.folder}: holds the points of another surface; choose another folder")
@@ -54,7 +65,9 @@ class _Shard:
     def add(self, index: int, row: dict[str, float]) -> None:
         self.own[index] = row
         if self.folder is not None:
-            atomic_write(self._path, json.dumps({"fingerprint": self.fingerprint, "points": self.own}))
+            points = {str(index): row for index, row in self.own.items()}
+            saved = {"fingerprint": self.fingerprint, "points": points}
+            atomic_write(self._path, json.dumps({**saved, _DIGEST: _digest(saved)}))
 
     def all(self) -> dict[int, dict[str, float]]:
         """The finished points of every rank."""

@@ -55,6 +55,9 @@ from .records.record import (
     new_run_id as new_run_id,
 )
 from .records.record import (
+    read_record as read_record,
+)
+from .records.record import (
     read_records as read_records,
 )
 from .records.record import (

@@ -41,7 +41,7 @@ from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
 from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers, settings_kept
 from toolkit_ext.trainers.resources import Extensions, RunResources
-from toolkit_ext.trainers.state import RunFolder, digest
+from toolkit_ext.trainers.state import RunFolder, digest, fitting_state
 from toolkit_ext.types import NORMS, Method
 
 log = logging.getLogger("toolkit_ext")
@@ -211,7 +211,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 resume = options.resume or restarted()
                 run.folder.check_fresh(resume)
                 if resume and (state := run.folder.load()):
-                    run.resume(state)
+                    with fitting_state():
+                        run.resume(state)
             self._run(run, options)
         self.session_seconds = time.perf_counter() - began
 

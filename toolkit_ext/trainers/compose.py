@@ -12,6 +12,7 @@ from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
+from toolkit_ext.units import plain
 from toolkit_ext.updates import UPDATES
 
 AXES: dict[str, Mapping[str, type[Any]]] = {
@@ -87,7 +88,7 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     Raises:
         UserError: an unknown choice, or a hyper-parameter that none of the chosen axes has.
     """
-    values = modernise(given)
+    values = modernise(plain(given))
     ready = {axis: values.pop(axis) for axis in AXES if axis in values and not isinstance(values[axis], str)}
     chosen = {axis: values.pop(axis, getattr(method, axis)) for axis in AXES if axis not in ready}
     kinds: dict[str, type[Any]] = {

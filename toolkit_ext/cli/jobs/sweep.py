@@ -49,7 +49,9 @@ def carry_out(tasks: list[Task], context: RunContext, engine: list[Any], dry_run
     """Say what is to be done, and do it unless this is a ``dry_run``. ``engine``: workers, threads, scheduler."""
     states = {task.run_id: state_of(task.experiment, context) for task in tasks}
     counts = Counter(states.values())
-    console.say(f"{len(tasks)} runs: {counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new")
+    unreadable = f", {counts['unreadable']} with an unreadable record" if counts["unreadable"] else ""
+    told = f"{counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new{unreadable}"
+    console.say(f"{len(tasks)} runs: {told}")
     todo = [task for task in tasks if states[task.run_id] != "recorded"]
     _check(todo, context)
     gpus = torch.cuda.device_count() if torch.device(context.device).type == "cuda" else 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +19,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector
 from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_precision
+from toolkit_ext.evaluation.tensor_files import hash_tensors
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,6 @@ def honest_dynamic_check() -> Iterator[None]:
     finally:
         sys.settrace(tracer)
         checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
-    """SHA-256 of ``text`` and of every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def hash_model(model: nn.Module) -> str:

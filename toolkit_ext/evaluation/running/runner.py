@@ -6,6 +6,7 @@ batch, so every image gets the result of a single process, unless the model itse
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ from toolkit_ext.evaluation.running.state import State
 from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
 from toolkit_ext.ranks import Ranks, friendly_errors
 from toolkit_ext.types import Norm
+
+log = logging.getLogger("toolkit_ext")
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """Result of one attack on one batch: tensors, and facts for JSON."""
@@ -123,7 +126,8 @@ class Runner:
     def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
         """The saved result of batch ``number``; attacks and saves it if there is none."""
         name = f"{job.name}-{number:05d}"
-        if (stored := self.state.load(name)) and self._fits(stored[0], indices):
+        stored = self.state.load(name)
+        if stored and self._fits(stored[0], indices) and self._sound(job, name, indices, stored[0]):
             self._set_rng(stored[0])
             return stored
         stored = self._attack(job, indices)
@@ -132,8 +136,23 @@ class Runner:
 
     def _fits(self, tensors: dict[str, Tensor], indices: Tensor) -> bool:
         """Whether a stored batch has these images and every adversarial example needed now."""
-        same = torch.equal(tensors["indices"], indices)
-        return same and not (tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any()
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        n, image = len(indices), tuple(self.subject.x.shape[1:])
+        wanted = {"indices": (n,), "broken": (n,), "kept": (n,), "predictions": (n,)}
+        if {**shapes, **wanted} != shapes or not torch.equal(tensors["indices"], indices):
+            return False
+        if shapes.get("inputs") != (int(tensors["kept"].sum()), *image):
+            return False
+        return not (tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any()
+
+    def _sound(self, job: Job, name: str, indices: Tensor, tensors: dict[str, Tensor]) -> bool:
+        """Whether the stored successes pass the re-check once more; a batch where one fails is attacked again."""
+        x, y = self.subject.batch(indices[tensors["kept"]])
+        inputs, label = tensors["inputs"].to(x.device), job.recheck_label and not job.clean
+        ok, rejected = recheck(self.subject.model, x, inputs, y, job.norm, job.eps, label=label)
+        if rejected:
+            log.warning("batch %s: stored successes fail the re-check %s, it is attacked again", name, rejected)
+        return bool(ok.all())
 
     def _attack(self, job: Job, indices: Tensor) -> Stored:
         start = time.perf_counter()
