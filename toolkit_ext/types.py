@@ -26,9 +26,9 @@ NORMS: tuple[Norm, ...] = ("Linf", "L2")
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field for a hyper-parameter, with its help text for the command line and the docs."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, **earlier: Any) -> Any:
+    """A hyper-parameter as a dataclass field, with its help; ``earlier=value`` is what runs did before it existed."""
+    return field(default=default, metadata={"help": help, **earlier})
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Update(Stateful, Protocol):
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        """The torch optimisers for the learning-rate scheduler, the main one first."""
+        """The torch optimisers, the main one first; the learning-rate schedule moves all, or its ``scheduled``."""
 
     def step(self, closure: Closure) -> StepReport:
         """One step; ``closure`` computes the loss terms at the current weights and sets no gradients."""

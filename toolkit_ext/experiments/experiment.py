@@ -22,6 +22,7 @@ from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.trainers.compose import identity
 from toolkit_ext.trainers.state import digest
 
 
@@ -50,7 +51,10 @@ class Experiment:
     @property
     def run_id(self) -> str:
         """A name made of the main settings and a hash of all of them."""
-        words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(asdict(self))[:8]]
+        hashed = asdict(self)
+        if self.method in TRAINERS:
+            hashed["hyper_parameters"] = identity(TRAINERS[self.method].method, self.hyper_parameters)
+        words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(hashed)[:8]]
         return results.slug("-".join(word.rstrip("/").rpartition("/")[2] for word in words))
 
 

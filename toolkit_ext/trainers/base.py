@@ -40,6 +40,7 @@ from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, mak
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
+from toolkit_ext.updates.plain import PartlyScheduled
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         model, device = parallel.model, parallel.device
         optimizer = self._optimizer or make_optimizer(model, loop, device)
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
+        scheduled = update.scheduled if isinstance(update, PartlyScheduled) else update.optimizers
         parallel.share(update, loop, self.axes.names["update"])
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
@@ -251,7 +253,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             update=update,
             scheduler=self._scheduler(optimizer)
             if self._scheduler
-            else make_schedulers(update.optimizers, loop, len(source), epochs, resets),
+            else make_schedulers(scheduled, loop, len(source), epochs, resets),
             loss_fn=make_loss(self._classifier, loop),
             source=source,
             monitor=Monitor(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from toolkit_ext import fast
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.batches import BatchSource, augment, isolated_rng, seed_of
-from toolkit_ext.trainers.compose import Axes
+from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
@@ -212,7 +212,7 @@ class Run:
         Raises:
             UserError: the state is of another run; the message names what differs.
         """
-        check_fingerprint(state["fingerprint"], self.fingerprint)
+        check_fingerprint(earlier() | state["fingerprint"], earlier() | self.fingerprint)
         load_whole(self.model, self.update, state)
         if self.average:
             self.average.load_state_dict(state["average"])

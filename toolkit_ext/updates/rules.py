@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 AMPScope = Literal["global", "per_tensor"]
+GammaSchedule = Literal["constant", "as_lr"]
 BatchNormPasses = Literal["once", "last", "every"]
 """The pass over a batch that updates running batch-norm statistics.
 
@@ -70,14 +71,22 @@ class DualRule:
     """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the bound optimiser.
 
     The objective must give ``clean`` and ``adversarial``; other terms (``penalty``) are added to ``clean``.
+
+    The learning-rate schedule and its warm-up move η. γ = ``dual_gamma`` stays as it is
+    (``dual_gamma_schedule="constant"``), as in the source, which schedules η alone; ``as_lr`` multiplies it by the same
+    factors as η, which is what runs did before this option.
     """
 
     dual_gamma: float = option(1e-3, "learning rate of Adam on the adversarial loss; small beside the main rate")
     dual_beta1: float = option(0.9, "decay of Adam's first moment, in [0, 1)")
     dual_beta2: float = option(0.999, "decay of Adam's second moment, in [0, 1)")
     dual_adam_eps: float = option(1e-8, "constant in the denominator of Adam")
+    dual_gamma_schedule: GammaSchedule = option(
+        "constant", "rate of Adam: constant, or as_lr (scheduled and warmed up like the main rate)", earlier="as_lr"
+    )
 
     def __post_init__(self) -> None:
+        check_choice("dual_gamma_schedule", self.dual_gamma_schedule, get_args(GammaSchedule))
         check_positive("dual_gamma", self.dual_gamma, zero=True)
         check_positive("dual_adam_eps", self.dual_adam_eps)
         for name in ("dual_beta1", "dual_beta2"):
@@ -95,7 +104,7 @@ class DualRule:
         # Fused like the main optimiser, so the check for non-finite values need not wait for the device.
         fused = all(group.get("fused") for group in optimizer.param_groups) or None
         adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps, fused=fused)
-        return DualUpdate(DualOptimizer(optimizer, adam))
+        return DualUpdate(DualOptimizer(optimizer, adam), self.dual_gamma_schedule)
 
 
 @dataclass(frozen=True)
