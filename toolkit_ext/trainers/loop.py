@@ -99,7 +99,7 @@ class Run:
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
             if every and (epoch % every == 0 or epoch == self.epochs):
                 with isolated_rng(seed_of(self.axes.loop.seed, _MEASURING)):
-                    row |= self.monitor.measure(self.measured)
+                    row |= self.monitor.measure(self.measured, row["eps"])
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
             # The ranks decide alike: by the figures of the first.
             self._finish(self.parallel.ranks.first(lambda row=row: row))  # type: ignore[misc]
