@@ -30,7 +30,7 @@ PINNED = {
     "awp": "869c92a7",
     "clean_adv": "34dda0bf",
     "deep": "14f2af93",
-    "dual": "18e89bfb",
+    "dual": "e56735ec",
     "fast": "4a6098c0",
     "fgsm": "a0bfe725",
     "gradient_reg": "6a37c191",

@@ -27,9 +27,12 @@ NORMS: tuple[Norm, ...] = ("Linf", "L2")
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
-def option(default: Any, help: str, bounds: Bounds = ANY) -> Any:
-    """A dataclass field for a hyper-parameter, with its help text and the ``bounds`` that ``check_options`` reads."""
-    return field(default=default, metadata={"help": help, "bounds": bounds})
+def option(default: Any, help: str, bounds: Bounds = ANY, **earlier: Any) -> Any:
+    """A dataclass field for a hyper-parameter, with its help text and the ``bounds`` that ``check_options`` reads.
+
+    ``earlier=value`` is what runs did before the option existed.
+    """
+    return field(default=default, metadata={"help": help, "bounds": bounds, **earlier})
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class Update(Stateful, Protocol):
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        """The torch optimisers for the learning-rate scheduler, the main one first."""
+        """The torch optimisers, the main one first; the learning-rate schedule moves all, or its ``scheduled``."""
 
     def step(self, closure: Closure) -> StepReport:
         """One step; ``closure`` computes the loss terms at the current weights and sets no gradients."""

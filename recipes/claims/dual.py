@@ -25,7 +25,8 @@ L2 = {"norm": "L2", "eps": 0.5, "steps": 10}
 
 
 def small(method: str, epochs: int, warmup_epochs: float = 1.0, **more: Any) -> Experiment:
-    """Seconds of training on one core."""
+    """Seconds of training on one core; the recorded runs of ``dual`` schedule γ like η."""
+    more |= {"dual_gamma_schedule": "as_lr"} if method == "dual" else {}
     return digits(method, epochs=epochs, **L2, measure_every=2, warmup_epochs=warmup_epochs, **more)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Backend = Literal["torchattacks", "art"]
+TPGDStart = Literal["clamped", "unclamped"]
 Call = tuple[str, dict[str, Any]]  # an attack's name and options in its library
 _ART_NORMS = {"Linf": math.inf, "L2": 2}
 
@@ -160,8 +161,27 @@ class MIM(IteratedAttack):
 class TPGD(IteratedAttack):
     """PGD on the divergence ``KL(f(x) ‖ f(x'))`` from the clean prediction: the inner maximisation of TRADES.
 
+    It starts from ``x + 0.001 N(0, I)``, by default clamped to [0, 1] as torchattacks does. The authors' code takes the
+    first gradient at the point as it was drawn, which may lie outside: ``tpgd_start="unclamped"``.
+
     Zhang et al.: Theoretically principled trade-off between robustness and accuracy. ICML 2019, algorithm 1.
+
+    Raises:
+        UserError: an unknown ``tpgd_start``.
     """
+
+    tpgd_start: TPGDStart = option(
+        "clamped", "random start of TRADES' attack: clamped to [0, 1], or unclamped as in its authors' code",
+        earlier="clamped",
+    )  # fmt: skip
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
+        own = self.tpgd_start == "unclamped" and self.norm == "Linf" and self.backend == "torchattacks"
+        if not own or self.eps == 0:
+            return super().__call__(model, x, y)
+        from toolkit_ext.attacks.trades_pgd import trades_pgd
+
+        return AdversarialInputs(trades_pgd(model, x, self.eps, self.step_size, self.steps))
 
     def _calls(self) -> dict[str, Call]:
         return {"torchattacks Linf": ("TPGD", self._steps())}

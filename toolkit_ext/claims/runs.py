@@ -12,7 +12,7 @@ from toolkit_ext.experiments.recipe import with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record, label
 from toolkit_ext.trainers import TRAINERS
-from toolkit_ext.trainers.compose import compose
+from toolkit_ext.trainers.compose import compose, earlier, identity
 from toolkit_ext.units import parse_eps
 
 TUNING_SEED = 100  # of tuning runs, which are not reported
@@ -119,15 +119,18 @@ def matches(experiment: Experiment, record: Record) -> bool:
     protocol. A run that stopped at a non-finite loss counts without an evaluation.
     """
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
-    axes = compose(TRAINERS[experiment.method].method, experiment.hyper_parameters).names
-    named = {name: value for name, value in {**experiment.hyper_parameters, **length}.items() if name not in axes}
+    method = TRAINERS[experiment.method].method
+    axes = compose(method, experiment.hyper_parameters).names
+    given = identity(method, experiment.hyper_parameters) | length
+    # Where the option is younger than a record, absence has a meaning on both sides.
+    names = (given.keys() | earlier().keys()) - axes.keys()
     backbone, data = record["backbone"], record["data"]
     return (
         not probed(record)
         and (record["method"], data["name"], backbone["name"])
         == (experiment.method, experiment.data, experiment.backbone)
         and record["axes"] == dict(axes)
-        and all(_plain(name, record["hyper_parameters"].get(name)) == _plain(name, named[name]) for name in named)
+        and all(_plain(name, record["hyper_parameters"].get(name)) == _plain(name, given.get(name)) for name in names)
         and {key: backbone["args"].get(key) for key in experiment.backbone_args} == dict(experiment.backbone_args)
         and experiment.n_train in (None, data["train"] + data["validation"])
         and (bool(measure(record, "failed")) or _evaluated_as(experiment, record))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,7 @@ def _result(suite: AttackSuite) -> Evaluation:
         intervals=intervals,
         warnings=tuple(runner.flags),
         omitted=suite.omitted,
-        details={name: asdict(row) for name, row in runner.rows.items()},
+        details={name: row.to_dict() for name, row in runner.rows.items()},
         robust=suite.robust,
         carried=_carried(suite.carry),
         examples=runner.examples(suite.protocol),

@@ -28,6 +28,7 @@ COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "square", "aa")
 _ALPHA = {"pgd20": "eps/8", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
 _USUAL = {("digits", "Linf"): "linf_0.1_digits", ("mnist", "Linf"): "linf_0.3_mnist", ("mnist", "L2"): "l2_1.5_mnist"}
 _ELSE: dict[str, str] = {"Linf": "linf_8_255", "L2": "l2_0.5"}
+_FAR_BELOW = 0.25  # of the usual radius
 _FOLDERS = (Path(__file__).parent / "protocols", Path(__file__).parents[2] / "eval" / "protocols")
 
 
@@ -140,6 +141,15 @@ def protocol_for(data: str, norm: str | None = None, eps: float | str | None = N
     protocol = load_protocol(_USUAL.get((data, norm), _ELSE[norm]))
     same = eps is None or parse_eps(eps, norm) == protocol.eps
     return protocol if same else protocol.at(eps=eps)
+
+
+def small_radius(protocol: Protocol, data: str) -> str:
+    """A warning if ``protocol`` has an ``eps`` of 0, or one far below the usual for the data set; else empty."""
+    usual = protocol_for(data, protocol.norm).eps
+    if protocol.eps >= _FAR_BELOW * usual:
+        return ""
+    what = "only the clean images are attacked" if protocol.eps == 0 else "accuracies at it say little of robustness"
+    return f"small_eps: {protocol.norm} eps {protocol.eps:.4g} is far below the usual {usual:.4g} of {data}; {what}"
 
 
 def budgets(protocol: Protocol, eps: Sequence[float | str]) -> tuple[Protocol, ...]:

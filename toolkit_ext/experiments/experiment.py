@@ -18,6 +18,7 @@ from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli.console import say
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
+from toolkit_ext.evaluation.protocol import small_radius
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
 from toolkit_ext.io import atomic_write, make_folder
@@ -211,6 +212,10 @@ def record_of(
     """The record of a training described by ``about`` and the evaluation of its model."""
     found = evaluation.to_record()
     trained = sum(row["seconds"] for row in training.get("history", []))
+    if small := small_radius(protocol, about["data"]["name"]):
+        found["warnings"].append(small)
+    if small := small_radius(protocol, about["data"]["name"]):
+        found["warnings"].append(small)
     return results.new_record(
         **about,
         **(found | {"details": {**found["details"], "training": dict(training)}}),

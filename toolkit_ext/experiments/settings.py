@@ -14,6 +14,8 @@ import yaml
 from toolkit_ext import results
 from toolkit_ext.bounds import COUNT, SEED, check_options
 from toolkit_ext.errors import UserError
+from toolkit_ext.trainers.compose import identity
+from toolkit_ext.trainers.methods import METHODS
 from toolkit_ext.types import option
 
 
@@ -45,7 +47,10 @@ class Experiment:
     @property
     def run_id(self) -> str:
         """A name made of the main settings and a hash of all of them."""
-        settings = json.dumps(asdict(self), sort_keys=True, default=str)
+        hashed = asdict(self)
+        if self.method in METHODS:
+            hashed["hyper_parameters"] = identity(METHODS[self.method], self.hyper_parameters)
+        settings = json.dumps(hashed, sort_keys=True, default=str)
         words = [
             self.data,
             self.backbone,

@@ -32,11 +32,13 @@ from toolkit_ext.landscape.adversarial_loss import (
     batches,
     checked,
     device_of,
+    embedded,
     flat,
     measure,
     move_to,
     restored,
     seeded,
+    trainable,
 )
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.types import Attack
@@ -144,8 +146,9 @@ def _step(
     loss = cross_entropy(model(made), labels)
     if not bool(torch.isfinite(loss)):
         raise UserError("lr: the loss on the curve is not finite; give a smaller one")
-    gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
-    gradient = torch.cat([part.flatten() for part in gradients])
+    weights = trainable(model)  # frozen ones stay on the straight line between the ends
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+    gradient = embedded(model, weights, torch.cat([part.flatten() for part in gradients]))
     for point, coefficient in zip(inner, coefficients[1:-1].tolist(), strict=True):
         point.grad = coefficient * gradient
 

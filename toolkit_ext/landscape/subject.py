@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ class Subject:
         return Hessian(self.model, self.examples(), self.y, batch_size=self.batch_size)
 
     def eigenpairs(self, k: int, tol: float) -> Eigenpairs:
-        """The top eigenpairs of :meth:`hessian`."""
-        return top_eigenpairs(self.hessian(), k, tol=tol, seed=self.seed)
+        """The top eigenpairs of :meth:`hessian`, their vectors over all weights (zero at frozen ones)."""
+        hessian = self.hessian()
+        pairs = top_eigenpairs(hessian, k, tol=tol, seed=self.seed)
+        return replace(pairs, vectors=hessian.whole(pairs.vectors))
 
 
 @dataclass(frozen=True)

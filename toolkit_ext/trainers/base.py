@@ -43,6 +43,7 @@ from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, mak
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest, fitting_state
 from toolkit_ext.types import NORMS, Method
+from toolkit_ext.updates.plain import PartlyScheduled
 
 log = logging.getLogger("toolkit_ext")
 
@@ -239,6 +240,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         model, device = parallel.model, parallel.device
         optimizer = self._optimizer or make_optimizer(model, loop, device)
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
+        scheduled = update.scheduled if isinstance(update, PartlyScheduled) else update.optimizers
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
         extensions = Extensions(axes, model, resources)
@@ -250,7 +252,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             axes=extensions.axes,
             extensions=extensions,
             update=update,
-            scheduler=make_schedulers(update.optimizers, loop, len(source), epochs, resets) if own is None else own,
+            scheduler=make_schedulers(scheduled, loop, len(source), epochs, resets) if own is None else own,
             loss_fn=make_loss(self._classifier, loop),
             source=source,
             monitor=Monitor(

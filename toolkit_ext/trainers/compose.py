@@ -32,6 +32,40 @@ def _fields(kind: type[Any]) -> dict[str, Field[Any]]:
     return {entry.name: entry for entry in fields(kind) if "help" in entry.metadata}
 
 
+def earlier() -> dict[str, Any]:
+    """What runs did before an option existed, for every option that says so (``earlier`` of :func:`.option`)."""
+    kinds: list[type[Any]] = [LoopConfig, *(kind for choices in AXES.values() for kind in choices.values())]
+    return {name: value for kind in kinds for name, value in _earlier(kind).items()}
+
+
+def _earlier(kind: type[Any]) -> dict[str, Any]:
+    return {n: entry.metadata["earlier"] for n, entry in _fields(kind).items() if "earlier" in entry.metadata}
+
+
+def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters that identify a run: ``given``, and every option that changes what earlier runs did.
+
+    A value that stands for what they did is left out, so that runs of before the option keep their identity.
+
+    >>> from toolkit_ext.trainers import TRAINERS
+    >>> identity(TRAINERS["dual"].method, {"lr": 0.1})
+    {'lr': 0.1, 'dual_gamma_schedule': 'constant'}
+    >>> identity(TRAINERS["dual"].method, {"lr": 0.1, "dual_gamma_schedule": "as_lr"})
+    {'lr': 0.1}
+    """
+    chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
+    kinds: list[type[Any]] = [LoopConfig]
+    kinds += [AXES[axis][name] for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
+    values, found = {**method.defaults, **given}, dict(given)
+    for kind in kinds:
+        for name, before in _earlier(kind).items():
+            value = values.get(name, _fields(kind)[name].default)
+            found |= {name: value}
+            if value == before:
+                del found[name]
+    return found
+
+
 def known(method: Method, given: Mapping[str, Any]) -> set[str]:
     """Names of the hyper-parameters that ``method`` has with the choices on its axes that ``given`` makes."""
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
@@ -54,13 +88,18 @@ class Axes:
     names: Mapping[str, str]
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """All hyper-parameters by name, as they stand in the run record; hidden ones where they were changed."""
+        """All hyper-parameters by name, as they stand in the run record; hidden ones where they were changed.
+
+        Options that are younger than committed records stand there where they change what earlier runs did.
+        """
         parts = (self.attack, self.objective, self.update, self.schedule, self.loop)
         found: dict[str, Any] = {}
         for part in parts:
             values = asdict(part)  # type: ignore[arg-type]
             hidden = {name for name, entry in _fields(type(part)).items() if values[name] != entry.default}
-            found |= {name: values[name] for name in values if name in options(type(part)) or name in hidden}
+            silent = {name for name, before in _earlier(type(part)).items() if values[name] == before}
+            told = (options(type(part)).keys() | hidden) - silent
+            found |= {name: values[name] for name in values if name in told}
         return found
 
 

@@ -16,7 +16,7 @@ from toolkit_ext import fast
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
-from toolkit_ext.trainers.compose import Axes
+from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
@@ -109,7 +109,7 @@ class Run:
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
             if every and (epoch % every == 0 or epoch == self.epochs):
                 with isolated_rng(seed_of(self.axes.loop.seed, MEASURING)):
-                    row |= self.monitor.measure(self.measured)
+                    row |= self.monitor.measure(self.measured, row["eps"])
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
             # The ranks decide alike: by the figures of the first.
             self._finish(self.parallel.ranks.first(lambda row=row: row))  # type: ignore[misc]
@@ -220,7 +220,7 @@ class Run:
         Raises:
             UserError: the state is of another run; the message names what differs.
         """
-        check_fingerprint(state["fingerprint"], self.fingerprint)
+        check_fingerprint(earlier() | state["fingerprint"], earlier() | self.fingerprint)
         check_weights(state["model"], self.model.state_dict())
         self._load_update(state)
         if self.average:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,6 +46,15 @@ def gradients(optimizer: Optimizer) -> list[Tensor]:
 def detached(losses: Losses) -> Mapping[str, Tensor]:
     """The loss terms without their graphs."""
     return {name: term.detach() for name, term in losses.terms.items()}
+
+
+@runtime_checkable
+class PartlyScheduled(Protocol):
+    """An :class:`~toolkit_ext.types.Update` of which the learning-rate schedule moves only some optimisers."""
+
+    @property
+    def scheduled(self) -> Sequence[Optimizer]:
+        """The members of ``optimizers`` that the schedule and its warm-up move."""
 
 
 class PlainUpdate:

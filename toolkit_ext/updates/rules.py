@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 AMPScope = Literal["global", "per_tensor"]
+GammaSchedule = Literal["constant", "as_lr"]
 BatchNormPasses = Literal["once", "last", "every"]
 """The pass over a batch that updates running batch-norm statistics.
 
@@ -71,6 +72,10 @@ class DualRule:
     """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the bound optimiser.
 
     The objective must give ``clean`` and ``adversarial``; other terms (``penalty``) are added to ``clean``.
+
+    The learning-rate schedule and its warm-up move η. γ = ``dual_gamma`` stays as it is
+    (``dual_gamma_schedule="constant"``), as in the source, which schedules η alone; ``as_lr`` multiplies it by the same
+    factors as η, which is what runs did before this option.
     """
 
     dual_gamma: float = option(
@@ -79,6 +84,9 @@ class DualRule:
     dual_beta1: float = option(0.9, "decay of Adam's first moment, in [0, 1)", BELOW_ONE)
     dual_beta2: float = option(0.999, "decay of Adam's second moment, in [0, 1)", BELOW_ONE)
     dual_adam_eps: float = option(1e-8, "constant in the denominator of Adam", POSITIVE)
+    dual_gamma_schedule: GammaSchedule = option(
+        "constant", "rate of Adam: constant, or as_lr (scheduled and warmed up like the main rate)", earlier="as_lr"
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -94,7 +102,7 @@ class DualRule:
         # Fused like the main optimiser, so the check for non-finite values need not wait for the device.
         fused = all(group.get("fused") for group in optimizer.param_groups) or None
         adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps, fused=fused)
-        return DualUpdate(DualOptimizer(optimizer, adam))
+        return DualUpdate(DualOptimizer(optimizer, adam), self.dual_gamma_schedule)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import choose_protocol, facts_of, load_data, load_models
+from toolkit_ext.cli.jobs.models import choose_protocol, facts_of, load_data, load_models, radius_source
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
@@ -35,7 +35,8 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     dataset = dataset.subset(None, min(values["n_test"], len(dataset.y_test)))
     loaded = load_models([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
-    job = _Job(ensemble(loaded), other, dataset, choose_protocol(told[0], dataset, values), values, context, ranks)
+    protocol, source = choose_protocol(told[0], dataset, values), radius_source(told[0], dataset, values)
+    job = _Job(ensemble(loaded), other, dataset, protocol, source, values, context, ranks)
     job.run(checkpoints)
 
 
@@ -52,6 +53,7 @@ class _Job:
     other: Loaded | None
     dataset: data.Dataset
     protocol: Protocol
+    radius_source: str
     values: dict[str, Any]
     context: RunContext
     ranks: Ranks
@@ -120,6 +122,8 @@ class _Job:
     def _record(self, one: Evaluation, audited: Audit | None, name: str, found: Sequence[Evaluation]) -> Record:
         about = facts_of(self.loaded.tells, self.loaded.name, self.loaded.backbone, self.dataset)
         record = record_of(about, one.protocol, one, {}, [])
+        if one is not found[-1]:  # the small radii of a curve are no reason for doubt
+            record["warnings"] = [text for text in record["warnings"] if not text.startswith("small_eps")]
         if len(found) > 1:
             record["details"]["curve"] = {"id": name, "eps": [other.protocol.eps for other in found]}
         if audited:
@@ -129,8 +133,9 @@ class _Job:
         return record
 
     def _show(self, records: Sequence[Record], audited: Audit | None) -> None:
-        console.show_table(console.evaluation_table(records, errors=self.values["errors"]))
+        errors = self.values["errors"]
+        console.show_table(console.evaluation_table(records, source=self.radius_source, errors=errors))
         for record in records if self.values["details"] else ():
-            console.show_table(console.details_table(record, errors=self.values["errors"]))
+            console.show_table(console.details_table(record, errors=errors))
         if audited:
-            console.show_table(console.audit_table(audited.to_dict()))
+            console.show_table(console.audit_table(audited.to_dict(), self.protocol.name))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from toolkit_ext.backbones.outputs import check_outputs
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.loading.door import through_the_door
 from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector
 from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_precision
@@ -47,6 +48,7 @@ def opened(
     with isolated(model, device):
         x = check_images(x).detach().cpu().contiguous()
         image = to_unit(x[:1]).to(device)
+        model = through_the_door(model, image)
         classes = check_model(model, image, num_classes)
         y = check_labels(y, len(x), classes).cpu()
         with in_precision(model, image, precision) as half:

@@ -26,6 +26,7 @@ from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
 from toolkit_ext.evaluation.running.recheck import recheck, rejected_flag
 from toolkit_ext.evaluation.running.state import State
 from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
+from toolkit_ext.evaluation.suite.first_step import first_step_flag, watching
 from toolkit_ext.ranks import Ranks, friendly_errors
 from toolkit_ext.types import Norm
 
@@ -97,6 +98,7 @@ class Runner:
         self.bar.update(len(robust) - len(candidates))
         messages: list[str] = []
         rejected: Counter[str] = Counter()
+        gradients: Counter[str] = Counter()
         seconds, after = 0.0, robust.clone()
         parts = list(candidates.split(self.batch_size)) if len(candidates) else []  # split gives one empty batch
         for indices, (tensors, info) in zip(parts, self._batches(job, parts), strict=True):
@@ -105,10 +107,15 @@ class Runner:
             messages += info["messages"]
             seconds += info["seconds"]
             rejected.update(info["rejected"])
+            gradients.update(info.get("gradients", {}))  # batches of older versions have none
             self.bar.update(len(indices))
         self.seconds += seconds
-        self.flags += read_flags(messages, job.name) + rejected_flag(rejected, job.name)
-        self.rows[job.name] = Row.of(robust, after, seconds)
+        flags = read_flags(messages, job.name) + rejected_flag(rejected, job.name)
+        if all(flag.kind != "zero_gradients" for flag in flags):  # pyautoattack warns of its own
+            flags += first_step_flag(job.name, gradients["zero"], gradients["seen"])
+        self.flags += flags
+        share = gradients["zero"] / gradients["seen"] if gradients["seen"] else None
+        self.rows[job.name] = Row.of(robust, after, seconds, share)
         return after
 
     def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
@@ -159,8 +166,10 @@ class Runner:
         x, y = self.subject.batch(indices)
         if job.seed is not None:
             torch.manual_seed(job.seed)
+        models = (self.subject.model, *filter(None, [self.subject.half]))
         with torch.no_grad():
-            inputs = job.perturb(x, y)
+            with watching(job.norm, *models) as first:
+                inputs = job.perturb(x, y)
             logits = self.subject.model(inputs)
         if job.clean and not logits.isfinite().all():
             raise UserError("model: gives NaN or infinite logits on clean images; it cannot be evaluated")
@@ -173,6 +182,7 @@ class Runner:
         kept = broken & ~self._broken[indices]
         tensors = {"indices": indices, "broken": broken, "kept": kept, "inputs": inputs[kept].cpu()}
         info = {"messages": self.collector.take(), "rejected": rejected, "seconds": time.perf_counter() - start}
+        info["gradients"] = {"seen": first.seen, "zero": first.zero}
         return {**tensors, "predictions": predictions.cpu(), **drawn}, info
 
     def _keep(self, job: Job, indices: Tensor, tensors: dict[str, Tensor]) -> None:
