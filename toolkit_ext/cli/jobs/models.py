@@ -71,16 +71,6 @@ def radius_source(told: Mapping[str, Any], dataset: data.Dataset, values: Mappin
     return f"usual for {dataset.name}" if trained is None else "that of the training, from the checkpoint"
 
 
-def radius_source(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> str:
-    """Where the radius of :func:`choose_protocol` comes from: an option, the checkpoint, or the data set."""
-    if values["eps"]:
-        return "from --eps"
-    if values["protocol"]:
-        return "from --protocol"
-    trained = told.get("hyper_parameters", {}).get("eps")
-    return f"usual for {dataset.name}" if trained is None else "that of the training, from the checkpoint"
-
-
 def facts_of(tells: Mapping[str, Any], name: str, backbone: Mapping[str, Any], dataset: data.Dataset) -> dict[str, Any]:
     """The facts for a record of the model called ``name``: the training that its checkpoint ``tells``, and the data."""
     known = {key: value for key, value in tells.items() if key != "weights_sha256"}
