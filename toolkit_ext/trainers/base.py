@@ -135,7 +135,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
-            NonFiniteLossError: the loss was not finite; the state is in ``run_dir/failed``.
+            NonFiniteLossError: a loss or gradient was not finite; the state is in ``run_dir/failed``.
         """
         images, labels = self._pair((x, y))
         held = self._held(validation_data)
@@ -159,7 +159,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """Train on the batches of a torch ``DataLoader`` or an ART ``DataGenerator``.
 
         Batches cannot be split, so the best epoch is chosen only where ``validation_data`` is given; otherwise the
-        last one counts as best. Further ``kwargs`` as for :meth:`fit`.
+        last one counts as best. The order of a ``DataLoader`` follows the run's seed, also where it has a generator
+        of its own. Further ``kwargs`` as for :meth:`fit`.
         """
         kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
         source = kind(generator, self._classifier.nb_classes, self.clip, self.device)

@@ -136,11 +136,12 @@ def stream_facts(source: StreamSource, first: SourceBatch, seed: int, *, again: 
     generator that cannot be opened a second time says nothing: it may be any of its batches.
     """
     found: dict[str, Any] = {"batches": len(source), "batch_size": len(first[0])}
-    loader = source.loader
-    if loader is None or _once(loader):
+    loader, inside = source.loader, not isinstance(source, LoaderSource)
+    # An ART generator is somewhere on its way through its loader, which has one iterator if its workers persist.
+    if loader is None or _once(loader) or (inside and loader.persistent_workers):
         return found
     twin = LoaderSource(loader, source.num_classes, source.clip, source.device)
-    if not isinstance(source, LoaderSource):  # an ART generator, somewhere on its way through the loader
+    if inside:
         first = first_batch(twin, seed)
     facts = _digests(first, loader.num_workers)
     confirmed = _digests(first_batch(twin, seed), loader.num_workers) if again else facts
@@ -163,9 +164,10 @@ def _settings(owner: str, values: Mapping[str, Any], *, without: set[str]) -> di
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as what a state can hold: numbers and words as they are, tensors short, of other objects the class."""
+    """``value`` as what a state can hold: numbers, words, short lists; a digest of long ones, the class of the rest."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
-        value = value.tolist()
+        tensor = torch.as_tensor(value).detach()
+        return tensor.tolist() if tensor.numel() <= _SHOWN else digest(tensor.double())
     if isinstance(value, list | tuple):
         items = [_plain(item) for item in value]
         return items if len(items) <= _SHOWN else digest(items)

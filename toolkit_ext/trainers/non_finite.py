@@ -109,9 +109,8 @@ class NonFiniteCheck:
             if self._looks % self.every == 0:
                 self.seen()
             return
-        finite = torch.isfinite(step.total)
-        if not bool(finite if self._bad is None else finite & ~self._bad):  # waits once for both
-            self.seen()
+        self.seen()
+        if not math.isfinite(step.total.item()):
             self.refuse("loss", _facts(number, _values(terms), batch))
 
     def gradient(self, optimizer: Optimizer, norm: Tensor) -> None:
@@ -131,7 +130,7 @@ class NonFiniteCheck:
             return
         if self.holds:
             self._note(step.figures(norm))
-        elif not bool(torch.isfinite(norm)):
+        elif not math.isfinite(norm.item()):
             self.refuse("gradient", _facts(step.number, _values({**step.terms, "gradient norm": norm}), step.batch))
 
     def seen(self) -> None:
