@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ from toolkit_ext.errors import RunError, UserError, one_line
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+log = logging.getLogger("toolkit_ext")
 
 _PREVIOUS, _TEMPORARY = ".previous", ".tmp"
 # A temporary file of this age belongs to a process that was killed: writing one takes seconds.
@@ -147,6 +150,12 @@ def remove_leftovers(folder: Path, older_than: float = _ABANDONED_SECONDS) -> No
 def _clean_once(folder: Path) -> None:
     """Once per process, as a folder may hold thousands of files."""
     remove_leftovers(folder)
+
+
+@cache
+def say_unchecked(path: Path) -> None:
+    """Log, once per process, that a file is used although it has no checksum, or that files of a folder are."""
+    log.warning("%s: has no checksum, as it is of an older version; it is used unchecked", path)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def test_batches_without_a_checksum_are_used_and_said_to_be(tmp_path: Path, atta
     with caplog.at_level(logging.WARNING, "toolkit_ext"):
         assert figures(run(tmp_path)) == figures(whole)
     assert attacked == []
-    assert [record.getMessage().count("without a checksum") for record in caplog.records] == [1]
+    assert [record.getMessage().count("has no checksum") for record in caplog.records] == [1]
 
 
 def test_any_damage_to_a_batch_is_made_good(tmp_path: Path, attacked: list[str], damage: Any) -> None:

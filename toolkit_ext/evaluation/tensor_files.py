@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,9 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from toolkit_ext.errors import UserError, one_line
-from toolkit_ext.io import atomic_write
-
-log = logging.getLogger("toolkit_ext")
+from toolkit_ext.io import atomic_write, say_unchecked
 
 _DIGEST = "sha256"
 
@@ -51,7 +47,7 @@ def read_tensors(path: Path, name: str = "") -> tuple[dict[str, Tensor], dict[st
         raise UserError(one_line(error)) from error
     found = texts.pop(_DIGEST, None)
     if found is None:
-        _say_unchecked(path.parent)
+        say_unchecked(path.parent)
     elif found != _digest(tensors, texts, name):
         raise UserError("its checksum is that of other data")
     return tensors, texts
@@ -59,8 +55,3 @@ def read_tensors(path: Path, name: str = "") -> tuple[dict[str, Tensor], dict[st
 
 def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str], name: str) -> str:
     return hash_tensors(sorted(tensors.items()), json.dumps([name, dict(texts)], sort_keys=True))
-
-
-@cache
-def _say_unchecked(folder: Path) -> None:
-    log.warning("%s: has files without a checksum, as they are of an older version; they are used unchecked", folder)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import hash_model
 from toolkit_ext.evaluation.tensor_files import hash_tensors
-from toolkit_ext.io import atomic_write, make_folder
+from toolkit_ext.io import atomic_write, make_folder, say_unchecked
 from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.types import Attack
@@ -52,8 +52,10 @@ class _Shard:
             return {}
         try:
             saved = json.loads(path.read_text())
-            digest = saved.pop(_DIGEST, None)  # older versions wrote none
-            if digest not in (None, _digest(saved)):
+            digest = saved.pop(_DIGEST, None)
+            if digest is None:
+                say_unchecked(path)
+            elif digest != _digest(saved):
                 raise ValueError
             same, points = saved["fingerprint"] == self.fingerprint, saved["points"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:

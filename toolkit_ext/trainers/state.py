@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,11 +24,9 @@ from toolkit_ext.backbones import Normalized
 from toolkit_ext.backbones.checkpoint import save_model, save_weights, unwrapped
 from toolkit_ext.backbones.config import CONFIG, KEY
 from toolkit_ext.errors import UserError, check_file_name, one_line
-from toolkit_ext.io import atomic_file, atomic_folder, atomic_write, locked, make_folder, recover_folder
+from toolkit_ext.io import atomic_file, atomic_folder, atomic_write, locked, make_folder, recover_folder, say_unchecked
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.units import plain
-
-log = logging.getLogger("toolkit_ext")
 
 _STATE, _DIGEST = "trainer_state.pt", "trainer_state_sha256"
 
@@ -88,7 +85,7 @@ def _read_state(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("fingerprint"), dict):
         raise UserError(problem)
     if _DIGEST not in told:
-        log.warning("checkpoint %s: has no checksum, as it is of an older version; it is used unchecked", file)
+        say_unchecked(file)
     return state
 
 
