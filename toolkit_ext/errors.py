@@ -9,9 +9,20 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_LONGEST = 1200
+
+
+def one_line(message: str) -> str:
+    """``message`` in one printable line: control characters are escaped, and the middle of a long one is left out."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]} ... {shown[-_LONGEST // 3 :]}"
+
 
 class UserError(ValueError):
-    """Bad input; the message names the option, the value and what is allowed."""
+    """Bad input; the message, always one line, names the option, the value and what is allowed."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class RunError(RuntimeError):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from toolkit_ext.cli.console import say, say_error, set_up_logging
-from toolkit_ext.errors import RunError, UserError
+from toolkit_ext.errors import RunError, UserError, one_line
 from toolkit_ext.fast import allocator
 
 # Module and text in the list of commands; a command is imported when it is used.
@@ -74,18 +74,30 @@ def cli() -> None:
     """Adversarial training of timm models, evaluated by AutoAttack."""
 
 
+def _check_words(words: Sequence[str]) -> None:
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UserError(f"{word!r}: is not UTF-8; options and names of files must be")
+
+
 def guarded(command: click.Command) -> None:
     """Run ``command`` with the process's arguments; bad input ends in one line and exit code 2."""
     set_up_logging()
     allocator.retain_freed()
     try:
+        _check_words(sys.argv[1:])
         command.main(standalone_mode=False)
     except click.ClickException as error:
-        say(f"error: {error.format_message()}")
+        say(f"error: {one_line(error.format_message())}")
         sys.exit(2)
     except (UserError, RunError) as error:
         say_error(str(error))
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise  # not a matter of files that the user named
+        say_error(one_line(f"{error.filename}: {error.strerror}"))
+        sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted: all finished epochs and batches are saved; the same command with --resume goes on from there")
         sys.exit(130)

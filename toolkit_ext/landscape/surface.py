@@ -19,6 +19,8 @@ from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure,
 from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.types import Attack
 
+_COLUMNS = ("clean_loss", "clean_error", "adv_loss", "adv_error")
+
 
 @dataclass
 class _Shard:
@@ -44,12 +46,15 @@ class _Shard:
             return {}
         try:
             saved = json.loads(path.read_text())
-            same, points = saved["fingerprint"] == self.fingerprint, saved["points"]
-        except (ValueError, KeyError, TypeError) as error:
+            same = saved["fingerprint"] == self.fingerprint
+            points = {
+                int(index): {name: float(row[name]) for name in _COLUMNS} for index, row in saved["points"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"output {path}: is damaged; remove it to compute its points again") from error
         if not same:
             raise UserError(f"output {self.folder}: holds the points of another surface; choose another folder")
-        return {int(index): row for index, row in points.items()}
+        return points
 
     def add(self, index: int, row: dict[str, float]) -> None:
         self.own[index] = row

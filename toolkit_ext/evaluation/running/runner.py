@@ -78,7 +78,7 @@ class Runner:
 
     def once(self, name: str, check: Callable[[], None]) -> None:
         """Collect the warnings that ``check`` logs, or those stored by an interrupted evaluation."""
-        if stored := self.state.load(name):
+        if stored := self.state.load(name, "messages"):
             tensors, info = stored
             self._set_rng(tensors)
         else:
@@ -123,7 +123,7 @@ class Runner:
     def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
         """The saved result of batch ``number``; attacks and saves it if there is none."""
         name = f"{job.name}-{number:05d}"
-        if (stored := self.state.load(name)) and self._fits(stored[0], indices):
+        if (stored := self.state.load(name, "messages", "rejected", "seconds")) and self._fits(stored[0], indices):
             self._set_rng(stored[0])
             return stored
         stored = self._attack(job, indices)

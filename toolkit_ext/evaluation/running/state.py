@@ -39,15 +39,16 @@ class State:
         if path := self._path(name):
             atomic_write(path, save(tensors, {"info": json.dumps(info)}))
 
-    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The batch of that name; None if it is missing or its file is damaged."""
+    def load(self, name: str, *facts: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The batch of that name; None if it is missing, its file is damaged, or its info lacks one of ``facts``."""
         if not (path := self._path(name)) or not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                return tensors, json.loads(file.metadata()["info"])
-        except (SafetensorError, ValueError, KeyError, TypeError):
+                info = json.loads(file.metadata()["info"])
+            return (tensors, info) if set(facts) <= info.keys() else None
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
 
