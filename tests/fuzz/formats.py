@@ -34,7 +34,7 @@ class Format:
     """A kind of file: ``make`` writes sound ones into a folder, ``file`` is the one to change, ``read`` what it holds.
 
     ``data`` marks files of numbers, where any change that is read without a word gives another result: of these the
-    content is compared with the sound one's.
+    content is compared with the sound one's. ``checksum`` says that such a change is always noticed.
     """
 
     make: Callable[[Path, Path], None]
@@ -42,6 +42,7 @@ class Format:
     read: Read
     mutators: tuple[Mutator, ...]
     data: bool = False
+    checksum: bool = False
 
 
 def network() -> nn.Module:
@@ -194,12 +195,12 @@ def read_protocol(folder: Path, capture: Any) -> Any:
 
 FORMATS: dict[str, Format] = {
     "config.json": Format(copied("model"), "config.json", read_model, JSON),
-    "model.safetensors": Format(copied("model"), "model.safetensors", read_model, BYTES, data=True),
+    "model.safetensors": Format(copied("model"), "model.safetensors", read_model, BYTES, data=True, checksum=True),
     "trainer_state.pt": Format(make_state, "last/trainer_state.pt", read_state, OBJECTS, data=True),
     "evaluation meta.json": Format(make_evaluation, "meta.json", read_evaluation, JSON),
     "evaluation batch": Format(make_evaluation, "batch-fgsm-00000.safetensors", read_evaluation, BYTES, data=True),
     "adversarial examples": Format(make_evaluation, "examples.safetensors", read_examples, BYTES, data=True),
-    "decoded images": Format(make_folder_of_images, ".decoded-train.npz", read_images, BYTES, data=True),
+    "decoded images": Format(make_folder_of_images, ".decoded-train.npz", read_images, BYTES, data=True, checksum=True),
     "run record": Format(copied("runs"), "runs/*.json", read_records, JSON),
     "log.csv": Format(make_log, "log.csv", read_log, CSV),
     "gradients.csv": Format(make_log, "gradients.csv", read_log, CSV),
