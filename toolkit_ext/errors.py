@@ -9,18 +9,32 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_LONGEST = 1200
+
+
+def one_line(error: object, most: int = 200) -> str:
+    """The message of ``error`` as one printable line of at most ``most`` characters; its type's name if it has none."""
+    return _printable(" ".join(str(error).split()))[:most] or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 class UserError(ValueError):
-    """Bad input; the message names the option, the value and what is allowed."""
+    """Bad input; the message, always one line, names the option, the value and what is allowed.
+
+    Control characters are escaped, and the middle of a very long message is left out.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        shown = _printable(str(message))
+        whole = len(shown) <= _LONGEST
+        super().__init__(shown if whole else f"{shown[: _LONGEST // 2]} ... {shown[-_LONGEST // 3 :]}")
 
 
 class RunError(RuntimeError):
     """A run with valid input that cannot continue; the message is one line, and saved files are complete."""
-
-
-def one_line(error: object, most: int = 200) -> str:
-    """The message of ``error`` as one line of at most ``most`` characters; the name of its type if it has none."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:

@@ -218,6 +218,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             self._run(run, options)
         self.session_seconds = time.perf_counter() - began
 
+    def _resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        try:
+            run.resume(state)
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            facts = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"resume: the saved state is damaged, or of another version or model ({facts})") from error
+
     def _run(self, run: Run, options: FitOptions) -> None:
         try:
             with friendly_errors("in training", run.device):

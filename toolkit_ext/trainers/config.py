@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, SEED, Bounds, check_options
+from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
@@ -57,7 +57,9 @@ class LoopConfig:
     """How the loop trains, whatever the method. Every field is a constructor argument of every trainer."""
 
     optimizer: str = option("sgd", "optimiser of the weights: sgd, adam or adamw")
-    lr: float = option(0.1, "learning rate at the start of the schedule (its peak for one-cycle)", POSITIVE)
+    lr: float = option(
+        0.1, "learning rate at the start of the schedule (its peak for one-cycle)", Bounds(above=0, most=1e30)
+    )
     momentum: float = option(0.9, "momentum of SGD, first beta of Adam", BELOW_ONE)
     weight_decay: float = option(5e-4, "weight decay, applied once a step", NOT_NEGATIVE)
     lr_schedule: str = option("cosine", "learning rate: constant, multistep, cosine, onecycle or periodic")
