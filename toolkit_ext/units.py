@@ -1,9 +1,9 @@
-"""Numbers as users write them: epsilon as ``8/255``."""
+"""Numbers as users write them: epsilon as ``8/255``, and those of NumPy and torch."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import NORMS
@@ -44,3 +44,10 @@ def _number(value: str | float, option: str) -> float:
         return numerator / rest[0] if rest else numerator
     except (ValueError, ZeroDivisionError):
         raise UserError(f"{option}: {value!r} is not a number; give one such as 8/255 or 0.03") from None
+
+
+def plain(value: Any) -> Any:
+    """``value`` with numbers of NumPy and torch as Python's, and arrays and lists as tuples; others as they are."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        value = value.tolist()
+    return tuple(plain(part) for part in value) if isinstance(value, list | tuple) else value
