@@ -45,7 +45,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
         "backbones/estimators.py",
         "evaluation/",
         "trainers/base.py",
-        "trainers/batches.py",
+        "trainers/generators.py",
         "trainers/optim.py",
     ),
     "torchattacks": ("attacks/adapters.py",),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
@@ -17,48 +18,33 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from toolkit_ext.backbones.estimators import clip_range, view
-from toolkit_ext.backbones.outputs import check_outputs
+from toolkit_ext.backbones.estimators import check_classifier, clip_range, view
+from toolkit_ext.backbones.outputs import check_outputs, returning_logits
 from toolkit_ext.backbones.spectral_norm import spectral_norm
-from toolkit_ext.data import check_labels, split_validation, to_unit
+from toolkit_ext.data import as_tensor, check_labels, split_validation, to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast import detach_computed
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
-from toolkit_ext.trainers.batches import (
-    BatchSource,
-    GeneratorSource,
-    LoaderSource,
-    TensorSource,
-    as_images,
-    isolated_rng,
-)
+from toolkit_ext.trainers.arguments import FitOptions, check_count, check_pair, differentiable, try_step
+from toolkit_ext.trainers.batches import BatchSource, TensorSource, as_images, isolated_rng
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
+from toolkit_ext.trainers.generators import source_of
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
-from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
+from toolkit_ext.trainers.optim import (
+    check_optimizer,
+    make_loss,
+    make_optimizer,
+    make_plan,
+    make_scaler,
+    make_scheduler,
+    make_schedulers,
+)
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Further arguments of ``fit`` and ``fit_generator``."""
-
-    run_dir: str | Path | None = None
-    resume: bool = False
-    stop_after: int | None = None
-    progress: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> FitOptions:
-        """Check the names and build."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := given.keys() - known:
-            raise UserError(f"fit: no such argument {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
-        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -89,11 +75,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         best_state_dict: the weights of the epoch with the best validation robust accuracy.
 
     Raises:
-        UserError: an unknown hyper-parameter, or a value that is not allowed.
+        UserError: an unknown hyper-parameter, a value that is not allowed, or a classifier, optimiser or scheduler that
+            cannot be trained with.
     """
 
     method: ClassVar[Method]
 
+    @differentiable()
     def __init__(
         self,
         classifier: PyTorchClassifier,
@@ -101,7 +89,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         scheduler: Callable[[Optimizer], Any] | None = None,
         **hyper_parameters: Any,
     ) -> None:
-        super().__init__(classifier)
+        super().__init__(check_classifier(classifier))
+        if not (scheduler is None or callable(scheduler)):
+            raise UserError(f"scheduler: a {type(scheduler).__name__} is not allowed; give a function of the optimiser")
         self.axes = compose(self.method, hyper_parameters)
         warn_of_deprecated(hyper_parameters)
         self.model = view(classifier)
@@ -111,7 +101,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
         self._scheduler = scheduler
-        self._optimizer = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
+        own = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
+        self._optimizer = check_optimizer(own, self.model)
         self.history: list[dict[str, Any]] = []
         self.alarms: list[dict[str, Any]] = []
         self.best_state_dict: dict[str, Tensor] = {}
@@ -121,6 +112,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """Where the model lies."""
         return next(self.model.parameters()).device
 
+    @differentiable()
     def fit(
         self,
         x: Any,
@@ -143,11 +135,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
             NonFiniteLossError: the loss was not finite; the state is in ``run_dir/failed``.
         """
+        batch_size = check_count("batch_size", batch_size)
+        options = FitOptions.of(kwargs)
         images, labels = self._pair((x, y))
         names = {"data": digest(images, labels), "batch_size": batch_size}
         fraction = self.axes.loop.validation_fraction
         if validation_data is not None:
-            held: ValidationSplit | None = ValidationSplit(*self._pair(validation_data))
+            held: ValidationSplit | None = self._held(validation_data, images)
         elif fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
@@ -155,9 +149,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         else:
             held = None
         source = TensorSource(images, labels, batch_size)
-        examples = Examples(source, held, ValidationSplit(images, labels), names, batch_size)
-        self._train(examples, nb_epochs, FitOptions.of(kwargs))
+        examples = Examples(source, held, ValidationSplit(images, labels), names, source.batch_size)
+        self._train(examples, nb_epochs, options)
 
+    @differentiable()
     def fit_generator(
         self,
         generator: DataLoader[Any] | DataGenerator,
@@ -169,13 +164,24 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
 
         Batches cannot be split, so the best epoch is chosen only where ``validation_data`` is given; otherwise the
         last one counts as best. Further ``kwargs`` as for :meth:`fit`.
+
+        A batch is a pair of images and labels, or a dictionary that has them under usual names (``image``,
+        ``label``, ...); further parts, such as indices, are left out. So is a last batch of one image.
         """
-        kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
-        source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
-        held = ValidationSplit(*self._pair(validation_data)) if validation_data is not None else None
-        x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
+        options = FitOptions.of(kwargs)
+        source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
+        with isolated_rng(self.axes.loop.seed):
+            x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
+        held = self._held(validation_data, x) if validation_data is not None else None
         examples = Examples(source, held, ValidationSplit(x, y), {"data": "generator"}, len(x))
-        self._train(examples, nb_epochs, FitOptions.of(kwargs))
+        self._train(examples, nb_epochs, options)
+
+    def predict(self, x: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
+        """The classifier's predictions ``[N, K]`` for images as for :meth:`fit`; further ``kwargs`` as in ART."""
+        images, (low, high) = as_tensor(x, "images"), self.clip
+        if images.dtype == torch.uint8:
+            images = to_unit(images) * (high - low) + low
+        return self._classifier.predict(images.float().cpu().numpy(), **kwargs)  # type: ignore[no-any-return]
 
     @property
     def best_epoch(self) -> int:
@@ -190,23 +196,29 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             raise UserError("load_best: nothing has been trained yet; call fit first")
         self.model.load_state_dict(self.best_state_dict)
 
-    def _pair(self, data: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-        images = as_images(data[0], *self.clip, self.device)
-        return images, check_labels(data[1], len(images), self._classifier.nb_classes).to(self.device)
+    def _pair(self, data: tuple[Any, Any], kind: str = "") -> tuple[Tensor, Tensor]:
+        images = as_images(data[0], *self.clip, self.device, f"{kind}images")
+        labels = check_labels(data[1], len(images), self._classifier.nb_classes, f"{kind}labels")
+        return images, labels.to(self.device)
+
+    def _held(self, data: Any, training: Tensor) -> ValidationSplit:
+        images, labels = self._pair(check_pair("validation_data", data), "validation ")
+        if images.shape[1:] != training.shape[1:]:
+            found, wanted = list(images.shape[1:]), list(training.shape[1:])
+            raise UserError(f"validation_data: images of shape {found} are not allowed; training has {wanted}")
+        return ValidationSplit(images, labels)
 
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
-        if epochs < 1:
-            raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
-        images = to_unit(examples.training.x[:8])
-        check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
-        ranks = current(self.device)
+        epochs, ranks = check_count("nb_epochs", epochs), current(self.device)
+        self._check(examples, ranks)
         if not ranks.alone:
             length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
             about = facts(self.model, examples.training, examples.validation, **length)
             ranks.agree({**self._fingerprint(examples.names, epochs), **about})
         check_batch(ranks, examples.batch_size)
         with ExitStack() as stack:
+            stack.enter_context(returning_logits(self.model))
             run = self._prepare(examples, epochs, options, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
@@ -216,6 +228,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                     run.resume(state)
             self._run(run, options)
         self.session_seconds = time.perf_counter() - began
+
+    def _check(self, examples: Examples, ranks: Ranks) -> None:
+        x, y = to_unit(examples.training.x[:8]), examples.training.y[:8]
+        nb_classes, loss = self._classifier.nb_classes, self._classifier.loss
+        n, name = max(examples.batch_size // ranks.size, 1), getattr(loss, "__name__", type(loss).__name__)
+        with returning_logits(self.model):
+            check_outputs(self.model, x, nb_classes, option="classifier", source="nb_classes is")
+            try_step(self.model, x[:n], y[:n], make_loss(self._classifier, self.axes.loop), name)
+        detach_computed(self.model)
 
     def _run(self, run: Run, options: FitOptions) -> None:
         try:
@@ -249,7 +270,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             axes=extensions.axes,
             extensions=extensions,
             update=update,
-            scheduler=self._scheduler(optimizer)
+            scheduler=make_scheduler(self._scheduler, optimizer)
             if self._scheduler
             else make_schedulers(update.optimizers, loop, len(source), epochs, resets),
             loss_fn=make_loss(self._classifier, loop),

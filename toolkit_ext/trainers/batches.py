@@ -1,4 +1,4 @@
-"""Where batches come from (tensors on the device, a torch ``DataLoader``, an ART generator), and their augmentation."""
+"""Batches of tensors that stay on the device, their augmentation, and random numbers that a seed determines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from art.data_generators import DataGenerator
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import DataLoader
 
-from toolkit_ext.data import check_images, check_labels, to_unit
-from toolkit_ext.errors import UserError
+from toolkit_ext.data import as_tensor, check_images, to_unit
 
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
 SourceBatch = tuple[Tensor, Tensor, Tensor | None]
@@ -31,28 +28,29 @@ class BatchSource(Protocol):
         """The batches of one epoch, in an order that ``seed`` determines."""
 
 
-def as_images(x: Any, low: float, high: float, device: torch.device) -> Tensor:
-    """Images on ``device``: uint8 as they are, floats brought from ``[low, high]`` to [0, 1].
+def as_images(x: Any, low: float, high: float, device: torch.device, name: str = "images") -> Tensor:
+    """Images on ``device``: uint8 as they are, other numbers brought from ``[low, high]`` to floats in [0, 1].
 
     Raises:
-        UserError: NaN, a wrong shape, or values outside the range.
+        UserError: NaN, a wrong shape, or values outside the range; it calls the images ``name``.
     """
-    images = torch.as_tensor(x)
-    if images.dtype != torch.uint8:
+    images = as_tensor(x, name)
+    if images.dtype != torch.uint8 and not images.is_complex():
         images = images.float()
         if (low, high) != (0.0, 1.0):
             images = (images - low) / (high - low)
-    check_images(images)
+    check_images(images, name)
     return images.to(device)
 
 
 class TensorSource:
-    """Batches drawn by index from tensors that stay on their device, shuffled anew in every epoch."""
+    """Batches drawn by index from tensors that stay on their device, shuffled anew in every epoch.
+
+    A ``batch_size`` above the number of examples makes one batch of them, as in ART.
+    """
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int) -> None:
-        if not 1 <= batch_size <= len(x):
-            raise UserError(f"batch_size: {batch_size} is not allowed for {len(x)} training examples; 1 to {len(x)}")
-        self.x, self.y, self.batch_size = x, y, batch_size
+        self.x, self.y, self.batch_size = x, y, min(batch_size, len(x))
 
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
@@ -63,45 +61,6 @@ class TensorSource:
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
         for index in order.split(self.batch_size)[: len(self)]:
             yield to_unit(self.x[index]), self.y[index], index
-
-
-class LoaderSource:
-    """Batches of a torch ``DataLoader``, whose order follows torch's global seed."""
-
-    def __init__(
-        self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device
-    ) -> None:
-        if len(loader) == 0:
-            raise UserError("generator: the DataLoader is empty")
-        self.loader, self.num_classes, self.clip, self.device = loader, num_classes, clip, device
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        torch.manual_seed(seed)
-        for x, y in self.loader:
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
-
-
-class GeneratorSource:
-    """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
-
-    def __init__(
-        self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device
-    ) -> None:
-        self.generator, self.num_classes, self.clip, self.device = generator, num_classes, clip, device
-
-    def __len__(self) -> int:
-        return -(-int(self.generator.size) // int(self.generator.batch_size))
-
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        torch.manual_seed(seed)
-        for _ in range(len(self)):
-            x, y = self.generator.get_batch()
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
 
 
 def _flip(x: Tensor) -> Tensor:
