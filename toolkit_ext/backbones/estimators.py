@@ -37,7 +37,7 @@ def check_classifier(classifier: Any) -> PyTorchClassifier:
         raise UserError(f"classifier: TorchScript ({found}) cannot be trained; give the module that it was made from")
     if not weights:
         raise UserError(f"classifier: {kind} has no weights to train; give a model with parameters")
-    if any(weight.is_inference() for weight in weights if not is_lazy(weight)):
+    if any(tensor.is_inference() for tensor in (*weights, *model.buffers()) if not is_lazy(tensor)):
         raise UserError("classifier: its weights were made in torch.inference_mode(); make the model outside of it")
     check_float32(model, "classifier", "training")
     return classifier
@@ -113,7 +113,13 @@ def inner(model: nn.Module) -> nn.Module:
 def as_classifier(
     model: nn.Module, image_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
 ) -> PyTorchClassifier:
-    """An ART ``PyTorchClassifier`` on [0, 1] inputs around ``model``; ``image_shape`` is ``(C, H, W)``."""
+    """An ART ``PyTorchClassifier`` on [0, 1] inputs around ``model``; ``image_shape`` is ``(C, H, W)``.
+
+    Raises:
+        UserError: ``model`` is no torch module.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__} is not allowed; give a torch.nn.Module")
     return PyTorchClassifier(
         model,
         loss=nn.CrossEntropyLoss(),

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ConstantLR, ReduceLROnPlateau
 
 from toolkit_ext.attacks import PGD
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers import PGDTrainer
+from toolkit_ext.trainers import PGDTrainer, as_classifier
 from toolkit_ext.updates import AMP
 
 
@@ -30,6 +30,13 @@ def frozen(model: nn.Module) -> nn.Module:
 def in_inference_mode() -> Any:
     with torch.inference_mode():
         return net()
+
+
+def buffers_in_inference_mode() -> Any:
+    model = net()
+    with torch.inference_mode():
+        model[1].running_mean = torch.zeros(4)
+    return model
 
 
 def scripted(make: Callable[..., Any], *inputs: Any) -> nn.Module:
@@ -62,6 +69,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "frozen": (lambda: frozen(net()), "classifier: all of its weights are frozen"),
     "no weights": (lambda: nn.Flatten(), "classifier: Flatten has no weights to train"),
     "inference mode": (in_inference_mode, r"classifier: its weights were made in torch.inference_mode\(\)"),
+    "buffers of inference mode": (buffers_in_inference_mode, "classifier: its weights were made in torch.inference"),
     "scripted": (lambda: scripted(torch.jit.script), r"classifier: TorchScript \(RecursiveScriptModule\)"),
     "traced": (lambda: scripted(torch.jit.trace, X[:2]), r"classifier: TorchScript \(TopLevelTracedModule\)"),
     "partly scripted": (lambda: nn.Sequential(scripted(torch.jit.script)), "classifier: TorchScript"),
@@ -142,6 +150,7 @@ ESTIMATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "class": (lambda: PyTorchClassifier, "the class PyTorchClassifier is not allowed"),
     "nothing": (lambda: None, "a NoneType is not allowed"),
     "list": (lambda: [classifier()], "a list is not allowed"),
+    "classifier twice": (lambda: as_classifier(classifier(), (1, 4, 4), 3), "a PyTorchClassifier is not allowed"),
     "trainer": (lambda: PGDTrainer(classifier(), **OPTIONS), "a PGDTrainer is not allowed"),
     "black box": (lambda: BlackBoxClassifier(lambda x: x, (1, 4, 4), 3), "a BlackBoxClassifier is not allowed"),
     "regressor": (
@@ -158,7 +167,7 @@ ESTIMATORS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize("case", ESTIMATORS)
 def test_other_estimators_are_refused(case: str) -> None:
     make, message = ESTIMATORS[case]
-    with pytest.raises(UserError, match=f"classifier: {message}"):
+    with pytest.raises(UserError, match=f"(classifier|model): {message}"):
         PGDTrainer(make(), **OPTIONS)
 
 
