@@ -18,8 +18,9 @@ from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import check_choice
-from toolkit_ext.experiments.experiment import Experiment, RunContext, run
+from toolkit_ext.experiments.experiment import run
 from toolkit_ext.experiments.recipe import digits, script, smoke
+from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.trainers import TRAINERS
 
 LINF: dict[str, Any] = {"eps": 0.1}

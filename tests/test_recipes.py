@@ -15,8 +15,8 @@ from torch import nn
 from torch.optim import SGD
 
 from toolkit_ext import backbones
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import cifar10, digits
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.optim import make_schedulers

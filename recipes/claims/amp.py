@@ -11,8 +11,8 @@ from typing import Any
 
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet
+from toolkit_ext.experiments.settings import Experiment
 
 # Radii of AMP to choose from; the source's is 0.5 for the whole of CIFAR-10.
 RADII = tuple({"amp_epsilon": radius} for radius in (0.01, 0.03, 0.1, 0.5))

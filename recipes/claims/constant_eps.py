@@ -12,8 +12,8 @@ from typing import Any
 
 from toolkit_ext.claims import Alike, All, Arm, AtLeast, Claim, Group, Lower, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import mnist
+from toolkit_ext.experiments.settings import Experiment
 
 EPS = 0.4
 RATES = ("1e-4", "3e-4", "1e-3")

@@ -13,8 +13,8 @@ from typing import Any
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.probes import layerwise
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import digits, mnist
+from toolkit_ext.experiments.settings import Experiment
 
 STEPS = (1, 2, 3, 5, 10, 20)
 STRENGTH = {"layerwise": layerwise(200, STEPS)}

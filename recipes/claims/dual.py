@@ -12,8 +12,8 @@ from typing import Any
 from toolkit_ext.claims import Arm, AtLeast, AtMost, Claim, Group, Lower, Row
 from toolkit_ext.claims.probes import other_budget
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import cifar10, digits
+from toolkit_ext.experiments.settings import Experiment
 
 LINF = {"Linf": other_budget("linf_0.1_digits")}
 SGD = tuple({"lr": rate} for rate in (0.01, 0.03, 0.1))

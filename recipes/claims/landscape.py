@@ -14,8 +14,8 @@ from typing import Any
 from toolkit_ext.claims import Alike, All, Arm, AtLeast, AtMost, Claim, Group, Lower, Row
 from toolkit_ext.claims.probes import hessian, similarity
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, mnist
+from toolkit_ext.experiments.settings import Experiment
 
 Cosines = dict[float, tuple[float, float]]
 # Mean cosine of the perturbations at θ ± av, along the top eigenvector and a random direction: the source's figures.

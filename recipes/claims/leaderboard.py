@@ -13,7 +13,7 @@ from typing import Any
 
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from toolkit_ext.claims import All, Arm, Claim, Group, Lower, Ratio, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet
+from toolkit_ext.experiments.settings import Experiment
 
 ATTACKS = ("clean", "pgd20", "pgd_l2", "aa")
 COLUMNS = ("clean_acc", "pgd20_acc", "pgd_l2_acc", "aa_acc")

@@ -12,8 +12,8 @@ from typing import Any
 from toolkit_ext.claims import All, Arm, Claim, Group, Lower, Row
 from toolkit_ext.claims.probes import ensemble
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, mnist
+from toolkit_ext.experiments.settings import Experiment
 
 ATTACKS = ("clean", "pgd20", "pgd100", "apgd_ce", "apgd_dlr", "aa")
 COLUMNS = ("clean_err", "pgd20_err", "pgd100_err", "apgd_ce_err", "apgd_dlr_err")

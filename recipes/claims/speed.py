@@ -12,7 +12,7 @@ from typing import Any
 
 from toolkit_ext.claims import Alike, Arm, Claim, Group, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 
 POINTS = 0.5
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}

@@ -17,7 +17,7 @@ from toolkit_ext.attacks.layerwise import Deep, Hidden, choose, cross_entropy
 from toolkit_ext.attacks.layerwise.neurons import Target
 from toolkit_ext.attacks.layerwise.penalty import Penalty
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.costs import counted
+from toolkit_ext.experiments.counting import counted
 from toolkit_ext.types import NORMS, Attack, Norm
 
 SETTINGS = list(itertools.product(("cg", "ga", "pgd"), ("perturbations", "neurons"), ("quadratic", "ball")))

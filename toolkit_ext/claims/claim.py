@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from toolkit_ext.claims.probes import Probe
 from toolkit_ext.errors import UserError, check_choice, check_file_name
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 
 SCALES = ("small", "paper")  # two CPU cores, and the source's setting
 SEEDS = 3  # runs that a figure needs at least

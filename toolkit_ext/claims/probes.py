@@ -17,8 +17,8 @@ from toolkit_ext.attacks import PGD, Deep, generate
 from toolkit_ext.data import Dataset, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Evaluation, Protocol, evaluate, load_protocol
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.presets import protocol_of
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.landscape import perturbation_similarity, random_direction
 from toolkit_ext.landscape.subject import Subject
 from toolkit_ext.trainers import TRAINERS

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from toolkit_ext.claims.claim import SCALES, Arm, Figure, Group
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import with_hyper_parameters
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record, label
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose

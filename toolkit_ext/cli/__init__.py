@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
+from rich_click import RichGroup
 
 from toolkit_ext.cli.console import say, say_error, set_up_logging
+from toolkit_ext.cli.help import CONTEXT_SETTINGS
 from toolkit_ext.errors import RunError, UserError
 from toolkit_ext.fast import allocator
 
 # Module and text in the list of commands; a command is imported when it is used.
 COMMANDS = {
     "methods": (
-        "train:methods_command",
+        "methods:methods_command",
         "List the methods with their choices on the axes, their cost and their paper.",
     ),
     "train": ("train:train_command", "Train a method on a data set and evaluate it by AutoAttack."),
@@ -28,10 +32,7 @@ COMMANDS = {
 }
 
 
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
-
-
-class _LazyGroup(click.Group):
+class _LazyGroup(RichGroup):
     """A group that imports a command when it is used, so that ``--help`` does not wait for torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -42,11 +43,25 @@ class _LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"toolkit_ext.cli.{module}"), name)
+        command.short_help = COMMANDS[cmd_name][1]
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            raise type(error)(as_written(str(error), command.params if command else [])) from error
+
+
+def as_written(message: str, params: Sequence[click.Parameter]) -> str:
+    """``message`` with the option that it begins with as users write it: ``--n-train`` for ``n_train``."""
+    name, colon, rest = message.partition(":")
+    for param in params:
+        flags = [flag.removeprefix("--").replace("-", "_") for flag in param.opts]
+        if isinstance(param, click.Option) and name.replace("-", "_") in (param.name, *flags):
+            return f"{param.opts[0]}{colon}{rest}"
+    return message
 
 
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)

@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from toolkit_ext import results
-from toolkit_ext.ranks import silent, told_elsewhere
+from toolkit_ext.ranks import launched, silent
 from toolkit_ext.results import Record
 from toolkit_ext.results.tables.formatting import budget, plain
 
@@ -39,8 +39,12 @@ def say(text: str) -> None:
 
 def say_error(text: str) -> None:
     """Print the error that ends this process; if rank 0 has the same error, only rank 0 prints it."""
-    if not told_elsewhere(text):
-        _notes.print(f"error: {text}", markup=False)
+    if launched():
+        from toolkit_ext.ranks import told_elsewhere  # needs torch
+
+        if told_elsewhere(text):
+            return
+    _notes.print(f"error: {text}", markup=False)
 
 
 def show(text: str) -> None:

@@ -177,7 +177,7 @@ def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor
     labels, count = np.asarray(y), len(x)
     size = round(fraction * count) if 0 < fraction < 1 else 0
     if not 1 <= size < count or len(labels) != count:
-        raise UserError(f"validation: a share of {fraction} of {count} images is not allowed; both parts need images")
+        raise UserError(f"validation_fraction: {fraction} of {count} images is not allowed; both parts need images")
     sizes = np.unique(labels, return_counts=True)[1]
     fits = sizes.min() >= 2 and min(size, count - size) >= len(sizes)
     with warnings.catch_warnings():

@@ -11,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from toolkit_ext.bounds import check_options
 from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive
 from toolkit_ext.types import NORMS, Norm
-from toolkit_ext.units import parse_eps
+from toolkit_ext.units import Eps, parse_eps
 
 Version = Literal["standard", "plus", "rand"]
 VERSIONS: tuple[Version, ...] = ("standard", "plus", "rand")
@@ -52,16 +53,15 @@ class Protocol:
 
     name: str
     norm: Norm
-    eps: float
+    eps: Eps
     version: Version = "standard"
     attacks: tuple[str, ...] = ("clean", "aa")
     alpha: Mapping[str, str] = field(default_factory=dict, hash=False)
-    l2_eps: float | None = None
+    l2_eps: Eps | None = None
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_file_name("protocol", self.name)  # names folders
-        check_choice("norm", self.norm, NORMS)
-        check_choice("version", self.version, VERSIONS)
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
         object.__setattr__(self, "attacks", tuple(dict.fromkeys(self.attacks)))
         for attack in self.attacks:

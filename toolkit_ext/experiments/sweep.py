@@ -17,7 +17,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import Experiment, RunContext, run
+from toolkit_ext.experiments.experiment import run
+from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
 
@@ -35,19 +36,6 @@ _HERE_ALONE = {
     "dashboard_address": "127.0.0.1:0",
     "worker_dashboard_address": "127.0.0.1:0",
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    """A run and the arguments of ``toolkit-ext`` that start it, which its record names."""
-
-    experiment: Experiment
-    words: tuple[str, ...]
-
-    @property
-    def run_id(self) -> str:
-        """The name of the run, of its folder and of its record."""
-        return self.experiment.run_id
 
 
 @dataclass(frozen=True)

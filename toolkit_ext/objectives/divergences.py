@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from toolkit_ext.errors import check_positive
+from toolkit_ext.bounds import POSITIVE, check_options
 from toolkit_ext.types import Batch, Losses, LossFn, option
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ class TRADESLoss:
         UserError: ``trades_beta`` not above 0.
     """
 
-    trades_beta: float = option(6.0, "TRADES: weight of the divergence between clean and perturbed predictions")
+    trades_beta: float = option(
+        6.0, "TRADES: weight of the divergence between clean and perturbed predictions", POSITIVE
+    )
 
     uses_attack: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
 
     def __post_init__(self) -> None:
-        check_positive("trades_beta", self.trades_beta)
+        check_options(self)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from torch.nn.functional import kl_div
@@ -59,13 +61,13 @@ class MARTLoss:
         UserError: ``mart_lambda`` not above 0.
     """
 
-    mart_lambda: float = option(5.0, "MART: weight of the divergence on examples the model is not sure of")
+    mart_lambda: float = option(5.0, "MART: weight of the divergence on examples the model is not sure of", POSITIVE)
 
     uses_attack: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
 
     def __post_init__(self) -> None:
-        check_positive("mart_lambda", self.mart_lambda)
+        check_options(self)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from torch.nn.functional import kl_div

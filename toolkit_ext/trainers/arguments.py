@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.backbones.outputs import reason_of, same_buffers, same_modes
+from toolkit_ext.backbones.outputs import check_outputs, reason_of, same_buffers, same_modes
+from toolkit_ext.bounds import COUNT
 from toolkit_ext.errors import UserError, one_line
-from toolkit_ext.trainers.batches import isolated_rng
+from toolkit_ext.fast import detach_computed
+from toolkit_ext.trainers.batches import BatchSource, isolated_rng
+from toolkit_ext.trainers.monitor import ValidationSplit
 from toolkit_ext.types import LossFn
 from toolkit_ext.units import plain
 
@@ -25,16 +27,11 @@ def check_count(option: str, value: Any) -> int:
     """Return ``value`` as an ``int``.
 
     Raises:
-        UserError: not a whole number of at least 1.
+        UserError: no whole number of at least 1.
     """
     number = plain(value)
     number = int(number) if isinstance(number, float) and number.is_integer() else number
-    try:
-        if not isinstance(number, bool) and operator.index(number) >= 1:
-            return operator.index(number)
-    except TypeError:
-        pass
-    raise UserError(f"{option}: {one_line(plain(value))} is not allowed; it must be a whole number of at least 1")
+    return int(COUNT.check(option, number, int))
 
 
 def _check_flag(option: str, value: Any) -> bool:
@@ -87,6 +84,17 @@ class FitOptions:
         return cls(**given)
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What a run trains on and measures with, and how its fingerprint names them."""
+
+    source: BatchSource
+    validation: ValidationSplit | None
+    training: ValidationSplit
+    names: Mapping[str, Any]
+    batch_size: int
+
+
 @contextmanager
 def differentiable() -> Iterator[None]:
     """Gradients and full precision, also where the caller has ``no_grad``, ``inference_mode`` or ``autocast``."""
@@ -105,13 +113,15 @@ def differentiable() -> Iterator[None]:
             torch.set_autocast_enabled(kind, True)
 
 
-def try_step(model: nn.Module, x: Tensor, y: Tensor, loss_fn: LossFn, name: str) -> None:
+def try_step(classifier: Any, model: nn.Module, x: Tensor, y: Tensor, loss_fn: LossFn) -> None:
     """Compute the loss of a batch ``x`` ``[N, C, H, W]`` in training mode; the model's state stays as it is.
 
     Raises:
-        UserError: the model cannot take the batch in training mode, or the loss, called ``name``, is not a number that
-            depends on the weights.
+        UserError: the ``model`` of ``classifier`` does not give logits for the batch, in either mode, or the loss is not
+            a number that depends on the weights.
     """
+    check_outputs(model, x, classifier.nb_classes, option="classifier", source="nb_classes is")
+    name = getattr(classifier.loss, "__name__", type(classifier.loss).__name__)
     with same_modes(model), same_buffers(model), isolated_rng(0):
         logits = _logits(model.train(), x)
         try:
@@ -126,6 +136,7 @@ def try_step(model: nn.Module, x: Tensor, y: Tensor, loss_fn: LossFn, name: str)
         raise UserError("classifier: all of its weights are frozen; at least one must have requires_grad=True")
     if not loss.requires_grad:
         raise UserError(f"loss: {name} of the logits has no gradient in the weights (detach, no_grad or argmax?)")
+    detach_computed(model)
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,19 +19,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from toolkit_ext.backbones.estimators import check_classifier, clip_range, view
-from toolkit_ext.backbones.outputs import check_outputs, returning_logits
+from toolkit_ext.backbones.estimators import check_classifier, clip_range, overridden, view
+from toolkit_ext.backbones.outputs import returning_logits
 from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import as_tensor, check_labels, split_validation, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.fast import detach_computed
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
-from toolkit_ext.trainers.arguments import FitOptions, check_count, check_pair, differentiable, try_step
-from toolkit_ext.trainers.batches import BatchSource, TensorSource, as_images, isolated_rng
+from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, check_pair, differentiable, try_step
+from toolkit_ext.trainers.batches import TensorSource, as_images, isolated_rng
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
-from toolkit_ext.trainers.generators import source_of
+from toolkit_ext.trainers.fingerprint import held_facts, make_fingerprint, scheduler_facts, stream_facts
+from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
 from toolkit_ext.trainers.optim import (
@@ -41,21 +42,13 @@ from toolkit_ext.trainers.optim import (
     make_scaler,
     make_scheduler,
     make_schedulers,
+    settings_kept,
 )
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest
 from toolkit_ext.types import NORMS, Method
 
-
-@dataclass(frozen=True)
-class Examples:
-    """What a run trains on and measures with, and how its fingerprint names them."""
-
-    source: BatchSource
-    validation: ValidationSplit | None
-    training: ValidationSplit
-    names: Mapping[str, Any]
-    batch_size: int
+log = logging.getLogger("toolkit_ext")
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
@@ -67,7 +60,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
 
     Inputs lie in the classifier's ``clip_values``; ``eps`` and ``alpha`` are in units of that range scaled to [0, 1].
     The classifier's own optimiser is used if it has one and neither ``optimizer`` nor ``lr`` is given. ``scheduler``
-    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``.
+    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``. After ``fit`` the model is in
+    evaluation mode, and the optimiser has its settings of before (learning rate, ...) and its trained momenta.
+
+    Preprocessing of the classifier with ``apply_predict`` is part of the model that is attacked and trained.
 
     Attributes:
         history: one row of figures for each epoch, as in ``log.csv``.
@@ -75,8 +71,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         best_state_dict: the weights of the epoch with the best validation robust accuracy.
 
     Raises:
-        UserError: an unknown hyper-parameter, a value that is not allowed, or a classifier, optimiser or scheduler that
-            cannot be trained with.
+        UserError: an unknown hyper-parameter, or a value that is not allowed; a classifier, optimiser or scheduler that
+            cannot be trained with; preprocessing that has no gradient, or is for training alone.
     """
 
     method: ClassVar[Method]
@@ -90,10 +86,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         **hyper_parameters: Any,
     ) -> None:
         super().__init__(check_classifier(classifier))
-        if not (scheduler is None or callable(scheduler)):
-            raise UserError(f"scheduler: a {type(scheduler).__name__} is not allowed; give a function of the optimiser")
         self.axes = compose(self.method, hyper_parameters)
         warn_of_deprecated(hyper_parameters)
+        if own := overridden(classifier):
+            log.warning("classifier: %s is bypassed; training and its attacks use the model alone", own)
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
@@ -101,8 +97,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
         self._scheduler = scheduler
-        own = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
-        self._optimizer = check_optimizer(own, self.model)
+        used = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
+        self._optimizer = check_optimizer(used, self.model)
         self.history: list[dict[str, Any]] = []
         self.alarms: list[dict[str, Any]] = []
         self.best_state_dict: dict[str, Tensor] = {}
@@ -138,16 +134,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         batch_size = check_count("batch_size", batch_size)
         options = FitOptions.of(kwargs)
         images, labels = self._pair((x, y))
-        names = {"data": digest(images, labels), "batch_size": batch_size}
+        held = self._held(validation_data, images)
+        names = {"data": digest(images, labels), "batch_size": batch_size, **held_facts(held)}
         fraction = self.axes.loop.validation_fraction
-        if validation_data is not None:
-            held: ValidationSplit | None = self._held(validation_data, images)
-        elif fraction > 0:
+        if held is None and fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        else:
-            held = None
         source = TensorSource(images, labels, batch_size)
         examples = Examples(source, held, ValidationSplit(images, labels), names, source.batch_size)
         self._train(examples, nb_epochs, options)
@@ -168,13 +161,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         A batch is a pair of images and labels, or a dictionary that has them under usual names (``image``,
         ``label``, ...); further parts, such as indices, are left out. So is a last batch of one image.
         """
-        options = FitOptions.of(kwargs)
+        options, seed = FitOptions.of(kwargs), self.axes.loop.seed
         source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
-        with isolated_rng(self.axes.loop.seed):
-            x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
-        held = self._held(validation_data, x) if validation_data is not None else None
-        examples = Examples(source, held, ValidationSplit(x, y), {"data": "generator"}, len(x))
-        self._train(examples, nb_epochs, options)
+        first = first_batch(source, seed)
+        held = self._held(validation_data, first[0])
+        names = {"data": "generator", **held_facts(held)}
+        names |= stream_facts(source, first, seed, again=options.resume or restarted())
+        self._train(Examples(source, held, ValidationSplit(*first[:2]), names, len(first[0])), nb_epochs, options)
 
     def predict(self, x: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
         """The classifier's predictions ``[N, K]`` for images as for :meth:`fit`; further ``kwargs`` as in ART."""
@@ -201,7 +194,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         labels = check_labels(data[1], len(images), self._classifier.nb_classes, f"{kind}labels")
         return images, labels.to(self.device)
 
-    def _held(self, data: Any, training: Tensor) -> ValidationSplit:
+    def _held(self, data: Any, training: Tensor) -> ValidationSplit | None:
+        if data is None:
+            return None
         images, labels = self._pair(check_pair("validation_data", data), "validation ")
         if images.shape[1:] != training.shape[1:]:
             found, wanted = list(images.shape[1:]), list(training.shape[1:])
@@ -211,15 +206,21 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
         began = time.perf_counter()
         epochs, ranks = check_count("nb_epochs", epochs), current(self.device)
-        self._check(examples, ranks)
-        if not ranks.alone:
-            length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
-            about = facts(self.model, examples.training, examples.validation, **length)
-            ranks.agree({**self._fingerprint(examples.names, epochs), **about})
-        check_batch(ranks, examples.batch_size)
         with ExitStack() as stack:
+            stack.enter_context(isolated_rng(self.axes.loop.seed))
             stack.enter_context(returning_logits(self.model))
-            run = self._prepare(examples, epochs, options, ranks, stack)
+            n = min(max(examples.batch_size // ranks.size, 1), 8)
+            x, y = to_unit(examples.training.x[:n]), examples.training.y[:n]
+            try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
+            names = {"method": self.method.name, **examples.names}
+            fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
+            if not ranks.alone:
+                length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
+                about = facts(self.model, examples.training, examples.validation, **length)
+                ranks.agree({**fingerprint, **about})
+            check_batch(ranks, examples.batch_size)
+            stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
+            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
@@ -229,40 +230,33 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             self._run(run, options)
         self.session_seconds = time.perf_counter() - began
 
-    def _check(self, examples: Examples, ranks: Ranks) -> None:
-        x, y = to_unit(examples.training.x[:8]), examples.training.y[:8]
-        nb_classes, loss = self._classifier.nb_classes, self._classifier.loss
-        n, name = max(examples.batch_size // ranks.size, 1), getattr(loss, "__name__", type(loss).__name__)
-        with returning_logits(self.model):
-            check_outputs(self.model, x, nb_classes, option="classifier", source="nb_classes is")
-            try_step(self.model, x[:n], y[:n], make_loss(self._classifier, self.axes.loop), name)
-        detach_computed(self.model)
-
     def _run(self, run: Run, options: FitOptions) -> None:
         try:
             with friendly_errors("in training", run.device):
                 run.train(min(run.epochs, options.stop_after or run.epochs))
         finally:
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state
-            self.model.eval()
+            self.model.eval().zero_grad()  # the gradients of the last step are of no more use
 
-    def _fingerprint(self, names: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-        found = {"method": self.method.name, **self.axes.names, **self.axes.hyper_parameters(), **names}
-        if self.axes.loop.lr_schedule != "constant" or self.axes.names["schedule"] != "constant":
-            found["nb_epochs"] = epochs  # what the schedules do depends on it
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-
-    def _prepare(self, examples: Examples, epochs: int, options: FitOptions, ranks: Ranks, stack: ExitStack) -> Run:
+    def _prepare(
+        self,
+        examples: Examples,
+        epochs: int,
+        options: FitOptions,
+        fingerprint: Mapping[str, Any],
+        ranks: Ranks,
+        stack: ExitStack,
+    ) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
         parallel, unwrap = join(self.model, axes, self._optimizer, ranks, stack)
         model, device = parallel.model, parallel.device
         optimizer = self._optimizer or make_optimizer(model, loop, device)
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
-        parallel.share(update, loop, self.axes.names["update"])
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
         extensions = Extensions(axes, model, resources)
+        own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
@@ -270,9 +264,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             axes=extensions.axes,
             extensions=extensions,
             update=update,
-            scheduler=make_scheduler(self._scheduler, optimizer)
-            if self._scheduler
-            else make_schedulers(update.optimizers, loop, len(source), epochs, resets),
+            scheduler=make_schedulers(update.optimizers, loop, len(source), epochs, resets) if own is None else own,
             loss_fn=make_loss(self._classifier, loop),
             source=source,
             monitor=Monitor(
@@ -288,7 +280,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
-            fingerprint=self._fingerprint(examples.names, epochs),
+            fingerprint={**fingerprint, **scheduler_facts(own)},
             extra=options.extra,
             unwrap=unwrap,
             parallel=parallel,

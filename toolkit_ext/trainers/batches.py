@@ -18,6 +18,10 @@ from toolkit_ext.data import as_tensor, check_images, to_unit
 SourceBatch = tuple[Tensor, Tensor, Tensor | None]
 
 
+# Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
+BATCHES, TRAINING, MEASURING = 0, 1, 2
+
+
 class BatchSource(Protocol):
     """Batches of an epoch: images in [0, 1] and index labels, both on the device."""
 

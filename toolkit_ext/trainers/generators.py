@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -14,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from toolkit_ext.data import check_labels, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers.batches import BatchSource, SourceBatch, as_images
+from toolkit_ext.trainers.batches import BATCHES, TRAINING, SourceBatch, as_images, isolated_rng, seed_of
 
 # Names that data sets give to the two parts of a batch.
 _IMAGES = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs")
@@ -50,20 +53,32 @@ def _is_float(part: Any) -> bool:
     return part.is_floating_point() if isinstance(part, Tensor) else getattr(part, "dtype", np.dtype(bool)).kind == "f"
 
 
-class _GivenBatches:
-    """Base of sources that get their batches from the user's ``generator``, whose order follows torch's global seed."""
+class StreamSource(ABC):
+    """Batches that come from outside, one after another; looking at the first one loses none and repeats none.
 
-    def __init__(self, generator: Any, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
-        self.generator, self.num_classes, self.clip, self.device = generator, num_classes, clip, device
+    Attributes:
+        loader: the ``DataLoader`` behind it, if there is one.
+    """
 
-    def given(self) -> Iterator[Any]:
-        """The batches of an epoch as the user's object gives them."""
-        raise NotImplementedError
+    def __init__(self, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+        self.num_classes, self.clip, self.device = num_classes, clip, device
+        self.loader: DataLoader[Any] | None = None
+        self._opened: tuple[int, SourceBatch, Iterator[SourceBatch], tuple[Any, ...]] | None = None
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        torch.manual_seed(seed)
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _given(self) -> Iterator[Any]:
+        """The batches of an epoch, as they come."""
+
+    def _generators(self) -> list[torch.Generator]:
+        """Generators of random numbers that decide on the batches, beside torch's global one."""
+        return []
+
+    def _open(self) -> Iterator[SourceBatch]:
         largest = 0
-        for batch in self.given():
+        for batch in self._given():
             x, y = images_and_labels(batch)
             images = to_unit(as_images(x, *self.clip, self.device))
             labels = check_labels(y, len(images), self.num_classes).to(self.device)
@@ -71,31 +86,92 @@ class _GivenBatches:
                 yield images, labels, None
             largest = max(largest, len(images))
         if not largest:
-            raise UserError("generator: it gave no batch; it must give at least one in every epoch")
+            raise UserError("generator: it has no batch; a generator that can be read once has to be given anew")
+
+    def first(self, seed: int) -> SourceBatch:
+        """The first batch of the epoch with ``seed``. It waits for that epoch, with the random numbers after it.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self._seeded(seed):
+            stream = self._open()
+            batch = next(stream)
+            self._opened = seed, batch, stream, _random_states(self._generators())
+        return batch
+
+    def epoch(self, seed: int) -> Iterator[SourceBatch]:
+        """See :class:`BatchSource`; the order follows torch's global seed and the loader's own generator."""
+        opened, self._opened = self._opened, None
+        with self._seeded(seed):
+            if opened is None or opened[0] != seed:
+                yield from self._open()
+                return
+            _, batch, stream, states = opened
+            _set_random_states(states, self._generators())
+            yield batch
+            yield from stream
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Seed torch and the generators of the source; those are the caller's, and go back to where they were."""
+        own = [(generator, generator.get_state()) for generator in self._generators()]
+        torch.manual_seed(seed)
+        for generator, _ in own:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in own:
+                generator.set_state(state)
 
 
-class LoaderSource(_GivenBatches):
-    """Batches of a torch ``DataLoader``."""
+class LoaderSource(StreamSource):
+    """Batches of a torch ``DataLoader``, whose order follows the seed of the epoch."""
+
+    def __init__(
+        self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device
+    ) -> None:
+        super().__init__(num_classes, clip, device)
+        self.loader: DataLoader[Any] = loader
 
     def __len__(self) -> int:
-        loader, size = self.generator, self.generator.batch_size
-        try:
-            alone = size is not None and size > 1 and not loader.drop_last and len(loader.sampler) % size == 1
-        except TypeError:  # the sampler of an iterable data set
-            alone = False
+        loader, size = self.loader, self.loader.batch_size
+        alone = size is not None and size > 1 and not loader.drop_last and (_length(loader.sampler) or 0) % size == 1
         return max(len(loader) - alone, 1)
 
-    def given(self) -> Iterator[Any]:
-        return islice(self.generator, len(self.generator))
+    def _given(self) -> Iterator[Any]:
+        return islice(self.loader, _length(self.loader))
+
+    def _generators(self) -> list[torch.Generator]:
+        batches = self.loader.batch_sampler
+        owners = (self.loader, self.loader.sampler, batches, getattr(batches, "sampler", None))
+        found = [getattr(owner, "generator", None) for owner in owners]
+        return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
 
 
-class GeneratorSource(_GivenBatches):
+def _length(of: Any) -> int | None:
+    """Its length, None if it has none."""
+    try:
+        return len(of)
+    except TypeError:
+        return None
+
+
+class GeneratorSource(StreamSource):
     """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
+
+    def __init__(
+        self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device
+    ) -> None:
+        super().__init__(num_classes, clip, device)
+        self.generator = generator
+        self.loader = generator.iterator if isinstance(generator.iterator, DataLoader) else None
 
     def __len__(self) -> int:
         return -(-int(self.generator.size) // int(self.generator.batch_size))
 
-    def given(self) -> Iterator[Any]:
+    def _given(self) -> Iterator[Any]:
         for number in range(len(self)):
             try:
                 yield self.generator.get_batch()
@@ -104,20 +180,38 @@ class GeneratorSource(_GivenBatches):
                 raise UserError(f"generator: {message}") from None
 
 
-def source_of(generator: Any, num_classes: int, clip: tuple[float, float], device: torch.device) -> BatchSource:
+def _random_states(own: Sequence[torch.Generator]) -> tuple[Any, ...]:
+    states = [generator.get_state() for generator in own]
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), states
+
+
+def _set_random_states(states: tuple[Any, ...], own: Sequence[torch.Generator]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+    for generator, state in zip(own, states[3], strict=True):
+        generator.set_state(state)
+
+
+def first_batch(source: StreamSource, seed: int) -> SourceBatch:
+    """The first batch of a training with ``seed``, read as its first epoch reads it; no random state moves."""
+    with isolated_rng(seed_of(seed, 1, TRAINING)):
+        return source.first(seed_of(seed, 1, BATCHES))
+
+
+def source_of(generator: Any, num_classes: int, clip: tuple[float, float], device: torch.device) -> StreamSource:
     """The batches of a torch ``DataLoader`` or an ART ``DataGenerator``.
 
     Raises:
         UserError: another object, or one of unknown length or without batches.
     """
     if isinstance(generator, DataLoader):
-        try:
-            length = len(generator)
-        except TypeError as error:
+        length = _length(generator)
+        if length is None:
             raise UserError(
                 "generator: the DataLoader has no length, which the learning-rate schedule needs; give its data set a"
                 " __len__, or an ART PyTorchDataGenerator(loader, size, batch_size)"
-            ) from error
+            )
         if length == 0:
             raise UserError("generator: the DataLoader is empty")
         return LoaderSource(generator, num_classes, clip, device)

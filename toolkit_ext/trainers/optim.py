@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -62,8 +64,10 @@ def make_scheduler(make: Callable[[Optimizer], Any], optimizer: Optimizer) -> An
     """The user's own scheduler, from the function that makes it of ``optimizer``.
 
     Raises:
-        UserError: it has no ``step`` that works without arguments.
+        UserError: no function, or its result has no ``step`` that works without arguments.
     """
+    if not callable(make):
+        raise UserError(f"scheduler: a {type(make).__name__} is not allowed; give a function of the optimiser")
     scheduler = make(optimizer)
     try:
         inspect.signature(scheduler.step).bind()
@@ -73,6 +77,35 @@ def make_scheduler(make: Callable[[Optimizer], Any], optimizer: Optimizer) -> An
         message = f"scheduler: a {kind} is not allowed; it must have step() without arguments, and state_dict()"
         raise UserError(message) from error
     return scheduler
+
+
+@contextmanager
+def settings_kept(optimizer: Optimizer | None, *, anew: bool) -> Iterator[None]:
+    """On leaving, the settings of ``optimizer`` (learning rates, ...) are the caller's again; its momenta stay trained.
+
+    Schedules change the settings, add their own to the groups and wrap ``step``; a resumed state brings its own.
+
+    Args:
+        optimizer: the caller's; None does nothing.
+        anew: forget within the context what earlier schedules noted, so that a schedule starts from ``lr``.
+    """
+    if optimizer is None:
+        yield
+        return
+    kept = [{name: deepcopy(group[name]) for name in group if name != "params"} for group in optimizer.param_groups]
+    wrapped = "step" in vars(optimizer)
+    try:
+        for group in optimizer.param_groups if anew else ():
+            for note in ("initial_lr", "max_lr", "min_lr"):
+                group.pop(note, None)
+        yield
+    finally:
+        for group, settings in zip(optimizer.param_groups, kept, strict=True):
+            for name in group.keys() - settings.keys() - {"params"}:
+                del group[name]
+            group.update(settings)
+        if not wrapped:
+            vars(optimizer).pop("step", None)
 
 
 def make_plan(model: nn.Module, loop: LoopConfig, device: torch.device, *, sharded: bool) -> fast.Plan:

@@ -42,19 +42,6 @@ def digest(*parts: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-def check_fingerprint(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """See that a saved state is of the run that is to go on.
-
-    A setting that only one side has was added or dropped since the state was saved, and counts as unknown.
-
-    Raises:
-        UserError: it is of another run; the message names what differs.
-    """
-    differing = [f"{k} ({saved[k]} there, {ours[k]} here)" for k in ours if k in saved and saved[k] != ours[k]]
-    if differing:
-        raise UserError(f"resume: the checkpoint is of another run: {'; '.join(differing)}")
-
-
 class RunFolder:
     """A run's folder. The first process writes and reads it for all, and one job at a time holds it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from toolkit_ext.bounds import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_options
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.types import Update, option
 
@@ -72,17 +73,15 @@ class DualRule:
     The objective must give ``clean`` and ``adversarial``; other terms (``penalty``) are added to ``clean``.
     """
 
-    dual_gamma: float = option(1e-3, "learning rate of Adam on the adversarial loss; small beside the main rate")
-    dual_beta1: float = option(0.9, "decay of Adam's first moment, in [0, 1)")
-    dual_beta2: float = option(0.999, "decay of Adam's second moment, in [0, 1)")
-    dual_adam_eps: float = option(1e-8, "constant in the denominator of Adam")
+    dual_gamma: float = option(
+        1e-3, "learning rate of Adam on the adversarial loss; small beside the main rate", NOT_NEGATIVE
+    )
+    dual_beta1: float = option(0.9, "decay of Adam's first moment, in [0, 1)", BELOW_ONE)
+    dual_beta2: float = option(0.999, "decay of Adam's second moment, in [0, 1)", BELOW_ONE)
+    dual_adam_eps: float = option(1e-8, "constant in the denominator of Adam", POSITIVE)
 
     def __post_init__(self) -> None:
-        check_positive("dual_gamma", self.dual_gamma, zero=True)
-        check_positive("dual_adam_eps", self.dual_adam_eps)
-        for name in ("dual_beta1", "dual_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be at least 0 and less than 1")
+        check_options(self)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
         from torch.optim import Adam
@@ -109,6 +108,7 @@ class AMPRule:
     amp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
 
     def __post_init__(self) -> None:
+        check_options(self)
         ball = (self.amp_epsilon, self.amp_inner_lr, self.amp_inner_iter, self.amp_scope)
         check_amp("amp_", *ball, self.amp_batch_norm)
 
@@ -136,6 +136,7 @@ class AWPRule:
     awp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_awp("awp_", self.awp_gamma, self.awp_steps, self.awp_inner_lr, self.awp_batch_norm)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:

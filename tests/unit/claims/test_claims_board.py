@@ -11,7 +11,7 @@ import pytest
 from toolkit_ext.claims import Arm, Group
 from toolkit_ext.claims.page import board, page, ranking
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record
 
 MakeRun = Callable[..., Record]

@@ -13,7 +13,7 @@ from toolkit_ext.claims.figures import plot_group
 from toolkit_ext.claims.page import build, page
 from toolkit_ext.claims.runs import runs_by_scale
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record, write_record
 
 Both = Callable[[Sequence[float], Sequence[float]], list[Record]]
@@ -85,7 +85,7 @@ def test_no_figure_without_a_measurement_and_none_is_left_over(
 
 SCRIPT = '''"""A claim."""
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Row
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 
 ARMS = tuple(
     Arm(name, Experiment(name, backbone_args={"width": 8}, n_test=200, attacks=("clean", "aa")))

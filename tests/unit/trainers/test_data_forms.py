@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from art.data_generators import NumpyDataGenerator
+from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
 from tiny_data import OPTIONS, TX, TY, Made, N, X, Y, fitted, loader, streamed, trainer, weights  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -113,7 +113,7 @@ def test_numbers_of_every_library_are_the_same_options(tmp_path: Path) -> None:
     given: list[dict[str, Any]] = [
         {"lr": 0.0625, "steps": 2, "milestones": (1, 2), "random_start": True},
         {"lr": np.float64(0.0625), "steps": np.int64(2), "milestones": [1, 2], "random_start": np.bool_(True)},
-        {"lr": torch.tensor(0.0625), "steps": np.array(2), "milestones": np.array([1, 2]), "random_start": 1},
+        {"lr": torch.tensor(0.0625), "steps": np.array(2), "milestones": np.array([1, 2]), "random_start": True},
     ]
     for options in given:
         made = trainer(lr_schedule="multistep", **options)
@@ -163,6 +163,11 @@ def test_batches_of_every_form_give_the_same_weights(form: str) -> None:
 
 def test_a_stream_with_a_length_is_a_loader() -> None:
     assert torch.equal(streamed(DataLoader(SizedStream(), batch_size=8)), streamed(loader()))
+
+
+def test_a_stream_without_a_length_is_an_art_generator_with_one() -> None:
+    given = PyTorchDataGenerator(DataLoader(Stream(), batch_size=8), size=N, batch_size=8)
+    assert streamed(given).isfinite().all()
 
 
 def test_fit_generator_leaves_the_callers_random_numbers_alone() -> None:

@@ -42,7 +42,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "validation set": (lambda: fitted(validation_data=TensorDataset(TX, TY)), "validation_data: a TensorDataset"),
     "validation size": (lambda: fitted(validation_data=(X[..., 1:], Y)), r"validation_data: images of shape \[1, 4, 3"),
     "validation range": (lambda: fitted(validation_data=(X * 9, Y)), "validation images: values range"),
-    "batch 2.5": (lambda: fitted(batch_size=2.5), "batch_size: 2.5 is not allowed; it must be a whole number"),
+    "batch 2.5": (lambda: fitted(batch_size=2.5), "batch_size: 2.5 is not allowed; it must be an integer at least 1"),
     "batch text": (lambda: fitted(batch_size="8"), "batch_size: '8' is not allowed"),
     "batch True": (lambda: fitted(batch_size=True), "batch_size: True is not allowed"),
     "batch of one": (lambda: fitted(batch_size=1), "batch_size: 1 is not allowed with this model's batch norm"),
@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "both keys": (lambda: streamed(DataLoader(Made(lambda x, y: {"x": x, "image": x, "y": y}))), "has the keys x, im"),
     "no label": (lambda: streamed(DataLoader(Made(lambda x, y: (x,)))), "generator: a batch is a list of images alone"),
     "weighted": (lambda: streamed(endless(X, Y, np.ones(N))), "generator: a batch has floats after images and labels"),
-    "ended": (lambda: streamed(endless(X, Y)), "generator: it ended after 1 of 5 batches"),
+    "ended": (lambda: streamed(endless(X, Y)), "generator: it ended after 2 of 5 batches"),
     "no size": (lambda: streamed(KerasDataGenerator(iter([]), None, 8)), "generator: the size of the Keras"),
 }
 

@@ -17,7 +17,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit_ext.backbones.estimators import view
+from toolkit_ext.backbones.estimators import overridden, view
 from toolkit_ext.errors import UserError
 
 Classifier: TypeAlias = nn.Module | PyTorchClassifier
@@ -161,10 +161,13 @@ def as_module(model: Classifier) -> nn.Module:
     """``model``, or an ART ``PyTorchClassifier`` as a module on images in [0, 1].
 
     Raises:
-        UserError: preprocessing or a postprocessing defence without a gradient.
+        UserError: preprocessing or a postprocessing defence without a gradient; a subclass that predicts in another
+            way than by its model, which the attacks would bypass.
     """
     if not isinstance(model, PyTorchClassifier):
         return model
+    if own := overridden(model):
+        raise UserError(f"model: {own} would be bypassed; evaluate its .model, or a module that does the same")
     if model.postprocessing_defences:
         names = ", ".join(type(defence).__name__ for defence in model.postprocessing_defences)
         raise UserError(f"model: the postprocessing defence {names} hides the logits; evaluate the classifier without")

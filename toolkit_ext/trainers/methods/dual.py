@@ -11,6 +11,8 @@ METHOD = Method(
 
     ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ and η warms up. The log shows the norms of both gradients,
     their cosine and the sizes of both steps.""",
+    use="For research on two optimisers, one for each loss. Its two learning rates need tuning; compare it with "
+    "clean_adv, which has the same losses.",
     paper=Paper(
         authors="Lee",
         title="Formulation",

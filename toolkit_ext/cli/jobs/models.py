@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 import torch
 
 from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Loaded, Protocol, Shape, load
 from toolkit_ext.evaluation.loading.models import TIMM
-from toolkit_ext.experiments.experiment import RunContext
 from toolkit_ext.experiments.presets import protocol_of
-
-data_option = click.option(
-    "--data", "data_name", help="data set; by default the one that the checkpoint was trained on"
-)
+from toolkit_ext.experiments.settings import RunContext
 
 
 def load_data(told: Sequence[Mapping[str, Any]], name: str | None, context: RunContext) -> data.Dataset:
