@@ -117,8 +117,8 @@ def try_step(classifier: Any, model: nn.Module, x: Tensor, y: Tensor, loss_fn: L
     """Compute the loss of a batch ``x`` ``[N, C, H, W]`` in training mode; the model's state stays as it is.
 
     Raises:
-        UserError: the ``model`` of ``classifier`` gives no logits for the batch in either mode, or the loss is no number
-            that depends on the weights.
+        UserError: the ``model`` of ``classifier`` gives no logits for the batch in one of its modes, or the loss is no
+            number that depends on the weights.
     """
     check_outputs(model, x, classifier.nb_classes, option="classifier", source="nb_classes is")
     name = getattr(classifier.loss, "__name__", type(classifier.loss).__name__)
