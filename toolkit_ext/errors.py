@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from numbers import Real
 
 _LONGEST = 1200
 
@@ -37,14 +38,19 @@ class RunError(RuntimeError):
     """A run with valid input that cannot continue; the message is one line, and saved files are complete."""
 
 
+def quoted(value: object, most: int = 80) -> str:
+    """``value`` as it is shown in a message."""
+    return " ".join(repr(value).split())[:most]
+
+
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value`` if it is in ``allowed``; else raise :class:`UserError` with near matches and all choices."""
     choices = sorted(allowed)
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return value
-    near = difflib.get_close_matches(value, choices, n=3)
+    near = difflib.get_close_matches(value, choices, n=3) if isinstance(value, str) else []
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise UserError(f"{option}: {value!r} is not known{hint}; allowed: {', '.join(choices)}")
+    raise UserError(f"{option}: {quoted(value)} is not known{hint}; allowed: {', '.join(choices)}")
 
 
 # Characters that Windows, the strictest system, forbids in file names.
@@ -82,6 +88,8 @@ def check_file_name(option: str, name: object, *, most: int = 150) -> str:
 def check_positive(option: str, value: float, *, zero: bool = False) -> float:
     """Return ``value`` if it is finite and positive (or 0, with ``zero=True``); else raise :class:`UserError`."""
     bound = "at least 0" if zero else "greater than 0"
-    if not (value >= 0 if zero else value > 0) or value == float("inf"):
-        raise UserError(f"{option}: {value} is not allowed; it must be a finite number {bound}")
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not (value >= 0 if zero else value > 0) or value == float("inf"):
+        shown = value if number else quoted(value)
+        raise UserError(f"{option}: {shown} is not allowed; it must be a finite number {bound}")
     return value
