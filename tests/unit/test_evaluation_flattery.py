@@ -90,6 +90,7 @@ ODD: dict[str, Forward] = {
     "bfloat16": lambda linear, x: linear(x).bfloat16(),
     "clamp in place": lambda linear, x: linear(x.clamp_(0, 1)),
     "flip in place": lambda linear, x: linear(x.neg_().neg()),
+    "behind autograd's back": lambda linear, x: linear(x) + 0 * x.data.mul_(0.5).sum(),
     "both": lambda linear, x: linear(x.mul_(1.0)).double(),
 }
 

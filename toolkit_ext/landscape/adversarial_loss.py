@@ -87,7 +87,7 @@ def trainable(model: nn.Module) -> list[Tensor]:
 
     A model that is frozen as a whole, as for inference, counts as trainable as a whole.
     """
-    weights = list(model.parameters())
+    weights: list[Tensor] = list(model.parameters())
     return [weight for weight in weights if weight.requires_grad] or weights
 
 

@@ -33,7 +33,7 @@ def _fields(kind: type[Any]) -> dict[str, Field[Any]]:
 
 def earlier() -> dict[str, Any]:
     """What runs did before an option existed, for every option that says so (``earlier`` of :func:`.option`)."""
-    kinds = [LoopConfig, *(kind for choices in AXES.values() for kind in choices.values())]
+    kinds: list[type[Any]] = [LoopConfig, *(kind for choices in AXES.values() for kind in choices.values())]
     return {name: value for kind in kinds for name, value in _earlier(kind).items()}
 
 
@@ -53,9 +53,10 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     {'lr': 0.1}
     """
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
-    kinds = [kind for axis, name in chosen.items() if isinstance(name, str) and (kind := AXES[axis].get(name))]
+    named = [(axis, name) for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
+    kinds: list[type[Any]] = [LoopConfig, *(AXES[axis][name] for axis, name in named)]
     values, found = {**method.defaults, **given}, dict(given)
-    for kind in (LoopConfig, *kinds):
+    for kind in kinds:
         for name, before in _earlier(kind).items():
             value = values.get(name, _fields(kind)[name].default)
             found |= {name: value}

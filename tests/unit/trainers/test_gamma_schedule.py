@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def _all(method: str) -> set[str]:
 def record_of(experiment: Experiment, hyper_parameters: dict[str, Any]) -> Any:
     return new_record(
         method="dual",
-        axes=dict(compose(TRAINERS["dual"].method, {}).names),
+        axes=cast(Any, dict(compose(TRAINERS["dual"].method, {}).names)),
         hyper_parameters={**hyper_parameters, "epochs": experiment.epochs, "batch_size": experiment.batch_size},
         data={"name": "digits", "train": 10, "validation": 0, "test": 5, "num_classes": 10},
         backbone={"name": "lenet", "args": {}, "parameters": 1},

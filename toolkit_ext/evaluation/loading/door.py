@@ -36,4 +36,5 @@ def through_the_door(model: nn.Module, image: Tensor) -> nn.Module:
     except Exception:  # the checks make a message of it
         return model
     other = isinstance(logits, Tensor) and logits.is_floating_point() and logits.dtype != torch.float32
-    return Door(model) if other or given._version != version else model
+    written = given._version != version or not torch.equal(given, image)
+    return Door(model) if other or written else model
