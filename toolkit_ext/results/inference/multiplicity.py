@@ -28,9 +28,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def dunnett(p_values: Sequence[float], freedoms: Sequence[float]) -> list[float]:
     """Dunnett's adjusted one-sided p-values of m arms against one control, from those of each t-test.
 
-    The single-step form: ``p_j' = 1 − P(max T ≤ t_j)`` for m variables with the correlation 1/2 of differences from
-    a common control of the same variance (Dunnett 1955, JASA 50), with the degrees of freedom of the j-th test.
-    ``scipy.stats.dunnett`` is the same where runs are the only random factor; here the tests also count images.
+    The single-step form, ``p_j' = 1 − P(max T ≤ t_j)`` for m variables with the correlation 1/2 of differences from
+    a common control of the same variance (Dunnett 1955, Journal of the American Statistical Association 50). Unlike
+    ``scipy.stats.dunnett``, which pools one error from all arms, each difference has its own error here, which counts
+    images too: the m scales are independent, each with the degrees of freedom of the j-th test.
     """
     return [_single_step(p, freedom, len(p_values)) for p, freedom in zip(p_values, freedoms, strict=True)]
 
@@ -42,5 +43,5 @@ def _single_step(p: float, freedom: float, m: int) -> float:
     levels = (np.arange(_NODES) + 0.5) / _NODES
     common = ndtri(levels)[:, None]  # what all differences share; quantiles at the midpoints of equal probabilities
     scale = np.sqrt(chi2.ppf(levels, freedom) / freedom)[None, :] if np.isfinite(freedom) else np.ones((1, 1))
-    below = ndtr(np.sqrt(2.0) * t * scale + common) ** m
+    below = ndtr(np.sqrt(2.0) * t * scale + common).mean(axis=1) ** m
     return float(min(max(1.0 - below.mean(), p), 1.0))

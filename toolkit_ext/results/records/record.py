@@ -133,13 +133,22 @@ def read_records(runs_dir: Path | str, *, strict: bool = False) -> list[Record]:
     records = []
     for path in sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")):
         try:
-            records.append(_read(path))
-        except (UserError, ValueError, OSError, RecursionError) as error:
-            problem = f"{path.name} in {folder} is not a run record"
+            records.append(read_record(path))
+        except UserError as error:
             if strict:
-                raise UserError(f"{problem}: {_plain(error)}") from error
-            warnings.warn(f"{problem} and is left out: {_plain(error)}", RecordWarning, stacklevel=2)
+                raise
+            text = str(error).replace("is not a run record:", "is not a run record and is left out:", 1)
+            warnings.warn(text, RecordWarning, stacklevel=2)
     return sorted(records, key=lambda record: record["run_id"])
+
+
+def read_record(path: Path | str) -> Record:
+    """The record in ``path``; :class:`UserError` in one line if it is none."""
+    path = Path(path)
+    try:
+        return _read(path)
+    except (UserError, ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path.name} in {path.parent} is not a run record: {_plain(error)}") from error
 
 
 def _read(path: Path) -> Record:
