@@ -7,6 +7,7 @@ snapshots at epochs 100, 150 and 200. Small: the runs of claim 1 at 1e-4, and Le
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from toolkit_ext.claims import All, Arm, Claim, Group, Lower, Row, half
@@ -73,7 +74,7 @@ def rows(arm: str, figures: tuple[float, ...], probe: str = "") -> tuple[Row, ..
     return (*table, Row(arm, f"{probe}aa_err"))
 
 
-def margin(table: dict[str, tuple[float, ...]], first: str, second: str) -> float:
+def margin(table: Mapping[str, tuple[float, ...]], first: str, second: str) -> float:
     """Half of the source's difference under APGD-CE."""
     return half(*(table[schedule][COLUMNS.index(APGD)] for schedule in (first, second)))
 

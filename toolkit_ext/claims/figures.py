@@ -65,7 +65,7 @@ def _draw(axes: Axes, title: str, verdict: Verdict) -> None:
     axes.tick_params(axis="x", labelsize=7)
     axes.margins(x=0.08)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(verdict.findings[0].part.unit.strip() or None, fontsize=7)
+    axes.set_xlabel(verdict.findings[0].part.unit.strip(), fontsize=7)
 
 
 def _bounds(axes: Axes, finding: Finding, place: int) -> None:

@@ -68,7 +68,7 @@ def test_the_variance_is_that_of_the_mean_squares() -> None:
     y = 100.0 * (np.random.default_rng(3).random((4, 50)) < 0.6)
     of_seeds, of_images = 50 * y.mean(1).var(ddof=1), 4 * y.mean(0).var(ddof=1)
     rest = ((y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()) ** 2).sum() / (3 * 49)
-    found = contrast((1.0,), [Sample((0, 1, 2, 3), y, "a", 100.0)])
+    found = contrast((1.0,), [Sample((0, 1, 2, 3), y.astype(np.float64), "a", 100.0)])
     assert found.error**2 == pytest.approx((max(of_seeds, rest) + max(of_images - rest, 0)) / 200)
 
 

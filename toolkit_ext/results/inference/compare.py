@@ -22,10 +22,10 @@ from toolkit_ext.results.tables.formatting import budget, label
 # What two runs must share to be compared, in the words of the refusal.
 _SHARED: dict[str, Callable[[Record], Any]] = {
     "data sets": lambda record: record["data"]["name"],
-    "protocols": lambda record: (record["protocol"] or {}).get("name"),
-    "norms": lambda record: (record["protocol"] or {}).get("norm"),
-    "eps": lambda record: budget((record["protocol"] or {"eps": 0.0})["eps"]),
-    "versions of AutoAttack": lambda record: (record["protocol"] or {}).get("version"),
+    "protocols": lambda record: record["protocol"] and record["protocol"]["name"],
+    "norms": lambda record: record["protocol"] and record["protocol"]["norm"],
+    "eps": lambda record: record["protocol"] and budget(record["protocol"]["eps"]),
+    "versions of AutoAttack": lambda record: record["protocol"] and record["protocol"]["version"],
     "numbers of test images": lambda record: record["n_examples"],
     "test images (data_sha256)": images_of,
 }
