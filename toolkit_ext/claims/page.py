@@ -30,6 +30,7 @@ the [recipes](../recipes/claims) and the [records](runs);
 """
 _READING = """Intervals cover 90%, over seeds, and over test images where the records have outcomes by image.
 *Detectable* is the smallest difference found with a power of 80%; δ is the margin of the claim.
+The p-values, and so the verdicts, are corrected for the number of claims; the intervals are not.
 """
 Verdicts = Mapping[str, Verdict]
 
