@@ -31,8 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import evaluate, load
-from toolkit_ext.evaluation.running.isolation import full_float32
-from toolkit_ext.fast.formats import is_native
+from toolkit_ext.fast.formats import full_float32, is_native
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 # What our trainer is told in each mode; the word before the hyphen is the arithmetic.

@@ -46,6 +46,7 @@ done
 mkdir -p "$output/logs" "$output/done" "$output/tables" "$work"
 output=$(realpath "$output") work=$(realpath "$work")
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+[[ ! $smoke ]] || export OMP_NUM_THREADS=1 # tiny sizes on busy cores only lose by threads
 began=$SECONDS
 data=cifar10
 if [[ $pack ]]; then

@@ -1,10 +1,10 @@
-"""How tensors are held while passes run: their layout in memory, and half precision."""
+"""How tensors are held while passes run: their layout in memory, half precision, and full float32."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import torch
@@ -98,6 +98,24 @@ def half_attention(device: torch.device) -> Iterator[None]:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     else:
+        yield
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 without TF32."""
+    with ExitStack() as stack:
+        matmul = torch.get_float32_matmul_precision()
+        if matmul != "highest":
+            torch.set_float32_matmul_precision("highest")
+            stack.callback(torch.set_float32_matmul_precision, matmul)
+        cudnn = torch.backends.cudnn
+        flags: list[tuple[object, str, object]] = [(cudnn, "allow_tf32", False)]
+        if hasattr(cudnn, "conv"):  # torch 2.9 and later: one flag per operation
+            flags = [(cudnn.conv, "fp32_precision", "ieee"), (cudnn.rnn, "fp32_precision", "ieee")]
+        for owner, flag, strict in flags:
+            stack.callback(setattr, owner, flag, getattr(owner, flag))
+            setattr(owner, flag, strict)
         yield
 
 
