@@ -131,7 +131,9 @@ def _layer_pairs(model: nn.Module, x: Tensor, first: Which, second: Which) -> li
     handles = [module.register_forward_hook(watch(name)) for name, module in layers]
     try:
         with torch.enable_grad():
-            users = _users(model(x.detach().requires_grad_()).grad_fn)
+            # Held while the graph is read: older torch (2.11) drops a node of a custom function with its output.
+            output = model(x.detach().requires_grad_())
+            users = _users(output.grad_fn)
     finally:
         for handle in handles:
             handle.remove()
