@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from toolkit_ext import fast
 from toolkit_ext.trainers.attack_runner import AttackRunner
+from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.batches import BatchSource, augment, isolated_rng, seed_of
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.distributed import DataParallelContext
@@ -69,8 +69,7 @@ class Run:
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
         self.meter = GradientMeter(self.update.optimizers, loop.clip_grad)
         self.trace = GradientTrace()
-        average = get_ema_multi_avg_fn(loop.ema_decay)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
+        self.average = WeightAverage(self.model, loop.ema_decay) if loop.ema_decay else None
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
         # Several ranks have to stop together, which the flag of one cannot bring about.
         on_gpu = self.device.type == "cuda" and loop.precision != "fp16-mixed" and self.parallel.ranks.alone
