@@ -1,7 +1,7 @@
 """Pack what a machine without network lacks: wheels of our dependencies, and as much of CIFAR-10 as fits.
 
     python -m pip list --format=freeze > installed.txt         # on that machine
-    python benchmarks/gpu_pack.py --installed installed.txt --cifar10 DIR --limit 48 --output pack
+    python benchmarks/gpu_pack.py --installed installed.txt --cifar10 DIR --limit 48 --output outputs/pack
 
 ``--cifar10`` is a folder of lossless JPEG XL mosaics of 1,000 images (``train-00.jxl`` …, ``test-00.jxl``) with their
 labels (``names.json.xz``). A pack holds the first 1,000 test images and the first training mosaics within the limit,

@@ -41,8 +41,8 @@ def install(pack: Path, site: Path) -> None:
     wheels = [str(wheel) for wheel in sorted((pack / "wheels").glob("*.whl"))]
     words = ["install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
     words += ["--disable-pip-version-check", "--root-user-action=ignore", "--target", str(site)]
-    if wheels:
-        subprocess.run([sys.executable, "-m", "pip", *words, *wheels], check=True)
+    if wheels and subprocess.run([sys.executable, "-m", "pip", *words, *wheels]).returncode:
+        sys.exit(f"error: pack: pip cannot install its wheels for Python {sys.version.split()[0]}, see the line above")
 
 
 def write_images(images: Path, labels: dict[str, list[int]], mosaic: Path) -> None:

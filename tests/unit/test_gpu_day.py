@@ -104,6 +104,13 @@ def test_a_slimmed_wheel_installs_without_what_was_left_out(
     assert sorted(path.name for path in (tmp_path / "site" / "demo").iterdir()) == ["__init__.py", "core"]
 
 
+def test_a_wheel_that_does_not_fit_ends_in_one_line(unpack: dict[str, Any], tmp_path: Path) -> None:
+    wheel = wheel_of(tmp_path / "wheels", "demo")
+    wheel.rename(wheel.with_name("demo-1.0-cp27-cp27m-win32.whl"))
+    with pytest.raises(SystemExit, match="error: pack: pip cannot install its wheels for Python 3"):
+        unpack["install"](tmp_path, tmp_path / "site")
+
+
 def test_parts_take_the_mosaics_in_order_and_within_the_limit(pack: dict[str, Any], tmp_path: Path) -> None:
     for number, size in enumerate((10, 10, 15, 10, 5)):
         (tmp_path / f"train-{number:02d}.jxl").write_bytes(b"x" * size)
