@@ -34,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext.errors import UserError, check_positive
-from toolkit_ext.fast.formats import full_float32
+from toolkit_ext.evaluation.running.isolation import full_float32
 from toolkit_ext.landscape.adversarial_loss import (
     BATCH_SIZE,
     batches,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
 
+_MOST_PINNED = 1 << 28  # bytes; memory that is pinned cannot be swapped, so whole data sets are not
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
 SourceBatch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -31,8 +32,14 @@ class BatchSource(Protocol):
         """The batches of one epoch, in an order that ``seed`` determines."""
 
 
-def as_images(x: Any, low: float, high: float, device: torch.device) -> Tensor:
+def as_images(x: Any, low: float, high: float, device: torch.device, *, checked: bool = True) -> Tensor:
     """Images on ``device``: uint8 as they are, floats brought from ``[low, high]`` to [0, 1].
+
+    Args:
+        x: Images ``[N, C, H, W]``.
+        low, high: Range of the values, if they are floats.
+        device: Where to.
+        checked: Look at every value; on a GPU the host waits for that.
 
     Raises:
         UserError: NaN, a wrong shape, or values outside the range.
@@ -42,8 +49,16 @@ def as_images(x: Any, low: float, high: float, device: torch.device) -> Tensor:
         images = images.float()
         if (low, high) != (0.0, 1.0):
             images = (images - low) / (high - low)
-    check_images(images)
-    return images.to(device)
+    if checked:
+        check_images(images)
+    return sent(images, device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; a batch from the CPU to a GPU through pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= _MOST_PINNED:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class TensorSource:
@@ -60,48 +75,59 @@ class TensorSource:
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
     def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
+        order = sent(torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)), self.x.device)
         for index in order.split(self.batch_size)[: len(self)]:
             yield to_unit(self.x[index]), self.y[index], index
 
 
-class LoaderSource:
+class _GivenSource:
+    """Batches of a source that the user gave; their values are checked in the first epoch, their labels always."""
+
+    def __init__(self, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
+        self.num_classes, self.clip, self.device = num_classes, clip, device
+        self._checked = False
+
+    def _epoch(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[SourceBatch]:
+        for x, y in batches:
+            images = to_unit(as_images(x, *self.clip, self.device, checked=not self._checked))
+            yield images, sent(check_labels(y, len(x), self.num_classes), self.device), None
+        self._checked = True
+
+
+class LoaderSource(_GivenSource):
     """Batches of a torch ``DataLoader``, whose order follows torch's global seed."""
 
     def __init__(
         self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device
     ) -> None:
+        super().__init__(num_classes, clip, device)
         if len(loader) == 0:
             raise UserError("generator: the DataLoader is empty")
-        self.loader, self.num_classes, self.clip, self.device = loader, num_classes, clip, device
+        self.loader = loader
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def epoch(self, seed: int) -> Iterator[SourceBatch]:
         torch.manual_seed(seed)
-        for x, y in self.loader:
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
+        yield from self._epoch(self.loader)
 
 
-class GeneratorSource:
+class GeneratorSource(_GivenSource):
     """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
 
     def __init__(
         self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device
     ) -> None:
-        self.generator, self.num_classes, self.clip, self.device = generator, num_classes, clip, device
+        super().__init__(num_classes, clip, device)
+        self.generator = generator
 
     def __len__(self) -> int:
         return -(-int(self.generator.size) // int(self.generator.batch_size))
 
     def epoch(self, seed: int) -> Iterator[SourceBatch]:
         torch.manual_seed(seed)
-        for _ in range(len(self)):
-            x, y = self.generator.get_batch()
-            images = to_unit(as_images(x, *self.clip, self.device))
-            yield images, check_labels(y, len(x), self.num_classes).to(self.device), None
+        yield from self._epoch(self.generator.get_batch() for _ in range(len(self)))
 
 
 def _flip(x: Tensor) -> Tensor:

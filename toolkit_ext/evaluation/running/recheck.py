@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation.result import Flag
-from toolkit_ext.evaluation.running.isolation import preserved_rng
-from toolkit_ext.fast.formats import full_float32
+from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.types import Norm
 
 
