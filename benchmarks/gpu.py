@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toolkit_ext import data
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import evaluate, load
-from toolkit_ext.fast.formats import full_float32, is_native
+from toolkit_ext.fast.formats import float32_products, is_native
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 # What our trainer is told in each mode; the word before the hyphen is the arithmetic.
@@ -72,21 +72,9 @@ FULL = Sizes(
 SMOKE = Sizes((Size("lenet", (1, 8, 8), 4),), modes=("fp32", "tf32", "bf16"), matrix=64, copy=1 << 12, rounds=1)
 
 
-@contextmanager
-def arithmetic(mode: str) -> Iterator[None]:
-    """Matrix products and convolutions of float32 in TF32 or not at all so; torch's own settings afterwards."""
-    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
-    with full_float32():
-        if mode == "tf32":
-            torch.set_float32_matmul_precision("high")
-            if hasattr(cudnn, "conv"):  # torch 2.9 and later
-                cudnn.conv.fp32_precision = "tf32"
-            else:
-                cudnn.allow_tf32 = True
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+def arithmetic(mode: str) -> AbstractContextManager[None]:
+    """Products and convolutions of float32 in TF32 for that mode, in full float32 for the others."""
+    return float32_products("high" if mode == "tf32" else "highest")
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device, rounds: int) -> float:

@@ -50,9 +50,9 @@ def presets() -> Group:
     """The preset of CIFAR-10 beside PGD, TRADES, and TRADES with AWP and averaged weights, on PreAct ResNet-18."""
     preset = preset_for("cifar10")
     network: dict[str, Any] = {"backbone": "preact_resnet18", "eps": 8 / 255, "attacks": ("clean", "aa")}
-    best = {"update": "awp", "ema_decay": 0.995}
+    best: dict[str, Any] = {"update": "awp", "ema_decay": 0.995}
     arms = {
-        preset.name: cifar10(preset.method, **{"milestones": (), **network, **preset.hyper_parameters}),
+        preset.name: cifar10(preset.method, milestones=(), **(network | dict(preset.hyper_parameters))),
         "trades + awp + ema": cifar10("trades", **network, **best),
         "pgd": cifar10("pgd", **network),
         "trades": cifar10("trades", **network),

@@ -77,10 +77,11 @@ for stage in "${stages[@]}"; do
   fi
   limit=$((60 * minutes - (SECONDS - began)))
   [[ $stage != speedrun-5 ]] || limit=$((limit + 180))
+  ((limit > 30)) || limit=30 # unpacking took it all; 0 would be no limit
   echo "== $stage: at most $limit s"
   choose "$stage"
   log=$output/logs/$stage.log code=0 began=$SECONDS
-  timeout --signal=INT --kill-after=15 "$limit" python3 "${command[@]}" >>"$log" 2>&1 || code=$?
+  timeout --kill-after=15 "$limit" python3 "${command[@]}" >>"$log" 2>&1 || code=$?
   tail -n 12 "$log"
   case $code in
     0) touch "$output/done/$stage" && echo "== $stage: complete in $((SECONDS - began)) s" ;;

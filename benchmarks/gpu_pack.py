@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 import click
 from packaging.markers import default_environment
@@ -61,7 +62,8 @@ def requirements_of(wheel: Path, extras: Iterable[str], python: str) -> list[Req
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         listed = HeaderParser().parsestr(archive.read(name).decode()).get_all("Requires-Dist") or []
-    machine = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+    machine: dict[str, Any] = {**default_environment()}
+    machine |= {"python_version": python, "python_full_version": f"{python}.0"}
     machine |= {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
     found = [Requirement(text) for text in listed]
     return [

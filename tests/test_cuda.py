@@ -13,7 +13,7 @@ import torch
 from toolkit_ext import backbones, data
 from toolkit_ext.attacks import PGD, generate
 from toolkit_ext.evaluation import evaluate
-from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier, loop
 
 pytestmark = [
     pytest.mark.cuda,
@@ -39,6 +39,27 @@ def test_every_method_takes_steps(method: str, precision: str) -> None:
     losses = [value for key, value in trainer.history[0].items() if key.startswith("loss")]
     assert losses
     assert all(value == value and abs(value) < 1e4 for value in losses)
+
+
+@pytest.mark.parametrize("method", sorted(set(TRAINERS) - {"deep"}))  # deep decides on the host which examples go on
+def test_no_step_waits_for_the_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps make the frozen copy and the state of the optimiser; the later ones only queue work."""
+    step = loop.Run._step
+
+    def without_waiting(run: loop.Run, *args: Any) -> Any:
+        if args[-1] < 2:
+            return step(run, *args)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(run, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop.Run, "_step", without_waiting)
+    digits = data.load("digits").subset(320)
+    trainer = trainer_of(method, ema_decay=0.9, clip_grad=1.0, augment="crop-flip", validation_fraction=0.0)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=1, batch_size=64, progress=False)
+    assert len(trainer.history) == 1
 
 
 def test_half_precision_scales_the_loss() -> None:

@@ -1,4 +1,4 @@
-"""How tensors are held while passes run: their layout in memory, half precision, and full float32."""
+"""How tensors are held while passes run: their layout in memory, half precision, full float32; and cuDNN's search."""
 
 from __future__ import annotations
 
@@ -102,6 +102,22 @@ def half_attention(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def kernel_search(*, use: bool) -> Iterator[None]:
+    """With ``use`` cuDNN tries its kernels on every new shape of a convolution, and keeps the fastest.
+
+    Not where the user asked torch for deterministic algorithms: which kernel is the fastest changes from run to run.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    if use and not (cudnn.deterministic or torch.are_deterministic_algorithms_enabled()):
+        cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+@contextmanager
 def full_float32() -> Iterator[None]:
     """Compute float32 without TF32."""
     with ExitStack() as stack:
@@ -117,6 +133,29 @@ def full_float32() -> Iterator[None]:
             stack.callback(setattr, owner, flag, getattr(owner, flag))
             setattr(owner, flag, strict)
         yield
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Within the context GPUs compute products and convolutions of float32 in ``precision``.
+
+    ``default`` leaves torch's flags alone, ``highest`` is full float32, ``high`` TF32, and ``medium`` bfloat16 for
+    products where torch can, with TF32 for convolutions.
+    """
+    if precision == "default":
+        yield
+        return
+    with full_float32():
+        torch.set_float32_matmul_precision(precision)
+        cudnn = torch.backends.cudnn
+        if precision != "highest" and hasattr(cudnn, "conv"):  # torch 2.9 and later
+            cudnn.conv.fp32_precision = "tf32"
+        elif precision != "highest":
+            cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision("highest")
 
 
 @cache

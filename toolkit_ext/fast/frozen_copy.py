@@ -141,7 +141,8 @@ class FrozenCopy:
                 layer: Any = self.copy.get_submodule(conv)
                 values += zip((layer.weight, layer.bias), folded(modules[conv], modules[norm]), strict=True)
             if values:
-                torch._foreach_copy_(*map(list, zip(*values, strict=True)))
+                targets, sources = (list(each) for each in zip(*values, strict=True))
+                torch._foreach_copy_(targets, sources)
         return self.copy
 
 

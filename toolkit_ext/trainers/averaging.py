@@ -20,7 +20,8 @@ class WeightAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self._move = get_ema_multi_avg_fn(decay)
+        super().__init__(model, multi_avg_fn=self._move, use_buffers=True)
         self._started = False
 
     @torch.no_grad()
@@ -35,7 +36,7 @@ class WeightAverage(AveragedModel):
         for group in groups.values():
             averages, values = (list(each) for each in zip(*group, strict=True))
             if self._started:
-                self.multi_avg_fn(averages, values, self.n_averaged)
+                self._move(averages, values, self.n_averaged)
             else:
                 torch._foreach_copy_(averages, values)
         self._started = True

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
 from toolkit_ext.types import option
 
@@ -90,6 +90,9 @@ class LoopConfig:
     compile_mode: str = option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
     )
+    matmul_precision: str = option(
+        "default", "float32 on GPUs: default (torch's own flags), highest (full float32), high (TF32) or medium"
+    )
     validation_fraction: float = option(0.1, "share of the training data set aside to choose the best epoch")
     validation_steps: int = option(10, "steps of the PGD that measures validation robust accuracy")
     validation_limit: int = option(1000, "most validation examples attacked after an epoch")
@@ -121,6 +124,7 @@ class LoopConfig:
             check_choice("without", trick, TRICKS)
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
+        check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         check_positive("lr", self.lr)
         check_positive("crop_padding", self.crop_padding)
         for name in ("momentum", "weight_decay", "warmup_epochs", "clip_grad", "label_smoothing", "ema_decay"):

@@ -39,8 +39,7 @@ TINY: dict[str, Any] = {
     "measure_every": 0,
     "fused_optimizer": "on",
 }
-# They compute on the host: a search that decides by what it found, and ART, which works on arrays.
-ON_THE_HOST = {"deep"}
+ON_THE_HOST = {"deep"}  # its search goes on with those examples alone whose loss can still rise
 
 
 class HostReadError(RuntimeError):
@@ -72,7 +71,7 @@ def train(monkeypatch: pytest.MonkeyPatch, method: str, **options: Any) -> int:
         if args[-1] == 0:
             return step(run, *args)
         watched += 1
-        with NoHostReads():
+        with NoHostReads():  # type: ignore[no-untyped-call]
             return step(run, *args)
 
     monkeypatch.setattr(loop.Run, "_step", without_reads)
@@ -107,5 +106,5 @@ def test_no_option_of_the_loop_makes_a_step_read(options: dict[str, Any], monkey
 def test_a_read_in_a_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostReadError):
         train(monkeypatch, "pgd", optimizer="sgd", fused_optimizer="off")
-    with NoHostReads(), pytest.raises(HostReadError):
+    with NoHostReads(), pytest.raises(HostReadError):  # type: ignore[no-untyped-call]
         bool(torch.ones(2)[torch.tensor([True, False])])

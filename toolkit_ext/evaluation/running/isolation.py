@@ -1,4 +1,4 @@
-"""Restore what an evaluation changes: the model's modes and the random state."""
+"""Restore what an evaluation changes: the model's modes, the random state and torch's precision flags."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.attacks import attackable
+from toolkit_ext.fast.formats import full_float32 as full_float32  # for who measures, as the landscape does
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
