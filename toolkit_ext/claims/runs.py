@@ -118,15 +118,15 @@ def matches(experiment: Experiment, record: Record) -> bool:
     Compares method, axes, data and their number, backbone, the hyper-parameters that the experiment names, attacks and
     protocol. A run that stopped at a non-finite loss counts without an evaluation.
     """
+    backbone, data = record["backbone"], record["data"]
+    kind = (record["method"], data["name"], backbone["name"])
+    if probed(record) or kind != (experiment.method, experiment.data, experiment.backbone):
+        return False  # before the rest, which takes longer: there are hundreds of records for each arm
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     axes = compose(TRAINERS[experiment.method].method, experiment.hyper_parameters).names
     named = {name: value for name, value in {**experiment.hyper_parameters, **length}.items() if name not in axes}
-    backbone, data = record["backbone"], record["data"]
     return (
-        not probed(record)
-        and (record["method"], data["name"], backbone["name"])
-        == (experiment.method, experiment.data, experiment.backbone)
-        and record["axes"] == dict(axes)
+        record["axes"] == dict(axes)
         and all(_plain(name, record["hyper_parameters"].get(name)) == _plain(name, named[name]) for name in named)
         and {key: backbone["args"].get(key) for key in experiment.backbone_args} == dict(experiment.backbone_args)
         and experiment.n_train in (None, data["train"] + data["validation"])
