@@ -70,7 +70,11 @@ def plain(value: Any) -> Any:
 
 def copied(name: str) -> Callable[[Path, Path], None]:
     """Makes a copy of a folder of the fixture ``places``."""
-    return lambda places, folder: shutil.copytree(places / name, folder, dirs_exist_ok=True) and None
+
+    def make(places: Path, folder: Path) -> None:
+        shutil.copytree(places / name, folder, dirs_exist_ok=True)
+
+    return make
 
 
 def read_model(folder: Path, capture: Any) -> Any:
