@@ -202,8 +202,12 @@ FORMATS: dict[str, Format] = {
     "model.safetensors": Format(copied("model"), "model.safetensors", read_model, BYTES, data=True, checksum=True),
     "trainer_state.pt": Format(make_state, "last/trainer_state.pt", read_state, OBJECTS, data=True, checksum=True),
     "evaluation meta.json": Format(make_evaluation, "meta.json", read_evaluation, JSON),
-    "evaluation batch": Format(make_evaluation, "batch-fgsm-00000.safetensors", read_evaluation, BYTES, data=True, checksum=True),
-    "adversarial examples": Format(make_evaluation, "examples.safetensors", read_examples, BYTES, data=True, checksum=True),
+    "evaluation batch": Format(
+        make_evaluation, "batch-fgsm-00000.safetensors", read_evaluation, BYTES, data=True, checksum=True
+    ),
+    "adversarial examples": Format(
+        make_evaluation, "examples.safetensors", read_examples, BYTES, data=True, checksum=True
+    ),
     "decoded images": Format(make_folder_of_images, ".decoded-train.npz", read_images, BYTES, data=True, checksum=True),
     "run record": Format(copied("runs"), "runs/*.json", read_records, JSON),
     "log.csv": Format(make_log, "log.csv", read_log, CSV),
