@@ -40,9 +40,22 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Several processes": ("sharding", "sync_batch_norm", "ascent_on", "rank", "ranks"),
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
+        "early_stopping",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
-    "Output": ("output", "results", "progress", "resume", "errors", "details", "save_examples", "name", "fresh"),
+    "Output": (
+        "output",
+        "results",
+        "progress",
+        "quiet",
+        "json_lines",
+        "resume",
+        "errors",
+        "details",
+        "save_examples",
+        "name",
+        "fresh",
+    ),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}
 

@@ -19,6 +19,7 @@ from toolkit_ext.cli.console import say
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.protocol import small_radius
+from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
 from toolkit_ext.io import atomic_write, make_folder
@@ -156,7 +157,8 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         nb_epochs=experiment.epochs,
         run_dir=folder,
         resume=context.resume,
-        progress=context.progress,
+        progress=context.progress and not context.quiet,
+        on_epoch=shown_epochs(context),
         extra=about,
     )
     trainer.load_best()

@@ -105,6 +105,8 @@ class RunContext:
     device: str = "cpu"
     resume: bool = False
     progress: bool = True
+    quiet: bool = False
+    json_lines: bool = False
     tables: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
 
