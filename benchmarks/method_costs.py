@@ -29,7 +29,8 @@ from torch.nn.functional import cross_entropy
 from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import check_choice
-from toolkit_ext.experiments.costs import Passes, count_passes
+from toolkit_ext.experiments.costs import Passes
+from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.fast.formats import choose_layout
 from toolkit_ext.trainers import TRAINERS
 

@@ -1,4 +1,4 @@
-"""Writes docs/methods.md from the methods' records, and from counted costs.
+"""Writes docs/methods.md from the methods' records, and the counted costs of a step (costs.json).
 
 python docs/build_methods.py
 """
@@ -6,14 +6,16 @@ python docs/build_methods.py
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext.experiments.costs import count_passes
+from toolkit_ext.experiments import costs
+from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.io import atomic_write
 from toolkit_ext.trainers import TRAINERS, MethodTrainer
 from toolkit_ext.trainers.compose import AXES, options
@@ -43,12 +45,23 @@ def shown(value: Any) -> str:
     return ", ".join(map(shown, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
+def counted() -> dict[str, costs.Passes]:
+    """The passes of a step of every method, counted now."""
+    return {name: count_passes(name) for name in TRAINERS}
+
+
+def as_json(passes: Mapping[str, costs.Passes]) -> str:
+    """The text of ``costs.json``: forward and backward passes by method."""
+    return json.dumps({name: [cost.forward, cost.backward] for name, cost in passes.items()}, indent=2) + "\n"
+
+
 def overview() -> Iterator[str]:
     """The table of all methods."""
     yield "| method | attack | objective | update | schedule | forward | backward |"
     yield "| --- | --- | --- | --- | --- | ---: | ---: |"
+    passes = costs.recorded_passes()
     for name, kind in TRAINERS.items():
-        method, cost = kind.method, count_passes(name)
+        method, cost = kind.method, passes[name]
         axes = " | ".join((method.attack, method.objective, method.update, method.schedule))
         yield f"| [`{name}`](#{name}) | {axes} | {math.ceil(cost.forward)} | {math.ceil(cost.backward)} |"
 
@@ -91,5 +104,6 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    atomic_write(costs.FILE, as_json(counted()))
     atomic_write(FILE, text())
-    print(FILE)
+    print(costs.FILE, FILE, sep="\n")

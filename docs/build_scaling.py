@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit_ext.experiments.costs import Passes, count_passes
+from toolkit_ext.experiments.costs import Passes
+from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.io import atomic_write
 from toolkit_ext.trainers import TRAINERS
 

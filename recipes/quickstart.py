@@ -16,8 +16,9 @@ import torch
 
 from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
-from toolkit_ext.experiments.experiment import Experiment, RunContext, run
+from toolkit_ext.experiments.experiment import run
 from toolkit_ext.experiments.recipe import digits, script, smoke
+from toolkit_ext.experiments.settings import Experiment, RunContext
 
 METHODS = ("standard", "pgd", "clean_adv")
 EPS = 0.1

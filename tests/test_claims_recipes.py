@@ -19,9 +19,9 @@ from toolkit_ext.claims import SCALES, Arm, Group
 from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.claims.recipe import cost_options
 from toolkit_ext.evaluation import protocol_for
-from toolkit_ext.experiments.costs import count_passes
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.experiments.recipe import with_hyper_parameters
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.optim import make_schedulers

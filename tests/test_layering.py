@@ -12,15 +12,16 @@ import pytest
 PACKAGE = "toolkit_ext"
 ROOT = Path(__file__).parents[1]
 
-BASE = {"errors", "io", "types", "units"}
+BASE = {"bounds", "errors", "io", "types", "units"}
 AXES = {"attacks", "objectives", "updates", "schedules"}
 # What each part of the package may import of it, besides itself. An axis folder has no other axis in its row, and
 # neither evaluation nor landscape has the trainers.
 PARTS: dict[str, set[str]] = {
+    "bounds": {"errors"},
     "errors": set(),
     "io": {"errors"},
     "ranks": {"errors"},
-    "types": {"errors"},
+    "types": {"bounds", "errors"},
     "units": {"errors", "types"},
     "fast": BASE,
     "attacks": BASE,
@@ -45,7 +46,8 @@ WRAPPED: dict[str, tuple[str, ...]] = {
         "backbones/estimators.py",
         "evaluation/",
         "trainers/base.py",
-        "trainers/batches.py",
+        "trainers/fingerprint.py",
+        "trainers/generators.py",
         "trainers/optim.py",
     ),
     "torchattacks": ("attacks/adapters.py",),

@@ -15,8 +15,8 @@ from torch import nn
 from torch.optim import SGD
 
 from toolkit_ext import backbones
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.recipe import cifar10, digits
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.optim import make_schedulers
@@ -30,7 +30,7 @@ PINNED = {
     "awp": "869c92a7",
     "clean_adv": "34dda0bf",
     "deep": "14f2af93",
-    "dual": "18e89bfb",
+    "dual": "e56735ec",
     "fast": "4a6098c0",
     "fgsm": "a0bfe725",
     "gradient_reg": "6a37c191",

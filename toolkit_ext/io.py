@@ -1,56 +1,104 @@
-"""Atomic writes of files and folders, with plain errors where writing fails."""
+"""Atomic writes of files and folders, their checksums and locks, with plain errors where writing fails."""
 
 from __future__ import annotations
 
-import errno
+import hashlib
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from io import BufferedWriter, FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from toolkit_ext.errors import UserError
+from filelock import FileLock, Timeout
 
-_PREVIOUS = ".previous"
+from toolkit_ext.errors import RunError, UserError, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+log = logging.getLogger("toolkit_ext")
+
+_PREVIOUS, _TEMPORARY = ".previous", ".tmp"
+# A temporary file of this age belongs to a process that was killed: writing one takes seconds.
+_ABANDONED_SECONDS = 3600.0
 
 
 @contextmanager
-def _told_plainly(path: Path) -> Iterator[None]:
+def friendly_write_errors(path: Path) -> Iterator[None]:
+    """Raise a :class:`UserError` of one line that names ``path`` if it cannot be written, whatever the reason."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"output {path}: cannot be written ({error.strerror})") from error
-        raise
+    except MemoryError as error:
+        raise RunError(f"output {path}: there is no memory left to write it") from error
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as an error of its own, raised while it handled that of the system.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(f"output {path}: cannot be written ({cause.strerror or one_line(cause)})") from error
 
 
 def make_folder(path: Path) -> Path:
     """Create ``path`` with its parents; raise :class:`UserError` if it cannot be created or written."""
-    with _told_plainly(path):
+    with friendly_write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"\0" * 4096)
     return path
 
 
+def check_output(path: Path) -> Path:
+    """Return ``path`` if a file can be written there, and make its folder; else raise :class:`UserError`."""
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"output {path}: is a folder; give the name of a file")
+    return path
+
+
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def atomic_write(path: Path, content: str | bytes) -> Path:
-    """Write ``content`` to ``path`` atomically: after a crash the file is the old one or the new one."""
-    data = content.encode() if isinstance(content, str) else content
-    with _told_plainly(path):
+class HashedFile(BufferedWriter):
+    """A binary file that hashes what is written to it, as by ``torch.save``."""
+
+    def __init__(self, raw: FileIO) -> None:
+        super().__init__(raw)
+        self._sha = hashlib.sha256()
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write ``data``."""
+        self._sha.update(data)
+        return super().write(data)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what was written, in hexadecimal."""
+        return self._sha.hexdigest()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[HashedFile]:
+    """Yield a file that replaces ``path`` on leaving; after a crash or an exception ``path`` is unchanged."""
+    with friendly_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _clean_once(path.parent)
+        descriptor, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+            with HashedFile(FileIO(descriptor, "wb")) as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, 0o644)
@@ -58,7 +106,76 @@ def atomic_write(path: Path, content: str | bytes) -> Path:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def atomic_write(path: Path, content: str | bytes) -> Path:
+    """Write ``content`` to ``path`` atomically: after a crash the file is the old one or the new one."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def write_new(path: Path, content: str) -> Path:
+    """Write ``content`` to ``path`` atomically, never over another file.
+
+    Raises:
+        FileExistsError: there is one, perhaps just written by another process.
+        UserError: the file cannot be written.
+    """
+    hidden = atomic_write(path.with_name(f".{path.name}.{os.urandom(4).hex()}{_TEMPORARY}"), content)
+    try:
+        if path.exists():
+            raise FileExistsError(path)
+        try:
+            os.link(hidden, path)  # unlike a rename, fails if another process has just written the same name
+        except FileExistsError:
+            raise
+        except OSError:
+            with friendly_write_errors(path):
+                os.rename(hidden, path)  # file systems without hard links
+    finally:
+        hidden.unlink(missing_ok=True)
+    return path
+
+
+def remove_leftovers(folder: Path, older_than: float = _ABANDONED_SECONDS) -> None:
+    """Delete the temporary files in ``folder`` that killed processes left, those of at least ``older_than`` seconds."""
+    for leftover in folder.glob(f".*{_TEMPORARY}"):
+        with suppress(OSError):  # another process may clean too
+            if leftover.is_file() and time.time() - leftover.stat().st_mtime >= older_than:
+                leftover.unlink()
+
+
+@cache
+def _clean_once(folder: Path) -> None:
+    """Once per process, as a folder may hold thousands of files."""
+    remove_leftovers(folder)
+
+
+@cache
+def say_unchecked(path: Path) -> None:
+    """Log, once per process, that a file is used although it has no checksum, or that files of a folder are."""
+    log.warning("%s: has no checksum, as it is of an older version; it is used unchecked", path)
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Hold the lock of ``folder``, which no other process writes meanwhile, and delete what a killed one left there.
+
+    Raises:
+        UserError: with the message ``busy`` if another process holds it; if the folder cannot be locked.
+    """
+    with friendly_write_errors(folder):
+        try:
+            lock = FileLock(folder / ".lock", blocking=False).acquire()
+        except Timeout:
+            raise UserError(busy) from None
+        except NotImplementedError as error:
+            told = f"output {folder}: cannot be locked ({one_line(error)}); choose a folder on a local disk"
+            raise UserError(told) from error
+    with lock:
+        remove_leftovers(folder, older_than=0.0)
+        yield
 
 
 @contextmanager
@@ -67,9 +184,11 @@ def atomic_folder(dest: Path) -> Iterator[Path]:
 
     Replacing takes two renames; :func:`recover_folder` repairs a crash between them.
     """
-    with _told_plainly(dest):
+    with friendly_write_errors(dest):
         dest.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(dest)
+        if dest.exists() and not dest.is_dir():
+            raise UserError(f"output {dest}: is a file; a folder is to be written there")
         fresh = Path(tempfile.mkdtemp(dir=dest.parent, prefix=f".{dest.name}."))
         try:
             yield fresh
@@ -90,10 +209,11 @@ def atomic_folder(dest: Path) -> Iterator[Path]:
 def recover_folder(dest: Path) -> None:
     """Clean up after a killed :func:`atomic_folder`: restore the previous folder, delete unfinished ones."""
     previous = dest.with_name(dest.name + _PREVIOUS)
-    if previous.exists():
-        if dest.exists():
-            shutil.rmtree(previous)
-        else:
-            os.rename(previous, dest)
+    with friendly_write_errors(dest):
+        if previous.exists():
+            if dest.exists():
+                shutil.rmtree(previous)
+            else:
+                os.rename(previous, dest)
     for leftover in dest.parent.glob(f".{dest.name}.*"):  # none if there is no such folder
         shutil.rmtree(leftover, ignore_errors=True)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
+from toolkit_ext.bounds import ANY, Bounds
 from toolkit_ext.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,9 +27,12 @@ NORMS: tuple[Norm, ...] = ("Linf", "L2")
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field for a hyper-parameter, with its help text for the command line and the docs."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, bounds: Bounds = ANY, **earlier: Any) -> Any:
+    """A dataclass field for a hyper-parameter, with its help text and the ``bounds`` that ``check_options`` reads.
+
+    ``earlier=value`` is what runs did before the option existed.
+    """
+    return field(default=default, metadata={"help": help, "bounds": bounds, **earlier})
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ class Update(Stateful, Protocol):
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        """The torch optimisers for the learning-rate scheduler, the main one first."""
+        """The torch optimisers, the main one first; the learning-rate schedule moves all, or its ``scheduled``."""
 
     def step(self, closure: Closure) -> StepReport:
         """One step; ``closure`` computes the loss terms at the current weights and sets no gradients."""
@@ -281,7 +285,8 @@ class Paper:
 class Method:
     """The record of a method: its name, its paper and its choice on each axis.
 
-    ``trainer`` is the name of its class, ``formula`` the docstring of that class. ``defaults`` maps hyper-parameters of
+    ``trainer`` is the name of its class, ``formula`` the docstring of that class, ``use`` says when to take it and when
+    not. ``defaults`` maps hyper-parameters of
     the axes and the loop to the method's own values, ``smoke`` to values for a run of seconds on ``digits``.
     """
 
@@ -296,3 +301,4 @@ class Method:
     schedule: str = "constant"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    use: str = ""

@@ -1,15 +1,29 @@
-"""Numbers as users write them: epsilon as ``8/255``."""
+"""Numbers as users write them, epsilon as ``8/255``, and as files keep them."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import NORMS
 
 Eps = Annotated[float, "or a fraction as text, such as 8/255"]
 """A field that :func:`parse_eps` reads; on the command line it takes text."""
+
+
+def plain(value: Any) -> Any:
+    """``value`` with NumPy scalars as Python numbers, also inside dictionaries, lists and tuples.
+
+    A state with NumPy scalars cannot be read with ``weights_only=True``, nor written as JSON. The rest stays as it is.
+    """
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    # NumPy itself is not needed to know its scalars.
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
 
 
 def parse_eps(value: str | float, norm: str | None = "Linf", option: str = "eps") -> float:
@@ -44,3 +58,10 @@ def _number(value: str | float, option: str) -> float:
         return numerator / rest[0] if rest else numerator
     except (ValueError, ZeroDivisionError):
         raise UserError(f"{option}: {value!r} is not a number; give one such as 8/255 or 0.03") from None
+
+
+def to_python(value: Any) -> Any:
+    """A given option with numbers of NumPy and torch as Python's, and arrays and lists as tuples; others unchanged."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        value = value.tolist()
+    return tuple(to_python(part) for part in value) if isinstance(value, list | tuple) else value

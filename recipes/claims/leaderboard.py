@@ -13,7 +13,7 @@ from typing import Any
 
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ GROUP = Group(
             f"{task}-{name}",
             f"On {task}, `{name}` is more robust under AutoAttack than `pgd` at equal cost.",
             Lower((arm(task, "pgd"), "aa_acc"), (arm(task, name), "aa_acc")),
+            own=True,
+            control=arm(task, "pgd"),
             rows=tuple(row for each in ("pgd", name) for row in rows(task, each)),
         )
         for task in TASKS

@@ -12,7 +12,7 @@ from typing import Any
 
 from toolkit_ext.claims import Alike, Arm, Claim, Group, Row
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 
 POINTS = 0.5
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}
@@ -74,6 +74,7 @@ def claim(task: str, first: str, second: str, statement: str) -> Claim:
         f"{task}-{second}",
         f"{task}: {statement} changes AutoAttack accuracy by no more than {POINTS:g} points.",
         Alike(tuple((each, "aa_acc") for each in both), POINTS),
+        own=True,
         rows=tuple(Row(each, metric) for each in both for metric in ("clean_acc", "pgd20_acc", "aa_acc", "epoch_s")),
     )
 

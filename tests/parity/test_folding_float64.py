@@ -16,7 +16,8 @@ from torch import Tensor
 
 from toolkit_ext import data
 from toolkit_ext.claims.claim import load_groups
-from toolkit_ext.experiments.experiment import Experiment, make_trainer
+from toolkit_ext.experiments.experiment import make_trainer
+from toolkit_ext.experiments.settings import Experiment
 
 GROUPS = {group.name: group for group in load_groups(Path(__file__).parents[2] / "recipes" / "claims")}
 ARMS = {arm.name: arm for arm in GROUPS["speed"].arms}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from toolkit_ext import cli
+from toolkit_ext.errors import UserError
 
 
 class Outcome(NamedTuple):
@@ -36,3 +38,36 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path) -> Call
         return Outcome(code, printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def damage() -> Callable[..., int]:
+    """Flip single bits of a file, and cut it short: every reading gives what was written, or an error of one line.
+
+    Call it with the file, a function that reads it and says whether all is as written, and the number of bits to flip
+    (all, if the file has fewer). It returns how often the damage was told, and leaves the file as it was.
+    """
+
+    def told(read: Callable[[], bool]) -> bool:
+        try:
+            assert read()
+        except UserError as error:
+            return len(str(error).splitlines()) == 1
+        return False
+
+    def tried(path: Path, read: Callable[[], bool], bits: int) -> int:
+        whole, count = path.read_bytes(), 0
+        places = random.Random(0).sample(range(8 * len(whole)), min(bits, 8 * len(whole)))
+        for place in places:
+            flipped = bytearray(whole)
+            flipped[place // 8] ^= 1 << place % 8
+            path.write_bytes(flipped)
+            count += told(read)
+        for length in {0, 1, len(whole) // 2, len(whole) - 1}:
+            path.write_bytes(whole[:length])
+            told(read)
+        path.write_bytes(whole)
+        assert read()
+        return count
+
+    return tried

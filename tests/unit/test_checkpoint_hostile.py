@@ -47,8 +47,10 @@ def config(saved: Path) -> dict[str, Any]:
 
 
 def written(saved: Path, folder: Path, config: Any) -> Path:
-    """A copy of the checkpoint with another configuration, an object or bytes."""
+    """A copy of the checkpoint with another configuration, an object without a checksum or bytes."""
     shutil.copytree(saved, folder, dirs_exist_ok=True)
+    if isinstance(config, dict) and isinstance(told := config.get("toolkit_ext"), dict):
+        config = {**config, "toolkit_ext": {name: told[name] for name in told if name != "config_sha256"}}
     data = config if isinstance(config, bytes) else json.dumps(config).encode()
     (folder / "config.json").write_bytes(data)
     return folder

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit_ext.experiments.costs import Passes, count_passes, counted
+from toolkit_ext.experiments.costs import Passes
+from toolkit_ext.experiments.counting import count_passes, counted
 from toolkit_ext.trainers import TRAINERS
 
 # k steps of PGD are k forward and k backward passes; the loss terms of the step come on top.

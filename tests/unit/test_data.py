@@ -255,5 +255,5 @@ def test_split_depends_on_the_seed_and_refuses_nonsense() -> None:
     y = torch.arange(40) % 4
     assert not torch.equal(split_validation(y, y, 0.25, 0)[1], split_validation(y, y, 0.25, 1)[1])
     for fraction in (0.0, 1.0, -0.1, 1.5, 0.001, float("nan")):
-        with pytest.raises(UserError, match="validation: a share of"):
+        with pytest.raises(UserError, match=r"validation_fraction: .* of 40 images"):
             split_validation(y, y, fraction, 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -67,6 +69,22 @@ def test_decoded_images_are_kept_and_renewed(
     Image.new("RGB", (4, 4), (200, 0, 0)).save(folder / "train" / "cat" / "0.png")
     assert int(load(name, cache=cache).x_train.max()) == 200
     assert sorted(folder.rglob("*")) == before  # nothing is written into the user's folder
+
+
+def test_any_damage_to_decoded_images_is_made_good(tmp_path: Path, damage: Any) -> None:
+    name, kept = f"folder:{write_folder(tmp_path / 'pets', {'train': [(4, 4)] * 2, 'test': [(4, 4)]})}", tmp_path / "k"
+    first = load(name, cache=kept)
+
+    def same() -> bool:
+        found = load(name, cache=kept)
+        return torch.equal(found.x_train, first.x_train) and torch.equal(found.x_test, first.x_test)
+
+    assert same()
+    for file in sorted(kept.glob("*/*")):
+        damage(file, same, 30)
+    for file in kept.glob("*/images.npy"):
+        np.save(file, 255 - np.load(file))  # as sound as the first
+        assert same()
 
 
 FOLDERS: dict[str, tuple[dict[str, list[tuple[int, int]]], str]] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from toolkit_ext.experiments import costs
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import LoopConfig
@@ -23,6 +24,10 @@ def build() -> dict[str, Any]:
 
 def test_the_page_is_up_to_date(build: dict[str, Any]) -> None:
     assert (DOCS / "methods.md").read_text() == build["text"](), "run: python docs/build_methods.py"
+
+
+def test_the_recorded_costs_are_those_counted(build: dict[str, Any]) -> None:
+    assert costs.FILE.read_text() == build["as_json"](build["counted"]()), "run: python docs/build_methods.py"
 
 
 def test_the_page_has_every_method_and_every_hyper_parameter() -> None:

@@ -16,7 +16,7 @@ from toolkit_ext import backbones, results
 from toolkit_ext.claims import Arm, Group
 from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.evaluation import Protocol, load_protocol
-from toolkit_ext.experiments.experiment import Experiment, RunContext
+from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.report import landscape_pictures
 from toolkit_ext.trainers.state import RunFolder
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from toolkit_ext import backbones, results
-from toolkit_ext.landscape.subject import Options, used_options
+from toolkit_ext.landscape.options import Options, used_options
 
 SMALL = ["--data", "digits", "--n", "20", "--n-test", "12", "--eps", "0.1", "--steps", "2", "--no-progress"]
 
@@ -97,7 +97,7 @@ def test_clean_loss_has_a_record_without_cosines(command: Any, checkpoints: list
         (2, ["--what", "surface"], "checkpoint: a surface needs one or three, not 2"),
         (1, ["--k", "100000"], "k: 100000 is not allowed; the model has"),
         (1, ["--n", "5"], "examples: 5 are fewer than the 10 classes"),
-        (1, ["--dimensions", "3"], "dimensions: 3 is not allowed; 1 or 2"),
+        (1, ["--dimensions", "3"], "dimensions: 3 is not allowed; it must be an integer at least 1 and at most 2"),
         (1, ["--directions", "up"], "directions: 'up' is not known"),
         (1, ["--points", "0"], "points: 0 is not allowed"),
         (1, ["--eps", "8"], "eps: 8 is not allowed for Linf"),

@@ -112,6 +112,13 @@ def test_damaged_points_and_bad_ranks_are_told(tmp_path: Path) -> None:
         loss_surface(model, ATTACK, *images(), plane(model), [])
 
 
+def test_any_damage_to_finished_points_is_told_or_means_nothing(tmp_path: Path, damage: Any) -> None:
+    arguments: Any = (linear(), ATTACK, *images(), plane(linear()), [0.0, 1.0])
+    whole = loss_surface(*arguments, folder=tmp_path)
+    told = damage(tmp_path / "points-0.json", lambda: loss_surface(*arguments, folder=tmp_path).equals(whole), 60)
+    assert told > 55
+
+
 def test_filters_are_as_long_as_the_models() -> None:
     torch.manual_seed(0)
     model: Any = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3))

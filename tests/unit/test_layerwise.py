@@ -17,7 +17,7 @@ from toolkit_ext.attacks.layerwise import Deep, Hidden, choose, cross_entropy
 from toolkit_ext.attacks.layerwise.neurons import Target
 from toolkit_ext.attacks.layerwise.penalty import Penalty
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.costs import counted
+from toolkit_ext.experiments.counting import counted
 from toolkit_ext.types import NORMS, Attack, Norm
 
 SETTINGS = list(itertools.product(("cg", "ga", "pgd"), ("perturbations", "neurons"), ("quadratic", "ball")))
@@ -357,7 +357,7 @@ def test_hidden_names_what_another_model_lacks() -> None:
         ("deep_rho", "cube", "deep_rho: 'cube'"),
         ("deep_solver", "newton", "deep_solver: 'newton'"),
         ("deep_variables", "neuron", "deep_variables: 'neuron' .*neurons"),
-        ("deep_steps", 0, "deep_steps: 0 is not allowed; at least 1"),
+        ("deep_steps", 0, "deep_steps: 0 is not allowed; it must be an integer at least 1"),
         ("deep_lambda", 0.0, "deep_lambda: 0.0 is not allowed"),
         ("deep_hidden_eps", -1.0, "deep_hidden_eps: -1.0 is not allowed"),
         ("deep_start", float("nan"), "deep_start: nan is not allowed"),

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-HEAVY = {"torch", "timm", "art", "torchattacks", "scipy"}
+HEAVY = {"torch", "timm", "art", "torchattacks", "scipy", "pandas", "matplotlib"}
 IMPORTS = (
     "toolkit_ext",
     "toolkit_ext.types",
@@ -51,6 +51,37 @@ def test_importing_is_light(module: str) -> None:
 
 def test_reading_every_option_and_composing_every_method_is_light() -> None:
     assert loaded_by(READ_ALL) == set()
+
+
+READ_HELP = """
+    from click.testing import CliRunner
+    from toolkit_ext.cli import COMMANDS, cli
+
+    alone = [["--help"], ["--version"], ["methods"], ["train", "pgd", "--help"]]
+    for words in [*alone, *([name, "--help"] for name in COMMANDS)]:
+        done = CliRunner().invoke(cli, words)
+        assert done.exit_code == 0 and done.output, done
+"""
+
+
+def test_help_of_every_command_and_the_table_of_methods_are_light() -> None:
+    assert loaded_by(READ_HELP) == set()
+
+
+COMPLETE = """
+    import os, sys
+    os.environ |= {"_TOOLKIT_EXT_COMPLETE": "bash_complete", "COMP_WORDS": "toolkit-ext train --eps", "COMP_CWORD": "2"}
+    sys.argv = ["toolkit-ext"]
+    from toolkit_ext.cli import main
+    try:
+        main()
+    except SystemExit:
+        pass
+"""
+
+
+def test_completing_an_option_is_light() -> None:
+    assert loaded_by(COMPLETE) == set()
 
 
 LATE = [

@@ -16,7 +16,7 @@ from toolkit_ext.attacks import FGSM, MIM, PGD, TPGD, RandomFGSM, generate
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, RankError, Ranks, friendly_errors
 from toolkit_ext.trainers.distributed import DataParallelContext, check_batch
-from toolkit_ext.types import Losses
+from toolkit_ext.types import Losses, no_exchange
 
 
 @given(st.integers(1, 40), st.integers(1, 300))
@@ -186,4 +186,4 @@ def test_a_user_update_without_share_is_refused() -> None:
 
     team = DataParallelContext(Ranks(0, 2), nn.Linear(1, 1))
     with pytest.raises(UserError, match="update: mine is not allowed on several processes"):
-        team.share(object(), LoopConfig(), "mine")  # type: ignore[arg-type]
+        team.share(object(), LoopConfig(), "mine", no_exchange)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from toolkit_ext import results
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments import sweep as engine
-from toolkit_ext.experiments.experiment import RunContext
+from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.experiments.sweep import Workers, attempt, state_of
 from toolkit_ext.trainers import TRAINERS
 
@@ -87,7 +87,7 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[int, ...], dict[str, Any], str]] = {
     "value": (("pgd",), (0,), {"eps": "0.1,8"}, "did you mean 8/255"),
     "number": (("pgd",), (0,), {"lr": "0.1,fast"}, "'fast' is not a valid float"),
     "axis": (("pgd",), (0,), {"update": "amp,apm"}, "update: 'apm' is not known"),
-    "nobody's": (("pgd", "trades"), (0,), {"amp_epsilon": "1"}, "amp_epsilon: has no effect with any of the methods"),
+    "nobody's": (("pgd", "trades"), (0,), {"amp_epsilon": "1"}, "amp.epsilon: has no effect with any of the methods"),
     "backbone argument": (("pgd",), (0,), {"backbone_arg": ("width",)}, "backbone-arg: 'width'"),
 }
 
@@ -192,6 +192,7 @@ def _rows(folder: Path) -> list[list[str]]:
     return list(csv.reader(found[0].read_text().splitlines()))[1:] if found else []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # on a busy machine two processes take minutes to import torch
 def test_a_killed_sweep_goes_on_where_it_stopped(command: Any, tmp_path: Path) -> None:
     """Killed with no chance to clean up: its workers end too, and the same command resumes the run."""

@@ -9,14 +9,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.types import NORMS, AdversarialInputs, Norm, option
+from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, POSITIVE, check_options
+from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.types import AdversarialInputs, Norm, option
 from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Backend = Literal["torchattacks", "art"]
+TPGDStart = Literal["clamped", "unclamped"]
 Call = tuple[str, dict[str, Any]]  # an attack's name and options in its library
 _ART_NORMS = {"Linf": math.inf, "L2": 2}
 
@@ -30,8 +32,7 @@ class GradientAttack:
     backend: Backend = option("torchattacks", "library that crafts the examples: torchattacks or art")
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, NORMS)
-        check_choice("backend", self.backend, ("torchattacks", "art"))
+        check_options(self)
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
@@ -96,11 +97,7 @@ class RandomFGSM(GradientAttack):
     Wong, Rice, Kolter: Fast is better than free. ICLR 2020, algorithm 3.
     """
 
-    fast_alpha: float = option(1.25, "step size of random-start FGSM as a multiple of eps")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("fast_alpha", self.fast_alpha)
+    fast_alpha: float = option(1.25, "step size of random-start FGSM as a multiple of eps", POSITIVE)
 
     def _calls(self) -> dict[str, Call]:
         return {"torchattacks Linf": ("FFGSM", {"eps": self.eps, "alpha": self.fast_alpha * self.eps})}
@@ -111,14 +108,12 @@ class IteratedAttack(GradientAttack):
     """An attack of several steps of size ``alpha``; None is ``2.5 eps / steps``, enough to cross the ball."""
 
     alpha: Eps | None = option(None, "step size of the attack; none is 2.5 eps / steps")
-    steps: int = option(10, "number of steps of the attack")
+    steps: int = option(10, "number of steps of the attack", COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.alpha is not None:
             object.__setattr__(self, "alpha", check_positive("alpha", parse_eps(self.alpha, None, "alpha")))
-        if self.steps < 1:
-            raise UserError(f"steps: {self.steps} is not allowed; at least 1")
 
     @property
     def step_size(self) -> float:
@@ -155,11 +150,7 @@ class MIM(IteratedAttack):
     Dong et al.: Boosting adversarial attacks with momentum. CVPR 2018, algorithm 1.
     """
 
-    decay: float = option(1.0, "decay of the momentum in MIM")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("decay", self.decay, zero=True)
+    decay: float = option(1.0, "decay of the momentum in MIM", NOT_NEGATIVE)
 
     def _calls(self) -> dict[str, Call]:
         art = "MomentumIterativeMethod", {**self._art_steps(), "decay": self.decay}
@@ -170,8 +161,27 @@ class MIM(IteratedAttack):
 class TPGD(IteratedAttack):
     """PGD on the divergence ``KL(f(x) ‖ f(x'))`` from the clean prediction: the inner maximisation of TRADES.
 
+    It starts from ``x + 0.001 N(0, I)``, by default clamped to [0, 1] as torchattacks does. The authors' code takes the
+    first gradient at the point as it was drawn, which may lie outside: ``tpgd_start="unclamped"``.
+
     Zhang et al.: Theoretically principled trade-off between robustness and accuracy. ICML 2019, algorithm 1.
+
+    Raises:
+        UserError: an unknown ``tpgd_start``.
     """
+
+    tpgd_start: TPGDStart = option(
+        "clamped", "random start of TRADES' attack: clamped to [0, 1], or unclamped as in its authors' code",
+        earlier="clamped",
+    )  # fmt: skip
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
+        own = self.tpgd_start == "unclamped" and self.norm == "Linf" and self.backend == "torchattacks"
+        if not own or self.eps == 0:
+            return super().__call__(model, x, y)
+        from toolkit_ext.attacks.trades_pgd import trades_pgd
+
+        return AdversarialInputs(trades_pgd(model, x, self.eps, self.step_size, self.steps))
 
     def _calls(self) -> dict[str, Call]:
         return {"torchattacks Linf": ("TPGD", self._steps())}

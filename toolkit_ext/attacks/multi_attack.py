@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, GradientAttack, IteratedAttack, RandomFGSM
+from toolkit_ext.bounds import NOT_NEGATIVE
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import AdversarialInputs, option
 
@@ -26,7 +27,7 @@ class MultiAttack(IteratedAttack):
     """
 
     random_start: bool = option(True, "start from a random point of the budget")
-    decay: float = option(1.0, "decay of the momentum in MIM")
+    decay: float = option(1.0, "decay of the momentum in MIM", NOT_NEGATIVE)
     multi_attacks: tuple[str, ...] = option(("fgsm", "mim", "pgd"), "attacks to combine, in order")
     multi_mode: str = option("cycle", "how the attacks are combined: cycle (by batch), random or worst (by example)")
     _step: int = field(default=0, repr=False, metadata={"hidden": True})

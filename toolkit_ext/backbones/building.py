@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.backbones.outputs import same_modes
 from toolkit_ext.backbones.registry import MEAN, NOT_RECORDED, STD, check_arguments, check_name, timm_cfg
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 
 
 class Normalized(nn.Module):
@@ -142,12 +142,8 @@ def build(
     except Exception as error:  # timm raises any exception for bad arguments
         given = f"{in_chans} x {size[0]} x {size[1]} images" + (f", {dict(model_args)}" if model_args else "")
         what = f"{name!r} with pretrained weights" if pretrained else repr(name)
-        raise UserError(f"backbone: {what} cannot be built for {given}: {_one_line(error)}") from error
+        raise UserError(f"backbone: {what} cannot be built for {given}: {one_line(error)}") from error
     return model
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check_arguments(num_classes: int, in_chans: int, model_args: Mapping[str, Any]) -> None:
@@ -200,7 +196,7 @@ def _try_out(model: Normalized) -> None:
         with torch.random.fork_rng(devices=[]):
             logits = dry_forward(model, (model.in_chans, *model.image_size))
     except Exception as error:
-        raise UserError(f"backbone: {model.name!r} cannot take {size} images: {_one_line(error)}") from error
+        raise UserError(f"backbone: {model.name!r} cannot take {size} images: {one_line(error)}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, model.num_classes):
         raise UserError(f"backbone: {model.name!r} is not a classifier; it does not give {model.num_classes} logits")
 

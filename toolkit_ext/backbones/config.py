@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from toolkit_ext.backbones.registry import check_arguments, is_architecture, shown
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.types import NORMS
+from toolkit_ext.units import plain
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 KEY = "toolkit_ext"
 DIGEST = "weights_sha256"
+CONFIG_DIGEST = "config_sha256"
+MODULE = "module"  # the class of a user's own module, for which there is no recipe
 _MOST_BYTES = 16 * 2**20
 _MOST_CLASSES, _MOST_PIXELS = 10**6, 2**14
 _FLOAT32 = 3.4e38
@@ -42,16 +46,46 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {folder}: no such folder")
     data = read_file(folder, CONFIG)
     try:
-        config = _parse(data)
-        _check_input(config["pretrained_cfg"])
-        check_arguments(config.get("model_args") or {})
-        told = config.get(KEY) or {}
-        _expect(KEY, isinstance(told, dict), told, "a dictionary")
-        digest = told.get(DIGEST, "")
-        _expect(DIGEST, isinstance(digest, str), digest, "a text")
+        return parse_config(data)
     except UserError as error:
         raise UserError(f"checkpoint {folder}: {error}") from error
+
+
+def parse_config(data: bytes) -> dict[str, Any]:
+    """The configuration in ``data``, the content of a ``config.json``, checked as by :func:`read_config`."""
+    config = _parse(data)
+    _check_input(config["pretrained_cfg"])
+    check_arguments(config.get("model_args") or {})
+    told = config.get(KEY) or {}
+    _expect(KEY, isinstance(told, dict), told, "a dictionary")
+    digest = told.get(DIGEST, "")
+    _expect(DIGEST, isinstance(digest, str), digest, "a text")
+    if CONFIG_DIGEST in told and told[CONFIG_DIGEST] != _digest_of(config):
+        raise UserError(f"{CONFIG} was changed after it was saved; if that was you, remove {CONFIG_DIGEST!r} from it")
     return config
+
+
+def write_config(config: dict[str, Any]) -> str:
+    """The text of a ``config.json`` with its own SHA-256 under :data:`KEY`.
+
+    Raises:
+        UserError: a value that JSON cannot hold.
+    """
+    try:
+        kept = json.loads(json.dumps(plain(config)))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"extra: cannot be kept with a checkpoint: {one_line(error)}") from error
+    kept[KEY] = {**kept[KEY], CONFIG_DIGEST: _digest_of(kept)}
+    return json.dumps(kept, indent=2) + "\n"
+
+
+def _digest_of(config: dict[str, Any]) -> str:
+    """SHA-256 of a configuration without its own :data:`CONFIG_DIGEST`; empty if it is nested too deeply."""
+    kept = {name: value for name, value in config[KEY].items() if name != CONFIG_DIGEST}
+    try:
+        return hashlib.sha256(json.dumps({**config, KEY: kept}, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        return ""
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -61,6 +95,9 @@ def _parse(data: bytes) -> dict[str, Any]:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(_FORM) from error
+    if isinstance(config, dict) and isinstance(told := config.get(KEY), dict) and MODULE in told:
+        own = f"a module of your own, {shown(told[MODULE])}"
+        raise UserError(f"holds the weights of {own}; make it and load {WEIGHTS} with safetensors.torch.load_model")
     if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg"), dict):
         raise UserError(_FORM)
     if "architecture" not in config or "input_size" not in config["pretrained_cfg"]:

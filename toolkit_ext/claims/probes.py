@@ -17,8 +17,8 @@ from toolkit_ext.attacks import PGD, Deep, generate
 from toolkit_ext.data import Dataset, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Evaluation, Protocol, evaluate, load_protocol
-from toolkit_ext.experiments.experiment import Experiment
 from toolkit_ext.experiments.presets import protocol_of
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.landscape import perturbation_similarity, random_direction
 from toolkit_ext.landscape.subject import Subject
 from toolkit_ext.trainers import TRAINERS
@@ -73,6 +73,14 @@ def _probe(measure: Callable[Concatenate[Trained, Settings], Found]) -> Callable
 def other_budget(trained: Trained, protocol: str, attacks: tuple[str, ...] = ("clean", "aa")) -> Found:
     """AutoAttack at the budget of ``protocol``."""
     return Found(evaluation=_evaluated(trained, trained.model(), load_protocol(protocol).at(attacks=attacks)))
+
+
+@_probe
+def last_epoch(trained: Trained) -> Found:
+    """Clean accuracy and APGD-CE alone on the model of the last epoch; an arm has it as its probe ``last``."""
+    chosen = trained.experiment
+    protocol = protocol_of(chosen.data, chosen.hyper_parameters).at(attacks=("clean", "apgd_ce"))
+    return Found(evaluation=_evaluated(trained, trained.model("last"), protocol))
 
 
 @_probe

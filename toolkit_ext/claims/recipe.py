@@ -18,9 +18,10 @@ from toolkit_ext.claims.runs import by_seed, choose, grid, of_claims, probed, tu
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiments.costs import count_passes
-from toolkit_ext.experiments.experiment import Experiment, RunContext, check_device, facts, make_trainer, run
+from toolkit_ext.experiments.counting import count_passes
+from toolkit_ext.experiments.experiment import check_device, facts, make_trainer, run
 from toolkit_ext.experiments.recipe import script, smoke, with_hyper_parameters
+from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
 from toolkit_ext.trainers.compose import compose, options
@@ -139,8 +140,9 @@ def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, cont
     """Measure ``probe`` on the model of run ``of`` and write its record, unless it exists."""
     run_id = f"{of['run_id']}-{name}"
     if (written := context.results / "runs" / f"{run_id}.json").exists():
+        record = results.read_record(written)
         console.say(f"{run_id}: recorded already, see {written}")
-        return next(r for r in results.read_records(written.parent) if r["run_id"] == run_id)
+        return record
     started, began = results.environment(), time.perf_counter()
     folder, device = context.output / of["run_id"], check_device(context.device)
     found = probe(Trained(experiment, folder, _dataset(experiment, context), device))

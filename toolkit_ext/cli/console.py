@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from toolkit_ext import results
-from toolkit_ext.ranks import silent, told_elsewhere
+from toolkit_ext.ranks import launched, silent
 from toolkit_ext.results import Record
 from toolkit_ext.results.tables.formatting import budget, plain
 
@@ -41,8 +41,12 @@ def say(text: str) -> None:
 
 def say_error(text: str) -> None:
     """Print the error that ends this process; if rank 0 has the same error, only rank 0 prints it."""
-    if not told_elsewhere(text):
-        _notes.print(f"error: {text}", markup=False)
+    if launched():
+        from toolkit_ext.ranks import told_elsewhere  # needs torch
+
+        if told_elsewhere(text):
+            return
+    _notes.print(f"error: {text}", markup=False)
 
 
 def show(text: str) -> None:
@@ -71,10 +75,25 @@ def results_table(records: Sequence[Record]) -> Table:
     return _accuracies(records, metrics, headline, f"{results.label(headline)} 95%")
 
 
-def evaluation_table(records: Sequence[Record], *, errors: bool = False) -> Table:
-    """Accuracies or errors in percent, one row per radius, with the 95% interval of the last column."""
+def evaluation_table(records: Sequence[Record], *, source: str = "", errors: bool = False) -> Table:
+    """Accuracies or errors in percent, one row per radius, with the 95% interval of the last column.
+
+    The title names protocol, norm and eps, and the ``source`` of the radius.
+    """
     metrics = _metrics(records)
-    return _accuracies(records, metrics, metrics[-1], "95% interval", curve=len(records) > 1, errors=errors)
+    table = _accuracies(records, metrics, metrics[-1], "95% interval", curve=len(records) > 1, errors=errors)
+    known = [record["protocol"] for record in records if record["protocol"]]
+    if known:
+        table.title = f"{table.title}: {_threat(known)}{f' ({source})' if source else ''}"
+    return table
+
+
+def _threat(protocols: Sequence[Mapping[str, Any]]) -> str:
+    """Protocol, norm and radii in words, ``linf_8_255, Linf, eps 8/255``."""
+    first, radii = protocols[0], ", ".join(budget(protocol["eps"]) for protocol in protocols)
+    name = first["name"].partition("@")[0]
+    version = "" if first["version"] == "standard" else f", version {first['version']}"
+    return f"{name}, {first['norm']}, eps {radii}{version}"
 
 
 def _metrics(records: Sequence[Record]) -> list[str]:
@@ -101,7 +120,7 @@ def _accuracies(
 def details_table(record: Record, *, errors: bool = False) -> Table:
     """For each attack: images attacked and broken, accuracy after it, and wall time in seconds."""
     about = record["protocol"]
-    title = "each attack" if about is None else f"each attack at {about['norm']} eps {budget(about['eps'])}"
+    title = "each attack" if about is None else f"each attack: {_threat([about])}"
     table = Table(title=title)
     for name in ("attack", "attacked", "broken", "error in %" if errors else "accuracy in %", "seconds"):
         table.add_column(name, justify="left" if name == "attack" else "right")
@@ -118,9 +137,10 @@ def _label(attack: str) -> str:
     return f"  {attack.removeprefix('aa/')}" if attack.startswith("aa/") else results.label(f"{attack}_acc")
 
 
-def audit_table(audit: Mapping[str, Any]) -> Table:
-    """The checks of ``details.audit``: verdict, figure and explanation."""
-    title = f"audit: {audit['status']} ({audit['n_examples']} images, {audit['norm']} eps {budget(audit['eps'])})"
+def audit_table(audit: Mapping[str, Any], protocol: str = "") -> Table:
+    """The checks of ``details.audit`` with the name of its ``protocol``: verdict, figure and explanation."""
+    threat = ", ".join(filter(None, [protocol.partition("@")[0], audit["norm"], f"eps {budget(audit['eps'])}"]))
+    title = f"audit: {audit['status']} ({audit['n_examples']} images, {threat})"
     table = Table(title=title)
     for name in ("check", "verdict", "figure", "what was found"):
         table.add_column(name, justify="right" if name == "figure" else "left", no_wrap=name in ("check", "verdict"))

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from toolkit_ext import backbones, results
-from toolkit_ext.attacks import PGD
-from toolkit_ext.cli import console
-from toolkit_ext.cli.options import Command, CommaSeparated, reading_options, run_context_options, take_run_context
-from toolkit_ext.cli.sources import data_option, facts_of, load_data, load_parts
-from toolkit_ext.errors import check_file_name
-from toolkit_ext.experiments.experiment import RunContext, check_device
-from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
-from toolkit_ext.landscape.directions import check_same_architecture
-from toolkit_ext.landscape.study import STUDIES
-from toolkit_ext.landscape.subject import Options, Study, Subject, used_options
-
-_LONGEST_NAME = 120  # of a table, before what further tables of the analysis add
+from toolkit_ext.cli.help import Command
+from toolkit_ext.cli.options import (
+    NATURAL,
+    SEED_NUMBER,
+    CommaSeparated,
+    data_option,
+    reading_options,
+    run_context_options,
+    take_run_context,
+)
+from toolkit_ext.landscape.options import ANALYSES, Options
 
 
-def _study_options(command: Command) -> Command:
+def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """An option for every field of :class:`Options`."""
     for entry in reversed(fields(Options)):
         default: Any = entry.default
@@ -38,11 +35,11 @@ def _study_options(command: Command) -> Command:
     return command
 
 
-@click.command("landscape")
+@click.command("landscape", cls=Command)
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
 @click.option(
     "--what",
-    type=click.Choice([*STUDIES, "training"]),
+    type=click.Choice([*ANALYSES, "training"]),
     default="hessian",
     show_default=True,
     help="hessian: spectrum; similarity: of perturbations at θ ± av; surface: of the loss, around one checkpoint or "
@@ -50,15 +47,17 @@ def _study_options(command: Command) -> Command:
 )
 @data_option
 @reading_options
-@click.option("--n", type=int, default=2000, show_default=True, help="use the first N training examples")
-@click.option("--n-test", type=int, default=1000, show_default=True, help="use the first N test examples")
+@click.option("--n", type=NATURAL, default=2000, show_default=True, help="use the first N training examples")
+@click.option("--n-test", type=NATURAL, default=1000, show_default=True, help="use the first N test examples")
 @click.option("--eps", help="radius of the budget, such as 8/255, 0 for clean inputs; by default that of the training")
 @click.option("--norm", help="norm of the budget, Linf or L2; by default that of the training")
 @click.option("--alpha", help="step size of the attack; by default 2.5 eps / steps")
-@click.option("--steps", default=10, show_default=True, help="steps of the PGD attack")
-@click.option("--batch-size", default=250, show_default=True, help="examples in memory at once")
+@click.option("--steps", type=NATURAL, default=10, show_default=True, help="steps of the PGD attack")
+@click.option("--batch-size", type=NATURAL, default=250, show_default=True, help="examples in memory at once")
 @click.option("--name", help="name of the CSV and the figure; by default that of the analysis and the checkpoint")
-@click.option("--seed", default=0, show_default=True, help="seed of attacks, directions and start vectors")
+@click.option(
+    "--seed", type=SEED_NUMBER, default=0, show_default=True, help="seed of attacks, directions and start vectors"
+)
 @_study_options
 @run_context_options
 def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -> None:
@@ -67,97 +66,6 @@ def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -
     Writes a record, a CSV and a figure to the results folder. An interrupted surface continues with the point it was
     at. See docs/landscape.md.
     """
-    context = take_run_context(values)
-    usual = results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}").rstrip(".")
-    name = results.check_name("name", check_file_name("name", values["name"] or usual, most=_LONGEST_NAME))
-    if what == "training":
-        _compare_trainings({_title(path): path for path in checkpoints}, context, name)
-        return
-    options = Options(**{entry.name: values[entry.name] for entry in fields(Options)})
-    started, began = results.environment(), time.perf_counter()
-    subject, about = _subject(checkpoints, values, context, name)
-    study = STUDIES[what](subject, options)
-    seconds = time.perf_counter() - began
-    for fact, value in study.facts.items():
-        console.show(f"{fact}: {value}")
-    console.show(study.table.to_string(index=False, float_format="{:.5g}".format, max_rows=40))
-    _write(study, context, name)
-    if study.picture is None:
-        console.say("points of other ranks are missing; the record and the figure are made when all are there")
-        return
-    record = _record(about, subject, {"name": name, **used_options(what, options)}, study, seconds, started, what)
-    console.say(f"record: {results.write_record(record, context.results / 'runs')}")
+    from toolkit_ext.cli.jobs.landscape import analyse
 
-
-def _compare_trainings(runs: dict[str, Path], context: RunContext, name: str) -> None:
-    table, gradients = training_diagnostics(runs), batch_gradients(runs)
-    _write(Study(table, picture=lambda path: diagnostics.plot_diagnostics(table, path)), context, name)
-    if len(gradients):
-        study = Study(gradients, picture=lambda path: diagnostics.plot_gradients(gradients, path))
-        _write(study, context, f"{name}_gradients")
-
-
-def _title(path: Path) -> str:
-    """A short name: the folder of the run if the checkpoint is ``best`` or ``last``, else that of the checkpoint."""
-    path = path.resolve()
-    if path.is_file():
-        return path.parent.name
-    return path.parent.name if path.name in ("best", "last") else path.name
-
-
-def _subject(
-    checkpoints: tuple[Path, ...], values: dict[str, Any], context: RunContext, name: str
-) -> tuple[Subject, dict[str, Any]]:
-    """Models, data and attack, and the facts of the record."""
-    device = check_device(context.device)
-    told = backbones.read_training(checkpoints[0])
-    models = [backbones.load_model(path, device=device) for path in checkpoints]
-    check_same_architecture(*models)
-    opened = load_data([told], values["data_name"], context, values)
-    parameters = sum(weight.numel() for weight in models[0].parameters())
-    backbone = {"name": models[0].name, "args": dict(models[0].model_args), "parameters": parameters}
-    about = facts_of(told, _title(checkpoints[0]), backbone, opened)
-    dataset = load_parts(opened, values["n"], values["n_test"], context)
-    attack = _attack(told.get("hyper_parameters", {}), values)
-    subject = Subject(
-        models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,
-        context.output / "landscape" / name, values["batch_size"], values["seed"], context.progress,
-    )  # fmt: skip
-    return subject, about
-
-
-def _attack(trained: dict[str, Any], values: dict[str, Any]) -> PGD:
-    """PGD at the given budget, or else at that of the training."""
-    eps = trained.get("eps", 8 / 255) if values["eps"] is None else values["eps"]
-    norm = values["norm"] or trained.get("norm", "Linf")
-    return PGD(eps=eps, alpha=values["alpha"], steps=values["steps"], norm=norm)
-
-
-def _write(study: Study, context: RunContext, name: str) -> None:
-    for suffix, table in (("", study.table), *((f"_{key}", table) for key, table in study.further.items())):
-        console.say(f"table: {results.write_table(name + suffix, table, context.results / 'tables')}")
-    if study.picture is not None:
-        console.say(f"figure: {study.picture(context.results / 'figures' / f'{name}.png')}")
-
-
-def _record(
-    about: dict[str, Any],
-    subject: Subject,
-    options: dict[str, Any],
-    study: Study,
-    seconds: float,
-    started: results.Environment,
-    what: str,
-) -> results.Record:
-    attack = subject.attack
-    settings = {"what": what, "attack": {name: getattr(attack, name) for name in ("eps", "norm", "alpha", "steps")}}
-    sizes = {"examples": len(subject.y), "test_examples": len(subject.y_test), "batch_size": subject.batch_size}
-    # JSON has no NaN: the cosine of perturbations that are all zero is null.
-    table = study.table.astype(object).where(study.table.notna(), None).to_dict(orient="list")
-    found = {**settings, **sizes, "seed": subject.seed, "torch_threads": torch.get_num_threads(), **options}
-    return results.new_record(
-        **{**about, "hyper_parameters": {**about["hyper_parameters"], "landscape": what}},
-        details={"landscape": {"settings": found, "facts": dict(study.facts), "table": table}},
-        times={"train_s": None, "eval_s": seconds},
-        started=started,
-    )
+    analyse(checkpoints, what, take_run_context(values), values)

@@ -12,9 +12,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from toolkit_ext.data import Reading
+from toolkit_ext.bounds import COUNT, SEED, Bounds
+from toolkit_ext.data.reading import Reading
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import RunContext
+from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
 from toolkit_ext.units import Eps
@@ -35,9 +36,28 @@ class CommaSeparated(click.ParamType[Any]):
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(self.kind(word.strip()) for word in value.split(",") if word.strip())
+            items = tuple(self.kind(word.strip()) for word in value.split(",") if word.strip())
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.kind.__name__}", param, ctx)
+        if not items:
+            self.fail(f"{value!r} is an empty list; give at least one value, or leave the option out", param, ctx)
+        return items
+
+
+class Number(click.ParamType[Any]):
+    """A number within ``bounds``, for options that no dataclass checks."""
+
+    def __init__(self, kind: type, bounds: Bounds) -> None:
+        self.kind, self.bounds = kind, bounds
+        self.name = "integer" if kind is int else "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.bounds.check("", self.kind(value), self.kind)
+        except UserError as error:
+            self.fail(str(error).removeprefix(": "), param, ctx)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a valid {self.name}", param, ctx)
 
 
 def _plain(hint: Any) -> Any:
@@ -63,7 +83,7 @@ def _option(entry: Field[Any], hint: Any) -> click.Option:
     default = ",".join(map(str, entry.default)) if isinstance(entry.default, tuple) else entry.default
     if entry.name == "eps":
         default = "8/255"
-    shown = "" if default in (None, "") else f"  [default: {default}, unless the method has its own]"
+    shown = "" if default in (None, "") else f" [default: {default}, unless the method has its own]"
     text = entry.metadata["help"] + shown
     if _plain(hint) is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", entry.name], default=None, help=text)
@@ -86,8 +106,12 @@ def hyper_parameter_options() -> list[click.Option]:
     return [*made.values(), *hidden]
 
 
+NATURAL, SEED_NUMBER = Number(int, COUNT), Number(int, SEED)
 where_option = click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="only runs with this value (also !=, <, >, <=, >=)"
+)
+data_option = click.option(
+    "--data", "data_name", help="data set; by default the one that the checkpoint was trained on"
 )
 data_root_option = click.option(
     "--data-root", type=FOLDER, default="data", show_default=True, help="folder of the data sets"
@@ -166,7 +190,11 @@ def run_context_options(command: Command, workers: str = "--workers") -> Command
             show_default=True,
             help="images of files: on decodes all at the start, off each batch when needed, auto what fits",
         ),
-        click.option("--progress/--no-progress", default=True, show_default=True, help="show progress bars"),
+        click.option(
+            "--progress/--no-progress", default=True, show_default=True, help="show progress bars, on a terminal"
+        ),
+        click.option("--quiet", is_flag=True, help="no bars and no line for each epoch"),
+        click.option("--json-lines", is_flag=True, help="print a JSON object for each epoch, and the result as one"),
         click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda or cuda:N"),
         click.option("--download", is_flag=True, help="download the data set if it is missing"),
         data_root_option,

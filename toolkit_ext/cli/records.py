@@ -1,4 +1,4 @@
-"""The commands that read run records: ``toolkit-ext table``, ``plot``, ``report`` and ``claims``."""
+"""The commands that read run records: ``toolkit-ext table``, ``plot``, ``compare``, ``report`` and ``claims``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import click
 
 from toolkit_ext import results
 from toolkit_ext.cli import console
+from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import FILE, FOLDER, CommaSeparated, data_root_option, results_option, where_option
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
-from toolkit_ext.report import landscape_pictures, load_pairs, pictures, write_page
 from toolkit_ext.results import Record
-from toolkit_ext.results.records.record import RANKED
-from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.trainers.methods import METHODS
 
 
 @contextmanager
@@ -52,15 +51,17 @@ def _table(records: list[Record], values: dict[str, Any]) -> str:
 def _export(records: Sequence[Record], run_id: str, out: Path | None) -> None:
     if out is None:
         raise UserError(f"--out: is missing; name the file for --robustbench {run_id}, such as model_info.json")
+    from toolkit_ext.results.records.record import RANKED
+
     record = one_of(records, run_id, "--robustbench")
-    trainer = TRAINERS.get(record["method"])
-    written = results.write_model_info(record, out, trainer.method.paper if trainer else None)
+    method = METHODS.get(record["method"])
+    written = results.write_model_info(record, out, method.paper if method else None)
     if record["data"]["name"] not in RANKED:
         console.say(f"note: RobustBench has leaderboards for {', '.join(RANKED)}, not for {record['data']['name']}")
     console.say(f"RobustBench model_info: {written}")
 
 
-@click.command("table")
+@click.command("table", cls=Command)
 @results_option("folder")
 @click.option("--by", type=CommaSeparated(str), default=(), help="columns to group runs by; seeds are averaged over")
 @where_option
@@ -123,7 +124,7 @@ KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-@click.command("plot")
+@click.command("plot", cls=Command)
 @results_option("folder")
 @where_option
 @click.option(
@@ -149,13 +150,33 @@ def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Pa
     if kind == "examples":
         if values["examples"] is None:
             raise UserError("--examples: is missing; name the file that evaluate --save-examples wrote")
+        from toolkit_ext.report import load_pairs  # needs torch
+
         results.plot_pairs(load_pairs(one_of(runs, values["run"]), values["examples"], values["data_root"]), out)
     else:
         KINDS[kind](runs, out, run=values["run"])
     console.say(f"plot: {out}")
 
 
-@click.command("report")
+@click.command("compare", cls=Command)
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@results_option("folder")
+@click.option("--all-seeds", is_flag=True, help="with the recorded runs that differ in their seed alone")
+def compare_command(first: str, second: str, folder: Path, all_seeds: bool) -> None:
+    """Compare two runs on the same test images: second less first, with 90% intervals.
+
+    RUN is a run_id, the path of a record, or a quoted pattern of either; commas separate the seeds of one setting.
+    Intervals count seeds and images if each side has several seeds, else images alone. Runs on other images, or with
+    another eps, norm or protocol, are refused.
+    """
+    from toolkit_ext.results.inference.compare import compare, find_runs
+
+    found = compare(*(find_runs(text, folder / "runs", all_seeds=all_seeds) for text in (first, second)))
+    console.show(f"{found.headline()}\n\n{found.table()}")
+
+
+@click.command("report", cls=Command)
 @results_option("folder")
 @where_option
 @click.option("--examples", type=FOLDER, help="folder of <run_id>.safetensors  [default: RESULTS/examples]")
@@ -170,12 +191,14 @@ def report_command(
 
     Pictures come from the files <run_id>.safetensors that evaluate --save-examples writes.
     """
+    from toolkit_ext.report import landscape_pictures, pictures, write_page
+
     kept = _read(folder, where)
     shown = pictures(kept, examples or folder / "examples", data_root) | landscape_pictures(kept, folder / "figures")
     console.say(f"report: {write_page(kept, out, shown, title)} ({len(kept)} runs, {len(shown)} with pictures)")
 
 
-@click.command("claims")
+@click.command("claims", cls=Command)
 @results_option("folder")
 @click.option("--recipes", type=FOLDER, default="recipes/claims", show_default=True, help="folder of the claims")
 def claims_command(folder: Path, recipes: Path) -> None:

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import click
-import torch
 
-from toolkit_ext import results
-from toolkit_ext.cli import console
+from toolkit_ext.cli.config import config_options
+from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import CommaSeparated, run_context_options, save_every_option, take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiments.experiment import RunContext, check_device
-from toolkit_ext.experiments.sweep import LOG, Outcome, Task, Workers, state_of, sweep
-from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.experiments.settings import RunContext, Task
 from toolkit_ext.trainers.compose import AXES, compose, known, options
-from toolkit_ext.trainers.state import digest
+from toolkit_ext.trainers.methods import METHODS
 
 # Options of train whose value has commas: one value each. The other options of train make a grid.
 _WHOLE = {"deep_layers", "group_pattern"}
-_NOT_OURS = {"method", "seed", "resume", *RunContext.__dataclass_fields__}
-
-
-def _cores() -> int:
-    try:
-        from dask.system import CPU_COUNT  # the limit of a container, not the number of the machine
-    except ImportError:
-        return torch.get_num_threads()
-    return int(CPU_COUNT)
+_NOT_OURS = {"method", "dry_run", "seed", "resume", "config", "print_config", *RunContext.__dataclass_fields__}
 
 
 def _train_options() -> Iterator[click.Option]:
@@ -46,7 +33,7 @@ def _train_options() -> Iterator[click.Option]:
         more: dict[str, Any] = (
             {"multiple": option.multiple, "metavar": option.metavar or "TEXT"} if not option.is_flag else {}
         )
-        yield click.Option([flag, option.name or ""], default=None, help=option.help, **more)
+        yield click.Option([flag, option.name or ""], default=None, help=option.help, hidden=option.hidden, **more)
 
 
 def _values(name: str, given: Any) -> list[tuple[str, ...]]:
@@ -71,7 +58,7 @@ def _task(method: str, words: tuple[str, ...]) -> Task:
 def _has(method: str, axes: Mapping[str, str], name: str) -> bool:
     """Whether ``method`` with the choices in ``axes`` has the option ``name``."""
     of_an_axis = any(name in options(kind) for kinds in AXES.values() for kind in kinds.values())
-    return not of_an_axis or name in known(TRAINERS[method].method, axes)
+    return not of_an_axis or name in known(METHODS[method], axes)
 
 
 def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, Any]) -> list[Task]:
@@ -82,7 +69,7 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
     Raises:
         UserError: an unknown method, an option that none of the methods has, a value that is not allowed.
     """
-    chosen = sorted(TRAINERS) if methods == ("all",) else [check_choice("methods", name, TRAINERS) for name in methods]
+    chosen = sorted(METHODS) if methods == ("all",) else [check_choice("methods", name, METHODS) for name in methods]
     if not chosen or not seeds:
         raise UserError(f"{'seeds' if chosen else 'methods'}: the list is empty; give at least one")
     grid = {name: _values(name, value) for name, value in given.items() if value not in (None, ())}
@@ -95,31 +82,14 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
         kept = {name: words for name, words in zip(grid, values, strict=True) if _has(method, axes, name)}
         used |= kept.keys()
         task = _task(method, (*itertools.chain(*kept.values()), "--seed", str(seed)))
-        compose(TRAINERS[method].method, task.experiment.hyper_parameters)  # rejects a bad value before any run
+        compose(METHODS[method], task.experiment.hyper_parameters)  # rejects a bad value before any run
         tasks.setdefault(task.run_id, task)
     if unused := sorted(grid.keys() - used):
         raise UserError(f"{unused[0]}: has no effect with any of the methods {', '.join(chosen)}")
     return list(tasks.values())
 
 
-def _say(number: int, of: int, outcome: Outcome) -> None:
-    if outcome.record is not None:
-        metrics = outcome.record["metrics"]
-        shown = ", ".join(f"{results.label(name)} {console.percent(value)}" for name, value in metrics.items())
-    else:
-        shown = "left to another process, which runs it" if outcome.another else f"failed: {outcome.failed}"
-    console.say(f"{number}/{of} {outcome.run_id}: {shown}")
-
-
-def _check(tasks: list[Task], context: RunContext) -> None:
-    """Check the device and the data sets once, before the first run; download what is missing."""
-    check_device(context.device)
-    sources = {digest(e.data, e.reading): e for e in (task.experiment for task in tasks)}
-    for experiment in sources.values():
-        context.open(experiment.data, experiment.reading)
-
-
-@click.command("sweep")
+@click.command("sweep", cls=Command)
 @click.option("--methods", type=CommaSeparated(str), default="pgd", show_default=True, help="methods to train, or all")
 @click.option(
     "--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of every combination"
@@ -130,6 +100,7 @@ def _check(tasks: list[Task], context: RunContext) -> None:
 @click.option("--dry-run", is_flag=True, help="list the runs and the state of each, and stop")
 @save_every_option
 @partial(run_context_options, workers="--data-workers")
+@config_options
 def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: bool, **values: Any) -> None:
     """Train several methods with several seeds and settings, and record each.
 
@@ -140,39 +111,9 @@ def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: boo
     context = take_run_context(values)
     engine = [values.pop(name) for name in ("workers", "threads", "scheduler")]
     tasks = plan(methods, seeds, values)
-    states = {task.run_id: state_of(task.experiment, context) for task in tasks}
-    counts = Counter(states.values())
-    console.say(f"{len(tasks)} runs: {counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new")
-    if dry_run:
-        for task in tasks:
-            console.show(f"{states[task.run_id]:8}  {task.run_id}  toolkit-ext {shlex.join(task.words)}")
-        return
-    todo = [task for task in tasks if states[task.run_id] != "recorded"]
-    _check(todo, context)
-    gpus = torch.cuda.device_count() if torch.device(context.device).type == "cuda" else 0
-    chosen = Workers.choose(len(todo), _cores(), gpus, *engine)
-    _finish(_carry_out(todo, context, chosen) if todo else [], context)
+    from toolkit_ext.cli.jobs.sweep import carry_out
 
-
-def _carry_out(tasks: list[Task], context: RunContext, workers: Workers) -> list[Outcome]:
-    whose = workers.scheduler or f"{workers.count} workers" if workers.count else "this process"
-    console.say(f"on {whose}, {workers.threads} CPU threads each; notes of a run are in {context.output}/RUN/{LOG}")
-    outcomes = []
-    for number, outcome in enumerate(sweep(tasks, context, workers), start=1):
-        _say(number, len(tasks), outcome)
-        outcomes.append(outcome)
-    return outcomes
-
-
-def _finish(outcomes: list[Outcome], context: RunContext) -> None:
-    console.say(f"records: {context.results / 'runs'}")
-    failed = [outcome for outcome in outcomes if outcome.failed]
-    for outcome in failed:
-        console.say(f"failed: {outcome.run_id}: {outcome.failed}")
-    if any(outcome.another for outcome in outcomes):
-        console.say("if the other process stops, the same command finishes its runs")
-    if failed:
-        raise SystemExit(1)
+    carry_out(tasks, context, engine, dry_run)
 
 
 sweep_command.params.extend(_train_options())

@@ -1,15 +1,15 @@
-"""``toolkit-ext train [METHOD]`` and ``toolkit-ext methods``."""
+"""``toolkit-ext train [METHOD]``."""
 
 from __future__ import annotations
 
-import math
+import json
 from typing import Any
 
 import click
-from rich import box
-from rich.table import Table
 
 from toolkit_ext.cli import console
+from toolkit_ext.cli.config import config_options
+from toolkit_ext.cli.help import TrainCommand
 from toolkit_ext.cli.options import (
     CommaSeparated,
     backbone_arg_option,
@@ -20,10 +20,8 @@ from toolkit_ext.cli.options import (
     take_reading,
     take_run_context,
 )
-from toolkit_ext.experiments.costs import count_passes
-from toolkit_ext.experiments.experiment import Experiment, run
 from toolkit_ext.experiments.presets import preset_for
-from toolkit_ext.trainers import TRAINERS
+from toolkit_ext.experiments.settings import Experiment, RunContext
 
 
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
@@ -35,7 +33,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     return Experiment(method=method, backbone_args=args, hyper_parameters=given, reading=reading, **fixed)
 
 
-@click.command("train")
+@click.command("train", cls=TrainCommand)
 @click.argument("method", required=False)
 @click.option("--data", default="digits", show_default=True, help="digits, mnist, ..., folder:PATH, npz:PATH, hf:NAME")
 @reading_options
@@ -48,10 +46,12 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--protocol", help="evaluation; by default the usual one of the data set at the attack's eps")
 @click.option("--attacks", type=CommaSeparated(str), default=(), help="columns to evaluate instead of the protocol's")
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
+@click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
 @save_every_option
 @run_context_options
-def train_command(method: str | None, **values: Any) -> None:
+@config_options
+def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
     """Train METHOD on a data set and report its AutoAttack accuracy.
 
     Without METHOD, train uses the best combination for the data set in the leaderboards of results/CLAIMS.md; given
@@ -65,29 +65,24 @@ def train_command(method: str | None, **values: Any) -> None:
         best = preset_for(values["data"])
         console.say(f"method: {best.name}, the best of {best.board} in results/CLAIMS.md ({best.method})")
         method, values = best.method, best.with_options(values)
-    console.show_table(console.results_table([run(experiment_of(method, values), context)]))
+    experiment = experiment_of(method, values)
+    if dry_run:
+        _preview(experiment, context)
+        return
+    from toolkit_ext.experiments.experiment import run
+
+    record = run(experiment, context)
+    if context.json_lines:
+        console.show(json.dumps({"run_id": record["run_id"], **record["metrics"]}))
+    else:
+        console.show_table(console.results_table([record]))
+
+
+def _preview(experiment: Experiment, context: RunContext) -> None:
+    from toolkit_ext.experiments.preview import preview
+
+    for name, text in preview(experiment, context):
+        console.show(f"{name + ':':13}{text}")
 
 
 train_command.params.extend(hyper_parameter_options())
-
-
-@click.command("methods")
-def methods_command() -> None:
-    """List the methods with their choice on each axis, their cost and their paper.
-
-    The cost is the mean number of forward and backward passes of a batch in a training step, rounded up. It is
-    counted while the method trains a small model with its default number of attack steps.
-    """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
-    table.add_column("method", no_wrap=True)
-    table.add_column("attack, objective, update, schedule", ratio=3)
-    for name in ("forward", "backward"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what it does", ratio=3)
-    table.add_column("paper", ratio=4)
-    for name, trainer in TRAINERS.items():
-        method, cost = trainer.method, count_passes(name)
-        axes = ", ".join((method.attack, method.objective, method.update, method.schedule))
-        passes = (str(math.ceil(number)) for number in (cost.forward, cost.backward))
-        table.add_row(name, axes, *passes, method.summary, str(method.paper))
-    console.show_table(table)

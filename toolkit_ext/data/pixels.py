@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+from toolkit_ext.data.reading import CROP_PCT
 
-CROP_PCT = 0.875
-"""timm's default of ``crop_pct``."""
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 _ORIENTATION = 0x0112  # EXIF; 5 to 8 swap height and width
 _BILINEAR = functional.InterpolationMode.BILINEAR

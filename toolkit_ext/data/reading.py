@@ -1,4 +1,4 @@
-"""How a source is read, which is part of a run's identity, and how its images are kept, which is not."""
+"""How a source is read, which is part of a run's identity, and how its images are kept, which is not (without torch)."""
 
 from __future__ import annotations
 
@@ -7,63 +7,56 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from toolkit_ext.data.pixels import CROP_PCT, Frame
+from toolkit_ext.bounds import COUNT, Bounds, check_options
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import option
 
+if TYPE_CHECKING:
+    from toolkit_ext.data.pixels import Frame
+
+CROP_PCT = 0.875
+"""timm's default of ``crop_pct``."""
+
 ON_BAD_IMAGE = ("error", "skip")
 IN_MEMORY = ("auto", "on", "off")
+WORKERS = Bounds(least=0)  # 0 is this process
 _MOST_WORKERS = 16
-_KINDS = {int: "an integer", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a source is read. Everything here can change a result."""
 
-    image_size: int | None = option(None, "pixels of the square that images are resized and cropped to")
+    image_size: int | None = option(None, "pixels of the square that images are resized and cropped to", COUNT)
     crop_pct: float | None = option(
-        None, f"share of the resized image's short side that the crop keeps, as in timm  [default: {CROP_PCT}]"
+        None,
+        f"share of the resized image's short side that the crop keeps, as in timm  [default: {CROP_PCT}]",
+        Bounds(above=0, most=1),
     )
     train_split: str | None = option(None, "name of the training split  [default: train]")
     validation_split: str | None = option(None, "name of the validation split  [default: val, if test exists]")
     test_split: str | None = option(None, "name of the test split  [default: test, or else val]")
-    test_fraction: float | None = option(None, "share of the training images to test on, where no split is for tests")
+    test_fraction: float | None = option(
+        None, "share of the training images to test on, where no split is for tests", Bounds(above=0, below=1)
+    )
     group_pattern: str | None = option(
         None, "regular expression that finds an image's group in its path; --test-fraction never splits a group"
     )
     on_bad_image: str = option("error", "an image that cannot be read: error, or skip (all are checked at the start)")
 
     def __post_init__(self) -> None:
-        self._check_types()
+        check_options(self)  # a checkpoint may tell how its data was read, so values can be anything
         check_choice("on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
-        if self.image_size is not None and self.image_size < 1:
-            raise UserError(f"image_size: {self.image_size} is not allowed; at least 1")
         if self.crop_pct is not None and self.image_size is None:
             raise UserError("crop_pct: has no effect without image_size")
-        for name, value in (("crop_pct", self.crop_pct), ("test_fraction", self.test_fraction)):
-            if value is not None and not (0 < value < 1 or (value == 1 and name == "crop_pct")):
-                raise UserError(f"{name}: {value} is not allowed; above 0 and below 1 (crop_pct: at most 1)")
         if self.group_pattern is not None and self.test_fraction is None:
             raise UserError("group_pattern: has no effect without test_fraction")
         try:
             re.compile(self.group_pattern or "")
         except re.error as error:
             raise UserError(f"group_pattern: {self.group_pattern!r} is no regular expression: {error}") from None
-
-    def _check_types(self) -> None:
-        """A checkpoint may tell how its data was read, so values can be anything."""
-        kinds: dict[str, tuple[type, ...]] = {
-            "image_size": (int,),
-            "crop_pct": (int, float),
-            "test_fraction": (int, float),
-        }
-        for entry in fields(self):
-            value, kind = getattr(self, entry.name), kinds.get(entry.name, (str,))
-            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise UserError(f"{entry.name}: {value!r} is not allowed; give {_KINDS[kind[-1]]}")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -84,6 +77,8 @@ class Reading:
     @property
     def frame(self) -> Frame:
         """How images are resized and cropped."""
+        from toolkit_ext.data.pixels import Frame  # here, because it loads torch
+
         return Frame(self.image_size, CROP_PCT if self.crop_pct is None else self.crop_pct)
 
     def refuse(self, data: str, *names: str) -> None:
@@ -105,13 +100,12 @@ class Engine:
     """
 
     in_memory: str = "auto"
-    workers: int | None = None
+    workers: int | None = option(None, "processes that decode batches, threads that decode at the start", WORKERS)
     cache: Path | None = None
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_choice("in_memory", self.in_memory, IN_MEMORY)
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"workers: {self.workers} is not allowed; 0 (this process) or more")
 
     @property
     def processes(self) -> int:

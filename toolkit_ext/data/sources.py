@@ -19,7 +19,7 @@ from toolkit_ext.data.folder import order_of
 from toolkit_ext.data.hugging_face import open_hugging_face
 from toolkit_ext.data.images import ImageSet
 from toolkit_ext.data.reading import Engine, Reading
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError, check_choice, one_line
 
 Part = tuple[Tensor, Tensor]
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
@@ -106,7 +106,7 @@ def open_source(
 
 
 def _what_now(name: str, root: Path, download: bool, error: Exception) -> str:
-    facts = " ".join(str(error).split())[:160] or type(error).__name__
+    facts = one_line(error, 160)
     if download:
         return f"data {name}: --download into {root} failed: {facts}"
     if isinstance(error, RuntimeError) and ("not found" in facts or "orrupt" in facts):

@@ -22,7 +22,7 @@ def check_images(x: Any, name: str = "images") -> Tensor:
     Raises:
         UserError: another shape, type or range, or no images.
     """
-    images = _tensor(x, name)
+    images = as_tensor(x, name)
     _check_layout(images, name)
     if images.dtype != torch.uint8:
         images = images.to(torch.float32)
@@ -63,7 +63,7 @@ def check_labels(y: Any, n: int, num_classes: int | None = None, name: str = "la
     Raises:
         UserError: another shape, type or range, or another number of labels.
     """
-    labels = _tensor(y, name)
+    labels = as_tensor(y, name)
     if labels.numel() == 0:
         raise UserError(f"{name}: shape {list(labels.shape)} is empty; give one label for each image")
     if labels.ndim == 2:
@@ -85,13 +85,42 @@ def _check_indices(y: Tensor, n: int, num_classes: int | None, name: str) -> Non
         raise UserError(f"{name}: values range from {low} to {high}; they must be {allowed}")
 
 
-def _tensor(value: Any, name: str) -> Tensor:
-    if isinstance(value, np.ndarray) and (not value.flags.writeable or min(value.strides, default=0) < 0):
-        value = value.copy()  # torch warns of read-only arrays and refuses reversed ones
+def as_tensor(value: Any, name: str) -> Tensor:
+    """``value`` as a dense tensor without history that shares its memory where that is possible.
+
+    Args:
+        value: Tensor, array of any memory layout, or list of numbers, arrays or tensors.
+        name: Its name in messages.
+
+    Raises:
+        UserError: anything else, no values (a tensor on ``meta``), or masked ones.
+    """
     try:
-        return torch.as_tensor(value)
+        tensor = value if isinstance(value, Tensor) else _from_array(value)
+        if tensor.is_meta:
+            raise ValueError("a tensor on meta has no values")
+        tensor = tensor.detach() if tensor.requires_grad else tensor
+        tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+        return tensor.clone() if tensor.is_inference() else tensor
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: a {type(value).__name__} is not allowed; give a tensor or a NumPy array") from error
+        reason = f" ({text})" if (text := " ".join(str(error).split())[:80]) else ""
+        message = f"{name}: a {type(value).__name__} is not allowed{reason}; give a tensor or a NumPy array"
+        raise UserError(message) from error
+
+
+def _from_array(value: Any) -> Tensor:
+    if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        return torch.stack([torch.as_tensor(part) for part in value])
+    if np.ma.is_masked(value):
+        raise ValueError("some of its values are masked")
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"its values are of type {array.dtype}")
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()  # torch warns of read-only arrays and refuses reversed ones
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _dtype(x: Tensor) -> str:
@@ -129,7 +158,9 @@ def channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 
-def split_validation(x: Any, y: Any, fraction: float, seed: int, *, name: str = "validation") -> tuple[Tensor, Tensor]:
+def split_validation(
+    x: Any, y: Any, fraction: float, seed: int, *, name: str = "validation_fraction"
+) -> tuple[Tensor, Tensor]:
     """Indices of a training and a validation part, int64, ascending; the same on every machine.
 
     The split is stratified by class, or random if a class is too small.
@@ -149,7 +180,7 @@ def split_validation(x: Any, y: Any, fraction: float, seed: int, *, name: str = 
     labels, count = np.asarray(y), len(x)
     size = round(fraction * count) if 0 < fraction < 1 else 0
     if not 1 <= size < count or len(labels) != count:
-        raise UserError(f"{name}: a share of {fraction} of {count} images is not allowed; both parts need images")
+        raise UserError(f"{name}: {fraction} of {count} images is not allowed; both parts need images")
     sizes = np.unique(labels, return_counts=True)[1]
     fits = sizes.min() >= 2 and min(size, count - size) >= len(sizes)
     with warnings.catch_warnings():

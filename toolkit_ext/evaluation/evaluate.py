@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from toolkit_ext.evaluation.running.state import shared_state
 from toolkit_ext.evaluation.settings import BatchSize, check_carry, find_batch_size, settle
 from toolkit_ext.evaluation.suite.attack_suite import AttackSuite
 from toolkit_ext.evaluation.suite.precision import Precision, check_precision
-from toolkit_ext.io import make_folder
+from toolkit_ext.io import check_output
 from toolkit_ext.ranks import current
 
 _STANDARD = Budget()
@@ -91,13 +90,15 @@ def evaluate(
     device = find_device(model, device)
     ranks = current(device)
     if save_examples is not None:
-        make_folder(Path(save_examples).parent)  # fail now, not after the attacks
+        check_output(Path(save_examples))  # fail now, not after the attacks
     with opened(model, images, labels, precision, device, num_classes) as subject:
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
         settings = settle(subject, protocol, seed, size, budget, precision)
         if carry is not None:
             check_carry(carry, settings)
-        bar = tqdm(desc=f"evaluate {protocol.name}", unit="image", disable=not (progress and ranks.is_first))
+        bar = tqdm(
+            desc=f"evaluate {protocol.name}", unit="image", disable=None if progress and ranks.is_first else True
+        )
         with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
             suite = AttackSuite(Runner(subject, size, state, ranks, bar), settings, carry)
             suite.run(reject_probabilities=reject_probabilities)
@@ -118,7 +119,7 @@ def _result(suite: AttackSuite) -> Evaluation:
         intervals=intervals,
         warnings=tuple(runner.flags),
         omitted=suite.omitted,
-        details={name: asdict(row) for name, row in runner.rows.items()},
+        details={name: row.to_dict() for name, row in runner.rows.items()},
         robust=suite.robust,
         carried=_carried(suite.carry),
         examples=runner.examples(suite.protocol),

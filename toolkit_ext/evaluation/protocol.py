@@ -11,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive
+from toolkit_ext.bounds import check_options
+from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive, one_line
 from toolkit_ext.types import NORMS, Norm
-from toolkit_ext.units import parse_eps
+from toolkit_ext.units import Eps, parse_eps
 
 Version = Literal["standard", "plus", "rand"]
 VERSIONS: tuple[Version, ...] = ("standard", "plus", "rand")
@@ -27,6 +28,7 @@ COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "square", "aa")
 _ALPHA = {"pgd20": "eps/8", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
 _USUAL = {("digits", "Linf"): "linf_0.1_digits", ("mnist", "Linf"): "linf_0.3_mnist", ("mnist", "L2"): "l2_1.5_mnist"}
 _ELSE: dict[str, str] = {"Linf": "linf_8_255", "L2": "l2_0.5"}
+_FAR_BELOW = 0.25  # of the usual radius
 _FOLDERS = (Path(__file__).parent / "protocols", Path(__file__).parents[2] / "eval" / "protocols")
 
 
@@ -52,16 +54,15 @@ class Protocol:
 
     name: str
     norm: Norm
-    eps: float
+    eps: Eps
     version: Version = "standard"
     attacks: tuple[str, ...] = ("clean", "aa")
     alpha: Mapping[str, str] = field(default_factory=dict, hash=False)
-    l2_eps: float | None = None
+    l2_eps: Eps | None = None
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_file_name("protocol", self.name)  # names folders
-        check_choice("norm", self.norm, NORMS)
-        check_choice("version", self.version, VERSIONS)
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
         object.__setattr__(self, "attacks", tuple(dict.fromkeys(self.attacks)))
         for attack in self.attacks:
@@ -121,8 +122,8 @@ def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
         fields = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"protocol {path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"protocol {path}: not a readable JSON file ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"protocol {path}: not a readable JSON file ({one_line(error)})") from error
     try:
         return Protocol(**fields)
     except TypeError as error:
@@ -140,6 +141,15 @@ def protocol_for(data: str, norm: str | None = None, eps: float | str | None = N
     protocol = load_protocol(_USUAL.get((data, norm), _ELSE[norm]))
     same = eps is None or parse_eps(eps, norm) == protocol.eps
     return protocol if same else protocol.at(eps=eps)
+
+
+def small_radius(protocol: Protocol, data: str) -> str:
+    """A warning if ``protocol`` has an ``eps`` of 0, or one far below the usual for the data set; else empty."""
+    usual = protocol_for(data, protocol.norm).eps
+    if protocol.eps >= _FAR_BELOW * usual:
+        return ""
+    what = "only the clean images are attacked" if protocol.eps == 0 else "accuracies at it say little of robustness"
+    return f"small_eps: {protocol.norm} eps {protocol.eps:.4g} is far below the usual {usual:.4g} of {data}; {what}"
 
 
 def budgets(protocol: Protocol, eps: Sequence[float | str]) -> tuple[Protocol, ...]:

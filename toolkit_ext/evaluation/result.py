@@ -11,13 +11,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.evaluation.protocol import Protocol
-from toolkit_ext.io import atomic_write
+from toolkit_ext.evaluation.tensor_files import read_tensors, write_tensors
 from toolkit_ext.types import Norm
 
 
@@ -26,9 +24,10 @@ class Flag:
     """A reason to doubt a result.
 
     ``kind`` is ``randomized``, ``probabilities``, ``dynamic``, ``zero_gradients``, ``square_beats_white_box`` (all
-    pyautoattack's), ``recheck`` (false successes), ``slow_bf16`` (bf16-verified is slower), ``audit`` or ``other``.
-    ``attack`` is empty for the checks before the attacks. ``count`` is the number of examples; for zero gradients, of
-    attack starts (one per target class and restart).
+    pyautoattack's; ``zero_gradients`` also ours, of every gradient attack), ``batch_dependent``, ``scaled_twice``,
+    ``small_eps``, ``recheck`` (false successes), ``slow_bf16`` (bf16-verified is slower), ``audit`` or ``other``.
+    ``attack`` is empty for the checks before the attacks. ``count`` is the number of examples; for zero gradients that
+    pyautoattack counts, of attack starts (one per target class and restart).
     """
 
     kind: str
@@ -46,18 +45,27 @@ class Flag:
 
 @dataclass(frozen=True)
 class Row:
-    """One attack: examples ``attempted`` and ``broken``, wall ``seconds``, and the ``accuracy`` after it."""
+    """One attack: examples ``attempted`` and ``broken``, wall ``seconds``, and the ``accuracy`` after it.
+
+    ``zero_gradients`` is the share of the images it began with whose first input gradient was zero or not finite; None
+    for an attack without gradients.
+    """
 
     attempted: int
     broken: int
     seconds: float
     accuracy: float
+    zero_gradients: float | None = None
 
     @classmethod
-    def of(cls, attempted: Tensor, robust: Tensor, seconds: float) -> Self:
+    def of(cls, attempted: Tensor, robust: Tensor, seconds: float, zero_gradients: float | None = None) -> Self:
         """From ``[N]`` bool: which images were attacked, and which are robust afterwards."""
         broken = int((attempted & ~robust).sum())
-        return cls(int(attempted.sum()), broken, round(seconds, 3), fraction(robust))
+        return cls(int(attempted.sum()), broken, round(seconds, 3), fraction(robust), zero_gradients)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are known, ready for JSON."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,21 +94,20 @@ class Examples:
         tensors = {name: getattr(self, name) for name in ("inputs", "indices", "labels", "predictions")}
         tensors["attack"] = torch.tensor([names.index(name) for name in self.attacks], dtype=torch.int64)
         attacks = [{"name": name, "norm": self.balls[name][0], "eps": self.balls[name][1]} for name in names]
-        return atomic_write(Path(path), save(tensors, {"attacks": json.dumps(attacks)}))
+        return write_tensors(Path(path), tensors, {"attacks": json.dumps(attacks)})
 
 
 def load_examples(path: str | Path) -> Examples:
     """Read a file of :meth:`Examples.save`; :class:`UserError` for any other file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            attacks = json.loads(file.metadata()["attacks"])
+        tensors, texts = read_tensors(Path(path))
+        attacks = json.loads(texts["attacks"])
         names = [attack["name"] for attack in attacks]
         codes = tensors.pop("attack").tolist()
         balls = {attack["name"]: (attack["norm"], attack["eps"]) for attack in attacks}
         return Examples(**tensors, attacks=tuple(names[code] for code in codes), balls=balls)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"examples {path}: not a file of adversarial examples ({error})") from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"examples {path}: not a file of adversarial examples ({one_line(error)})") from error
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -142,8 +149,9 @@ class Evaluation:
         intervals: 95% Wilson interval of each metric.
         warnings: Reasons for doubt, including AutoAttack's own.
         omitted: Attacks that could not be run, with the reason.
-        details: Per attack: examples ``attempted``, ``broken``, wall ``seconds`` and the ``accuracy`` after it. Each
-            part of AutoAttack attacks what the earlier ones left; a column attacks every correct image.
+        details: Per attack: examples ``attempted``, ``broken``, wall ``seconds``, the ``accuracy`` after it and, for
+            gradient attacks, the share of ``zero_gradients`` (see :class:`Row`). Each part of AutoAttack attacks what
+            the earlier ones left; a column attacks every correct image.
         robust: Per attack, ``[N]`` bool: correct and not broken by it (by a part of AutoAttack: nor by earlier parts).
         examples: The first adversarial example found for each broken image.
         seconds: Wall time of all attacks, each counted once (rows of ``details`` may overlap).

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.checks import Subject, hash_model, hash_tensors
+from toolkit_ext.evaluation.loading.checks import Subject, hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol
 from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.running.recheck import tolerance
 from toolkit_ext.evaluation.running.state import differences, stored_key
 from toolkit_ext.evaluation.suite.autoattack import Threat, targets
 from toolkit_ext.evaluation.suite.precision import Precision, pass_seconds
+from toolkit_ext.evaluation.tensor_files import hash_tensors
 
 BatchSize = int | Literal["auto"]
 CANDIDATES = (64, 128, 250, 500, 1000)  # batch sizes that "auto" tries

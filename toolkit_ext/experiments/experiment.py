@@ -6,7 +6,8 @@ The command line and all recipes use :func:`run`, so that records from all of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,86 +17,19 @@ from torch import Tensor
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli.console import say
-from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
+from toolkit_ext.evaluation.protocol import small_radius
+from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.presets import protocol_of
-from toolkit_ext.io import make_folder
+from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
+from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers.state import digest
+from toolkit_ext.trainers.optim import make_optimizer, make_schedulers
 
-
-@dataclass(frozen=True)
-class Experiment:
-    """All settings that identify a run.
-
-    ``hyper_parameters`` are those of the method's axes and of the loop, and may make another choice on an axis.
-    ``n_train`` and ``n_test`` take the first examples of each part; the test examples are attacked. ``protocol`` names
-    the evaluation, by default the usual one of the data set for the norm and ``eps`` of the method's attack.
-    ``reading`` has the options of :class:`toolkit_ext.data.Reading` that differ from their defaults.
-    """
-
-    method: str
-    data: str = "digits"
-    backbone: str = "lenet"
-    backbone_args: Mapping[str, Any] = field(default_factory=dict)
-    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 20
-    batch_size: int = 128
-    n_train: int | None = None
-    n_test: int | None = 1000
-    protocol: str | None = None
-    attacks: tuple[str, ...] = ()
-    seed: int = 0
-    reading: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def run_id(self) -> str:
-        """A name made of the main settings and a hash of all of them."""
-        settings = asdict(self)
-        if not settings["reading"]:
-            del settings["reading"]  # runs had no such setting before
-        words = [self.data, self.backbone, self.method, f"s{self.seed}", digest(settings)[:8]]
-        return results.slug("-".join(word.rstrip("/").rpartition("/")[2] for word in words))
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """Folders, device and display of a run; none of them changes the result.
-
-    ``told`` are further facts for the record, such as how the run was chosen. ``in_memory``, ``data_workers`` and
-    ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes.
-    """
-
-    results: Path = Path("results")
-    output: Path = Path("outputs")
-    data_root: Path = Path("data")
-    download: bool = False
-    device: str = "cpu"
-    resume: bool = False
-    progress: bool = True
-    tables: tuple[str, ...] = ()
-    told: Mapping[str, Any] = field(default_factory=dict)
-    in_memory: str = "auto"
-    data_workers: int | None = None
-    cache: Path | None = None
-    save_every: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in self.tables:
-            results.check_name("tables", name)
-        check_positive("save_every", self.save_every, zero=True)
-        assert self.engine
-
-    @property
-    def engine(self) -> data.Engine:
-        """How images are kept."""
-        return data.Engine(self.in_memory, self.data_workers, self.cache)
-
-    def open(self, name: str, reading: Mapping[str, Any]) -> data.Dataset[data.ImageSet]:
-        """The data set called ``name``, read as ``reading`` says."""
-        return data.open_source(name, root=self.data_root, download=self.download, workers=self.data_workers, **reading)
+_FEW = 8  # images of a rehearsal
 
 
 def check_device(device: str) -> torch.device:
@@ -166,6 +100,47 @@ def facts(
     }
 
 
+def prepare(
+    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device
+) -> tuple[data.Dataset[data.ImageSet], Normalized, MethodTrainer, Protocol]:
+    """The images that ``experiment`` takes of ``dataset``, its untrained model with the trainer, and the evaluation.
+
+    Raises:
+        UserError: an option that is not allowed with this data set or this number of epochs.
+    """
+    dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
+    model, trainer = make_trainer(experiment, dataset, device)
+    axes = trainer.axes
+    protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
+    if axes.loop.validation_fraction > 0 and dataset.y_validation is None:
+        data.split_validation(dataset.x_train, dataset.y_train, axes.loop.validation_fraction, axes.loop.seed)
+    optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
+    make_schedulers([optimizer], axes.loop, len(dataset.y_train), experiment.epochs, resets)
+    return dataset, model, trainer, protocol
+
+
+def first_images(dataset: data.Dataset[data.ImageSet], n: int) -> tuple[Tensor, Tensor]:
+    """The first ``n`` training images of ``dataset``, if it has so many, and their labels, in memory."""
+    few = replace(dataset.subset(min(n, len(dataset.y_train)), 1), x_validation=None, y_validation=None)
+    found = data.in_memory(few, data.Engine())
+    return found.x_train, found.y_train
+
+
+def rehearse(experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device) -> None:
+    """Refuse what :func:`run` would refuse: prepare the run, and take one step on a few images.
+
+    Raises:
+        UserError: as :func:`run`, but for folders that cannot be written.
+    """
+    prepare(experiment, dataset, device)
+    quiet = {"validation_fraction": 0.0, "measure_every": 0, "compile_mode": "none"}
+    short = replace(experiment, hyper_parameters={**experiment.hyper_parameters, **quiet})
+    _, trainer = make_trainer(short, dataset, device)
+    x, y = first_images(dataset, _FEW)
+    with suppress(RunError):  # such as a loss that is not finite, which is the run's own failure
+        trainer.fit(x, y, batch_size=len(x), nb_epochs=experiment.epochs, stop_after=1, progress=False)
+
+
 def run(experiment: Experiment, context: RunContext) -> Record:
     """Train, evaluate the epoch with the best validation accuracy, and write the record; skip a recorded run.
 
@@ -180,13 +155,12 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     started = results.environment()
     with ranks.one_by_one(local_rank()):
         dataset = context.open(experiment.data, experiment.reading)
-    dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
-    model, trainer = make_trainer(experiment, dataset, device)
-    protocol = protocol_of(experiment.data, trainer.axes.hyper_parameters(), experiment.protocol, experiment.attacks)
+    dataset, model, trainer, protocol = prepare(experiment, dataset, device)
     about = facts(experiment, dataset, model, trainer)
     folder = context.output / experiment.run_id
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
     ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
+    ranks.first(lambda: _keep_options(experiment, folder))
     results.reset_peak_memory()
     dataset = data.place(dataset, context.engine, device)
     trainer.fit(
@@ -197,8 +171,9 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         nb_epochs=experiment.epochs,
         run_dir=folder,
         resume=context.resume,
+        progress=context.progress and not context.quiet,
+        on_epoch=shown_epochs(context),
         save_every=context.save_every,
-        progress=context.progress,
         extra=about | ({"reading": dict(experiment.reading)} if experiment.reading else {}),
     )
     trainer.load_best()
@@ -221,12 +196,19 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     return ranks.first(lambda: _written(record, context))
 
 
+def _keep_options(experiment: Experiment, folder: Path) -> None:
+    """Write ``config.yaml``, with which ``train --config`` repeats the run."""
+    with suppress(UserError):  # an object on an axis, which only Python can give
+        atomic_write(make_folder(folder) / "config.yaml", as_yaml(experiment.options()))
+
+
 def _recorded(experiment: Experiment, context: RunContext) -> Record | None:
     written = context.results / "runs" / f"{experiment.run_id}.json"
     if not written.exists():
         return None
+    record = results.read_record(written)
     say(f"{experiment.run_id}: recorded already, see {written}")
-    return next(r for r in results.read_records(context.results / "runs") if r["run_id"] == experiment.run_id)
+    return record
 
 
 def _written(record: Record, context: RunContext) -> Record:
@@ -247,6 +229,10 @@ def record_of(
     """The record of a training described by ``about`` and the evaluation of its model."""
     found = evaluation.to_record()
     trained = sum(row["seconds"] for row in training.get("history", []))
+    if small := small_radius(protocol, about["data"]["name"]):
+        found["warnings"].append(small)
+    if small := small_radius(protocol, about["data"]["name"]):
+        found["warnings"].append(small)
     return results.new_record(
         **about,
         **(found | {"details": {**found["details"], "training": dict(training)}}),

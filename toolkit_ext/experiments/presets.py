@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Protocol, load_protocol, protocol_for
-from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import AXES, known
+from toolkit_ext.trainers.methods import METHODS
+
+if TYPE_CHECKING:
+    from toolkit_ext.evaluation import Protocol
 
 
 def protocol_of(
     data: str, hyper_parameters: Mapping[str, Any], named: str | None = None, attacks: tuple[str, ...] = ()
 ) -> Protocol:
     """The protocol ``named``, else the usual one for a data set, norm and ``eps``; ``attacks`` replace its own."""
+    from toolkit_ext.evaluation import load_protocol, protocol_for
+
     usual = protocol_for(data, hyper_parameters.get("norm"), hyper_parameters.get("eps"))
     protocol = load_protocol(named or usual)
     return protocol.at(attacks=attacks) if attacks else protocol
@@ -51,7 +55,7 @@ class Preset:
             own = {name: value for name, value in own.items() if name not in ("eps_min", "eps_max")}
         elif self.protocol:
             own["protocol"] = self.protocol
-        fits = {*known(TRAINERS[self.method].method, {**own, **chosen}), *AXES, "protocol"}
+        fits = {*known(METHODS[self.method], {**own, **chosen}), *AXES, "protocol"}
         return {**given, **{name: value for name, value in own.items() if name in fits and name not in chosen}}
 
 
@@ -102,6 +106,6 @@ def preset_for(data: str) -> Preset:
     if data not in PRESETS:
         raise UserError(
             f"METHOD: none is given, and there is no preset for data {data!r}; name one of "
-            f"{', '.join(TRAINERS)} (there is a preset for {', '.join(sorted(PRESETS))})"
+            f"{', '.join(METHODS)} (there is a preset for {', '.join(sorted(PRESETS))})"
         )
     return PRESETS[data]

@@ -14,9 +14,11 @@ from typing import Any
 import click
 import torch
 
-from toolkit_ext.cli import CONTEXT_SETTINGS, console, guarded
+from toolkit_ext.cli import console, guarded
+from toolkit_ext.cli.help import CONTEXT_SETTINGS, Command
 from toolkit_ext.cli.options import run_context_options, save_every_option, take_run_context
-from toolkit_ext.experiments.experiment import Experiment, RunContext, run
+from toolkit_ext.experiments.experiment import run
+from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import known
@@ -91,7 +93,7 @@ def script(text: str | None, **defaults: str) -> Callable[[Callable[..., None]],
     smoke_help = "the same on digits in seconds, to see that everything works"
 
     def decorate(main: Callable[..., None]) -> click.Command:
-        @click.command(help=text, context_settings=settings)
+        @click.command(help=text, cls=Command, context_settings=settings)
         @click.option("--smoke", "small", is_flag=True, help=smoke_help)
         @save_every_option
         @run_context_options

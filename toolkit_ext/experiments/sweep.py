@@ -16,15 +16,17 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import Experiment, RunContext, run
+from toolkit_ext.errors import UserError, one_line
+from toolkit_ext.experiments.experiment import run
+from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.io import make_folder
-from toolkit_ext.results import Record
+from toolkit_ext.results import Record, read_record
 
-State = Literal["recorded", "stopped", "new"]
+State = Literal["recorded", "unreadable", "stopped", "new"]
 LOG, _LOCK = "sweep.log", ".sweep.lock"
 # A run fails when its worker has died this often; until then another worker resumes it.
 _TRIES = 2
+_MOST = 1024  # workers, and threads of one
 _REACH_SECONDS = 20.0
 # So long after a worker first died, Dask stops restarting it, and the sweep would wait for ever. Dask's default of 15
 # seconds is less than two imports of torch take on a busy machine.
@@ -35,19 +37,6 @@ _HERE_ALONE = {
     "dashboard_address": "127.0.0.1:0",
     "worker_dashboard_address": "127.0.0.1:0",
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    """A run and the arguments of ``toolkit-ext`` that start it, which its record names."""
-
-    experiment: Experiment
-    words: tuple[str, ...]
-
-    @property
-    def run_id(self) -> str:
-        """The name of the run, of its folder and of its record."""
-        return self.experiment.run_id
 
 
 @dataclass(frozen=True)
@@ -89,10 +78,10 @@ class Workers:
         Raises:
             UserError: a negative ``count``, or ``threads`` below 1.
         """
-        if count is not None and count < 0:
-            raise UserError(f"workers: {count} is not allowed; 0 (this process) or more")
-        if threads is not None and threads < 1:
-            raise UserError(f"threads: {threads} is not allowed; at least 1")
+        if count is not None and not 0 <= count <= _MOST:
+            raise UserError(f"workers: {count} is not allowed; 0 (this process) or more, at most {_MOST}")
+        if threads is not None and not 1 <= threads <= _MOST:
+            raise UserError(f"threads: {threads} is not allowed; at least 1, at most {_MOST}")
         if count is None:
             count = max(1, min(tasks, gpus or cores // (threads or 1)))
         return cls(count, threads or max(1, cores // max(count, 1)), scheduler)
@@ -182,8 +171,12 @@ def visible(worker: int, count: Callable[[], int]) -> str:
 
 
 def state_of(experiment: Experiment, context: RunContext) -> State:
-    """Whether a run is recorded, was stopped and can be resumed, or is new."""
-    if (context.results / "runs" / f"{experiment.run_id}.json").exists():
+    """Whether a run is recorded, has an unreadable record in its way, was stopped and can be resumed, or is new."""
+    if (record := context.results / "runs" / f"{experiment.run_id}.json").exists():
+        try:
+            read_record(record)
+        except UserError:
+            return "unreadable"
         return "recorded"
     return "stopped" if (context.output / experiment.run_id / "last").exists() else "new"
 
@@ -224,5 +217,5 @@ def in_one_line(error: BaseException) -> str:
     """The error's message in at most 300 characters, or that Dask gave the run up."""
     if type(error).__name__ == "KilledWorker":
         return f"its worker process died {_TRIES} times (killed, or out of memory)"
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error, 300)
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,13 +35,14 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def evaluating(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode, weights frozen or (``weights=True``) all with gradients; restore all after.
+def evaluating(model: nn.Module, *, weights: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Hold ``model`` in evaluation mode with gradients for ``weights`` alone; restore all after.
 
     Batch norm uses its running statistics and dropout is off: the loss of an example does not depend on its batch.
     """
     with attackable(model):
-        model.requires_grad_(weights)
+        for weight in weights:
+            weight.requires_grad_()
         yield
 
 
@@ -81,9 +82,27 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
-def split(model: nn.Module, vector: Tensor) -> list[Tensor]:
-    """``vector`` ``[n]`` in the shapes of the weights, without copying."""
-    weights = list(model.parameters())
+def trainable(model: nn.Module) -> list[Tensor]:
+    """The weights that training moves, in the order of ``model.parameters()``: those with ``requires_grad``.
+
+    A model that is frozen as a whole, as for inference, counts as trainable as a whole.
+    """
+    weights: list[Tensor] = list(model.parameters())
+    return [weight for weight in weights if weight.requires_grad] or weights
+
+
+def embedded(model: nn.Module, weights: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """``vector`` ``[..., m]`` over some ``weights`` of ``model`` as one over all ``[..., n]``, zero at the others."""
+    sizes = [weight.numel() for weight in weights]
+    known = {id(weight): part for weight, part in zip(weights, vector.split(sizes, dim=-1), strict=True)}
+    rest = vector.shape[:-1]
+    parts = [known.get(id(weight), vector.new_zeros(*rest, weight.numel())) for weight in model.parameters()]
+    return torch.cat(parts, dim=-1)
+
+
+def split(weights: nn.Module | Sequence[Tensor], vector: Tensor) -> list[Tensor]:
+    """``vector`` in the shapes of ``weights`` (a module: of all of its), without copying."""
+    weights = list(weights.parameters()) if isinstance(weights, nn.Module) else weights
     parts = vector.split([weight.numel() for weight in weights])
     return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 

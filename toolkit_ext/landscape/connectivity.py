@@ -32,11 +32,13 @@ from toolkit_ext.landscape.adversarial_loss import (
     batches,
     checked,
     device_of,
+    embedded,
     flat,
     measure,
     move_to,
     restored,
     seeded,
+    trainable,
 )
 from toolkit_ext.landscape.directions import check_same_architecture
 from toolkit_ext.types import Attack
@@ -120,7 +122,7 @@ def train_curve(
     inner = [point.clone().requires_grad_() for point in curve.points[1:-1]]
     optimizer = torch.optim.SGD(inner, lr=lr, momentum=momentum)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    bar = tqdm(total=steps, desc="curve", disable=not progress, leave=False)
+    bar = tqdm(total=steps, desc="curve", disable=None if progress else True, leave=False)
     with seeded(seed, device_of(model)), bar:
         for _ in range(epochs):
             order = torch.randperm(len(y))
@@ -144,8 +146,9 @@ def _step(
     loss = cross_entropy(model(made), labels)
     if not bool(torch.isfinite(loss)):
         raise UserError("lr: the loss on the curve is not finite; give a smaller one")
-    gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
-    gradient = torch.cat([part.flatten() for part in gradients])
+    weights = trainable(model)  # frozen ones stay on the straight line between the ends
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+    gradient = embedded(model, weights, torch.cat([part.flatten() for part in gradients]))
     for point, coefficient in zip(inner, coefficients[1:-1].tolist(), strict=True):
         point.grad = coefficient * gradient
 

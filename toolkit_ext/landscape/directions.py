@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.landscape.adversarial_loss import device_of, dtype_of, flat, size_of
+from toolkit_ext.landscape.adversarial_loss import device_of, dtype_of, flat, size_of, split, trainable
 
 
 def check_direction(model: nn.Module, direction: Tensor) -> Tensor:
@@ -26,13 +26,23 @@ def check_direction(model: nn.Module, direction: Tensor) -> Tensor:
 
 
 def random_direction(model: nn.Module, *, seed: int = 0) -> Tensor:
-    """A direction ``[n]`` uniform on the unit sphere."""
+    """A direction ``[n]`` uniform on the unit sphere of the trainable weights; zero at frozen ones."""
     generator = torch.Generator().manual_seed(seed)
-    return check_direction(model, torch.randn(size_of(model), generator=generator, dtype=torch.float64))
+    drawn = torch.randn(size_of(model), generator=generator, dtype=torch.float64)
+    return check_direction(model, _without_frozen(model, drawn))
+
+
+def _without_frozen(model: nn.Module, direction: Tensor) -> Tensor:
+    """``direction`` ``[n]`` with zeros at the weights that training does not move."""
+    moved = {id(weight) for weight in trainable(model)}
+    parts = zip(split(model, direction), model.parameters(), strict=True)
+    return torch.cat([part.flatten() * (id(weight) in moved) for part, weight in parts])
 
 
 def filter_normalised(model: nn.Module, *, seed: int = 0) -> Tensor:
     """A random direction ``[n]`` whose filters have the norms of the model's filters; zero for biases and norm layers.
+
+    Frozen weights are zero in it too.
 
     A filter is a slice along the first dimension of a weight with two or more. Rescaling the weights of a network with
     ReLU and batch norm does not change its function; filter normalisation makes the surface independent of it too.
@@ -40,7 +50,8 @@ def filter_normalised(model: nn.Module, *, seed: int = 0) -> Tensor:
     Li, Xu, Taylor, Studer, Goldstein: Visualizing the loss landscape of neural nets. NeurIPS 2018, section 4.
     """
     generator = torch.Generator().manual_seed(seed)
-    return torch.cat([_like(weight.detach(), generator).flatten() for weight in model.parameters()])
+    drawn = torch.cat([_like(weight.detach(), generator).flatten() for weight in model.parameters()])
+    return _without_frozen(model, drawn)
 
 
 def _like(weight: Tensor, generator: torch.Generator) -> Tensor:

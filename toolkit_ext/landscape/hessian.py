@@ -6,6 +6,7 @@ Its gradient is that of :math:`\frac1N \sum_i \ell(\theta, x_i', y_i)` at fixed 
 
 .. math:: H v = \nabla_\theta \big( \nabla_\theta \tfrac1N \textstyle\sum_i \ell(\theta, x_i', y_i) \cdot v \big).
 
+θ are the weights that training moves: frozen ones (``requires_grad`` off) are constants of the loss, and have no rows.
 At the kinks of ReLU and max-pooling, the derivatives are those of autograd.
 
 Lanczos needs only such products. After s steps from a unit vector q, with full re-orthogonalisation, the basis
@@ -41,15 +42,19 @@ from toolkit_ext.landscape.adversarial_loss import (
     checked,
     device_of,
     dtype_of,
+    embedded,
     evaluating,
-    size_of,
     split,
+    trainable,
 )
 from toolkit_ext.types import LossFn
 
 
 class Hessian:
     """The Hessian ``[n, n]`` of the mean loss over given examples, as an operator: ``hessian @ vector``.
+
+    It is over the n trainable weights, which are those with ``requires_grad`` when it is made (all, if none has it).
+    Frozen ones are left out; :meth:`whole` adds zeros for them, to use an eigenvector as a direction.
 
     A product costs about three forward-backward passes over the examples, and the memory of one batch's double
     backward; ``products`` counts them. The model is held in evaluation mode (batch norm's running statistics are
@@ -70,7 +75,8 @@ class Hessian:
     def __init__(
         self, model: nn.Module, x: Any, y: Any, *, batch_size: int = BATCH_SIZE, loss_fn: LossFn = cross_entropy
     ) -> None:
-        self.device, self.dtype, self.size = device_of(model), dtype_of(model), size_of(model)
+        self.device, self.dtype, self.weights = device_of(model), dtype_of(model), trainable(model)
+        self.size = sum(weight.numel() for weight in self.weights)
         check_positive("batch_size", batch_size)
         self.model, self.loss_fn, self.batch_size = model, loss_fn, batch_size
         self.x, self.y = checked(model, x, y)
@@ -78,28 +84,31 @@ class Hessian:
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """``H v`` for ``vector`` ``[n]``, on the device and in the type of the weights."""
-        parts = split(self.model, vector.to(self.device, self.dtype))
+        parts = split(self.weights, vector.to(self.device, self.dtype))
         total = torch.zeros(self.size, device=self.device, dtype=self.dtype)
-        with evaluating(self.model, weights=True), full_float32(), torch.enable_grad():
+        with evaluating(self.model, weights=self.weights), full_float32(), torch.enable_grad():
             for images, labels in batches(self.model, self.x, self.y, self.batch_size):
                 total.add_(self._product(images, labels, parts), alpha=len(labels) / len(self.y))
         self.products += 1
         return total
 
     def _product(self, images: Tensor, labels: Tensor, parts: list[Tensor]) -> Tensor:
-        weights = list(self.model.parameters())
         with _second_derivative():
             with sdpa_kernel(SDPBackend.MATH):
                 loss = self.loss_fn(self.model(images), labels)
             _check_twice_differentiable(loss)
-            gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+            gradients = torch.autograd.grad(loss, self.weights, create_graph=True, materialize_grads=True)
             # The gradient of a weight that enters the loss at most linearly has no graph: its row of H is zero.
             pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g.requires_grad]
             if not pairs:
                 return torch.zeros(self.size, device=self.device, dtype=self.dtype)
             smooth, vectors = zip(*pairs, strict=True)
-            products = torch.autograd.grad(smooth, weights, grad_outputs=vectors, materialize_grads=True)
+            products = torch.autograd.grad(smooth, self.weights, grad_outputs=vectors, materialize_grads=True)
         return torch.cat([product.flatten() for product in products])
+
+    def whole(self, vectors: Tensor) -> Tensor:
+        """``vectors`` ``[..., n]`` over all weights of the model, with zeros at the frozen ones."""
+        return embedded(self.model, self.weights, vectors)
 
 
 @contextmanager

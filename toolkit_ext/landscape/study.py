@@ -8,15 +8,17 @@ from typing import Any
 import pandas as pd
 import torch
 
-from toolkit_ext.backbones.dead_layers import dead_layers
+from toolkit_ext.backbones.dead_layers import DeadLayers as DeadLayers
+from toolkit_ext.backbones.dead_layers import dead_layers as dead_layers
 from toolkit_ext.errors import UserError
 from toolkit_ext.landscape import figures
 from toolkit_ext.landscape.adversarial_loss import flat
 from toolkit_ext.landscape.connectivity import scan, train_curve
 from toolkit_ext.landscape.directions import Plane, filter_normalised, random_direction, through
+from toolkit_ext.landscape.options import ANALYSES, Options
 from toolkit_ext.landscape.similarity import perturbation_similarity
 from toolkit_ext.landscape.spectrum import density, top_eigenpairs, trace
-from toolkit_ext.landscape.subject import Draw, Options, Study, Subject
+from toolkit_ext.landscape.subject import Draw, Study, Subject
 from toolkit_ext.landscape.surface import loss_surface
 
 
@@ -126,10 +128,6 @@ def connectivity(subject: Subject, options: Options) -> Study:
     return Study(table, barriers, picture=lambda path: figures.plot_connectivity(table, path))
 
 
-STUDIES: dict[str, Callable[[Subject, Options], Study]] = {
-    "hessian": hessian,
-    "similarity": similarity,
-    "surface": surface,
-    "dead": dead,
-    "connectivity": connectivity,
-}
+STUDIES: dict[str, Callable[[Subject, Options], Study]] = dict(
+    zip(ANALYSES, (hessian, similarity, surface, dead, connectivity), strict=True)
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.checks import hash_model, hash_tensors
-from toolkit_ext.io import atomic_write, make_folder
+from toolkit_ext.evaluation.loading.checks import hash_model
+from toolkit_ext.evaluation.tensor_files import hash_tensors
+from toolkit_ext.io import atomic_write, make_folder, say_unchecked
 from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.types import Attack
+
+_DIGEST = "sha256"
+_COLUMNS = ("clean_loss", "clean_error", "adv_loss", "adv_error")
+
+
+def _digest(saved: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -44,17 +53,27 @@ class _Shard:
             return {}
         try:
             saved = json.loads(path.read_text())
-            same, points = saved["fingerprint"] == self.fingerprint, saved["points"]
-        except (ValueError, KeyError, TypeError) as error:
+            digest = saved.pop(_DIGEST, None)
+            if digest is None:
+                say_unchecked(path)
+            elif digest != _digest(saved):
+                raise ValueError
+            same = saved["fingerprint"] == self.fingerprint
+            points = {
+                int(index): {name: float(row[name]) for name in _COLUMNS} for index, row in saved["points"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"output {path}: is damaged; remove it to compute its points again") from error
         if not same:
             raise UserError(f"output {self.folder}: holds the points of another surface; choose another folder")
-        return {int(index): row for index, row in points.items()}
+        return points
 
     def add(self, index: int, row: dict[str, float]) -> None:
         self.own[index] = row
         if self.folder is not None:
-            atomic_write(self._path, json.dumps({"fingerprint": self.fingerprint, "points": self.own}))
+            points = {str(index): row for index, row in self.own.items()}
+            saved = {"fingerprint": self.fingerprint, "points": points}
+            atomic_write(self._path, json.dumps({**saved, _DIGEST: _digest(saved)}))
 
     def all(self) -> dict[int, dict[str, float]]:
         """The finished points of every rank."""
@@ -116,7 +135,7 @@ def loss_surface(
     done = shard.all()
     mine = [index for index in range(len(grid)) if index % ranks == rank and index not in done]
     with restored(model):
-        for index in tqdm(mine, "points", disable=not progress, leave=False):
+        for index in tqdm(mine, "points", disable=None if progress else True, leave=False):
             move_to(model, plane.at(*grid[index]))
             shard.add(index, measure(model, attack, x, y, batch_size=batch_size, seed=seed))
     return pd.DataFrame([{"a": grid[i][0], "b": grid[i][1], **row} for i, row in sorted(shard.all().items())])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.bounds import NOT_NEGATIVE, check_options
+from toolkit_ext.errors import UserError
 from toolkit_ext.types import AdversarialInputs, Batch, Losses, LossFn, option
 
 if TYPE_CHECKING:
@@ -64,15 +65,14 @@ class CleanAdversarial:
         UserError: a negative weight, or two zeros.
     """
 
-    clean_weight: float = option(1.0, "weight of the loss on clean inputs")
-    adversarial_weight: float = option(1.0, "weight of the loss on perturbed inputs")
+    clean_weight: float = option(1.0, "weight of the loss on clean inputs", NOT_NEGATIVE)
+    adversarial_weight: float = option(1.0, "weight of the loss on perturbed inputs", NOT_NEGATIVE)
 
     uses_attack: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
 
     def __post_init__(self) -> None:
-        check_positive("clean_weight", self.clean_weight, zero=True)
-        check_positive("adversarial_weight", self.adversarial_weight, zero=True)
+        check_options(self)
         if self.clean_weight == self.adversarial_weight == 0:
             raise UserError("clean_weight: 0 is not allowed with adversarial_weight 0; nothing would be learned")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.bounds import NOT_NEGATIVE, check_options
+from toolkit_ext.errors import UserError
 from toolkit_ext.objectives.cross_entropy import BASE_LOSSES, loss_terms, side
 from toolkit_ext.types import Batch, Losses, LossFn, option
 
@@ -34,16 +35,13 @@ class GradientPenalty:
         UserError: a bad option; no gradient from logits to inputs; overflow in float16 (before any backward pass).
     """
 
-    penalty_lambda: float = option(1.0, "weight of the gradient penalty")
+    penalty_lambda: float = option(1.0, "weight of the gradient penalty", NOT_NEGATIVE)
     penalty_norm: GradientNorm = option("L2", "norm of the input gradient, squared in the penalty: L1, L2 or Linf")
     penalty_on: Point = option("adversarial", "where the gradient is penalised: clean or adversarial inputs")
     penalty_base: Base = option("adversarial", "loss it is added to: clean, adversarial or clean_adversarial")
 
     def __post_init__(self) -> None:
-        check_positive("penalty_lambda", self.penalty_lambda, zero=True)
-        check_choice("penalty_norm", self.penalty_norm, get_args(GradientNorm))
-        check_choice("penalty_on", self.penalty_on, get_args(Point))
-        check_choice("penalty_base", self.penalty_base, BASE_LOSSES)
+        check_options(self)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -87,14 +85,12 @@ class Orthogonal:
         UserError: a bad option, or a model without trainable linear and convolution weights.
     """
 
-    orthogonal_lambda: float = option(1e-4, "weight of the orthogonality penalty")
+    orthogonal_lambda: float = option(1e-4, "weight of the orthogonality penalty", NOT_NEGATIVE)
     orthogonal_form: Form = option("rows", "orthonormal rows always, or along the short_side of each matrix")
     orthogonal_base: Base = option("adversarial", "loss it is added to: clean, adversarial or clean_adversarial")
 
     def __post_init__(self) -> None:
-        check_positive("orthogonal_lambda", self.orthogonal_lambda, zero=True)
-        check_choice("orthogonal_form", self.orthogonal_form, get_args(Form))
-        check_choice("orthogonal_base", self.orthogonal_base, BASE_LOSSES)
+        check_options(self)
 
     @property
     def terms(self) -> tuple[str, ...]:

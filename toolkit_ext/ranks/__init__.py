@@ -1,20 +1,5 @@
 """The processes ("ranks") of one job. For a single process, :data:`ALONE`, everything here does nothing."""
 
-from toolkit_ext.ranks.errors import RankError, SharedError, friendly_errors, told_elsewhere
-from toolkit_ext.ranks.group import ALONE, Ranks
-from toolkit_ext.ranks.launch import current, launched, local_rank, restarted, silent, start
+import lazy_loader
 
-__all__ = [
-    "ALONE",
-    "RankError",
-    "Ranks",
-    "SharedError",
-    "current",
-    "friendly_errors",
-    "launched",
-    "local_rank",
-    "restarted",
-    "silent",
-    "start",
-    "told_elsewhere",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from toolkit_ext.errors import RunError, UserError
+from toolkit_ext.errors import RunError, UserError, one_line
 
 _KEY = "toolkit_ext/error"
 _PATIENCE = timedelta(seconds=2)
@@ -48,7 +48,7 @@ def friendly_errors(doing: str, device: object = "") -> Iterator[None]:
         if lost and not isinstance(error, RankError):
             raise RankError(
                 f"{who()}: lost another rank {doing}; it failed, was killed, or ran out of memory "
-                f"({' '.join(str(error).split())[:100]}). All finished epochs and batches are saved; the same command "
+                f"({one_line(error, 100)}). All finished epochs and batches are saved; the same command "
                 "with --resume goes on from there"
             ) from error
         raise

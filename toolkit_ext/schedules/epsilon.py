@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Self
 
-from toolkit_ext.errors import UserError, check_choice, check_positive
+from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, check_options
+from toolkit_ext.errors import UserError
 from toolkit_ext.types import option
 from toolkit_ext.units import Eps, parse_eps
 
@@ -64,10 +65,10 @@ class Warmup(Constant):
         UserError: ``eps_warmup_epochs`` below 0.
     """
 
-    eps_warmup_epochs: float = option(5.0, "epochs over which epsilon rises linearly from 0 to its value")
+    eps_warmup_epochs: float = option(5.0, "epochs over which epsilon rises linearly from 0 to its value", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
-        check_positive("eps_warmup_epochs", self.eps_warmup_epochs, zero=True)
+        check_options(self)
 
     def eps(self, position: float, target: float) -> float:
         return target if position >= self.eps_warmup_epochs else target * (position / self.eps_warmup_epochs)
@@ -97,18 +98,15 @@ class Periodic:
     eps_min: Eps = option(0.0, "epsilon at the start of a period")
     eps_max: Eps | None = option(None, "epsilon at the end of a period, capped at the attack's, which is the default")
     eps_per: Literal["epoch", "batch"] = option("epoch", "epsilon changes with every epoch or every batch")
-    periods: int = option(2, "number of equal periods, where reset_epochs is not given")
+    periods: int = option(2, "number of equal periods, where reset_epochs is not given", COUNT)
     reset_epochs: tuple[int, ...] = option((), "epochs at which a new period starts")
 
     def __post_init__(self) -> None:
-        check_choice("eps_shape", self.eps_shape, ("cosine", "linear"))
-        check_choice("eps_per", self.eps_per, ("epoch", "batch"))
+        check_options(self)
         object.__setattr__(self, "eps_min", parse_eps(self.eps_min, None, "eps_min"))
         if self.eps_max is not None:
             object.__setattr__(self, "eps_max", parse_eps(self.eps_max, None, "eps_max"))
             self._check_order(self.eps_max)
-        if self.periods < 1:
-            raise UserError(f"periods: {self.periods} is not allowed; at least 1")
         if self.reset_epochs:
             check_resets(self.reset_epochs, max(self.reset_epochs))
 

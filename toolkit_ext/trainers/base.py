@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
@@ -17,69 +19,39 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from toolkit_ext.backbones.estimators import clip_range, view
-from toolkit_ext.backbones.outputs import check_outputs
+from toolkit_ext.backbones.estimators import check_classifier, clip_range, overridden, view
+from toolkit_ext.backbones.outputs import returning_logits
 from toolkit_ext.backbones.spectral_norm import spectral_norm
-from toolkit_ext.data import ImageSet, as_examples, as_image_set, check_labels, split_validation, to_unit
-from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.data import as_image_set, as_tensor, split_validation, to_unit
+from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
-from toolkit_ext.trainers.batches import (
-    BatchSource,
-    GeneratorSource,
-    ImageSource,
-    LoaderSource,
-    as_images,
-    fingerprint_of,
-    isolated_rng,
-)
+from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
+from toolkit_ext.trainers.batches import ImageSource, isolated_rng
+from toolkit_ext.trainers.callbacks import best_epoch
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
+from toolkit_ext.trainers.fingerprint import held_facts, image_facts, make_fingerprint, scheduler_facts, stream_facts
+from toolkit_ext.trainers.generators import first_batch, source_of
+from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSplit
-from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers
+from toolkit_ext.trainers.optim import (
+    check_optimizer,
+    make_loss,
+    make_optimizer,
+    make_plan,
+    make_scaler,
+    make_scheduler,
+    make_schedulers,
+    settings_kept,
+)
 from toolkit_ext.trainers.resources import Extensions, RunResources
-from toolkit_ext.trainers.state import RunFolder
+from toolkit_ext.trainers.state import RunFolder, fitting_state
 from toolkit_ext.types import NORMS, Method
+from toolkit_ext.updates.plain import PartlyScheduled
 
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Further arguments of ``fit`` and ``fit_generator``."""
-
-    run_dir: str | Path | None = None
-    resume: bool = False
-    stop_after: int | None = None
-    save_every: float = 10.0
-    workers: int = 0
-    progress: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> FitOptions:
-        """Check the names and build."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := given.keys() - known:
-            raise UserError(f"fit: no such argument {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
-        check_positive("save_every", given.get("save_every", 0.0), zero=True)
-        return cls(**given)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a run trains on and measures with, and how its fingerprint names them."""
-
-    source: BatchSource
-    validation: ValidationSplit | None
-    training: ValidationSplit
-    names: Mapping[str, Any]
-    batch_size: int
-
-    def close(self) -> None:
-        """End the processes that read images ahead."""
-        for owner in (self.source, self.validation):
-            if isinstance(images := getattr(owner, "x", None), ImageSet):
-                images.close()
+log = logging.getLogger("toolkit_ext")
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
@@ -91,7 +63,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
 
     Inputs lie in the classifier's ``clip_values``; ``eps`` and ``alpha`` are in units of that range scaled to [0, 1].
     The classifier's own optimiser is used if it has one and neither ``optimizer`` nor ``lr`` is given. ``scheduler``
-    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``.
+    makes a torch scheduler for it (stepped once a batch) instead of ``lr_schedule``. After ``fit`` the model is in
+    evaluation mode, and the optimiser has its settings of before (learning rate, ...) and its trained momenta.
+
+    Preprocessing of the classifier with ``apply_predict`` is part of the model that is attacked and trained.
 
     Attributes:
         history: one row of figures for each epoch, as in ``log.csv``.
@@ -99,11 +74,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         best_state_dict: the weights of the epoch with the best validation robust accuracy.
 
     Raises:
-        UserError: an unknown hyper-parameter, or a value that is not allowed.
+        UserError: an unknown hyper-parameter, or a value that is not allowed; a classifier, optimiser or scheduler that
+            cannot be trained with; preprocessing that has no gradient, or is for training alone.
     """
 
     method: ClassVar[Method]
 
+    @differentiable()
     def __init__(
         self,
         classifier: PyTorchClassifier,
@@ -111,9 +88,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         scheduler: Callable[[Optimizer], Any] | None = None,
         **hyper_parameters: Any,
     ) -> None:
-        super().__init__(classifier)
+        super().__init__(check_classifier(classifier))
         self.axes = compose(self.method, hyper_parameters)
         warn_of_deprecated(hyper_parameters)
+        if own := overridden(classifier):
+            log.warning("classifier: %s is bypassed; training and its attacks use the model alone", own)
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
@@ -121,7 +100,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
         self._scheduler = scheduler
-        self._optimizer = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
+        used = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
+        self._optimizer = check_optimizer(used, self.model)
         self.history: list[dict[str, Any]] = []
         self.alarms: list[dict[str, Any]] = []
         self.best_state_dict: dict[str, Tensor] = {}
@@ -131,6 +111,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """Where the model lies."""
         return next(self.model.parameters()).device
 
+    @differentiable()
     def fit(
         self,
         x: Any,
@@ -151,31 +132,33 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``kwargs`` are ``run_dir`` (folder for checkpoints and the log), ``resume`` (go on from ``run_dir``),
         ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
         inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
-        (bars, on by default) and ``extra`` (facts to keep with the checkpoints).
+        (bars on a terminal, on by default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport`
+        after every epoch) and ``extra`` (facts to keep with the checkpoints).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
-            NonFiniteLossError: the loss was not finite; the state is in ``run_dir/failed``.
+            NonFiniteLossError: a loss or gradient was not finite; the state is in ``run_dir/failed``.
         """
         if isinstance(x, DataLoader):
+            refuse_labels(y, "DataLoader")
             self.fit_generator(x, nb_epochs, validation_data, **kwargs)
             return
-        given = FitOptions.of(kwargs)
-        images, labels = self._pair((x, y), given.workers)
-        names = {**fingerprint_of(images, labels), "batch_size": batch_size}
+        batch_size = check_count("batch_size", batch_size)
+        options = FitOptions.of(kwargs)
+        inputs = self._inputs(options)
+        images, labels = inputs.pair(x, y)
+        held = inputs.held(validation_data, images)
+        names = {**image_facts(images, labels), "batch_size": batch_size, **held_facts(held)}
         fraction = self.axes.loop.validation_fraction
-        if validation_data is not None:
-            held: ValidationSplit | None = self._held(validation_data, given.workers)
-        elif fraction > 0:
+        if held is None and fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        else:
-            held = None
         source = ImageSource(images, labels, batch_size)
         training = ValidationSplit(images[:TRAINING_SUBSET].all(), labels[:TRAINING_SUBSET])
-        self._train(Examples(source, held, training, names, batch_size), nb_epochs, given)
+        self._train(Examples(source, held, training, names, source.batch_size), nb_epochs, options)
 
+    @differentiable()
     def fit_generator(
         self,
         generator: DataLoader[Any] | DataGenerator,
@@ -186,22 +169,31 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """Train on the batches of a torch ``DataLoader`` or an ART ``DataGenerator``.
 
         Batches cannot be split, so the best epoch is chosen only where ``validation_data`` is given; otherwise the
-        last one counts as best. Further ``kwargs`` as for :meth:`fit`.
+        last one counts as best. The order of a ``DataLoader`` follows the run's seed, also where it has a generator
+        of its own. Further ``kwargs`` as for :meth:`fit`.
+
+        A batch is a pair of images and labels, or a dictionary that has them under usual names (``image``,
+        ``label``, ...); further parts, such as indices, are left out. So is a last batch of one image.
         """
-        kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
-        source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
-        given = FitOptions.of(kwargs)
-        held = None if validation_data is None else self._held(validation_data, given.workers)
-        x, y, _ = next(iter(source.epoch(self.axes.loop.seed)))
-        examples = Examples(source, held, ValidationSplit(x, y), {"data": "generator"}, len(x))
-        self._train(examples, nb_epochs, given)
+        options, seed = FitOptions.of(kwargs), self.axes.loop.seed
+        source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
+        first = first_batch(source, seed)
+        held = self._inputs(options).held(validation_data, first[0])
+        names = {"data": "generator", **held_facts(held)}
+        names |= stream_facts(source, first, seed, again=options.resume or restarted())
+        self._train(Examples(source, held, ValidationSplit(*first[:2]), names, len(first[0])), nb_epochs, options)
+
+    def predict(self, x: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
+        """The classifier's predictions ``[N, K]`` for images as for :meth:`fit`; further ``kwargs`` as in ART."""
+        images, (low, high) = as_tensor(x, "images"), self.clip
+        if images.dtype == torch.uint8:
+            images = to_unit(images) * (high - low) + low
+        return self._classifier.predict(images.float().cpu().numpy(), **kwargs)  # type: ignore[no-any-return]
 
     @property
     def best_epoch(self) -> int:
         """The epoch with the best validation robust accuracy, then clean accuracy; the last where none was measured."""
-        rows = [(row.get("val_robust_acc", -1.0), row.get("val_clean_acc", -1.0), row["epoch"]) for row in self.history]
-        best = max(rows, key=lambda row: row[:2])
-        return int(best[2] if best[0] >= 0 else self.history[-1]["epoch"])
+        return best_epoch(self.history) or int(self.history[-1]["epoch"])
 
     def load_best(self) -> None:
         """Give the classifier the weights of :attr:`best_epoch`; after ``fit`` it has those of the last epoch."""
@@ -209,40 +201,35 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             raise UserError("load_best: nothing has been trained yet; call fit first")
         self.model.load_state_dict(self.best_state_dict)
 
-    def _held(self, data: Any, workers: int) -> ValidationSplit:
-        return ValidationSplit(*self._pair((data, None) if isinstance(data, Dataset) else data, workers))
-
-    def _pair(self, data: tuple[Any, Any], workers: int = 0) -> tuple[ImageSet, Tensor]:
-        x, y = data
-        classes = self._classifier.nb_classes
-        if isinstance(x, Dataset):
-            if y is not None:
-                raise UserError("y: has no effect with a torch Dataset, which has labels of its own; leave it out")
-            x, y = as_examples(x, classes, clip=self.clip, workers=workers)
-        images = x.to(self.device) if isinstance(x, ImageSet) else as_image_set(as_images(x, *self.clip, self.device))
-        return images, check_labels(y, len(images), classes).to(self.device)
+    def _inputs(self, options: FitOptions) -> Inputs:
+        return Inputs(self._classifier.nb_classes, self.clip, self.device, options.workers)
 
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
-        if epochs < 1:
-            raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
-        images = to_unit(as_image_set(examples.training.x)[:8].all())
-        check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
-        ranks = current(self.device)
-        if not ranks.alone:
-            length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
-            about = facts(self.model, examples.training, examples.validation, **length)
-            ranks.agree({**self._fingerprint(examples.names, epochs), **about})
-        check_batch(ranks, examples.batch_size)
+        epochs, ranks = check_count("nb_epochs", epochs), current(self.device)
         with ExitStack() as stack:
             stack.callback(examples.close)
-            run = self._prepare(examples, epochs, options, ranks, stack)
+            stack.enter_context(isolated_rng(self.axes.loop.seed))
+            stack.enter_context(returning_logits(self.model))
+            n = min(max(examples.batch_size // ranks.size, 1), 8)
+            x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
+            try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
+            names = {"method": self.method.name, **examples.names}
+            fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
+            if not ranks.alone:
+                length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
+                about = facts(self.model, examples.training, examples.validation, **length)
+                ranks.agree({**fingerprint, **about})
+            check_batch(ranks, examples.batch_size)
+            stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
+            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
                 run.folder.check_fresh(resume)
                 if resume and (state := run.folder.load()):
-                    run.resume(state)
+                    with fitting_state():
+                        run.resume(state)
             self._run(run, options)
         self.session_seconds = time.perf_counter() - began
 
@@ -252,25 +239,28 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 run.train(min(run.epochs, options.stop_after or run.epochs))
         finally:
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state
-            self.model.eval()
+            self.model.eval().zero_grad()  # the gradients of the last step are of no more use
 
-    def _fingerprint(self, names: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-        found = {"method": self.method.name, **self.axes.names, **self.axes.hyper_parameters(), **names}
-        if self.axes.loop.lr_schedule != "constant" or self.axes.names["schedule"] != "constant":
-            found["nb_epochs"] = epochs  # what the schedules do depends on it
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-
-    def _prepare(self, examples: Examples, epochs: int, options: FitOptions, ranks: Ranks, stack: ExitStack) -> Run:
+    def _prepare(
+        self,
+        examples: Examples,
+        epochs: int,
+        options: FitOptions,
+        fingerprint: Mapping[str, Any],
+        ranks: Ranks,
+        stack: ExitStack,
+    ) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
         parallel, unwrap = join(self.model, axes, self._optimizer, ranks, stack)
         model, device = parallel.model, parallel.device
         optimizer = self._optimizer or make_optimizer(model, loop, device)
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
-        parallel.share(update, loop, self.axes.names["update"])
+        scheduled = update.scheduled if isinstance(update, PartlyScheduled) else update.optimizers
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
         extensions = Extensions(axes, model, resources)
+        own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
@@ -278,9 +268,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             axes=extensions.axes,
             extensions=extensions,
             update=update,
-            scheduler=self._scheduler(optimizer)
-            if self._scheduler
-            else make_schedulers(update.optimizers, loop, len(source), epochs, resets),
+            scheduler=make_schedulers(scheduled, loop, len(source), epochs, resets) if own is None else own,
             loss_fn=make_loss(self._classifier, loop),
             source=source,
             monitor=Monitor(
@@ -296,11 +284,12 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
-            fingerprint=self._fingerprint(examples.names, epochs),
+            fingerprint={**fingerprint, **scheduler_facts(own)},
             extra=options.extra,
             unwrap=unwrap,
             parallel=parallel,
             plan=make_plan(model, loop, device, sharded=parallel.sharded),
             save_every=options.save_every,
             progress=options.progress and ranks.is_first,
+            on_epoch=options.callbacks,
         )

@@ -1,27 +1,26 @@
-"""Where batches come from (images by row, a torch ``DataLoader``, an ART generator), and their augmentation."""
+"""Batches of images by row, their augmentation, and random numbers that a seed determines."""
 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from art.data_generators import DataGenerator
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import DataLoader
 
-from toolkit_ext.data import ImageSet, ImagesInMemory, as_image_set, check_images, check_labels, to_unit
-from toolkit_ext.errors import UserError
-from toolkit_ext.trainers.state import digest
+from toolkit_ext.data import ImageSet, as_image_set, as_tensor, check_images, to_unit
 
+_MOST_PINNED = 1 << 28  # bytes; memory that is pinned cannot be swapped, so whole data sets are not
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
 SourceBatch = tuple[Tensor, Tensor, Tensor | None]
+
+
+# Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
+BATCHES, TRAINING, MEASURING = 0, 1, 2
 
 
 class BatchSource(Protocol):
@@ -31,43 +30,52 @@ class BatchSource(Protocol):
         """Number of batches in an epoch."""
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
-        """The batches of one epoch from number ``start`` on, in an order that ``seed`` determines."""
+        """The batches of one epoch from number ``start`` on, in an order that ``seed`` determines.
+
+        With a ``start`` above 0, random numbers for the batches before it are drawn in this call.
+        """
 
 
-def as_images(x: Any, low: float, high: float, device: torch.device) -> Tensor:
-    """Images on ``device``: uint8 as they are, floats brought from ``[low, high]`` to [0, 1].
+def as_images(
+    x: Any, low: float, high: float, device: torch.device, name: str = "images", *, checked: bool = True
+) -> Tensor:
+    """Images on ``device``: uint8 as they are, other numbers brought from ``[low, high]`` to floats in [0, 1].
+
+    Args:
+        x: Images ``[N, C, H, W]``.
+        low, high: Range of the values, if they are floats.
+        device: Where to.
+        name: What messages call the images.
+        checked: Look at every value; on a GPU the host waits for that.
 
     Raises:
         UserError: NaN, a wrong shape, or values outside the range.
     """
-    images = torch.as_tensor(x)
-    if images.dtype != torch.uint8:
+    images = as_tensor(x, name)
+    if images.dtype != torch.uint8 and not images.is_complex():
         images = images.float()
         if (low, high) != (0.0, 1.0):
             images = (images - low) / (high - low)
-    check_images(images)
-    return images.to(device)
+    if checked:
+        check_images(images, name)
+    return sent(images, device)
 
 
-def fingerprint_of(images: ImageSet, labels: Tensor) -> dict[str, str]:
-    """What a run's fingerprint says of its images; a run of one engine goes on with the other.
-
-    ``files`` is the same for both engines, ``data`` is known of images in memory alone.
-    """
-    if isinstance(images, ImagesInMemory):
-        whole = {"data": digest(images.all(), labels)}
-    else:
-        whole = {} if images.digest else {"data": digest("Dataset", labels)}
-    return whole | ({"files": digest(images.identity(), labels)} if images.digest else {})
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; a batch from the CPU to a GPU through pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= _MOST_PINNED:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class ImageSource:
-    """Batches drawn by row from images in memory or streamed, shuffled anew in every epoch."""
+    """Batches drawn by row from images in memory or streamed, shuffled anew in every epoch.
+
+    A ``batch_size`` above the number of examples makes one batch of them, as in ART.
+    """
 
     def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int) -> None:
-        if not 1 <= batch_size <= len(x):
-            raise UserError(f"batch_size: {batch_size} is not allowed for {len(x)} training examples; 1 to {len(x)}")
-        self.x, self.y, self.batch_size = as_image_set(x), y, batch_size
+        self.x, self.y, self.batch_size = as_image_set(x), y, min(batch_size, len(x))
 
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
@@ -75,62 +83,11 @@ class ImageSource:
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
+        order = sent(torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)), self.x.device)
         parts = order.split(self.batch_size)[start : len(self)]
         for part, images in zip(parts, self.x.batches(parts, seed), strict=True):
-            index = part.to(self.y.device)
+            index = sent(part, self.y.device)
             yield to_unit(images), self.y[index], index
-
-
-class _Checked:
-    """Checks the batches of a user's own source."""
-
-    def __init__(self, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
-        self.num_classes, self.clip, self.device = num_classes, clip, device
-
-    def _checked(self, x: Any, y: Any) -> SourceBatch:
-        images = to_unit(as_images(x, *self.clip, self.device))
-        return images, check_labels(y, len(x), self.num_classes).to(self.device), None
-
-
-class LoaderSource(_Checked):
-    """Batches of a torch ``DataLoader``, whose order follows torch's global seed."""
-
-    def __init__(
-        self, loader: DataLoader[Any], num_classes: int, clip: tuple[float, float], device: torch.device
-    ) -> None:
-        if len(loader) == 0:
-            raise UserError("generator: the DataLoader is empty")
-        super().__init__(num_classes, clip, device)
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
-        torch.manual_seed(seed)
-        batches = iter(self.loader)
-        deque(islice(batches, start), maxlen=0)  # its order is its own, so those before have to be read
-        return (self._checked(*batch) for batch in batches)
-
-
-class GeneratorSource(_Checked):
-    """Batches of an ART ``DataGenerator``; ``size / batch_size`` of them make an epoch, as in ART."""
-
-    def __init__(
-        self, generator: DataGenerator, num_classes: int, clip: tuple[float, float], device: torch.device
-    ) -> None:
-        super().__init__(num_classes, clip, device)
-        self.generator = generator
-
-    def __len__(self) -> int:
-        return -(-int(self.generator.size) // int(self.generator.batch_size))
-
-    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
-        torch.manual_seed(seed)
-        for _ in range(start):
-            self.generator.get_batch()
-        return (self._checked(*self.generator.get_batch()) for _ in range(start, len(self)))
 
 
 def _flip(x: Tensor) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from toolkit_ext.attacks import ATTACKS
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError, check_choice, quoted
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
+from toolkit_ext.units import to_python
 from toolkit_ext.updates import UPDATES
 
 AXES: dict[str, Mapping[str, type[Any]]] = {
@@ -21,6 +22,9 @@ AXES: dict[str, Mapping[str, type[Any]]] = {
     "schedule": SCHEDULES,
 }
 
+# An attribute that the options of every choice on an axis have, and no other axis's.
+_MARKS = {"attack": "eps", "objective": "uses_attack", "update": "bind", "schedule": "resets"}
+
 
 def options(kind: type[Any]) -> dict[str, Field[Any]]:
     """The hyper-parameters of an axis class: its documented fields, but for hidden ones."""
@@ -29,6 +33,40 @@ def options(kind: type[Any]) -> dict[str, Field[Any]]:
 
 def _fields(kind: type[Any]) -> dict[str, Field[Any]]:
     return {entry.name: entry for entry in fields(kind) if "help" in entry.metadata}
+
+
+def earlier() -> dict[str, Any]:
+    """What runs did before an option existed, for every option that says so (``earlier`` of :func:`.option`)."""
+    kinds: list[type[Any]] = [LoopConfig, *(kind for choices in AXES.values() for kind in choices.values())]
+    return {name: value for kind in kinds for name, value in _earlier(kind).items()}
+
+
+def _earlier(kind: type[Any]) -> dict[str, Any]:
+    return {n: entry.metadata["earlier"] for n, entry in _fields(kind).items() if "earlier" in entry.metadata}
+
+
+def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters that identify a run: ``given``, and every option that changes what earlier runs did.
+
+    A value that stands for what they did is left out, so that runs of before the option keep their identity.
+
+    >>> from toolkit_ext.trainers import TRAINERS
+    >>> identity(TRAINERS["dual"].method, {"lr": 0.1})
+    {'lr': 0.1, 'dual_gamma_schedule': 'constant'}
+    >>> identity(TRAINERS["dual"].method, {"lr": 0.1, "dual_gamma_schedule": "as_lr"})
+    {'lr': 0.1}
+    """
+    chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
+    named = [(axis, name) for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
+    kinds: list[type[Any]] = [LoopConfig, *(AXES[axis][name] for axis, name in named)]
+    values, found = {**method.defaults, **given}, dict(given)
+    for kind in kinds:
+        for name, before in _earlier(kind).items():
+            value = values.get(name, _fields(kind)[name].default)
+            found |= {name: value}
+            if value == before:
+                del found[name]
+    return found
 
 
 def known(method: Method, given: Mapping[str, Any]) -> set[str]:
@@ -53,13 +91,18 @@ class Axes:
     names: Mapping[str, str]
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """All hyper-parameters by name, as they stand in the run record; hidden ones where they were changed."""
+        """All hyper-parameters by name, as they stand in the run record; hidden ones where they were changed.
+
+        Options that are younger than committed records stand there where they change what earlier runs did.
+        """
         parts = (self.attack, self.objective, self.update, self.schedule, self.loop)
         found: dict[str, Any] = {}
         for part in parts:
             values = asdict(part)  # type: ignore[arg-type]
             hidden = {name for name, entry in _fields(type(part)).items() if values[name] != entry.default}
-            found |= {name: values[name] for name in values if name in options(type(part)) or name in hidden}
+            silent = {name for name, before in _earlier(type(part)).items() if values[name] == before}
+            told = (options(type(part)).keys() | hidden) - silent
+            found |= {name: values[name] for name in values if name in told}
         return found
 
 
@@ -79,6 +122,16 @@ def _refuse_unknown(given: Mapping[str, Any], kinds: Mapping[str, type[Any]], ch
         raise UserError(f"{name}: has no effect with {picked}; it belongs to {', '.join(users)}")
 
 
+def _check_ready(axis: str, part: Any) -> None:
+    fits = is_dataclass(part) and not isinstance(part, type) and hasattr(part, _MARKS[axis])
+    if not fits:
+        example = next(iter(AXES[axis].values())).__name__
+        raise UserError(
+            f"{axis}: {quoted(part)} is not allowed; give a name ({', '.join(AXES[axis])}) or an object of the axis, "
+            f"such as {example}()"
+        )
+
+
 def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     """Build the axes of ``method`` with ``given`` values over its defaults.
 
@@ -87,8 +140,10 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     Raises:
         UserError: an unknown choice, or a hyper-parameter that none of the chosen axes has.
     """
-    values = modernise(given)
+    values = modernise({name: to_python(value) for name, value in given.items()})
     ready = {axis: values.pop(axis) for axis in AXES if axis in values and not isinstance(values[axis], str)}
+    for axis, part in ready.items():
+        _check_ready(axis, part)
     chosen = {axis: values.pop(axis, getattr(method, axis)) for axis in AXES if axis not in ready}
     kinds: dict[str, type[Any]] = {
         axis: AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()

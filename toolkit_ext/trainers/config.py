@@ -1,4 +1,4 @@
-"""The training loop's own hyper-parameters, shared by every method."""
+"""The training loop's own hyper-parameters, shared by every method, and the further arguments of ``fit``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
+from toolkit_ext.errors import check_choice
+from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
 from toolkit_ext.types import option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
-SPECTRAL = ("none", "reshaped", "operator")
-CRAFT_MODES = ("eval", "train")
-SHARDINGS = ("none", "fsdp")
-ASCENTS = ("rank", "batch")
 SWITCH = ("auto", "on", "off")
 
 
@@ -59,17 +56,21 @@ class LoopConfig:
     """How the loop trains, whatever the method. Every field is a constructor argument of every trainer."""
 
     optimizer: str = option("sgd", "optimiser of the weights: sgd, adam or adamw")
-    lr: float = option(0.1, "learning rate at the start of the schedule (its peak for one-cycle)")
-    momentum: float = option(0.9, "momentum of SGD, first beta of Adam")
-    weight_decay: float = option(5e-4, "weight decay, applied once a step")
+    lr: float = option(
+        0.1, "learning rate at the start of the schedule (its peak for one-cycle)", Bounds(above=0, most=1e30)
+    )
+    momentum: float = option(0.9, "momentum of SGD, first beta of Adam", BELOW_ONE)
+    weight_decay: float = option(5e-4, "weight decay, applied once a step", NOT_NEGATIVE)
     lr_schedule: str = option("cosine", "learning rate: constant, multistep, cosine, onecycle or periodic")
-    warmup_epochs: float = option(0.0, "epochs over which the learning rate rises linearly from 0")
+    warmup_epochs: float = option(0.0, "epochs over which the learning rate rises linearly from 0", NOT_NEGATIVE)
     milestones: tuple[int, ...] = option((), "epochs at which multistep divides the rate by 10; none is 1/2 and 3/4")
-    label_smoothing: float = option(0.0, "label smoothing of the cross-entropy, in [0, 1)")
-    ema_decay: float = option(0.0, "decay of the weight average that is evaluated and kept; 0 is off")
-    clip_grad: float = option(0.0, "largest norm of the gradient of a step; 0 is off")
+    label_smoothing: float = option(0.0, "label smoothing of the cross-entropy, in [0, 1)", BELOW_ONE)
+    ema_decay: float = option(0.0, "decay of the weight average that is evaluated and kept; 0 is off", BELOW_ONE)
+    clip_grad: float = option(0.0, "largest norm of the gradient of a step; 0 is off", NOT_NEGATIVE)
     augment: str = option("none", "on the device: none, flip, crop (a random shift) or crop-flip")
-    crop_padding: int = option(4, "pixels of zeros around an image that is cropped: the longest shift")
+    crop_padding: int = option(
+        4, "pixels of zeros around an image that is cropped: the longest shift", Bounds(least=1, most=256)
+    )
     spectral: Literal["none", "reshaped", "operator"] = option(
         "none", "spectral normalisation of linear and convolution weights: none, reshaped or operator"
     )
@@ -90,11 +91,22 @@ class LoopConfig:
     compile_mode: str = option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
     )
-    validation_fraction: float = option(0.1, "share of the training data set aside to choose the best epoch")
-    validation_steps: int = option(10, "steps of the PGD that measures validation robust accuracy")
-    validation_limit: int = option(1000, "most validation examples attacked after an epoch")
-    measure_every: int = option(1, "epochs between measurements of the validation split; 0 is never")
-    overfit_patience: int = option(3, "epochs of falling validation robust accuracy before the alarm")
+    matmul_precision: str = option(
+        "default",
+        "float32 on GPUs: default (torch's own flags), highest (full float32), high (TF32) or medium",
+        earlier="default",
+    )
+    validation_fraction: float = option(0.1, "share of the training data set aside to choose the best epoch", BELOW_ONE)
+    validation_steps: int = option(10, "steps of the PGD that measures validation robust accuracy", COUNT)
+    validation_limit: int = option(1000, "most validation examples attacked after an epoch", COUNT)
+    measure_every: int = option(1, "epochs between measurements of the validation split; 0 is never", NOT_NEGATIVE)
+    overfit_patience: int = option(3, "epochs of falling validation robust accuracy before the alarm", COUNT)
+    early_stopping: int = option(
+        0,
+        "stop when so many measurements brought no better validation robust accuracy; 0 is off",
+        NOT_NEGATIVE,
+        earlier=0,
+    )
     sharding: Literal["none", "fsdp"] = option(
         "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
     )
@@ -104,27 +116,18 @@ class LoopConfig:
         "on several processes, AMP and AWP perturb the weights by the gradient of each one's part (rank) "
         "or of the whole batch (batch: as one process, for one more exchange)",
     )
-    seed: int = option(0, "seed of the weights, the batches and the attacks")
+    seed: int = option(0, "seed of the weights, the batches and the attacks", SEED)
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_choice("augment", self.augment, AUGMENTATIONS)
-        check_choice("spectral", self.spectral, SPECTRAL)
         check_choice("precision", self.precision, PRECISIONS)
-        check_choice("craft_mode", self.craft_mode, CRAFT_MODES)
-        check_choice("sharding", self.sharding, SHARDINGS)
-        check_choice("ascent_on", self.ascent_on, ASCENTS)
         check_choice("craft_precision", self.craft_precision, ("same", *PRECISIONS))
         check_choice("speed", self.speed, SPEEDS)
         for trick in self.without:
             check_choice("without", trick, TRICKS)
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
-        check_positive("lr", self.lr)
-        check_positive("crop_padding", self.crop_padding)
-        for name in ("momentum", "weight_decay", "warmup_epochs", "clip_grad", "label_smoothing", "ema_decay"):
-            check_positive(name, getattr(self, name), zero=True)
-        for name in ("momentum", "label_smoothing", "ema_decay", "validation_fraction"):
-            if getattr(self, name) >= 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be below 1")
+        check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)

@@ -21,7 +21,7 @@ from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.trainers.fsdp import bare_copy, check_sharding, shard
 from toolkit_ext.trainers.monitor import ValidationSplit
 from toolkit_ext.trainers.state import digest
-from toolkit_ext.types import BatchPart, Losses, Shareable, Update, no_exchange
+from toolkit_ext.types import BatchPart, GradientReducer, Losses, Shareable, Update, no_exchange
 
 
 class DataParallelContext:
@@ -105,17 +105,28 @@ class DataParallelContext:
         torch._foreach_mul_(list(gradients), self.weight)
         self.ranks.sum(gradients)
 
-    def share(self, update: Update, loop: LoopConfig, name: str) -> None:
-        """Make ``update`` work on parts of batches.
+    def share(self, update: Update, loop: LoopConfig, name: str, look: GradientReducer) -> None:
+        """Make ``update`` work on parts of batches, and ``look`` at all gradients before the first optimiser moves.
+
+        One optimiser has its own hook for that, so ``look`` serves updates with several.
 
         Raises:
-            UserError: it cannot.
+            UserError: it cannot work on parts.
         """
-        if self.ranks.alone:
-            return
-        if not isinstance(update, Shareable):
+        alone = self.ranks.alone
+        if not alone and not isinstance(update, Shareable):
             raise UserError(f"update: {name} is not allowed on several processes; it has no share(exchange, ascent)")
-        update.share(self.exchange, self.exchange_ascent if loop.ascent_on == "batch" else no_exchange)
+        several = len(update.optimizers) > 1
+        if not isinstance(update, Shareable) or (alone and not several):
+            return
+        exchange = no_exchange if alone else self.exchange
+
+        def exchange_and_look(gradients: Sequence[Tensor]) -> None:
+            exchange(gradients)
+            look(gradients)
+
+        ascent = self.exchange_ascent if loop.ascent_on == "batch" and not alone else no_exchange
+        update.share(exchange_and_look if several else exchange, ascent)
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from toolkit_ext import fast
+from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
-from toolkit_ext.trainers.batches import BatchSource, augment, isolated_rng, seed_of
-from toolkit_ext.trainers.compose import Axes
+from toolkit_ext.trainers.averaging import WeightAverage
+from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
+from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
+from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
+from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
-from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger, check_fingerprint
+from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger
 from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch, restore_generators
 from toolkit_ext.types import (
     AdversarialInputs,
@@ -35,8 +39,7 @@ from toolkit_ext.types import (
     Update,
 )
 
-# Seeds of an epoch's parts; a number each, so that measuring does not change what training draws.
-_BATCHES, _TRAINING, _MEASURING = 0, 1, 2
+_SHOW_EVERY = 1.0  # seconds
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Run:
     save_every: float = 0.0
     progress: bool = True
     unfinished: UnfinishedEpoch | None = None
+    on_epoch: Sequence[OnEpoch] = ()
     history: list[dict[str, Any]] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
     best_score: tuple[float, float] = (-1.0, -1.0)
@@ -70,16 +74,21 @@ class Run:
         loop = self.axes.loop
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
-        self.meter = GradientMeter(self.update.optimizers, loop.clip_grad)
         self.trace = GradientTrace()
-        average = get_ema_multi_avg_fn(loop.ema_decay)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
+        self.average = WeightAverage(self.model, loop.ema_decay) if loop.ema_decay else None
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
-        # Several ranks have to stop together, which the flag of one cannot bring about.
-        on_gpu = self.device.type == "cuda" and loop.precision != "fp16-mixed" and self.parallel.ranks.alone
-        self.finite = NonFiniteCheck(self.update.optimizers, deferred=on_gpu)
         self.clock = SaveClock(self.save_every if self.folder else 0.0, self.parallel.ranks)
+        self.finite = NonFiniteCheck(
+            self.update.optimizers,
+            self._refuse,
+            on_device=self.device.type == "cuda" and not self.parallel.sharded,
+            alone=self.parallel.ranks.alone,
+            scaled=loop.precision == "fp16-mixed",
+        )
+        self.meter = GradientMeter(loop.clip_grad, self.finite.gradient)
+        self.parallel.share(self.update, loop, self.axes.names["update"], self.finite.gradients)
         folder = self.folder if self.parallel.ranks.is_first else None
+        self._shown = 0.0
         self.board = TensorBoardLogger(folder.path / "tensorboard" if folder else None)
 
     @property
@@ -89,33 +98,48 @@ class Run:
 
     def train(self, stop_after: int) -> None:
         """Train from the epoch after the last one in ``history`` up to ``stop_after``."""
-        with self.plan.applied(self.model, self.measured, optimizers=self.update.optimizers):
+        optimizers = self.update.optimizers
+        with (
+            closing(self.board),
+            self.meter.attached(optimizers),
+            self.finite.attached(),
+            self.plan.applied(self.model, self.measured, optimizers=optimizers),
+        ):
             self._epochs(stop_after)
-        self.board.close()
 
     def _epochs(self, stop_after: int) -> None:
         if not self.history and not self.unfinished:
             self._save()  # so that a stop inside the first epoch can be resumed too
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
+            if has_stalled(self.history, self.axes.loop.early_stopping):
+                break
             began = time.perf_counter() - (self.unfinished.seconds if self.unfinished else 0.0)
-            with isolated_rng(seed_of(self.axes.loop.seed, epoch, _TRAINING)):
+            with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch, began)}
             if every and (epoch % every == 0 or epoch == self.epochs):
-                with isolated_rng(seed_of(self.axes.loop.seed, _MEASURING)):
-                    row |= self.monitor.measure(self.measured)
+                with isolated_rng(seed_of(self.axes.loop.seed, MEASURING)):
+                    row |= self.monitor.measure(self.measured, row["eps"])
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
             # The ranks decide alike: by the figures of the first.
             self._finish(self.parallel.ranks.first(lambda row=row: row))  # type: ignore[misc]
+            self._report()
+
+    def _report(self) -> None:
+        row = self.history[-1]
+        for callback in self.on_epoch:
+            with isolated_rng(seed_of(self.axes.loop.seed, row["epoch"], MEASURING)):
+                callback(EpochReport(int(row["epoch"]), self.epochs, row, self.history, self.measured))
 
     def _epoch(self, epoch: int, began: float) -> dict[str, float]:
         start, averages, count = self.unfinished.batches if self.unfinished else 0, Averages(), len(self.source)
-        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, _BATCHES), start)
+        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, BATCHES), start)
         if self.unfinished:
             averages = self.unfinished.averages_of(self.parallel.ranks)
             restore_generators(self.unfinished.generators)  # after the source began, which may draw its order
             self.unfinished = None
-        name, hidden = f"epoch {epoch}/{self.epochs}", not self.progress
+        # None: no bar where the output is no terminal.
+        name, hidden = f"epoch {epoch}/{self.epochs}", None if self.progress else True
         bar = tqdm(batches, name, count, disable=hidden, leave=False, initial=start)
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
@@ -124,10 +148,21 @@ class Run:
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
             averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * count + index)))
+            self._show(bar, averages)
             if index + 1 < count and self.clock.due():
                 self._save_inside(index + 1, time.perf_counter() - began, averages)
-        self._refuse(self.finite.seen())
+        self.finite.seen()
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
+
+    def _show(self, bar: tqdm[Any], averages: Averages) -> None:
+        """The mean losses of the epoch so far, and the last accuracies, on the bar; once a second, as it waits."""
+        if bar.disable or (now := time.monotonic()) - self._shown < _SHOW_EVERY:
+            return
+        self._shown = now
+        losses = {name: f"{value:.3g}" for name, value in averages.means().items() if name.startswith("loss")}
+        last = self.history[-1] if self.history else {}
+        measured = {name: last.get(f"val_{name}_acc") for name in ("clean", "robust")}
+        bar.set_postfix(losses | {name: f"{value:.1%}" for name, value in measured.items() if value is not None})
 
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
         loop = self.axes.loop
@@ -159,7 +194,7 @@ class Run:
     def _losses(self, batch: Batch, number: int) -> Losses:
         with self.plan.passes():
             losses = self.axes.objective(self.model, batch, self.loss_fn)
-        self._refuse(self.finite.look(losses, batch, number))
+        self.finite.look(losses, batch, number)
         return self.parallel.scaled(losses)
 
     def _figures(self, report: StepReport) -> dict[str, Tensor]:
@@ -169,13 +204,11 @@ class Run:
         self.trace.add(self.meter.norm)
         return losses | {"grad_norm": self.meter.norm} | dict(report.figures)
 
-    def _refuse(self, facts: str) -> None:
-        if not facts:
-            return
+    def _refuse(self, kind: str, facts: str) -> None:
         self.alarms.add("non_finite_loss", len(self.history) + 1, facts)
         if self.folder and not self.parallel.sharded:  # beside "last", which stays the end of the last whole epoch
             self.folder.save("failed", self.unwrap(self.measured), self.extra, self.state_dict())
-        raise NonFiniteLossError(f"non-finite loss in {facts}; lower lr or use precision fp32")
+        raise NonFiniteLossError(f"non-finite {kind} in {facts}; lower lr or use precision fp32")
 
     def _finish(self, row: dict[str, Any]) -> None:
         self.history.append(row)
@@ -193,7 +226,7 @@ class Run:
         self._save()
 
     def _save_inside(self, batches: int, seconds: float, averages: Averages) -> None:
-        self._refuse(self.finite.seen())
+        self.finite.seen()
         self.unfinished = UnfinishedEpoch.now(batches, seconds, averages, self.parallel.ranks)
         self._save()
         self.unfinished = None
@@ -231,11 +264,11 @@ class Run:
         Raises:
             UserError: the state is of another run; the message names what differs.
         """
-        check_fingerprint(state["fingerprint"], self.fingerprint)
-        load_whole(self.model, self.update, state)
+        check_fingerprint(earlier() | state["fingerprint"], earlier() | self.fingerprint)
+        check_weights(state["model"], self.model.state_dict())
+        self._load_update(state)
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.scheduler.load_state_dict(state["scheduler"])
         self.extensions.load_state_dict(state.get("extensions", {}))
         self.unfinished = UnfinishedEpoch(**state["unfinished"]) if "unfinished" in state else None
         self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
@@ -244,3 +277,13 @@ class Run:
         self.alarms = Alarms([Alarm(**alarm) for alarm in state["alarms"]])
         self.best_score = tuple(state["best_score"])
         self.best_state = dict(state["best_state"])
+
+    def _load_update(self, state: Mapping[str, Any]) -> None:
+        ours, saved = self.scheduler.state_dict(), state["scheduler"]
+        try:  # an older state does not say what optimiser and scheduler it has
+            if ("members" in ours) != ("members" in saved):
+                raise ValueError("one of them is the caller's, the other a named schedule")
+            load_whole(self.model, self.update, state)
+            self.scheduler.load_state_dict(saved)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"resume: the checkpoint has another optimiser or scheduler ({error})") from error

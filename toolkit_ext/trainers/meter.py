@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -51,27 +52,34 @@ class GradientMeter:
     """Measures, and clips if asked, the gradient that an optimiser is about to apply.
 
     It sits in the optimiser's own step hook, so that it sees the gradient that moves the weights whatever the update
-    rule did before.
+    rule did before. ``check`` gets every norm, before the optimiser moves.
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer], clip: float) -> None:
-        self.clip = clip
+    def __init__(self, clip: float, check: Callable[[Optimizer, Tensor], None]) -> None:
+        self.clip, self.check = clip, check
         self.norm: Tensor | None = None
-        for position, optimizer in enumerate(optimizers):
-            optimizer.register_step_pre_hook(self._main if position == 0 else self._other)
 
-    def _clip(self, optimizer: Optimizer) -> Tensor:
+    @contextmanager
+    def attached(self, optimizers: Sequence[Optimizer]) -> Iterator[None]:
+        """Within the context it sees the steps of ``optimizers``; ``norm`` is that of the first."""
+        with ExitStack() as stack:
+            for position, optimizer in enumerate(optimizers):
+                measure = self._main if position == 0 else self._other
+                stack.callback(optimizer.register_step_pre_hook(measure).remove)
+            yield
+
+    def _measure(self, optimizer: Optimizer) -> Tensor:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         if not self.clip:  # clipping to infinity would read and write every gradient once more
             return whole(get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
         return whole(clip_grad_norm_(weights, self.clip))
 
     def _main(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.norm = self._clip(optimizer)
+        self.norm = self._measure(optimizer)
+        self.check(optimizer, self.norm)
 
     def _other(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self.clip:
-            self._clip(optimizer)
+        self.check(optimizer, self._measure(optimizer))
 
 
 class GradientTrace:

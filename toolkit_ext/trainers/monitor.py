@@ -143,8 +143,12 @@ class Monitor:
         self.patience, self.ranks = patience, ranks
         self.dead: DeadLayers | None = None
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: nn.Module, eps: float | None = None) -> dict[str, float]:
         """Accuracies in [0, 1]: ``val_clean_acc``, ``val_robust_acc``, ``train_fgsm_acc``, ``train_pgd_acc``.
+
+        The last two, which tell catastrophic overfitting, are at ``eps``, the radius that training has reached (by
+        default the full one): a model in warm-up has not seen larger ones. An ``eps`` of 0 leaves them out. The
+        validation is always at the full radius, so that epochs can be compared.
 
         ``val_top_share`` is the share of the most frequent predicted class, ``dead_share`` that of the units which no
         example of the training subset switches on, in the layer where it is largest (for models with ReLU).
@@ -160,9 +164,10 @@ class Monitor:
         self.dead = find_dead(model, self.training)
         if self.dead:
             figures["dead_share"] = float(self.dead.layers["share"].max())
-        if self.eps > 0:
-            figures["train_fgsm_acc"] = robust_accuracy(model, self.training, self.fgsm, self.ranks)
-            figures["train_pgd_acc"] = robust_accuracy(model, self.training, self.pgd, self.ranks)
+        if (reached := self.eps if eps is None else eps) > 0:
+            for name, attack in (("fgsm", self.fgsm), ("pgd", self.pgd)):
+                at = attack.at(eps=reached)
+                figures[f"train_{name}_acc"] = robust_accuracy(model, self.training, at, self.ranks)
         return figures
 
     def sound(self, alarms: Alarms, history: Sequence[dict[str, Any]]) -> None:
@@ -179,12 +184,19 @@ class Monitor:
             alarms.add("dead_layer", epoch, str(self.dead.alarm))
         fgsm, pgd = row.get("train_fgsm_acc", 0.0), row.get("train_pgd_acc", 0.0)
         if fgsm > 2 * most_common and pgd < 0.5 * fgsm:
-            message = f"training accuracy {fgsm:.1%} under FGSM but {pgd:.1%} under PGD-{self.pgd.steps}"
+            eps = f" at eps {row['eps']:.3g}" if "eps" in row else ""
+            message = f"training accuracy {fgsm:.1%} under FGSM but {pgd:.1%} under PGD-{self.pgd.steps}{eps}"
             alarms.add("catastrophic_overfitting", epoch, message)
-        measured = [r["val_robust_acc"] for r in history if "val_robust_acc" in r]
+        measured = [r["val_robust_acc"] for r in _since_reset(history) if "val_robust_acc" in r]
         recent = measured[-self.patience - 1 :]
         if len(recent) > self.patience and all(a > b for a, b in pairwise(recent)):
             message = (
                 f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
             )
             alarms.add("robust_overfitting", epoch, message)
+
+
+def _since_reset(history: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The newest rows in which epsilon never fell: accuracies across the reset of a schedule cannot be compared."""
+    falls = [i for i in range(1, len(history)) if history[i].get("eps", 0.0) < history[i - 1].get("eps", 0.0)]
+    return history[falls[-1] if falls else 0 :]

@@ -11,23 +11,24 @@ import csv
 import hashlib
 import io
 import json
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from safetensors.torch import save_model as save_tensors
 from torch import Tensor, nn
 
 from toolkit_ext.backbones import Normalized
-from toolkit_ext.backbones.checkpoint import save_model
-from toolkit_ext.errors import UserError, check_file_name
-from toolkit_ext.io import atomic_folder, atomic_write, make_folder, recover_folder
+from toolkit_ext.backbones.checkpoint import save_model, save_weights, unwrapped
+from toolkit_ext.backbones.config import CONFIG, KEY
+from toolkit_ext.errors import UserError, check_file_name, one_line
+from toolkit_ext.io import atomic_file, atomic_folder, atomic_write, locked, make_folder, recover_folder, say_unchecked
 from toolkit_ext.ranks import ALONE, Ranks
+from toolkit_ext.units import plain
 
-_STATE = "trainer_state.pt"
+_STATE, _DIGEST = "trainer_state.pt", "trainer_state_sha256"
 
 
 def digest(*parts: Any) -> str:
@@ -42,17 +43,64 @@ def digest(*parts: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-def check_fingerprint(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """See that a saved state is of the run that is to go on.
+def _write_state(file: Path, state: Mapping[str, Any]) -> str:
+    """Write ``state`` and see that it can be read again; return its SHA-256."""
+    plain_state = plain(state)
+    try:
+        with atomic_file(file) as written:
+            torch.save(plain_state, written)
+        # Mapped, so that tensors are not read: they are what was hashed.
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        culprit = next(_foreign(plain_state), one_line(error))
+        raise UserError(f"output {file}: could not be read again: {culprit}; use numbers, texts and tensors") from error
+    return written.sha256
 
-    A setting that only one side has was added or dropped since the state was saved, and counts as unknown.
 
-    Raises:
-        UserError: it is of another run; the message names what differs.
-    """
-    differing = [f"{k} ({saved[k]} there, {ours[k]} here)" for k in ours if k in saved and saved[k] != ours[k]]
-    if differing:
-        raise UserError(f"resume: the checkpoint is of another run: {'; '.join(differing)}")
+def _foreign(tree: Any, path: str = "state") -> Iterator[str]:
+    """What in ``tree`` is no plain value, as ``state.fingerprint.lr is a Fraction``."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _foreign(value, f"{path}.{key}")
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            yield from _foreign(value, f"{path}[{index}]")
+    elif not isinstance(tree, Tensor | str | bytes | int | float | complex | None):
+        yield f"{path} is a {type(tree).__name__}"
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    problem = f"checkpoint {file}: cannot be read, it is cut short or damaged"
+    try:
+        told = json.loads(file.with_name(CONFIG).read_bytes())[KEY]
+        with file.open("rb") as stored:
+            sound = told.get(_DIGEST) in (None, hashlib.file_digest(stored, "sha256").hexdigest())
+        state = torch.load(file, map_location="cpu", weights_only=True) if sound else None
+    except MemoryError:
+        raise
+    except OSError as error:
+        raise UserError(f"checkpoint {error.filename}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
+        raise UserError(problem) from error
+    if not isinstance(state, dict) or not isinstance(state.get("fingerprint"), dict):
+        raise UserError(problem)
+    if _DIGEST not in told:
+        say_unchecked(file)
+    return state
+
+
+@contextmanager
+def fitting_state() -> Iterator[None]:
+    """Open while a saved state is restored: one that does not fit raises a :class:`UserError` of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        told = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error, 300)
+        raise UserError(f"resume: the saved state does not fit this model and its options: {told}") from error
 
 
 class RunFolder:
@@ -60,6 +108,7 @@ class RunFolder:
 
     def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
         self.path, self.ranks = path, ranks
+        self._verified = False  # once is enough: a run does not change the layers of its model
         ranks.first(lambda: make_folder(path))
 
     @contextmanager
@@ -70,14 +119,9 @@ class RunFolder:
             UserError: another process is writing there.
         """
         with ExitStack() as stack:
-            self.ranks.first(lambda: self._lock(stack))
+            busy = f"output {self.path}: another run is writing this folder; choose another one"
+            self.ranks.first(lambda: stack.enter_context(locked(self.path, busy)))
             yield
-
-    def _lock(self, stack: ExitStack) -> None:
-        try:
-            stack.enter_context(FileLock(self.path / ".lock", blocking=False))
-        except Timeout:
-            raise UserError(f"output {self.path}: another run is writing this folder; choose another one") from None
 
     def check_fresh(self, resume: bool) -> None:
         """Refuse to start over an existing run, unless it is to be resumed."""
@@ -96,37 +140,33 @@ class RunFolder:
         """Write checkpoint ``name`` (``last`` or ``best``): the model, and ``state`` to train on from.
 
         Of several processes the first writes, and any that fails writes its own ``failed`` state.
+
+        Raises:
+            UserError: it cannot be written, or what was written could not be read again; the old one is unchanged.
         """
         if not self.ranks.is_first and name != "failed":
             return
         name = check_file_name("checkpoint", name if self.ranks.is_first else f"{name}-rank{self.ranks.rank}")
         with atomic_folder(self.path / name) as folder:
-            if isinstance(model, Normalized):
-                save_model(model, folder, extra=dict(extra))
+            told = dict(extra) if state is None else {**extra, _DIGEST: _write_state(folder / _STATE, state)}
+            if isinstance(unwrapped(model), Normalized):
+                save_model(model, folder, told, verify=not self._verified)
             else:  # a user's own module: its weights can be kept, but no recipe to build it
-                save_tensors(model, str(folder / "model.safetensors"))
-                atomic_write(folder / "config.json", json.dumps({"toolkit_ext": dict(extra)}, indent=2))
-            if state is not None:
-                torch.save(dict(state), folder / _STATE)
+                save_weights(model, folder, told)
+        self._verified = True
 
     def load(self, name: str = "last") -> dict[str, Any] | None:
         """The state saved with checkpoint ``name``, or None where there is none.
 
         Raises:
-            UserError: the file is cut short or not one of ours.
+            UserError: the file is missing, changed, cut short or not one of ours.
         """
         return self.ranks.first(lambda: self._load(name))  # other machines need not see this disk
 
     def _load(self, name: str) -> dict[str, Any] | None:
-        recover_folder(self.path / name)
-        file = self.path / name / _STATE
-        if not file.exists():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
-            raise UserError(f"checkpoint {file}: cannot be read, it is cut short or damaged") from error
-        return state
+        folder = self.path / name
+        recover_folder(folder)
+        return _read_state(folder / _STATE) if folder.exists() else None
 
     def write_log(self, rows: Sequence[Mapping[str, Any]], name: str = "log.csv") -> Path:
         """Write the log ``name``: one line per row, columns in order of first appearance."""

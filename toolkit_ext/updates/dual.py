@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, GradientReducer, Losses, StepReport, no_exchange
 from toolkit_ext.updates.plain import NO_CLOSURE, WrappedOptimizer, check_inner, detached
+from toolkit_ext.updates.rules import GammaSchedule
 
 Pair = tuple[Tensor, Tensor]
 
@@ -155,15 +156,20 @@ def _split(losses: Losses) -> Pair:
 
 
 class DualUpdate:
-    """The dual rule bound to its two optimisers."""
+    """The dual rule bound to its two optimisers, and whether the learning-rate schedule moves the second too."""
 
-    def __init__(self, optimizer: DualOptimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: DualOptimizer, gamma_schedule: GammaSchedule = "constant") -> None:
+        self.optimizer, self.gamma_schedule = optimizer, gamma_schedule
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
         """The clean optimiser (rate η), then Adam (rate γ)."""
         return [self.optimizer.clean, self.optimizer.adversarial]
+
+    @property
+    def scheduled(self) -> Sequence[Optimizer]:
+        """See :class:`~toolkit_ext.types.PartlyScheduled`."""
+        return self.optimizers if self.gamma_schedule == "as_lr" else [self.optimizer.clean]
 
     def share(self, exchange: GradientReducer, ascent: GradientReducer) -> None:
         """See :class:`~toolkit_ext.types.Shareable`; one exchange for both gradients, and no ascent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from toolkit_ext.bounds import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_options
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.types import Update, option
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 AMPScope = Literal["global", "per_tensor"]
+GammaSchedule = Literal["constant", "as_lr"]
 BatchNormPasses = Literal["once", "last", "every"]
 """The pass over a batch that updates running batch-norm statistics.
 
@@ -70,19 +72,24 @@ class DualRule:
     """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the bound optimiser.
 
     The objective must give ``clean`` and ``adversarial``; other terms (``penalty``) are added to ``clean``.
+
+    The learning-rate schedule and its warm-up move η. γ = ``dual_gamma`` stays as it is
+    (``dual_gamma_schedule="constant"``), as in the source, which schedules η alone; ``as_lr`` multiplies it by the same
+    factors as η, which is what runs did before this option.
     """
 
-    dual_gamma: float = option(1e-3, "learning rate of Adam on the adversarial loss; small beside the main rate")
-    dual_beta1: float = option(0.9, "decay of Adam's first moment, in [0, 1)")
-    dual_beta2: float = option(0.999, "decay of Adam's second moment, in [0, 1)")
-    dual_adam_eps: float = option(1e-8, "constant in the denominator of Adam")
+    dual_gamma: float = option(
+        1e-3, "learning rate of Adam on the adversarial loss; small beside the main rate", NOT_NEGATIVE
+    )
+    dual_beta1: float = option(0.9, "decay of Adam's first moment, in [0, 1)", BELOW_ONE)
+    dual_beta2: float = option(0.999, "decay of Adam's second moment, in [0, 1)", BELOW_ONE)
+    dual_adam_eps: float = option(1e-8, "constant in the denominator of Adam", POSITIVE)
+    dual_gamma_schedule: GammaSchedule = option(
+        "constant", "rate of Adam: constant, or as_lr (scheduled and warmed up like the main rate)", earlier="as_lr"
+    )
 
     def __post_init__(self) -> None:
-        check_positive("dual_gamma", self.dual_gamma, zero=True)
-        check_positive("dual_adam_eps", self.dual_adam_eps)
-        for name in ("dual_beta1", "dual_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; it must be at least 0 and less than 1")
+        check_options(self)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
         from torch.optim import Adam
@@ -95,7 +102,7 @@ class DualRule:
         # Fused like the main optimiser, so the check for non-finite values need not wait for the device.
         fused = all(group.get("fused") for group in optimizer.param_groups) or None
         adam = Adam(groups, lr=self.dual_gamma, betas=betas, eps=self.dual_adam_eps, fused=fused)
-        return DualUpdate(DualOptimizer(optimizer, adam))
+        return DualUpdate(DualOptimizer(optimizer, adam), self.dual_gamma_schedule)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class AMPRule:
     amp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
 
     def __post_init__(self) -> None:
+        check_options(self)
         ball = (self.amp_epsilon, self.amp_inner_lr, self.amp_inner_iter, self.amp_scope)
         check_amp("amp_", *ball, self.amp_batch_norm)
 
@@ -136,6 +144,7 @@ class AWPRule:
     awp_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_awp("awp_", self.awp_gamma, self.awp_steps, self.awp_inner_lr, self.awp_batch_norm)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:

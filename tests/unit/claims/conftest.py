@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolkit_ext.claims import Arm, Claim, Group, Lower, Row
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import SCHEMA, Record, validate
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose

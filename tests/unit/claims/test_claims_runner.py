@@ -10,8 +10,8 @@ import pytest
 from toolkit_ext import results
 from toolkit_ext.claims import Arm, AtLeast, Claim, Found, Group, Trained, run_group
 from toolkit_ext.claims.runs import TUNING_SEED, runs_by_scale
-from toolkit_ext.experiments.experiment import Experiment, RunContext
 from toolkit_ext.experiments.recipe import smoke
+from toolkit_ext.experiments.settings import Experiment, RunContext
 
 TINY = replace(smoke(Experiment("pgd", hyper_parameters={"eps": 0.1})), attacks=("clean", "pgd20"))
 

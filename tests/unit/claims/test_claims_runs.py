@@ -10,7 +10,7 @@ import pytest
 
 from toolkit_ext.claims import Arm, Group
 from toolkit_ext.claims.runs import TUNING_SEED, Runs, choose, grid, matches, runs_by_scale, settled, tuning_of
-from toolkit_ext.experiments.experiment import Experiment
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record
 
 Make = Callable[..., Record]

@@ -84,7 +84,7 @@ def _record(method: str = "pgd", seed: int = 0, eps: float = 0.1, **given: Any) 
         "protocol": {"name": "linf_0.1_digits", "norm": "Linf", "eps": eps, "version": "standard"},
         "n_examples": 10,
         "metrics": {"clean_acc": 0.9, "aa_acc": 0.5},
-        "intervals": {"aa_acc": [0.24, 0.76]},
+        "intervals": {"aa_acc": _bounds(0.5, 10)},
         "details": {"attacks": attacks, "robust": _ROBUST, "training": {"best_epoch": 2, "history": history}},
         "omitted": {"square": "not asked for"},
         "warnings": ["zero_gradients (aa/apgd-ce): at 3 attack starts"],

@@ -150,7 +150,7 @@ def test_columns_filters_and_what_all_share(record: Make) -> None:
     cells = [dict(zip(columns(records), row.cells, strict=True)) for row in rows(records, {}, {})]
     assert [row["aa_acc"].text for row in cells] == ["50.00", "50.00", ""]
     assert [row["eps"].order for row in cells] == [0.1, 8 / 255, -1.0]
-    assert cells[0]["aa_acc"].hint == "AutoAttack, 95% interval [24.00, 76.00]"
+    assert cells[0]["aa_acc"].hint == "AutoAttack, 95% interval [23.66, 76.34]"
 
 
 def test_fewer_examples_are_marked(record: Make) -> None:

@@ -165,10 +165,11 @@ BROKEN: dict[str, bytes] = {
 def test_broken_records_are_named_and_left_out(make: Make, tmp_path: Path, name: str) -> None:
     write_record(make(), tmp_path)
     (tmp_path / f"{name}.json").write_bytes(BROKEN[name])
-    with pytest.warns(RecordWarning, match=rf"^{name}\.json in .* is not a run record and is left out: \S") as caught:
+    told = rf"^{name}\.json in .* is not a sound run record and is left out: \S"
+    with pytest.warns(RecordWarning, match=told) as caught:
         assert read_records(tmp_path) == [make()]
     assert len(caught) == 1
-    with pytest.raises(UserError, match=rf"^{name}\.json in .* is not a run record: "):
+    with pytest.raises(UserError, match=rf"^{name}\.json in .* is not a sound run record: "):
         read_records(tmp_path, strict=True)
 
 

@@ -283,7 +283,7 @@ def test_training_shifts_by_no_more_than_crop_padding(make: Any, data: Data, tmp
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_weights(make: Any, data: Data, tmp_path: Any) -> None:
     classifier = make()
-    trainer = StandardTrainer(classifier, lr=1e30, momentum=0.0, lr_schedule="constant")
+    trainer = StandardTrainer(classifier, lr=1e12, momentum=0.0, lr_schedule="constant")
     with pytest.raises(NonFiniteLossError, match=r"non-finite loss in step \d+ .*32 examples"):
         trainer.fit(*data, nb_epochs=3, run_dir=tmp_path, **QUIET)
     assert trainer.alarms[0]["kind"] == "non_finite_loss"
@@ -342,7 +342,10 @@ FIT_ERRORS: dict[str, tuple[Any, str]] = {
     "floats": (lambda d: _with(d, y=d[1].float()), "labels: dtype"),
     "length": (lambda d: _with(d, y=d[1][:-1]), "labels: 119 labels for 120"),
     "empty": (lambda d: _with(d, x=d[0][:0]), "empty"),
-    "batch": (lambda d: _with(d, batch_size=500), "batch_size: 500 is not allowed for 108 training examples"),
+    "batch": (
+        lambda d: _with(d, batch_size=0),
+        "batch_size: 0 is not allowed; it must be an integer at least 1",
+    ),
     "epochs": (lambda d: _with(d, nb_epochs=0), "nb_epochs: 0"),
     "option": (lambda d: _with(d, verbose=True), "fit: no such argument verbose"),
     "warmup": (lambda d: _with(d, nb_epochs=2), "warmup_epochs: 2"),

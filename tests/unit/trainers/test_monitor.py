@@ -47,6 +47,34 @@ def test_catastrophic_overfitting() -> None:
     assert raised({"train_fgsm_acc": 0.35, "train_pgd_acc": 0.1}) == []  # hardly better than chance at both
 
 
+@pytest.mark.parametrize("schedule", [{"schedule": "warmup", "eps_warmup_epochs": 4}, {"schedule": "periodic"}])
+def test_overfitting_is_judged_at_the_eps_that_training_has_reached(
+    schedule: dict[str, Any], make: Any, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float]] = []
+
+    def watching(model: nn.Module, held: ValidationSplit, attack: Any, ranks: Any) -> float:
+        seen.append((type(attack).__name__, attack.eps))
+        return 0.34 if attack.eps < 0.9 or type(attack).__name__ == "FGSM" else 0.004  # so that the full eps would cry
+
+    monkeypatch.setattr("toolkit_ext.trainers.monitor.robust_accuracy", watching)
+    trainer = PGDTrainer(make(), eps=0.9, steps=1, **schedule)
+    trainer.fit(*data, nb_epochs=4, batch_size=36, progress=False)
+    reached = [row["eps"] for row in trainer.history]
+    assert len(set(reached)) > 1
+    assert max(reached) < 0.9
+    expected = [[("PGD", 0.9), ("FGSM", eps), ("PGD", eps)] if eps else [("PGD", 0.9)] for eps in reached]
+    assert seen == [pair for epoch in expected for pair in epoch]
+    assert not [alarm for alarm in trainer.alarms if alarm["kind"] == "catastrophic_overfitting"]
+
+
+def test_robust_overfitting_is_not_judged_across_a_reset_of_eps() -> None:
+    fall = [{"val_robust_acc": value, "eps": 0.1} for value in (0.5, 0.49, 0.48, 0.47)]
+    assert raised(*fall) == ["robust_overfitting@4"]
+    assert raised(*fall[:2], *({**row, "eps": 0.05} for row in fall[2:])) == []
+    assert raised(*({**row, "eps": 0.1 * i} for i, row in enumerate(fall, 1))) == ["robust_overfitting@4"]
+
+
 def test_robust_overfitting_needs_several_falling_epochs() -> None:
     fall = [{"val_robust_acc": value} for value in (0.5, 0.49, 0.48, 0.47)]
     assert raised(*fall) == ["robust_overfitting@4"]

@@ -19,14 +19,12 @@ from toolkit_ext.fast.formats import choose_layout, is_native, layouts_kept
 from toolkit_ext.trainers import (
     DeepTrainer,
     DualOptimizerTrainer,
-    NonFiniteLossError,
     PGDTrainer,
     StandardTrainer,
     as_classifier,
 )
 from toolkit_ext.trainers.attack_runner import AttackRunner
-from toolkit_ext.trainers.non_finite import NonFiniteCheck
-from toolkit_ext.types import AdversarialInputs, Batch, Losses
+from toolkit_ext.types import AdversarialInputs, Batch
 
 Data = tuple[Tensor, Tensor]
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 40, "nb_epochs": 2}
@@ -177,42 +175,6 @@ def test_an_optimiser_that_trains_twice_has_the_layout_of_its_weights(data: Data
         found.append(weights(trainer))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(1.0, float(theirs.abs().max())))
-
-
-def test_a_loss_that_is_not_finite_is_held_on_the_device() -> None:
-    weight = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
-    guard = NonFiniteCheck([optimizer], deferred=True, every=3)
-    assert guard.deferred
-    batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1), AdversarialInputs(torch.zeros(1, 1, 1, 1)))
-    told = []
-    for number, factor in enumerate([1.0, float("nan"), 1.0], start=7):
-        optimizer.zero_grad()
-        losses = Losses({"adversarial": (weight * factor).sum()})
-        told.append(guard.look(losses, batch, number))
-        losses.total.backward()
-        optimizer.step()
-    assert told[:2] == ["", ""]
-    assert told[2] == "step 8 (adversarial nan; the weights are those before it)"
-    torch.testing.assert_close(weight.detach(), torch.full((3,), 0.9))  # the first step, and not the third
-    assert guard.seen() == told[2]
-    assert not hasattr(optimizer, "found_inf")
-
-
-def test_optimisers_that_cannot_be_held_are_guarded_before_the_step() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.1)
-    assert not NonFiniteCheck([optimizer], deferred=True).deferred
-
-
-def test_the_end_of_an_epoch_looks_at_the_flag(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    def always_deferred(optimizers: Any, deferred: bool) -> NonFiniteCheck:
-        return NonFiniteCheck(optimizers, deferred=True)
-
-    monkeypatch.setattr("toolkit_ext.trainers.loop.NonFiniteCheck", always_deferred)
-    trainer = StandardTrainer(classifier(), **{**CALM, "lr": 1e30, "momentum": 0.0}, fused_optimizer="on")
-    with pytest.raises(NonFiniteLossError, match=r"non-finite loss in step \d+ .*the weights are those before it"):
-        trainer.fit(*data, **{**QUIET, "nb_epochs": 3})
-    assert all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
 
 
 def test_the_layout_that_auto_picks() -> None:

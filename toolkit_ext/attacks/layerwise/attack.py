@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from toolkit_ext.errors import UserError, check_choice, check_positive
-from toolkit_ext.types import NORMS, AdversarialInputs, Norm, option
+from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, POSITIVE, check_options
+from toolkit_ext.errors import check_choice
+from toolkit_ext.types import AdversarialInputs, Norm, option
 from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
@@ -47,28 +48,29 @@ class Deep:
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = option("Linf", "norm of the budget: Linf or L2")
     deep_layers: str = option("auto", "hidden layers: auto, none, or a comma-separated list of names and patterns")
-    deep_hidden_eps: float = option(0.02, "budget of a hidden layer, as a fraction of the size of its clean output")
+    deep_hidden_eps: float = option(
+        0.02, "budget of a hidden layer, as a fraction of the size of its clean output", NOT_NEGATIVE
+    )
     deep_norm: Norm = option("L2", "norm of the budgets of hidden layers: Linf or L2")
     deep_rho: str = option("quadratic", "what bounds a perturbation: quadratic (a penalty) or ball (its budget)")
-    deep_lambda: float | None = option(None, "loss per squared budget; none is 1 for quadratic and 10 for ball")
+    deep_lambda: float | None = option(
+        None, "loss per squared budget; none is 1 for quadratic and 10 for ball", POSITIVE
+    )
     deep_solver: str = option("cg", "maximiser: cg (conjugate gradient), ga (gradient ascent) or pgd")
     deep_variables: str = option("perturbations", "unknowns of cg and ga: perturbations (coupled) or neurons")
-    deep_steps: int = option(5, "steps of the maximiser; each is two gradient evaluations for cg and ga, one for pgd")
-    deep_start: float = option(0.1, "size of the random start, as a fraction of the budget; 0 starts from d = 0")
+    deep_steps: int = option(
+        5, "steps of the maximiser; each is two gradient evaluations for cg and ga, one for pgd", COUNT
+    )
+    deep_start: float = option(
+        0.1, "size of the random start, as a fraction of the budget; 0 starts from d = 0", NOT_NEGATIVE
+    )
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, NORMS)
-        check_choice("deep_norm", self.deep_norm, NORMS)
+        check_options(self)
         check_choice("deep_rho", self.deep_rho, _LAMBDA)
         check_choice("deep_solver", self.deep_solver, ("cg", "ga", "pgd"))
         check_choice("deep_variables", self.deep_variables, ("perturbations", "neurons"))
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
-        check_positive("deep_hidden_eps", self.deep_hidden_eps, zero=True)
-        check_positive("deep_start", self.deep_start, zero=True)
-        if self.deep_lambda is not None:
-            check_positive("deep_lambda", self.deep_lambda)
-        if self.deep_steps < 1:
-            raise UserError(f"deep_steps: {self.deep_steps} is not allowed; at least 1")
 
     def at(self, *, eps: float, step: int = 0) -> Self:
         """The same attack with another radius; the hidden budgets scale with it."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from toolkit_ext.evaluation.loading.inputs import BATCH
 from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.types import Norm
 
@@ -31,7 +32,8 @@ DETERMINISTIC = 1e-4  # relative change of the logits between forward passes, at
 class Check:
     """One check: ``name``, ``status``, its ``figure``, one line of ``explanation``, and the ``values`` behind it.
 
-    ``figure`` is a fraction in [0, 1] or a difference of two; for ``randomness`` the relative change of the logits.
+    ``figure`` is a fraction in [0, 1] or a difference of two; for ``randomness`` and ``batch`` the relative change of
+    the logits.
     """
 
     name: str
@@ -156,6 +158,28 @@ def gradients(norms: Tensor, tiny: float) -> Check:
     finite = norms[norms.isfinite()]
     median = float(finite.median()) if len(finite) else None
     return Check("gradients", status, dead, text, {"zero": dead, "tiny": small, "median": median})
+
+
+def first_step(shares: Mapping[str, float]) -> Check:
+    """Whether attacks can move at their first step; ``shares`` maps them to their share of ``zero_gradients``."""
+    worst = max(shares, key=lambda name: shares[name], default="")
+    share = shares.get(worst, 0.0)
+    status = _grade(share, ZERO_GRADIENTS)
+    text = f"at most {share:.1%} of the images have no usable gradient at the first step of an attack"
+    if status != "pass":
+        text += f" ({worst}): it cannot move them, so its accuracy flatters"
+    return Check("first_step", status, share, text, {"zero": dict(shares)})
+
+
+def batch(change: float | None) -> Check:
+    """Whether logits depend on the other images of the batch, by their relative ``change``; None for a random model."""
+    if change is None:
+        return Check("batch", "warning", 0.0, "not known, because the model is random", {})
+    text = f"logits change by {change:.2g}, relatively, with the order, the size and the other images of a batch"
+    status: Status = "pass"
+    if not change <= BATCH:
+        status, text = "failure", f"{text}: the model depends on its batch, so no accuracy is one of single images"
+    return Check("batch", status, min(change, 1e9), text)
 
 
 def randomness(change: float, version: str) -> Check:

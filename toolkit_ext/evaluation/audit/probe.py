@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from toolkit_ext.attacks import PGD, attackable
 from toolkit_ext.data import to_unit
+from toolkit_ext.evaluation.loading.inputs import batch_change
 from toolkit_ext.evaluation.running.isolation import isolated
 from toolkit_ext.evaluation.running.recheck import recheck
 
@@ -72,6 +73,11 @@ class Probe:
             return (logits.amax(dim=0) - logits.amin(dim=0)).amax(dim=1) / scale
 
         return float(self._by_batch(spread).max())
+
+    def batch_change(self) -> float | None:
+        """How much logits depend on the batch, see :func:`~toolkit_ext.evaluation.loading.inputs.batch_change`."""
+        with isolated(self.model, self.device):
+            return batch_change(self.model, to_unit(self.x[: self.batch_size].clone()).to(self.device))
 
     def transfer(self, substitute: nn.Module) -> Tensor:
         """``[N]`` bool: not broken by examples of PGD-20 on ``substitute``."""

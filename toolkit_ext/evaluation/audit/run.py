@@ -1,4 +1,4 @@
-"""Audit a model by eight checks that a sound evaluation passes."""
+"""Audit a model by ten checks that a sound evaluation passes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from toolkit_ext.evaluation.audit.probe import Probe
 from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module
 from toolkit_ext.evaluation.loading.checks import check_model, find_device, hash_model
+from toolkit_ext.evaluation.loading.door import through_the_door
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.running.isolation import isolated
@@ -52,6 +53,8 @@ def audit(
     ``more_steps``: PGD-100 breaks what PGD-20 breaks, and not much more.
     ``loss_rises``: the loss rises along PGD-20.
     ``gradients``: input gradients are neither zero nor tiny nor NaN.
+    ``first_step``: at the first step of FGSM and PGD, input gradients are neither zero nor NaN.
+    ``batch``: an image's logits do not depend on the other images of its batch.
     ``randomness``: the model gives the same logits twice.
     ``transfer``: PGD on the model breaks what PGD on another model, ``transfer``, breaks.
 
@@ -77,7 +80,8 @@ def audit(
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
     model, substitute = as_module(model), None if transfer is None else as_module(transfer)
     x = check_images(x).detach().cpu()
-    _check_substitute(model, substitute, x)
+    model = _behind_the_door(model, x)
+    substitute = _checked_substitute(model, substitute, x)
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}
     found, accuracies = _attacks(model, x, y, protocol, state_dir, {**options, "fresh": fresh, "budget": budget})
     right = found.robust["clean"]  # the other images need no attack
@@ -88,6 +92,8 @@ def audit(
         *_comparisons(found, accuracies),
         judge.loss_rises(probe.losses()),
         judge.gradients(probe.gradients(), TINY),
+        judge.first_step(_zero_gradients(found)),
+        judge.batch(probe.batch_change()),
         judge.randomness(probe.change(), protocol.version),
     ]
     omitted = {"transfer": "no other model was given"} if substitute is None else {}
@@ -97,13 +103,20 @@ def audit(
     return Audit(tuple(checks), omitted | found.omitted, protocol.norm, protocol.eps, len(x))
 
 
-def _check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> None:
+def _behind_the_door(model: nn.Module, x: Tensor) -> nn.Module:
+    device = find_device(model)
+    with isolated(model, device):
+        return through_the_door(model, to_unit(x[:1]).to(device))
+
+
+def _checked_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> nn.Module | None:
     if substitute is None:
-        return
+        return None
     device = find_device(model)
     image = to_unit(x[:1]).to(device)
     try:
         find_device(substitute, device)
+        substitute = _behind_the_door(substitute, x)
         with isolated(model, device), isolated(substitute, device):
             classes, others = check_model(model, image, None), check_model(substitute, image, None)
     except UserError as error:
@@ -112,6 +125,7 @@ def _check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor)
         raise UserError(f"transfer: has {others} classes, the model has {classes}; they must be the same")
     if hash_model(model) == hash_model(substitute):
         raise UserError("transfer: is the model itself; give another checkpoint, such as an undefended one")
+    return substitute
 
 
 def _radii(protocol: Protocol, x: Tensor) -> list[float]:
@@ -134,6 +148,10 @@ def _attacks(
     pgd = plain.at(attacks=("clean", "pgd20"))
     curve = evaluate_budgets(model, x, y, pgd, _radii(protocol, x), state_dir=growing, **options)
     return found, {one.protocol.eps: one.metrics["pgd20_acc"] for one in curve}
+
+
+def _zero_gradients(found: Evaluation) -> dict[str, float]:
+    return {name: row["zero_gradients"] for name, row in found.details.items() if "zero_gradients" in row}
 
 
 def _white_box(found: Evaluation) -> Tensor:

@@ -17,8 +17,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit_ext.backbones.estimators import view
-from toolkit_ext.errors import UserError
+from toolkit_ext.backbones.estimators import overridden, view
+from toolkit_ext.errors import UserError, one_line
 
 Classifier: TypeAlias = nn.Module | PyTorchClassifier
 """A model that an evaluation accepts."""
@@ -49,7 +49,7 @@ class FromFile(nn.Module):
             # A guard of an exported program; torch 2.6 raises RuntimeError.
             if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
                 raise
-            found, reason = list(x.shape), " ".join(str(error).split())
+            found, reason = list(x.shape), one_line(error)
             message = f"model: was exported for other inputs than {found} ({reason}); export with a dynamic batch"
             raise UserError(message) from error
         return logits
@@ -65,14 +65,10 @@ def read_state(weights: Path) -> dict[str, Tensor]:
     try:
         state = load_state_dict(str(weights), weights_only=True)
     except Exception as error:  # pickle, zip and safetensors raise different ones
-        raise UserError(f"weights {weights}: cannot be read as tensors alone ({_line(error)})") from error
+        raise UserError(f"weights {weights}: cannot be read as tensors alone ({one_line(error, 120)})") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights {weights}: are no state dict; it must map names to tensors")
     return dict(state)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 @contextmanager
@@ -114,7 +110,7 @@ def _read(path: Path, expected: str, read: Callable[[], nn.Module], device: torc
         with _quiet():
             program = read()
     except Exception as error:
-        raise UserError(f"checkpoint {path}: is damaged or not {expected} ({_line(error)})") from error
+        raise UserError(f"checkpoint {path}: is damaged or not {expected} ({one_line(error, 120)})") from error
     return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)
 
 
@@ -161,10 +157,13 @@ def as_module(model: Classifier) -> nn.Module:
     """``model``, or an ART ``PyTorchClassifier`` as a module on images in [0, 1].
 
     Raises:
-        UserError: preprocessing or a postprocessing defence without a gradient.
+        UserError: preprocessing or a postprocessing defence without a gradient; a subclass that predicts in another
+            way than by its model, which the attacks would bypass.
     """
     if not isinstance(model, PyTorchClassifier):
         return model
+    if own := overridden(model):
+        raise UserError(f"model: {own} would be bypassed; evaluate its .model, or a module that does the same")
     if model.postprocessing_defences:
         names = ", ".join(type(defence).__name__ for defence in model.postprocessing_defences)
         raise UserError(f"model: the postprocessing defence {names} hides the logits; evaluate the classifier without")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -14,12 +13,14 @@ import torch
 from pyautoattack import checks
 from torch import Tensor, nn
 
-from toolkit_ext.backbones.outputs import check_outputs
+from toolkit_ext.backbones.outputs import check_float32, check_outputs
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.loading.door import Door, through_the_door
 from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector
 from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_precision
+from toolkit_ext.evaluation.tensor_files import hash_tensors
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,27 @@ def opened(
     with isolated(model, device):
         x = check_images(x).detach().cpu().contiguous()
         image = to_unit(x[:1]).to(device)
-        classes = check_model(model, image, num_classes)
+        model, classes = _enter(model, image, num_classes)
         y = check_labels(y, len(x), classes).cpu()
         with in_precision(model, image, precision) as half:
             yield Subject(model, x, y, classes, device, half)
+
+
+def _enter(model: nn.Module, image: Tensor, num_classes: int | None) -> tuple[nn.Module, int]:
+    """``model``, behind a :class:`Door` if it needs one, and its number of classes, from one look if it needs none."""
+    seen: list[Tensor] = []
+    hook = model.register_forward_hook(lambda _, inputs, __: seen.extend(inputs))
+    try:
+        logits = _logits(model, image, num_classes)
+    except UserError:  # as writing into an input that needs a gradient raises
+        door = through_the_door(model, image)
+        if door is model:
+            raise
+        return door, check_model(door, image, num_classes)
+    finally:
+        hook.remove()
+    kept = all(torch.equal(given.detach(), image) for given in seen[:1])
+    return model if kept and logits.dtype == torch.float32 else Door(model), logits.shape[1]
 
 
 def find_device(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
@@ -82,15 +100,16 @@ def check_model(model: nn.Module, image: Tensor, num_classes: int | None) -> int
     Raises:
         UserError: weights that are not float32; outputs that :func:`check_outputs` refuses, or without a gradient.
     """
-    for name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.dtype != torch.float32:
-            dtype = str(weight.dtype).removeprefix("torch.")
-            raise UserError(f"model: weight {name} is {dtype}; evaluation is in float32, call model.float() first")
+    return _logits(model, image, num_classes).shape[1]
+
+
+def _logits(model: nn.Module, image: Tensor, num_classes: int | None) -> Tensor:
+    check_float32(model, "model", "evaluation")
     with preserved_rng(image.device):
         logits = check_outputs(model, image, num_classes, probabilities=True)
     if not logits.requires_grad:
         raise UserError("model: its logits have no gradient in the input, which the attacks need (detach or no_grad?)")
-    return logits.shape[1]
+    return logits
 
 
 def check_defence(model: nn.Module, x: Tensor, y: Tensor, version: str, collector: Collector) -> None:
@@ -119,16 +138,6 @@ def honest_dynamic_check() -> Iterator[None]:
     finally:
         sys.settrace(tracer)
         checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
-    """SHA-256 of ``text`` and of every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def hash_model(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from toolkit_ext import backbones
 from toolkit_ext.backbones import Normalized
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.evaluation.loading.adapters import Ensemble, read_export, read_script, read_state
 
 TIMM = "timm:"
@@ -135,8 +135,8 @@ def _timm(name: str, shape: Shape, weights: Path, device: torch.device, args: Ma
     try:
         model.backbone.load_state_dict(state)
     except RuntimeError as error:
-        facts = " ".join(str(error).split()[:40])
-        raise UserError(f"weights {weights}: do not fit {name!r} of {shape.num_classes} classes: {facts}") from error
+        what = f"do not fit {name!r} of {shape.num_classes} classes"
+        raise UserError(f"weights {weights}: {what}: {one_line(error, 300)}") from error
     return Loaded(model.eval().to(device), weights.name, _facts(model, model.name, model.model_args))
 
 

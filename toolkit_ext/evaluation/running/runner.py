@@ -6,6 +6,7 @@ batch, so every image gets the result of a single process, unless the model itse
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,11 @@ from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
 from toolkit_ext.evaluation.running.recheck import recheck, rejected_flag
 from toolkit_ext.evaluation.running.state import State
 from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
+from toolkit_ext.evaluation.suite.first_step import first_step_flag, watching
 from toolkit_ext.ranks import Ranks, friendly_errors
 from toolkit_ext.types import Norm
+
+log = logging.getLogger("toolkit_ext")
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """Result of one attack on one batch: tensors, and facts for JSON."""
@@ -78,7 +82,7 @@ class Runner:
 
     def once(self, name: str, check: Callable[[], None]) -> None:
         """Collect the warnings that ``check`` logs, or those stored by an interrupted evaluation."""
-        if stored := self.state.load(name):
+        if stored := self.state.load(name, "messages"):
             tensors, info = stored
             self._set_rng(tensors)
         else:
@@ -94,6 +98,7 @@ class Runner:
         self.bar.update(len(robust) - len(candidates))
         messages: list[str] = []
         rejected: Counter[str] = Counter()
+        gradients: Counter[str] = Counter()
         seconds, after = 0.0, robust.clone()
         parts = list(candidates.split(self.batch_size)) if len(candidates) else []  # split gives one empty batch
         for indices, (tensors, info) in zip(parts, self._batches(job, parts), strict=True):
@@ -102,10 +107,15 @@ class Runner:
             messages += info["messages"]
             seconds += info["seconds"]
             rejected.update(info["rejected"])
+            gradients.update(info.get("gradients", {}))  # batches of older versions have none
             self.bar.update(len(indices))
         self.seconds += seconds
-        self.flags += read_flags(messages, job.name) + rejected_flag(rejected, job.name)
-        self.rows[job.name] = Row.of(robust, after, seconds)
+        flags = read_flags(messages, job.name) + rejected_flag(rejected, job.name)
+        if all(flag.kind != "zero_gradients" for flag in flags):  # pyautoattack warns of its own
+            flags += first_step_flag(job.name, gradients["zero"], gradients["seen"])
+        self.flags += flags
+        share = gradients["zero"] / gradients["seen"] if gradients["seen"] else None
+        self.rows[job.name] = Row.of(robust, after, seconds, share)
         return after
 
     def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
@@ -123,7 +133,8 @@ class Runner:
     def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
         """The saved result of batch ``number``; attacks and saves it if there is none."""
         name = f"{job.name}-{number:05d}"
-        if (stored := self.state.load(name)) and self._fits(stored[0], indices):
+        stored = self.state.load(name, "messages", "rejected", "seconds")
+        if stored and self._fits(stored[0], indices) and self._sound(job, name, indices, stored[0]):
             self._set_rng(stored[0])
             return stored
         stored = self._attack(job, indices)
@@ -132,16 +143,33 @@ class Runner:
 
     def _fits(self, tensors: dict[str, Tensor], indices: Tensor) -> bool:
         """Whether a stored batch has these images and every adversarial example needed now."""
-        same = torch.equal(tensors["indices"], indices)
-        return same and not (tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any()
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        n, image = len(indices), tuple(self.subject.x.shape[1:])
+        wanted = {"indices": (n,), "broken": (n,), "kept": (n,), "predictions": (n,)}
+        if {**shapes, **wanted} != shapes or not torch.equal(tensors["indices"], indices):
+            return False
+        if shapes.get("inputs") != (int(tensors["kept"].sum()), *image):
+            return False
+        return not (tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any()
+
+    def _sound(self, job: Job, name: str, indices: Tensor, tensors: dict[str, Tensor]) -> bool:
+        """Whether the stored successes pass the re-check once more; a batch where one fails is attacked again."""
+        x, y = self.subject.batch(indices[tensors["kept"]])
+        inputs, label = tensors["inputs"].to(x.device), job.recheck_label and not job.clean
+        ok, rejected = recheck(self.subject.model, x, inputs, y, job.norm, job.eps, label=label)
+        if rejected:
+            log.warning("batch %s: stored successes fail the re-check %s, it is attacked again", name, rejected)
+        return bool(ok.all())
 
     def _attack(self, job: Job, indices: Tensor) -> Stored:
         start = time.perf_counter()
         x, y = self.subject.batch(indices)
         if job.seed is not None:
             torch.manual_seed(job.seed)
+        models = (self.subject.model, *filter(None, [self.subject.half]))
         with torch.no_grad():
-            inputs = job.perturb(x, y)
+            with watching(job.norm, *models) as first:
+                inputs = job.perturb(x, y)
             logits = self.subject.model(inputs)
         if job.clean and not logits.isfinite().all():
             raise UserError("model: gives NaN or infinite logits on clean images; it cannot be evaluated")
@@ -154,6 +182,7 @@ class Runner:
         kept = broken & ~self._broken[indices]
         tensors = {"indices": indices, "broken": broken, "kept": kept, "inputs": inputs[kept].cpu()}
         info = {"messages": self.collector.take(), "rejected": rejected, "seconds": time.perf_counter() - start}
+        info["gradients"] = {"seen": first.seen, "zero": first.zero}
         return {**tensors, "predictions": predictions.cpu(), **drawn}, info
 
     def _keep(self, job: Job, indices: Tensor, tensors: dict[str, Tensor]) -> None:

@@ -6,23 +6,24 @@ pyautoattack's own state file cannot be loaded again (its set of attacks comes b
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from toolkit_ext.errors import UserError
-from toolkit_ext.io import atomic_write, make_folder
+from toolkit_ext.errors import UserError, one_line
+from toolkit_ext.evaluation.tensor_files import read_tensors, write_tensors
+from toolkit_ext.io import atomic_write, locked, make_folder
 from toolkit_ext.ranks import ALONE, Ranks
 
+log = logging.getLogger("toolkit_ext")
+
 FORMAT = 1
-_META, _LOCK, _BATCHES = "meta.json", ".lock", "batch-*.safetensors"
+_META, _BATCHES = "meta.json", "batch-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,18 @@ class State:
     def save(self, name: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write a finished batch."""
         if path := self._path(name):
-            atomic_write(path, save(tensors, {"info": json.dumps(info)}))
+            write_tensors(path, tensors, {"info": json.dumps(info)}, name)
 
-    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The batch of that name; None if it is missing or its file is damaged."""
+    def load(self, name: str, *facts: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The batch of that name; None if it is missing, damaged or changed, or its info lacks one of ``facts``."""
         if not (path := self._path(name)) or not path.is_file():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                return tensors, json.loads(file.metadata()["info"])
-        except (SafetensorError, ValueError, KeyError, TypeError):
+            tensors, texts = read_tensors(path, name)
+            info = dict(json.loads(texts["info"]))
+            return (tensors, info) if set(facts) <= info.keys() else None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            log.warning("%s: is not used, the batch is attacked again: %s", path, one_line(error))
             return None
 
 
@@ -62,11 +64,7 @@ def open_state(folder: str | Path | None, key: dict[str, Any], *, fresh: bool = 
         yield State(None)
         return
     path = make_folder(Path(folder))
-    try:
-        lock = FileLock(path / _LOCK, timeout=0).acquire()
-    except Timeout as error:
-        raise UserError(f"state_dir {path}: is in use by another evaluation; give another folder") from error
-    with lock:
+    with locked(path, f"state_dir {path}: is in use by another evaluation; give another folder"):
         _claim(path, {"format": FORMAT, **key}, fresh)
         yield State(path)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import check_defence
+from toolkit_ext.evaluation.loading.inputs import check_inputs
 from toolkit_ext.evaluation.result import Evaluation, Row, fraction
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
@@ -92,6 +93,7 @@ class AttackSuite:
         x, y = self.subject.batch(slice(self.settings.batch_size))
         if half := self.subject.half:
             self.runner.once("speed", partial(compare_speed, half, model, x, collector))
+        self.runner.once("inputs", partial(check_inputs, model, x, y, collector.logger))
         self.runner.once("checks", partial(check_defence, model, x, y, self.protocol.version, collector))
         if reject_probabilities and any(flag.kind == "probabilities" for flag in self.runner.flags):
             raise UserError("model: returns probabilities; the attacks need logits, so leave out the final softmax")
@@ -124,8 +126,9 @@ class AttackSuite:
 
     def _adversary(self, make: Callable[..., Any], model: nn.Module, judge: Judge | None = None) -> Any:
         adversary = make(model, self.settings.threat, self.runner.collector)
-        # Fast attacks reuse answers that a randomised model would change.
-        if self.settings.precision != "fp32-reference" and not any(f.kind == "randomized" for f in self.runner.flags):
+        # Fast attacks reuse answers, and ask in other batches, which such models would notice.
+        changing = any(flag.kind in ("randomized", "batch_dependent") for flag in self.runner.flags)
+        if self.settings.precision != "fp32-reference" and not changing:
             make_fast(adversary, judge)
         return adversary
 
@@ -152,8 +155,10 @@ class AttackSuite:
             self.runner.bar.update(len(rest))
             return
         self.robust["apgd_ce"] = robust = robust | self.runner.run(self._job("apgd_ce"), rest)
-        seconds = shared.seconds + self.runner.rows["apgd_ce"].seconds
-        self.runner.rows["apgd_ce"] = Row.of(start, robust, seconds)
+        own = self.runner.rows["apgd_ce"]
+        shares = [row.zero_gradients for row in (shared, own) if row.zero_gradients is not None]
+        seconds = shared.seconds + own.seconds
+        self.runner.rows["apgd_ce"] = Row.of(start, robust, seconds, max(shares, default=None))
 
     @cached_property
     def _single(self) -> Perturb:

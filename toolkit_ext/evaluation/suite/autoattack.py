@@ -32,6 +32,8 @@ _KINDS = {
     "probability distribution": "probabilities",
     "dynamic defense": "dynamic",
     "zero gradient": "zero_gradients",
+    "depends on its batch": "batch_dependent",
+    "seem scaled twice": "scaled_twice",
     "bf16 is slower": "slow_bf16",
     "Square Attack has decreased": "square_beats_white_box",
 }

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
+from toolkit_ext.fast.formats import full_float32
 from toolkit_ext.fast.kernels.single_channel_conv import SingleChannelConv2d
 
 Pair = tuple[str, str]
@@ -36,7 +37,14 @@ class _Rest(nn.Module):
         return after
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something happens before or after the layer's own forward pass (weight norm, pruning, ...)."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
+
+
 def _is_norm(module: nn.Module) -> bool:
+    if _has_hooks(module) or parametrize.is_parametrized(module):
+        return False
     known = type(module) is nn.BatchNorm2d or (
         isinstance(module, nn.BatchNorm2d) and {"drop", "act"} <= module._modules.keys()
     )
@@ -44,7 +52,8 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return type(module) in (nn.Conv2d, SingleChannelConv2d) and not parametrize.is_parametrized(module)
+    plain = not parametrize.is_parametrized(module) and not _has_hooks(module)
+    return type(module) in (nn.Conv2d, SingleChannelConv2d) and plain
 
 
 def find_pairs(model: nn.Module, x: Tensor) -> list[Pair]:
@@ -82,6 +91,7 @@ def fold(model: nn.Module, pairs: list[Pair]) -> None:
 
 
 @torch.no_grad()
+@full_float32()  # with the 10 bits of TF32 the two passes would differ, and nothing would be folded
 def foldable_pairs(copy: Callable[[], nn.Module], x: Tensor) -> list[Pair]:
     """The pairs of a model that may be folded; empty where folding would change what it computes.
 
@@ -99,8 +109,8 @@ def foldable_pairs(copy: Callable[[], nn.Module], x: Tensor) -> list[Pair]:
     before = model(x)
     fold(model, pairs)
     after = model(x)
-    same = torch.allclose(after, before, rtol=0, atol=_TOLERANCE * float(before.abs().max()))
-    return pairs if same else []
+    error, size = float((after - before).abs().max()), float(before.abs().max())
+    return pairs if error <= _TOLERANCE * size else []  # never where a number is NaN
 
 
 def _layer_pairs(model: nn.Module, x: Tensor, first: Which, second: Which) -> list[Pair]:
@@ -129,7 +139,9 @@ def _layer_pairs(model: nn.Module, x: Tensor, first: Which, second: Which) -> li
     handles = [module.register_forward_hook(watch(name)) for name, module in layers]
     try:
         with torch.enable_grad():
-            users = _users(model(x.detach().requires_grad_()).grad_fn)
+            # Held while the graph is read: older torch (2.11) drops a node of a custom function with its output.
+            output = model(x.detach().requires_grad_())
+            users = _users(output.grad_fn)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import warnings
@@ -12,14 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext.errors import UserError, is_device
-from toolkit_ext.io import atomic_write
+from toolkit_ext.errors import UserError, is_device, one_line
+from toolkit_ext.io import atomic_write, write_new
 from toolkit_ext.results.records import schema
+from toolkit_ext.results.records.consistency import DIGEST, check_consistent, digest_of
 from toolkit_ext.results.records.environment import environment, peak_memory, portable
 from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate
 from toolkit_ext.results.tables.formatting import budget, concise
 from toolkit_ext.types import Paper
 
+_UNREADABLE = (UserError, ValueError, OSError, RecursionError)
 RANKED = ("cifar10", "cifar100", "imagenet")  # data sets with a RobustBench leaderboard
 
 
@@ -99,33 +100,24 @@ def new_record(
 def write_record(record: Mapping[str, Any], runs_dir: Path | str) -> Path:
     """Write ``record`` atomically to ``<runs_dir>/<run_id>.json``, never over another one.
 
-    Raises :class:`UserError` for an invalid field, an existing ``run_id``, or a folder that cannot be written.
+    Raises :class:`UserError` for an invalid field, figures that contradict each other, an existing ``run_id``, or a
+    folder that cannot be written.
     """
-    checked = validate(portable(record))
+    checked = check_consistent(validate(portable(record)))
+    sealed = {**checked, "details": {**checked["details"], DIGEST: digest_of(checked)}}
     path = Path(runs_dir) / f"{checked['run_id']}.json"
-    text = json.dumps(checked, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    hidden = atomic_write(path.with_name(f".{path.name}.{secrets.token_hex(4)}"), text)
+    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        if path.exists():
-            raise FileExistsError(path)
-        try:
-            os.link(hidden, path)  # unlike a rename, fails if another process has just written the same name
-        except FileExistsError:
-            raise
-        except OSError:
-            os.rename(hidden, path)  # file systems without hard links
+        return write_new(path, text)
     except FileExistsError as error:
         raise UserError(f"run_id: {path.name} exists in {path.parent}; a record is never replaced") from error
-    finally:
-        hidden.unlink(missing_ok=True)
-    return path
 
 
 def read_records(runs_dir: Path | str, *, strict: bool = False) -> list[Record]:
     """Every record of ``runs_dir``, sorted by ``run_id``.
 
-    A file that is broken, renamed or of another schema version is skipped with a :class:`RecordWarning`; with
-    ``strict`` it raises :class:`UserError`, as a missing folder always does.
+    A file that is broken, renamed, changed, of another schema version or in contradiction with itself is skipped with
+    a :class:`RecordWarning`; with ``strict`` it raises :class:`UserError`, as a missing folder always does.
     """
     folder = Path(runs_dir)
     if not folder.is_dir():
@@ -134,19 +126,30 @@ def read_records(runs_dir: Path | str, *, strict: bool = False) -> list[Record]:
     for path in sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")):
         try:
             records.append(_read(path))
-        except (UserError, ValueError, OSError, RecursionError) as error:
-            problem = f"{path.name} in {folder} is not a run record"
+        except _UNREADABLE as error:
+            problem = f"{path.name} in {folder} is not a sound run record"
             if strict:
                 raise UserError(f"{problem}: {_plain(error)}") from error
             warnings.warn(f"{problem} and is left out: {_plain(error)}", RecordWarning, stacklevel=2)
     return sorted(records, key=lambda record: record["run_id"])
 
 
+def read_record(path: Path | str) -> Record:
+    """The record in the file ``path``; :class:`UserError` if :func:`read_records` would skip it."""
+    try:
+        return _read(Path(path))
+    except _UNREADABLE as error:
+        problem = f"record {path}: is not a sound run record: {_plain(error)}"
+        raise UserError(f"{problem}; move the file away to run again") from error
+
+
 def _read(path: Path) -> Record:
     record = validate(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
     if record["run_id"] != path.stem:
         raise UserError(f"record field run_id: {record['run_id']!r} is not the file's name")
-    return record
+    if (digest := record["details"].pop(DIGEST, None)) is not None and digest != digest_of(record):
+        raise UserError(f"it was changed after it was written (details.{DIGEST} is of another text)")
+    return check_consistent(record)
 
 
 def _refuse(constant: str) -> float:
@@ -156,7 +159,7 @@ def _refuse(constant: str) -> float:
 def _plain(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON at line {error.lineno}, column {error.colno} ({error.msg})"
-    return str(error) or type(error).__name__
+    return one_line(error, 400)
 
 
 def model_info(record: Record, paper: Paper | None = None) -> dict[str, Any]:

@@ -10,6 +10,9 @@ METHOD = Method(
 
     The paper's loss is the clean one; with ``objective="adversarial", attack="pgd"`` it is a partner of adversarial
     training.""",
+    use="For accuracy on clean images without robustness: it flattens the minimum at the price of a second pass. "
+    "Alone it does not defend against attacks; combine it with an attack and an adversarial objective for "
+    "that.",
     paper=Paper(
         authors="Zheng, Zhang, Mao",
         title="Regularizing neural networks via adversarial model perturbation",

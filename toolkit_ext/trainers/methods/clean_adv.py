@@ -7,6 +7,8 @@ METHOD = Method(
     trainer="CleanAdvTrainer",
     summary="clean plus adversarial cross-entropy, one optimiser",
     formula="min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``.",
+    use="When clean accuracy matters as much as robustness, and as the control of dual: the same two losses with "
+    "one optimiser. For the highest robust accuracy use pgd or trades.",
     paper=Paper(
         authors="Goodfellow, Shlens, Szegedy",
         title="Explaining and harnessing adversarial examples",

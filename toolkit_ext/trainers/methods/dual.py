@@ -9,8 +9,10 @@ METHOD = Method(
     formula="""
     θ_{t+1} = θ_t − η ∇L_CE(f(x), y) − γ Adam(∇L_CE(f(x'), y)),  both gradients taken at θ_t and x' from L2-PGD.
 
-    ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ and η warms up. The log shows the norms of both gradients,
-    their cosine and the sizes of both steps.""",
+    ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ, η warms up and γ is constant. The log shows the norms of
+    both gradients, their cosine and the sizes of both steps.""",
+    use="For research on two optimisers, one for each loss. Its two learning rates need tuning; compare it with "
+    "clean_adv, which has the same losses.",
     paper=Paper(
         authors="Lee",
         title="Formulation",

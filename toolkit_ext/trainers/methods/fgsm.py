@@ -9,6 +9,8 @@ METHOD = Method(
     formula="""min_θ E L(f_θ(x'), y),  x' = clip(x + eps sign ∇_x L(f_θ(x), y)).
 
     Without a random start the examples can collapse (catastrophic overfitting); the alarm of the same name says so.""",
+    use="As a baseline, or at small eps. At usual eps it often overfits catastrophically: fast has the same cost "
+    "and is safer.",
     paper=Paper(
         authors="Goodfellow, Shlens, Szegedy",
         title="Explaining and harnessing adversarial examples",

@@ -7,6 +7,8 @@ METHOD = Method(
     trainer="GradientRegTrainer",
     summary="adversarial cross-entropy plus an input-gradient penalty",
     formula="min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation.",
+    use="As a regulariser of adversarial training when gradients are noisy. The penalty needs double back- "
+    "propagation, and so about two passes more a step.",
     paper=Paper(
         authors="Ross, Doshi-Velez",
         title="Improving the adversarial robustness and interpretability of deep neural networks "

@@ -7,6 +7,8 @@ METHOD = Method(
     trainer="MIMTrainer",
     summary="adversarial training on MIM examples",
     formula="min_θ E L(f_θ(x'), y) with x' from MI-FGSM: g ← decay g + ∇_x L / ‖∇_x L‖₁, x' ← Π(x' + alpha sign g).",
+    use="When examples of a momentum attack are wanted, for instance against transferred attacks. Its cost is that "
+    "of pgd, and so, mostly, are its results.",
     paper=Paper(
         authors="Dong, Liao, Pang, Su, Zhu, Hu, Li",
         title="Boosting adversarial attacks with momentum",

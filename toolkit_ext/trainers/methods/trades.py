@@ -6,7 +6,13 @@ METHOD = Method(
     name="trades",
     trainer="TRADESTrainer",
     summary="clean cross-entropy plus β times the adversarial divergence",
-    formula="min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (algorithm 1), x' by PGD on the divergence.",
+    formula="""
+    min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (algorithm 1), x' by PGD on the divergence.
+
+    The authors' code differs in two ways: its attack starts outside [0, 1] (``tpgd_start="unclamped"``), and batch norm
+    sees the clean batch twice (``trades_clean_passes=2``). Steps with both options are theirs.""",
+    use="For a trade-off between clean and robust accuracy that one number (trades_beta) sets. Often the strongest "
+    "choice together with awp and weight averaging.",
     paper=Paper(
         authors="Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan",
         title="Theoretically principled trade-off between robustness and accuracy",

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import click
 import torch
 from torch import Tensor
 
@@ -15,12 +14,8 @@ from toolkit_ext.cli.options import take_reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Loaded, Protocol, Shape, load
 from toolkit_ext.evaluation.loading.models import TIMM
-from toolkit_ext.experiments.experiment import RunContext
 from toolkit_ext.experiments.presets import protocol_of
-
-data_option = click.option(
-    "--data", "data_name", help="data set; by default the one that the checkpoint was trained on"
-)
+from toolkit_ext.experiments.settings import RunContext
 
 
 def load_data(
@@ -82,6 +77,16 @@ def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapp
     if len(values["eps"]) == 1:
         changes["eps"] = values["eps"][0]
     return protocol.at(**changes) if changes else protocol
+
+
+def radius_source(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> str:
+    """Where the radius of :func:`choose_protocol` comes from: an option, the checkpoint, or the data set."""
+    if values["eps"]:
+        return "from --eps"
+    if values["protocol"]:
+        return "from --protocol"
+    trained = told.get("hyper_parameters", {}).get("eps")
+    return f"usual for {dataset.name}" if trained is None else "that of the training, from the checkpoint"
 
 
 def facts_of(

@@ -1,0 +1,149 @@
+"""What ``toolkit-ext evaluate`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit_ext import data, results
+from toolkit_ext.cli import console
+from toolkit_ext.cli.jobs.models import (
+    choose_protocol,
+    facts_of,
+    load_data,
+    load_models,
+    load_parts,
+    radius_source,
+)
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
+from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
+from toolkit_ext.evaluation.protocol import budgets
+from toolkit_ext.evaluation.settings import parse_batch_size
+from toolkit_ext.experiments.experiment import check_device, record_of
+from toolkit_ext.experiments.settings import RunContext
+from toolkit_ext.io import make_folder
+from toolkit_ext.ranks import Ranks, start
+from toolkit_ext.results import Record
+from toolkit_ext.trainers.state import digest
+
+
+def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, values: dict[str, Any]) -> None:
+    """Evaluate the models ``checkpoints`` with the options ``values``; write the records and print the tables."""
+    ranks, device = start(check_device(context.device))
+    values["batch_size"] = parse_batch_size(values["batch_size"])
+    if values["transfer"] and not values["audited"]:
+        raise UserError("transfer: has no effect without --audit")
+    told = [describe(source) for source in checkpoints]
+    _warn_of_code([*checkpoints, *filter(None, [values["transfer"]])])
+    dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
+    loaded = load_models([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
+    other = loaded.pop() if values["transfer"] else None
+    protocol, source = choose_protocol(told[0], dataset, values), radius_source(told[0], dataset, values)
+    job = _Job(ensemble(loaded), other, dataset, protocol, source, values, context, ranks)
+    job.run(checkpoints)
+
+
+def _warn_of_code(sources: Sequence[str]) -> None:
+    if programs := [source for source in sources if runs_code(source)]:
+        console.say(f"warning: {', '.join(programs)}: TorchScript and torch.export files run code when they are loaded")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The evaluation of one model or ensemble by ``protocol``."""
+
+    loaded: Loaded
+    other: Loaded | None
+    dataset: data.Dataset
+    protocol: Protocol
+    radius_source: str
+    values: dict[str, Any]
+    context: RunContext
+    ranks: Ranks
+
+    def run(self, checkpoints: Sequence[str]) -> None:
+        """Evaluate at every radius, write the records, print the tables."""
+        name = self._digest(checkpoints)
+        start = f"{Path(checkpoints[0]).resolve().parent.name}-{self.loaded.name}-{self.protocol.name}"
+        folder = self.context.output / "evaluations" / f"{results.slug(start)[:100]}-{name}"
+        several = len(self.values["eps"]) > 1
+        radii = budgets(self.protocol, self.values["eps"]) if several else (self.protocol,)
+        # First, because it takes less time and can show that the evaluation is not worth it.
+        middle = radii[(len(radii) - 1) // 2]
+        audited = self._audit(folder / "audit", middle) if self.values["audited"] else None
+        found = self._evaluate(folder)
+        records = [self._record(one, audited, name, found) for one in found]
+        for one, record in zip(found, records, strict=True):
+            self._write(one, record)
+            for warning in record["warnings"]:
+                console.say(f"warning: {warning}")
+        self._show(records, audited)
+
+    def _write(self, one: Evaluation, record: Record) -> None:
+        folder = self.context.results / "runs"
+        console.say(f"record: {self.ranks.first(lambda: results.write_record(record, folder))}")
+        if (kept := self.values["save_examples"]) and not kept.suffix:
+            file = kept / f"{record['run_id']}.safetensors"
+            console.say(f"examples: {self.ranks.first(lambda: one.examples.save(make_folder(kept) / file.name))}")
+
+    def _digest(self, checkpoints: Sequence[str]) -> str:
+        """A hash of models, data and settings: each combination has its own folder, from which it resumes."""
+        rules = self.protocol.to_dict()
+        if len(self.values["eps"]) < 2:
+            del rules["attacks"]  # attacks can be added to an evaluation, but not to a curve
+        sources = [str(source) for source in (*checkpoints, *self.values["weights"])]
+        numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
+        reading = [given] if (given := self.dataset.facts.get("reading")) else []
+        return digest(rules, sources, numbers, self.dataset.name, *reading)[:8]
+
+    def _options(self) -> dict[str, Any]:
+        values = {key: self.values[key] for key in ("seed", "fresh")}
+        return {**values, "num_classes": self.dataset.num_classes, "progress": self.context.progress}
+
+    def _evaluate(self, folder: Path) -> Sequence[Evaluation]:
+        kept = self.values["save_examples"]
+        # The names in a folder are those of the records, which are written later.
+        options = {"save_examples": kept if kept and kept.suffix else None, **self._options()}
+        options |= {key: self.values[key] for key in ("batch_size", "precision")}
+        given = (self.loaded.model, self.dataset.x_test, self.dataset.y_test, self.protocol)
+        if len(self.values["eps"]) > 1:
+            return evaluate_budgets(*given, self.values["eps"], state_dir=folder, **options)
+        return [evaluate(*given, state_dir=folder / "evaluation", **options)]
+
+    def _audit(self, folder: Path, protocol: Protocol) -> Audit:
+        n, size = self.values["audit_n"], self.values["batch_size"]
+        return audit(
+            self.loaded.model,
+            self.dataset.x_test[:n],
+            self.dataset.y_test[:n],
+            protocol,
+            transfer=self.other and self.other.model,
+            state_dir=folder / f"n{n}",
+            **self._options(),
+            **({} if size == "auto" else {"batch_size": size}),
+        )
+
+    def _record(self, one: Evaluation, audited: Audit | None, name: str, found: Sequence[Evaluation]) -> Record:
+        about = facts_of(self.loaded.tells, self.loaded.name, self.loaded.backbone, self.dataset)
+        record = record_of(about, one.protocol, one, {}, [])
+        record["details"]["data"] = dict(self.dataset.facts)
+        if one is not found[-1]:  # the small radii of a curve are no reason for doubt
+            record["warnings"] = [text for text in record["warnings"] if not text.startswith("small_eps")]
+        if len(found) > 1:
+            record["details"]["curve"] = {"id": name, "eps": [other.protocol.eps for other in found]}
+        if audited:
+            settings = audited.to_dict()
+            record["details"] |= {"audit": settings.pop("checks"), "audit_settings": settings}
+            record["warnings"] += [str(flag) for flag in audited.flags()]
+        return record
+
+    def _show(self, records: Sequence[Record], audited: Audit | None) -> None:
+        errors = self.values["errors"]
+        console.show_table(console.evaluation_table(records, source=self.radius_source, errors=errors))
+        for record in records if self.values["details"] else ():
+            console.show_table(console.details_table(record, errors=errors))
+        if audited:
+            console.show_table(console.audit_table(audited.to_dict(), self.protocol.name))

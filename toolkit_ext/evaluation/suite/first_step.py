@@ -1,0 +1,61 @@
+"""The first gradient of every attack: where it is zero or not finite, a gradient attack cannot move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit_ext.evaluation.result import Flag
+from toolkit_ext.types import Norm
+
+VANISHING = {"Linf": 0.0, "L2": 1e-10}  # L2 attacks divide by the norm plus 1e-10, so they do not move below it
+WARNS = 0.01  # share of images without a usable gradient that calls for a warning
+
+
+@dataclass
+class FirstGradient:
+    """Images whose first input gradient was ``seen``, and how many of them had a ``zero`` or non-finite one."""
+
+    norm: Norm
+    seen: int = 0
+    zero: int = 0
+
+    def take(self, gradient: Tensor) -> None:
+        """Count the rows of the first ``gradient`` ``[N, C, H, W]``."""
+        if self.seen:
+            return
+        with torch.no_grad():
+            # The largest entry, because a sum of squares underflows.
+            size = gradient.flatten(1).abs().amax(dim=1) if self.norm == "Linf" else gradient.flatten(1).norm(dim=1)
+            usable = (size > VANISHING[self.norm]) & size.isfinite()
+        self.seen, self.zero = len(usable), int((~usable).sum())
+
+
+@contextmanager
+def watching(norm: Norm, *models: nn.Module) -> Iterator[FirstGradient]:
+    """Count the first input gradient that is taken through any of ``models``."""
+    found = FirstGradient(norm)
+
+    def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not found.seen and inputs and isinstance(inputs[0], Tensor) and inputs[0].requires_grad:
+            inputs[0].register_hook(found.take)
+
+    hooks = [model.register_forward_pre_hook(look) for model in models]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def first_step_flag(attack: str, zero: int, seen: int) -> list[Flag]:
+    """The flag for an attack that had no usable gradient on more than 1% of the images it began with."""
+    if not seen or zero / seen <= WARNS:
+        return []
+    text = f"the first input gradient was zero or not finite for {zero} of {seen} images ({zero / seen:.1%})"
+    return [Flag("zero_gradients", f"{text}; the attack cannot move them, so its accuracy may flatter", attack, zero)]

@@ -1,0 +1,81 @@
+"""What a run will be, before it is started: sizes, passes, estimated time and memory, and where it writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from toolkit_ext import data, results
+from toolkit_ext.experiments.costs import Passes
+from toolkit_ext.experiments.counting import count_passes
+from toolkit_ext.experiments.experiment import check_device, facts, first_images, make_trainer, prepare, rehearse
+from toolkit_ext.experiments.settings import Experiment, RunContext
+from toolkit_ext.results.tables.formatting import budget, duration
+from toolkit_ext.trainers.compose import AXES, known
+from toolkit_ext.trainers.methods import METHODS
+
+_STEPS = 3  # timed, in the second of two short trainings
+
+
+def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, str]]:
+    """What is known of the run of ``experiment``, as names and texts; two short trainings are made for it.
+
+    Raises:
+        UserError: whatever :func:`toolkit_ext.experiments.experiment.run` would refuse.
+    """
+    device = check_device(context.device)
+    dataset = context.open(experiment.data, experiment.reading)
+    rehearse(experiment, dataset, device)
+    dataset, model, trainer, protocol = prepare(experiment, dataset, device)
+    sizes = facts(experiment, dataset, model, trainer)["data"]
+    kept, held = sizes["train"], sizes["validation"]
+    yield "run", experiment.run_id
+    channels, (height, width) = dataset.in_chans, dataset.image_size
+    yield "images", f"{kept} to train, {held} to validate, {len(dataset.y_test)} to attack at the end"
+    yield "size", f"{channels} x {height} x {width}, {dataset.num_classes} classes"
+    weights = sum(weight.numel() for weight in model.parameters())
+    yield "model", f"{experiment.backbone}, {weights:,} parameters"
+    per_epoch = math.ceil(kept / experiment.batch_size)
+    yield "steps", f"{per_epoch} an epoch, {per_epoch * experiment.epochs} in {experiment.epochs} epochs"
+    passes = _passes(experiment)
+    yield "passes", f"{passes.forward:.3g} forward and {passes.backward:.3g} backward in a step"
+    results.reset_peak_memory()
+    seconds = step_seconds(experiment, dataset, device)
+    in_memory = isinstance(dataset.x_train, data.ImagesInMemory)
+    extra = "validation and attacks" if in_memory else "reading images, validation and attacks"
+    yield (
+        "time",
+        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; {extra} are extra",
+    )
+    memory = results.peak_memory()
+    on_device = "" if memory["device_mb"] is None else f", {memory['device_mb']:.0f} MB on {device}"
+    yield "memory", f"about {memory['host_mb']:.0f} MB{on_device} while training"
+    yield "evaluation", f"{protocol.norm} eps {budget(protocol.eps)}: {', '.join(protocol.attacks)}"
+    yield "checkpoints", str(context.output / experiment.run_id)
+    yield "record", str(context.results / "runs" / f"{experiment.run_id}.json")
+
+
+def step_seconds(
+    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device, steps: int = _STEPS
+) -> float:
+    """Seconds of a training step in memory: those of the second of two short trainings, when all is warm."""
+    quiet = {"validation_fraction": 0.0, "measure_every": 0, "lr_schedule": "constant", "schedule": "constant"}
+    names = known(METHODS[experiment.method], {**experiment.hyper_parameters, **quiet}) | AXES.keys()
+    kept = {name: value for name, value in experiment.hyper_parameters.items() if name in names}
+    _, trainer = make_trainer(replace(experiment, hyper_parameters={**kept, **quiet}), dataset, device)
+    steps = max(1, min(steps, len(dataset.x_train) // experiment.batch_size))
+    x, y = first_images(dataset, steps * experiment.batch_size)
+    options: dict[str, Any] = {"batch_size": experiment.batch_size, "nb_epochs": 1, "progress": False}
+    for _ in range(2):
+        trainer.fit(x, y, **options)
+    return float(trainer.history[-1]["seconds"]) / steps
+
+
+def _passes(experiment: Experiment) -> Passes:
+    length = {"reset_epochs", "milestones"}  # the small training has other lengths
+    given = {name: value for name, value in experiment.hyper_parameters.items() if name not in length}
+    return count_passes(experiment.method, **given)
