@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +56,14 @@ def open_npz(name: str, place: str, reading: Reading, engine: Engine) -> Dataset
 
 def _read(name: str, path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             wanted = {word for pairs in _PARTS.values() for pair in pairs for word in pair}
             return {word: archive[word] for word in archive.files if word in wanted}
     except OSError as error:
         raise UserError(f"data {name}: {error.strerror or 'no NumPy archive'}") from error
-    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
         raise UserError(f"data {name}: is no NumPy archive of plain arrays, or damaged") from error
 
 

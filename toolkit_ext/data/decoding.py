@@ -101,8 +101,9 @@ def _decode(images: StreamedImages, rows: Tensor, threads: int) -> Tensor:
     return x
 
 
-def _hash(x: Tensor) -> str:
-    return hashlib.sha256(x.numpy().data).hexdigest()
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cached(folder: Path, shape: tuple[int, ...]) -> Tensor | None:
@@ -110,12 +111,14 @@ def _cached(folder: Path, shape: tuple[int, ...]) -> Tensor | None:
     if not (folder / _ABOUT).is_file():
         return None
     try:
-        about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
-        x = torch.from_numpy(np.load(folder / _IMAGES, allow_pickle=False))
-        if tuple(x.shape) == shape and x.dtype == torch.uint8 and about["sha256"] == _hash(x):
-            log.info("cache: decoded images read from %s", folder)
-            return x
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        about = json.loads((folder / _ABOUT).read_bytes())
+        # First, because NumPy raises many kinds of errors on a damaged file.
+        if about["sha256"] == _hash(folder / _IMAGES):
+            x = torch.from_numpy(np.load(folder / _IMAGES, allow_pickle=False))
+            if tuple(x.shape) == shape and x.dtype == torch.uint8:
+                log.info("cache: decoded images read from %s", folder)
+                return x
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     log.warning("cache: %s is damaged; the images are decoded again", folder)
     return None
@@ -125,4 +128,4 @@ def _keep(folder: Path, x: Tensor) -> None:
     log.info("cache: %.1f MB of decoded images written to %s", x.numel() / 2**20, folder)
     with atomic_folder(folder) as fresh:
         np.save(fresh / _IMAGES, x.numpy(), allow_pickle=False)
-        atomic_write(fresh / _ABOUT, json.dumps({"sha256": _hash(x), "shape": list(x.shape)}) + "\n")
+        atomic_write(fresh / _ABOUT, json.dumps({"sha256": _hash(fresh / _IMAGES), "shape": list(x.shape)}) + "\n")

@@ -1,4 +1,4 @@
-"""How a source is read, which is part of a run's identity, and how its images are kept, which is not (without torch)."""
+"""How a source is read, which is part of a run's identity, and how its images are kept, which is not; without torch."""
 
 from __future__ import annotations
 
