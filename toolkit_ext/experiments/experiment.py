@@ -231,8 +231,6 @@ def record_of(
     trained = sum(row["seconds"] for row in training.get("history", []))
     if small := small_radius(protocol, about["data"]["name"]):
         found["warnings"].append(small)
-    if small := small_radius(protocol, about["data"]["name"]):
-        found["warnings"].append(small)
     return results.new_record(
         **about,
         **(found | {"details": {**found["details"], "training": dict(training)}}),
