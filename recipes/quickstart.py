@@ -3,8 +3,8 @@
     python recipes/quickstart.py
 
 Standard training, PGD training, and training on clean and adversarial examples together, with a small timm backbone.
-Takes under two minutes on two CPU cores. Writes a record for each run, a table and a plot to ``outputs/quickstart``, and
-says in three sentences what the plot shows.
+Takes under two minutes on two CPU cores. Writes a record for each run, a table and a plot to ``outputs/quickstart``,
+and says in three sentences what the plot shows.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def sentences(records: list[results.Record]) -> list[str]:
     return [
         f"Without a defence, {clean:.0%} of the test images are classified correctly, and {broken:.0%} still are when "
         f"AutoAttack may change every pixel by {EPS:.0%} of its range.",
-        f"PGD training raises that to {pgd:.0%}, with {pgd_clean:.0%} on clean images; training on clean and adversarial "
-        f"images together gives {both:.0%} and {both_clean:.0%}.",
-        f"On {records[1]['n_examples']} images the 95% interval of the {pgd:.0%} is {low:.0%} to {high:.0%}, so smaller "
-        "differences between methods mean little here.",
+        f"PGD training raises that to {pgd:.0%}, with {pgd_clean:.0%} on clean images; training on clean and "
+        f"adversarial images together gives {both:.0%} and {both_clean:.0%}.",
+        f"On {records[1]['n_examples']} images the 95% interval of the {pgd:.0%} is {low:.0%} to {high:.0%}, so "
+        "smaller differences between methods mean little here.",
     ]
 
 

@@ -143,7 +143,9 @@ def read_images(folder: Path, capture: Any) -> Any:
 def make_npz(places: Path, folder: Path) -> None:
     """A data set in a NumPy archive."""
     drawn = np.random.default_rng(0)
-    parts = {f"x_{part}": drawn.integers(0, 256, (4, 1, 4, 4), dtype=np.uint8) for part in ("train", "test")}
+    parts: dict[str, Any] = {
+        f"x_{part}": drawn.integers(0, 256, (4, 1, 4, 4), dtype=np.uint8) for part in ("train", "test")
+    }
     folder.mkdir(exist_ok=True)
     np.savez(folder / "data.npz", **parts, y_train=np.arange(4) % 2, y_test=np.arange(4) % 2)
 

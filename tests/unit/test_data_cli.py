@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from toolkit_ext import data
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import Experiment, RunContext
+from toolkit_ext.experiments.settings import Experiment, RunContext
 
 RNG = np.random.default_rng(0)
 TRAIN = "--image-size 8 --on-bad-image skip --backbone lenet --backbone-arg width=1 --epochs 1 --batch-size 8"
