@@ -21,7 +21,7 @@ VERSIONS: tuple[Version, ...] = ("standard", "plus", "rand")
 
 STEPS = {"pgd20": 20, "pgd100": 100, "mim": 10, "pgd_l2": 20}
 """Steps of the iterated columns. MIM: 10 steps of eps/10, decay 1, as in its paper (Dong et al., CVPR 2018)."""
-COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "square", "aa")
+COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "apgd_ce_t", "square", "aa")
 """Allowed ``attacks``; ``clean`` always runs, ``aa`` is AutoAttack, the rest are single attacks."""
 
 # 2.5 eps / steps, Madry et al.'s rule; MIM's own for MIM.

@@ -19,6 +19,7 @@ _LABELS = {
     "pgd_l2_acc": "PGD-L2",
     "apgd_ce_acc": "APGD-CE",
     "apgd_dlr_acc": "APGD-DLR",
+    "apgd_ce_t_acc": "APGD-CE and T",
     "square_acc": "Square",
     "aa_acc": "AutoAttack",
     "union_acc": "union",
