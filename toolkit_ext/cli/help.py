@@ -40,6 +40,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Several processes": ("sharding", "sync_batch_norm", "ascent_on", "rank", "ranks"),
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
+        "constant_patience",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
     "Output": ("output", "results", "progress", "resume", "errors", "details", "save_examples", "name", "fresh"),

@@ -21,7 +21,7 @@ from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
-from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor, stays_constant
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger
@@ -103,6 +103,9 @@ class Run:
             self._save()  # so that a stop inside the first epoch can be resumed too
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
+            if stays_constant(self.history, self.axes.loop.constant_patience):
+                self.alarms.add("stopped_constant", epoch - 1, f"training ended {self.epochs - epoch + 1} epochs early")
+                break
             began = time.perf_counter()
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
