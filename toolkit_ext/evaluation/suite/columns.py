@@ -24,7 +24,7 @@ PARTS = {
 
 
 def gradient_attack(column: str, protocol: Protocol) -> Attack:
-    """The attack of ``fgsm``, ``pgd20``, ``pgd100``, ``mim`` or ``pgd_l2``; PGD has one random start."""
+    """The attack of ``fgsm``, ``pgd20``, ``pgd40``, ``pgd100``, ``mim`` or ``pgd_l2``; PGD has one random start."""
     norm, eps = protocol.radius(column)
     if column == "fgsm":
         return FGSM(eps=eps, norm=norm)

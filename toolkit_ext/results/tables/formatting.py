@@ -14,6 +14,7 @@ _LABELS = {
     "clean_acc": "clean",
     "fgsm_acc": "FGSM",
     "pgd20_acc": "PGD-20",
+    "pgd40_acc": "PGD-40",
     "pgd100_acc": "PGD-100",
     "mim_acc": "MIM",
     "pgd_l2_acc": "PGD-L2",
