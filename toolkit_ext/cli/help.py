@@ -45,6 +45,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
         "early_stopping",
+        "constant_patience",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
     "Output": (

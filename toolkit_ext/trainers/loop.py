@@ -22,7 +22,7 @@ from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
-from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor, stays_constant
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger
@@ -113,6 +113,9 @@ class Run:
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
             if has_stalled(self.history, self.axes.loop.early_stopping):
+                break
+            if stays_constant(self.history, self.axes.loop.constant_patience):
+                self.alarms.add("stopped_constant", epoch - 1, f"training ended {self.epochs - epoch + 1} epochs early")
                 break
             began = time.perf_counter() - (self.unfinished.seconds if self.unfinished else 0.0)
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):

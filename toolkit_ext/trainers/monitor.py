@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("toolkit_ext")
 _BATCH = 250
 TRAINING_SUBSET = 256
+_CONSTANT = 0.99  # share of one class among the predictions
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Monitor:
         epoch = int(row["epoch"])
         labels = (self.validation or self.training).y
         most_common = float(labels.bincount().max()) / len(labels)
-        if row["val_top_share"] > max(0.99, most_common):
+        if row["val_top_share"] > max(_CONSTANT, most_common):
             alarms.add("constant_classifier", epoch, f"{row['val_top_share']:.0%} of predictions are one class")
         if self.dead and self.dead.wholly_dead:
             alarms.add("dead_layer", epoch, str(self.dead.alarm))
@@ -194,6 +195,12 @@ class Monitor:
                 f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
             )
             alarms.add("robust_overfitting", epoch, message)
+
+
+def stays_constant(history: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the last ``patience`` measurements in ``history`` found a constant classifier; never if it is 0."""
+    shares = [row["val_top_share"] for row in history if "val_top_share" in row][-patience:]
+    return 0 < patience <= len(shares) and min(shares) >= _CONSTANT
 
 
 def _since_reset(history: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
