@@ -9,6 +9,7 @@ import math
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 
 _LABELS = {
     "clean_acc": "clean",
@@ -76,9 +77,12 @@ def budget(eps: float) -> str:
 
 def plain(text: str) -> str:
     """``text`` in one line, with control and text-direction characters written as ``\\x1b``."""
+    if text.isprintable():
+        return text
     return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in text)
 
 
+@lru_cache(maxsize=10_000)  # a column has the same text in many rows
 def csv_cell(text: str) -> str:
     """``text`` as a CSV cell, with an apostrophe before formulas but not before numbers such as ``-0.50(6)``."""
     shown = plain(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from toolkit_ext.errors import check_choice
 from toolkit_ext.results.tables.formatting import budget, concise, csv_cell, interval, label, markdown_cell, plain
@@ -101,7 +102,12 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    return table.map(lambda value: change(value) if isinstance(value, str) else value)
+    texts = [place for place, kind in enumerate(table.dtypes) if not is_numeric_dtype(kind)]
+    changed = table.copy()
+    for place in texts:
+        column = table.iloc[:, place]
+        changed.isetitem(place, column.map(lambda value: change(value) if isinstance(value, str) else value))
+    return changed
 
 
 def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
