@@ -55,9 +55,29 @@ def concise(mean: float, std: float = math.nan, decimals: int = 2) -> str:
     return text if math.isnan(std) else f"{text}({int(f'{std:.{decimals}f}'.replace('.', ''))})"
 
 
-def interval(low: float, high: float) -> str:
+def rounded(mean: float, std: float = math.nan, errors: str = "pm") -> str:
+    """``18.6 ± 1.2`` (``errors="pm"``) or ``18.6(12)`` (``"paren"``), with as many digits as the deviation supports.
+
+    The deviation keeps two digits if they are at most 35, else one (Particle Data Group, *Review of Particle
+    Physics*, section 5.3), but the mean keeps one to three decimals. Without a deviation it has one.
+
+    >>> rounded(18.6249, 0.0612), rounded(18.6249, 1.234, "paren")
+    ('18.62 ± 0.06', '18.6(12)')
+    """
+    if math.isnan(std):
+        return concise(mean, decimals=1)
+    exponent = math.floor(math.log10(std)) if std > 0 else -1
+    digits = 2 if std > 0 and round(std / 10 ** (exponent - 1)) <= 35 else 1
+    decimals = min(3, max(1, digits - 1 - exponent))
+    return (
+        f"{concise(mean, decimals=decimals)} ± {std:.{decimals}f}" if errors == "pm" else concise(mean, std, decimals)
+    )
+
+
+def interval(low: float, high: float, decimals: int = 2) -> str:
     """``[44.12, 54.49]``, in percent, for two fractions; empty if one is NaN."""
-    return "" if math.isnan(low) or math.isnan(high) else f"[{concise(100 * low)}, {concise(100 * high)}]"
+    ends = [concise(100 * end, decimals=decimals) for end in (low, high)]
+    return f"[{', '.join(ends)}]" if all(ends) else ""
 
 
 def number(text: str) -> float:

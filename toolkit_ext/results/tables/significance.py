@@ -38,6 +38,7 @@ def vs_best(
     records: Iterable[Record],
     *,
     metrics: Sequence[str] | None = None,
+    within: pd.Series[int] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -57,14 +58,16 @@ def vs_best(
         runs: the frame behind ``table``.
         records: the records of ``runs``, in any order; others are ignored.
         metrics: the metrics to compare; by default all of ``table``. Others change no verdict.
+        within: a number for each row of ``table``; rows of one number are compared.
         draws: number of resamples.
         seed: of the resamples.
     """
     known = {record["run_id"]: record for record in records}
     of_row = [[known[name] for name in names if name in known] for names in members(runs, table)]
     found = pd.DataFrame("", index=table.index, columns=metrics_of(table) if metrics is None else list(metrics))
-    fewer, tops = fewer_examples(table).to_numpy(), best(table)
-    for _, rows in table.groupby(blocks(table)).indices.items():
+    within = blocks(table) if within is None else within
+    fewer, tops = fewer_examples(table, within).to_numpy(), best(table, within)
+    for _, rows in table.groupby(within).indices.items():
         rivals = [row for row in rows if not fewer[row]]
         if len(rivals) > 1:
             resampled = _resample({row: of_row[row] for row in rivals}, list(found.columns), draws, seed)
