@@ -128,5 +128,6 @@ def test_report(command: Any, tmp_path: Path) -> None:
     assert code == 0, err
     assert "report: page/report.html (2 runs, 0 with pictures)" in err
     text = (tmp_path / "page" / "report.html").read_text()
+    assert "2 runs: 2 in 2 groups" in text
     assert "<h1>My runs</h1>" in text
     assert "amp-0-0.1" not in text
