@@ -141,7 +141,7 @@ def test_an_edited_record_is_named_and_in_no_table(
     assert "pgd-0" not in Path("a.html").read_text()
     outcome = toolkit("table", "--robustbench", "pgd-0", "--out", "a.json")
     assert outcome.code == 2
-    assert "pgd-0.json in" in outcome.err
+    assert "pgd-0.json" in outcome.err
     assert not Path("a.json").exists()
 
 
