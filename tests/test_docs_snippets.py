@@ -7,7 +7,9 @@ block that begin with ``$``. ``<!-- slow -->`` before a block moves it to the sl
 
 from __future__ import annotations
 
+import ast
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,3 +117,24 @@ def test_what_does_not_run_says_so(page: Path) -> None:
     """A page of a new kind cannot hold Python or console blocks that no test runs."""
     if page not in TUTORIALS:
         assert [block.text for block in blocks(page.read_text()) if block.language == "console"] == []
+
+
+GALLERY = sorted((DOCS / "gallery").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
+def test_an_example_draws_its_picture(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers differ between processors, so the picture in the repository is not compared."""
+    monkeypatch.setattr("sys.argv", [script.name, str(tmp_path / "picture.png")])
+    runpy.run_path(str(script), run_name="__main__")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
+def test_an_example_has_a_small_picture_and_says_what_it_shows(script: Path) -> None:
+    assert 0 < (script.parent / "images" / f"{script.stem}.png").stat().st_size < 100_000
+    title, _, about = (ast.get_docstring(ast.parse(script.read_text())) or "").partition("\n\n")
+    assert title.endswith(".")
+    assert about

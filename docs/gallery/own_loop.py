@@ -5,6 +5,7 @@ picture shows the training loss at random distances from the trained weights: AM
 """
 
 import sys
+from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
@@ -29,7 +30,7 @@ def trained(name):
     if name == "AMP":
         optimizer = AMP(optimizer, epsilon=0.1, inner_lr=1.0)
 
-    def closure():
+    def closure(batch):
         optimizer.zero_grad()
         loss = cross_entropy(model(x[batch]), y[batch])
         loss.backward()
@@ -37,7 +38,7 @@ def trained(name):
 
     for _ in range(20):
         for batch in torch.randperm(len(x)).split(128):
-            optimizer.step(closure)
+            optimizer.step(partial(closure, batch))
     return model
 
 

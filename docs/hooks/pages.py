@@ -10,6 +10,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
+_PACKAGE = re.compile(r"toolkit_ext/(\w+)/__init__\.py")  # has a page of the reference
 _MATHEMATICS = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -20,13 +21,19 @@ def outside(target: str, page: str) -> str | None:
 
 
 def without_outside_links(markdown: str, page: str, repository: str) -> str:
-    """``markdown`` with links out of docs/ led to ``repository``, or, without one, written as text and path."""
+    """``markdown`` with links out of docs/ led to ``repository``, or, without one, written as text and path.
+
+    A link to the source of a package leads to its page of the reference.
+    """
 
     def replaced(match: re.Match[str]) -> str:
         text, target, anchor = match.groups()
         path = outside(target, page)
         if path is None:
             return match[0]
+        if package := _PACKAGE.fullmatch(path):
+            here = posixpath.relpath(f"reference/{package[1]}.md", posixpath.dirname(page) or ".")
+            return f"[{text}]({here})"
         if repository:
             return f"[{text}]({repository.rstrip('/')}/{path}{anchor or ''})"
         return f"`{path}`" if text.strip("`/") in path else f"{text} (`{path}`)"
