@@ -13,6 +13,8 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,21 @@ def test_commands_have_options_that_exist(page: str, command: str) -> None:
     found = cli.get_command(click.Context(cli), name)
     assert found is not None
     found.make_parser(click.Context(found)).parse_args(arguments)
+
+
+def imported(block: Block) -> Iterator[tuple[str, str]]:
+    """What a block imports from the package: module and name."""
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("toolkit_ext"):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("page", sorted({ROOT / "README.md", *PAGES} - {*TUTORIALS}), ids=lambda page: page.name)
+def test_fragments_parse_and_import_what_exists(page: Path) -> None:
+    """Pages that explain show fragments, with names of the reader's own."""
+    for block in blocks(page.read_text()):
+        for module, name in imported(block) if block.language == "python" else ():
+            assert hasattr(import_module(module), name) or find_spec(f"{module}.{name}")
 
 
 def test_blocks_and_their_markers_are_found() -> None:

@@ -74,6 +74,14 @@ class Options(griffe.Extension):
 
 
 def written(text: Any, module: griffe.Module) -> str:
-    """A text that stands in the source as a literal, or under a name of the module."""
-    named = module.members.get(str(text))
-    return str(ast.literal_eval(str(getattr(named, "value", text))))
+    """A text that stands in the source as a literal or an f-string, with the values of the module's own names."""
+
+    def shown(part: ast.expr) -> str:
+        if isinstance(part, ast.JoinedStr):
+            return "".join(map(shown, part.values))
+        if isinstance(part, ast.Constant):
+            return str(part.value)
+        named = module.members.get(ast.unparse(part.value if isinstance(part, ast.FormattedValue) else part))
+        return shown(ast.parse(str(named.value), mode="eval").body) if isinstance(named, griffe.Attribute) else "..."
+
+    return shown(ast.parse(str(text), mode="eval").body)

@@ -27,6 +27,10 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("points", "dimensions", "degree"),
     ),
     "Data": ("data", "data_name", "data_root", "download", "n_train", "n_test", "n"),
+    "Reading of images": (
+        *("image_size", "crop_pct", "train_split", "validation_split", "test_split", "test_fraction"),
+        *("group_pattern", "on_bad_image", "in_memory", "data_workers", "cache"),
+    ),
     "Model": ("backbone", "backbone_arg", "weights", "mean", "std", "spectral"),
     "Attack": ("attack", "craft_mode"),
     "Objective": ("objective", "label_smoothing"),
@@ -41,6 +45,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
         "early_stopping",
+        "constant_patience",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
     "Output": (
@@ -50,6 +55,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "quiet",
         "json_lines",
         "resume",
+        "save_every",
         "errors",
         "details",
         "save_examples",
