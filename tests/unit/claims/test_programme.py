@@ -66,11 +66,11 @@ def test_what_another_driver_runs_is_left_to_it(driver: Driver, tmp_path: Path) 
 def test_nothing_starts_after_the_deadline_or_in_a_pause(driver: Driver, tmp_path: Path) -> None:
     late = replace(driver, deadline=datetime.now())
     with pytest.raises(TimeUpError):
-        late.run([unit(0)], lambda _: False, str)
+        late.run([unit(0)], lambda _: False, print)
     (tmp_path / "pause").touch()
     paused = replace(driver, pause_file=tmp_path / "pause", deadline=datetime.now() + timedelta(seconds=0.1))
     with pytest.raises(TimeUpError):
-        paused.run([unit(0)], lambda _: False, str)
+        paused.run([unit(0)], lambda _: False, print)
     assert not (tmp_path / "notes").exists()
 
 
@@ -78,7 +78,7 @@ def test_the_deadline_ends_what_runs(driver: Driver, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text("import time\ntime.sleep(600)\n")
     soon = replace(driver, deadline=datetime.now() + timedelta(seconds=0.2))
     with pytest.raises(TimeUpError):
-        soon.run([unit(0)], lambda _: False, str)
+        soon.run([unit(0)], lambda _: False, print)
     with FileLock(tmp_path / "outputs" / "programme" / "a-example-s0.lock", timeout=0):
         pass  # free again
 
@@ -140,7 +140,7 @@ def test_a_run_is_done_with_its_probes_and_under_way_with_a_checkpoint(
     run = recorded(ours, 1)
     run["n_examples"] = 100
     run["data"]["train"], run["data"]["validation"] = 900, 100
-    last = {**run, "run_id": f"{run['run_id']}-last", "details": {"probe": {"name": "last", "of": run["run_id"]}}}
+    last: Any = {**run, "run_id": f"{run['run_id']}-last", "details": {"probe": {"name": "last", "of": run["run_id"]}}}
     (without,) = progress(tmp_path, run).of(each)
     assert (without.state, progress(tmp_path, run).is_done(each)) == (UNDER_WAY, False)
     assert 0 < without.seconds < left.seconds
@@ -161,7 +161,7 @@ def test_candidates_are_runs_of_their_own_and_the_chosen_one_is_looked_for(
     assert [work.state for work in progress(tmp_path, *tuned).of(each)] == [DONE, DONE, LEFT]
     chosen = recorded(with_hyper_parameters(ours, candidates[0]), 0)
     probe = {"probe": {"name": "last", "of": chosen["run_id"]}}
-    last = {**chosen, "run_id": f"{chosen['run_id']}-last", "details": probe}
+    last: Any = {**chosen, "run_id": f"{chosen['run_id']}-last", "details": probe}
     assert [work.state for work in progress(tmp_path, *tuned, chosen, last).of(each)] == [DONE] * 3
 
 
