@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from toolkit_ext.claims import Arm, AtLeast, Claim, Found, Group, Lower, Row, run_group
+from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.claims.page import group_page, shown_scales
 from toolkit_ext.claims.probes import generalisation
-from toolkit_ext.claims.runs import measure, runs_by_scale
+from toolkit_ext.claims.runs import matches, measure, runs_by_scale
 from toolkit_ext.claims.verdict import judge_group
-from toolkit_ext.experiments.recipe import smoke
+from toolkit_ext.experiments.recipe import smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results import Record
 
@@ -84,3 +85,25 @@ def test_the_epoch_of_half_the_loss(losses: list[float], epoch: float | None, re
     history = [{"epoch": 1, "loss_adversarial": loss} for loss in losses]
     record = recorded(experiment(), details={"training": {"history": history}})
     assert measure(record, "half_loss_epoch") == epoch
+
+
+RECIPES = Path(__file__).parents[3] / "recipes" / "claims"
+
+
+@pytest.mark.parametrize("group", load_groups(RECIPES), ids=lambda group: group.name)
+def test_a_record_of_the_scale_is_found_again_and_for_no_other_arm(group: Group, recorded: Make) -> None:
+    found = {
+        (arm.name, index): replace(with_hyper_parameters(arm.medium, chosen), n_train=None, n_test=200)
+        for arm in group.arms
+        if arm.medium
+        for index, chosen in enumerate(arm.candidates or ({},))
+    }
+    for (name, _), one in found.items():
+        metrics = dict.fromkeys([*(f"{attack}_acc" for attack in one.attacks), "union_acc"], 0.5)
+        record = recorded(one, 0, metrics)
+        record["protocol"] = {**(record["protocol"] or {}), "name": one.protocol or "usual"}
+        assert matches(one, record)
+        # A choice among candidates may be one of the fixed arms on purpose, such as a cell of a grid.
+        others = {arm for (arm, _), other in found.items() if arm != name and matches(other, record)}
+        assert all(group.arm(name).candidates or group.arm(other).candidates for other in others), (name, others)
+        assert not others or group.name == "dual", (name, others)
