@@ -101,7 +101,8 @@ def test_a_record_of_the_scale_is_found_again_and_for_no_other_arm(group: Group,
     for (name, _), one in found.items():
         metrics = dict.fromkeys([*(f"{attack}_acc" for attack in one.attacks), "union_acc"], 0.5)
         record = recorded(one, 0, metrics)
-        record["protocol"] = {**(record["protocol"] or {}), "name": one.protocol or "usual"}
+        assert record["protocol"]
+        record["protocol"]["name"] = one.protocol or "usual"
         assert matches(one, record)
         # A choice among candidates may be one of the fixed arms on purpose, such as a cell of a grid.
         others = {arm for (arm, _), other in found.items() if arm != name and matches(other, record)}
