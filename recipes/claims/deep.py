@@ -21,7 +21,7 @@ STEPS = (1, 2, 3, 5, 10, 20)
 STRENGTH = {"layerwise": layerwise(200, STEPS)}
 # Equation 11, from a random start and from the clean neurons, with the usual weight of the penalties and a small one.
 NEURONS = {
-    probe: layerwise(360, STEPS, deep_variables="neurons", deep_start=start, deep_lambda=weight)
+    probe: layerwise(360, STEPS, more={"deep_variables": "neurons", "deep_start": start, "deep_lambda": weight})
     for probe, start, weight in (("neurons", 0.1, 10.0), ("neurons_clean", 0.0, 10.0), ("neurons_soft", 0.0, 0.1))
 }
 TRIED = {

@@ -9,10 +9,11 @@ Medium: LeNet of width 8 on 20,000 images for 60 epochs, also at eps 0.4, and Re
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from toolkit_ext.claims import Alike, All, Arm, AtLeast, AtMost, Claim, Group, Lower, Row, Trend, half
-from toolkit_ext.claims.probes import generalisation, hessian, similarity
+from toolkit_ext.claims import Alike, All, Arm, AtLeast, AtMost, Claim, Group, Lower, Ratio, Row, Trend, half
+from toolkit_ext.claims.probes import generalisation, hessian, similarity, smoothness
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, cifar10_narrow, mnist
 from toolkit_ext.experiments.settings import Experiment
@@ -125,7 +126,9 @@ HESSIAN = {"hessian": hessian(500)}
 ALONG = {"similarity": similarity(500, tuple(LENET))}
 PROBES = dict.fromkeys(RADII, HESSIAN) | {0.3: HESSIAN | ALONG}
 ON_TEST = {"similarity_test": similarity(500, tuple(LENET), on_test=True)}
-FURTHER = dict.fromkeys(RADII[1:], ALONG | ON_TEST) | {0.0: {}, 0.4: HESSIAN | ALONG | ON_TEST}
+SMALL_STEPS = (0.001, 0.003, 0.01, 0.03)
+BOUNDS = {"smoothness": smoothness(250, SMALL_STEPS)}
+FURTHER = dict.fromkeys(RADII[1:], ALONG | ON_TEST | BOUNDS) | {0.0: {}, 0.4: HESSIAN | ALONG | ON_TEST}
 GAP = {"generalisation": generalisation(1_000)}
 
 GROUP = Group(
@@ -199,6 +202,30 @@ GROUP = Group(
                 for direction, known in zip(("eigenvector", "random"), pair, strict=True)
                 for probe, figure in (("similarity", known), ("similarity_test", None))
             ),
+        ),
+        Claim(
+            "gradients-jump-within-the-bound",
+            "LeNet at eps 0.3: as the weights move, the gradient of the adversarial loss changes by no more than the "
+            "bound of equation 11.",
+            AtMost((lenet(0.3), "smoothness:ratio"), 1.0, margin=0.25),
+            "equation 11",
+            rows=tuple(
+                Row(lenet(0.3), f"smoothness:{of}")
+                for of in ("lipschitz_weights", "lipschitz_inputs", *(f"jump_{a:g}" for a in SMALL_STEPS))
+            ),
+        ),
+        Claim(
+            "adversarial-gradients-are-not-smooth",
+            "LeNet at eps 0.3: as the weights move by 0.002, the gradient of the adversarial loss changes at least "
+            "twice as much as with fixed adversarial examples.",
+            Ratio((lenet(0.3), "smoothness:jump_0.001"), (lenet(0.3), "smoothness:fixed_0.001"), 2.0, math.inf),
+            "slide Nonlinear Model: the second order smoothness is broken",
+        ),
+        Claim(
+            "large-gradients-are-rare",
+            "LeNet at eps 0.3: at most 4/7 of the last batches have a gradient above 3 ε L_θx, by equation 12.",
+            AtMost((lenet(0.3), "smoothness:above"), 4 / 7, margin=0.1),
+            "equation 12 at γ = 3",
         ),
         Claim(
             "adversarial-training-converges-more-slowly",

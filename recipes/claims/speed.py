@@ -14,6 +14,7 @@ from typing import Any
 from toolkit_ext.claims import Alike, Arm, Claim, Group, Row
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.settings import Experiment
+from toolkit_ext.trainers.config import modernise
 
 POINTS = 0.5
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}
@@ -49,8 +50,9 @@ def mnist(backbone: str, arguments: dict[str, Any], size: dict[str, Any] | None 
 
 
 def on_mnist(name: str, small: Experiment) -> Arm:
-    """An arm on MNIST; at the medium scale it is attacked on twice as many test images."""
-    return Arm(name, small, medium=replace(small, n_test=2_000))
+    """An arm on MNIST; at the medium scale on twice as many test images, with the switches under today's names."""
+    switches = {"without": (), **modernise(small.hyper_parameters)}
+    return Arm(name, small, medium=replace(small, n_test=2_000, hyper_parameters=switches))
 
 
 def digits(backbone: str, arguments: dict[str, Any], **switches: Any) -> Experiment:

@@ -19,7 +19,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Ensemble, Evaluation, Protocol, evaluate, load_protocol
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment
-from toolkit_ext.landscape import perturbation_similarity, random_direction
+from toolkit_ext.landscape import batch_gradients, gradient_jumps, perturbation_similarity, random_direction
 from toolkit_ext.landscape.adversarial_loss import measure
 from toolkit_ext.landscape.subject import Subject
 from toolkit_ext.trainers import TRAINERS
@@ -151,6 +151,21 @@ def similarity(trained: Trained, n: int, distances: Sequence[float], tol: float 
 
 
 @_probe
+def smoothness(trained: Trained, n: int, distances: Sequence[float], gamma: float = 3.0) -> Found:
+    """The bounds (11) and (12) of Liu et al. on ``n`` training images, along a random direction.
+
+    The facts of :func:`~toolkit_ext.landscape.gradient_jumps`, and ``above``, the share of the last batches of training
+    whose gradient is longer than ``gamma · ε L_θx``.
+    """
+    on, seed = _subject(trained, n), trained.experiment.seed
+    eps, direction = trained.budget()["eps"], random_direction(on.model, seed=seed)
+    facts = gradient_jumps(on.model, on.attack, on.x, on.y, direction, distances, eps=eps, seed=seed)
+    batches = batch_gradients({"run": trained.folder})
+    last = batches[batches["part"] == "last"]["grad_norm"]
+    return Found({**facts, "above": float((last > gamma * eps * facts["lipschitz_inputs"]).mean())})
+
+
+@_probe
 def generalisation(trained: Trained, n: int) -> Found:
     """``train_err``, ``test_err`` of ``n`` images under the PGD of the training, and ``gap``, test minus train, points.
 
@@ -169,7 +184,9 @@ def _subject(trained: Trained, n: int) -> Subject:
 
 
 @_probe
-def layerwise(trained: Trained, n: int, steps: Sequence[int], hidden_eps: float = 0.02, **more: Any) -> Found:
+def layerwise(
+    trained: Trained, n: int, steps: Sequence[int], hidden_eps: float = 0.02, more: Mapping[str, Any] | None = None
+) -> Found:
     """Error and mean loss of ``n`` test images under PGD-20 and under the deep attack for each number of ``steps``.
 
     ``pgd_err``, ``pgd_loss``; ``deep<k>_err``, ``deep<k>_loss`` with the perturbations of hidden layers;
@@ -178,7 +195,7 @@ def layerwise(trained: Trained, n: int, steps: Sequence[int], hidden_eps: float 
     """
     ball = trained.budget()
     attacks: dict[str, Attack] = {"pgd": PGD(steps=20, **ball)}
-    deep: dict[str, Any] = {"deep_rho": "ball", "deep_hidden_eps": hidden_eps, **ball, **more}
+    deep: dict[str, Any] = {"deep_rho": "ball", "deep_hidden_eps": hidden_eps, **ball, **(more or {})}
     attacks |= {f"deep{k}": Deep(deep_steps=k, **deep) for k in steps}
     x, y = to_unit(trained.dataset.x_test[:n]).to(trained.device), trained.dataset.y_test[:n].to(trained.device)
     model = trained.model().eval()

@@ -193,6 +193,8 @@ def _evaluated_as(experiment: Experiment, record: Record) -> bool:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str) and name in ("eps", "eps_max", "eps_min", "alpha"):
         return parse_eps(value, None)
+    if name == "without":
+        return list(value) if value else None  # which records leave out
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -15,6 +15,7 @@ from .hessian import Ritz as Ritz
 from .hessian import lanczos as lanczos
 from .similarity import mean_cosine as mean_cosine
 from .similarity import perturbation_similarity as perturbation_similarity
+from .smoothness import gradient_jumps as gradient_jumps
 from .spectrum import Density as Density
 from .spectrum import Eigenpairs as Eigenpairs
 from .spectrum import NotConvergedWarning as NotConvergedWarning

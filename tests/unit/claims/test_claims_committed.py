@@ -124,6 +124,7 @@ def test_train_takes_the_best_of_the_leaderboard_for_default(data: str, records:
     assert ranked.keys() == set(arms), "every arm is measured"
     best = group.arm(next(iter(ranked)))
     assert best.name == f"{preset.board}: {preset.name}"
+    assert best.small
     assert (best.small.method, best.small.protocol) == (preset.method, preset.protocol)
     assert preset.hyper_parameters.items() <= best.small.hyper_parameters.items()
     left = best.small.hyper_parameters.keys() - preset.hyper_parameters.keys()

@@ -97,9 +97,10 @@ def _probe_passes(name: str, experiment: Experiment, attacked: float) -> float:
 
 
 def _taken(record: Record) -> float | None:
-    times = record["times"]
-    known = record["seed"] != TUNING_SEED and None not in (times["train_s"], times["eval_s"])
-    return times["train_s"] + times["eval_s"] if known else None
+    trained, evaluated = record["times"]["train_s"], record["times"]["eval_s"]
+    if record["seed"] == TUNING_SEED or trained is None or evaluated is None:
+        return None
+    return trained + evaluated
 
 
 def _rate(record: Record, experiment: Experiment) -> float | None:
