@@ -180,8 +180,13 @@ def test_names_of_records_never_become_elements(driver: Any, record: Make, tmp_p
     from selenium.webdriver.support.ui import WebDriverWait
 
     axes = dict.fromkeys(("attack", "objective", "update", "schedule"), HOSTILE)
-    about = {"axes": axes, "command": HOSTILE, "hyper_parameters": {HOSTILE: HOSTILE}, "warnings": [HOSTILE]}
-    runs = [record("pgd"), record("amp") | about | {"method": HOSTILE}]
+    about: dict[str, Any] = {
+        "axes": axes,
+        "command": HOSTILE,
+        "hyper_parameters": {HOSTILE: HOSTILE},
+        "warnings": [HOSTILE],
+    }
+    runs = [record("pgd"), record(HOSTILE, run_id="hostile", **about)]
     home = driver.current_url
     driver.get(write_page(runs, tmp_path / "report.html", title=HOSTILE).as_uri())
     wait = WebDriverWait(driver, 60)

@@ -21,7 +21,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     kept: list[Figure] = []
     savefig = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **o: (kept.append(self), savefig(self, *a, **o))[1])
+
+    def keep(figure: Figure, *args: Any, **options: Any) -> None:
+        kept.append(figure)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     return kept
 
 
