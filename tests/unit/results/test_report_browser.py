@@ -152,12 +152,16 @@ def test_a_group_opens_to_its_runs_and_a_run_to_its_details(driver: Any) -> None
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_part_is_cut_off_and_the_first_column_stays(driver: Any, width: int, scheme: str) -> None:
     """At the width of a desk and of a phone, in light and in dark."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        dark = "return document.documentElement.classList.contains('dark')"
+        WebDriverWait(driver, 60).until(lambda b: b.execute_script(dark) == (scheme == "dark"))
         shade = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (shade == "rgb(255, 255, 255)") == (scheme == "light")
         moved = """
