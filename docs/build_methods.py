@@ -25,7 +25,7 @@ FILE = Path(__file__).with_name("methods.md")
 RECIPES = Path(__file__).parents[1] / "recipes"
 HEAD = """# Methods
 
-Made by `python docs/build_methods.py` from the records in `toolkit_ext/trainers/methods/`; do not edit it.
+<!-- Made by docs/build_methods.py from the records in toolkit_ext/trainers/methods; do not edit. -->
 
 Each method is a choice on four axes ([the method space](method_space.md)). The last columns are forward and backward
 passes of the whole batch in one training step, counted while the method takes steps on a small network with its own
@@ -73,7 +73,11 @@ def section(name: str, kind: type[MethodTrainer]) -> Iterator[str]:
     yield f"## {name}\n"
     script = f" [Recipe](../recipes/{name}.py)." if (RECIPES / f"{name}.py").exists() else ""
     yield f"`toolkit_ext.trainers.{kind.__name__}`: {method.summary}. {paper}.{script}\n"
+    if method.latex:
+        yield f"$$\n{method.latex}\n$$\n"
     yield f"{markdown(kind.__doc__ or '')}\n"
+    if method.use:
+        yield f"{method.use}\n"
     if method.defaults:
         own = ", ".join(f"`{key} = {shown(value)}`" for key, value in method.defaults.items())
         yield f"Defaults of its own: {own}.\n"

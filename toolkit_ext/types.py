@@ -285,8 +285,8 @@ class Paper:
 class Method:
     """The record of a method: its name, its paper and its choice on each axis.
 
-    ``trainer`` is the name of its class, ``formula`` the docstring of that class, ``use`` says when to take it and when
-    not. ``defaults`` maps hyper-parameters of
+    ``trainer`` is the name of its class, ``formula`` the docstring of that class, ``latex`` its main equation for the
+    documentation site, ``use`` says when to take it and when not. ``defaults`` maps hyper-parameters of
     the axes and the loop to the method's own values, ``smoke`` to values for a run of seconds on ``digits``.
     """
 
@@ -302,3 +302,4 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
     use: str = ""
+    latex: str = ""

@@ -3,14 +3,14 @@
 Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. LeNet on MNIST,
 eps 0.4 in Linf, Adam: the robust error at a constant eps, and with an eps that rises along a cosine (to 0.6, capped at
 0.4) or a line, at three learning rates. Small: width 8, 6,400 training images, 10 epochs, passes in bf16, and eps
-updated with every batch.
+updated with every batch. Medium: 20,000 images, 40 epochs, 1,000 test images; constant models stop early.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from toolkit_ext.claims import Alike, All, Arm, AtLeast, Claim, Group, Lower, Row
+from toolkit_ext.claims import Alike, All, Arm, AtLeast, Claim, Group, Lower, Row, half
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.recipe import mnist
 from toolkit_ext.experiments.settings import Experiment
@@ -44,6 +44,12 @@ def small(schedule: str, rate: str) -> Experiment:
     """Minutes on one core."""
     size = {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 200}
     return run(schedule, rate, steps=10, precision="bf16-mixed", **size)
+
+
+def medium(schedule: str, rate: str) -> Experiment:
+    """A quarter of an hour on one core."""
+    size = {"width": 8, "epochs": 40, "batch_size": 64, "n_train": 20_000, "n_test": 1_000}
+    return run(schedule, rate, steps=10, precision="bf16-mixed", constant_patience=3, **size)
 
 
 def paper(schedule: str, rate: str) -> Experiment:
@@ -83,24 +89,33 @@ GROUP = Group(
     name="constant_eps",
     title="Constant eps fails, periodic eps does not care about the learning rate",
     source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
-    arms=tuple(Arm(name(s, rate), small(s, rate), paper(s, rate)) for s in SCHEDULES for rate in RATES),
+    arms=tuple(
+        Arm(name(s, rate), small(s, rate), paper(s, rate), medium=medium(s, rate)) for s in SCHEDULES for rate in RATES
+    ),
     claims=(
         Claim(
             "constant-eps-fails",
             "At constant eps and a learning rate of 3e-4 or 1e-3 training ends in a model that is wrong on nearly all.",
-            All(tuple(AtLeast((name("constant", rate), "aa_err"), 80.0) for rate in RATES[1:])),
+            All(tuple(AtLeast((name("constant", rate), "aa_err"), 80.0, half(88.65, 80)) for rate in RATES[1:])),
             rows=rows("constant"),
+            about_collapse=True,
         ),
         Claim(
             "periodic-eps-does-not-fail",
             "At a learning rate of 1e-3, where constant eps fails, eps along a cosine or a line trains a robust model.",
             All(
                 tuple(
-                    Lower((name(schedule, "1e-3"), "aa_err"), (name("constant", "1e-3"), "aa_err"), 10.0)
+                    Lower(
+                        (name(schedule, "1e-3"), "aa_err"),
+                        (name("constant", "1e-3"), "aa_err"),
+                        by=10.0,
+                        margin=half(SOURCE["constant"][2], SOURCE[schedule][2]),
+                    )
                     for schedule in ("cosine", "linear")
                 )
             ),
             rows=rows("cosine", "linear"),
+            about_collapse=True,
         ),
         Claim(
             "any-learning-rate-will-do",

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -71,10 +70,10 @@ def plain(value: Any) -> Any:
 def copied(name: str) -> Callable[[Path, Path], None]:
     """Makes a copy of a folder of the fixture ``places``."""
 
-    def copy(places: Path, folder: Path) -> None:
+    def make(places: Path, folder: Path) -> None:
         shutil.copytree(places / name, folder, dirs_exist_ok=True)
 
-    return copy
+    return make
 
 
 def read_model(folder: Path, capture: Any) -> Any:
@@ -137,8 +136,23 @@ def make_folder_of_images(places: Path, folder: Path) -> None:
 
 def read_images(folder: Path, capture: Any) -> Any:
     """The images, decoded or from the cache."""
-    with patch("toolkit_ext.data.dataset._CACHE_FROM", 1):
-        found = load(f"folder:{folder}")
+    found = load(f"folder:{folder}", cache=folder / "cache")
+    return plain([found.x_train, found.y_train, found.x_test, found.y_test])
+
+
+def make_npz(places: Path, folder: Path) -> None:
+    """A data set in a NumPy archive."""
+    drawn = np.random.default_rng(0)
+    parts: dict[str, Any] = {
+        f"x_{part}": drawn.integers(0, 256, (4, 1, 4, 4), dtype=np.uint8) for part in ("train", "test")
+    }
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "data.npz", **parts, y_train=np.arange(4) % 2, y_test=np.arange(4) % 2)
+
+
+def read_npz(folder: Path, capture: Any) -> Any:
+    """The images of the archive."""
+    found = load(f"npz:{folder / 'data.npz'}")
     return plain([found.x_train, found.y_train, found.x_test, found.y_test])
 
 
@@ -200,11 +214,17 @@ def read_protocol(folder: Path, capture: Any) -> Any:
 FORMATS: dict[str, Format] = {
     "config.json": Format(copied("model"), "config.json", read_model, JSON),
     "model.safetensors": Format(copied("model"), "model.safetensors", read_model, BYTES, data=True, checksum=True),
-    "trainer_state.pt": Format(make_state, "last/trainer_state.pt", read_state, OBJECTS, data=True),
+    "trainer_state.pt": Format(make_state, "last/trainer_state.pt", read_state, OBJECTS, data=True, checksum=True),
     "evaluation meta.json": Format(make_evaluation, "meta.json", read_evaluation, JSON),
-    "evaluation batch": Format(make_evaluation, "batch-fgsm-00000.safetensors", read_evaluation, BYTES, data=True),
-    "adversarial examples": Format(make_evaluation, "examples.safetensors", read_examples, BYTES, data=True),
-    "decoded images": Format(make_folder_of_images, ".decoded-train.npz", read_images, BYTES, data=True, checksum=True),
+    "evaluation batch": Format(
+        make_evaluation, "batch-fgsm-00000.safetensors", read_evaluation, BYTES, data=True, checksum=True
+    ),
+    "adversarial examples": Format(
+        make_evaluation, "examples.safetensors", read_examples, BYTES, data=True, checksum=True
+    ),
+    "decoded images": Format(make_folder_of_images, "cache/*/images.npy", read_images, BYTES, data=True, checksum=True),
+    "NumPy archive": Format(make_npz, "data.npz", read_npz, BYTES, data=True, checksum=True),
+    "decoded images about.json": Format(make_folder_of_images, "cache/*/about.json", read_images, JSON),
     "run record": Format(copied("runs"), "runs/*.json", read_records, JSON),
     "log.csv": Format(make_log, "log.csv", read_log, CSV),
     "gradients.csv": Format(make_log, "gradients.csv", read_log, CSV),

@@ -58,3 +58,12 @@ def test_names_in_the_method_space_exist() -> None:
 
 def test_formulas_keep_their_underscores(build: dict[str, Any]) -> None:
     assert build["markdown"]("``a_b`` and ∇_x L*") == r"`a_b` and ∇\_x L\*"
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_method_has_an_equation_that_becomes_mathml(name: str) -> None:
+    """latex2mathml shows a command that it does not know as text with a backslash."""
+    convert = pytest.importorskip("latex2mathml.converter").convert
+    latex = TRAINERS[name].method.latex
+    assert latex
+    assert "\\" not in convert(latex)

@@ -3,32 +3,94 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolkit_ext.claims.probes import Probe
+from toolkit_ext.claims.probes import Probe, full_autoattack, last_epoch
 from toolkit_ext.errors import UserError, check_choice, check_file_name
 from toolkit_ext.experiments.settings import Experiment
+from toolkit_ext.results.inference.crossed import Sample
 
-SCALES = ("small", "paper")  # two CPU cores, and the source's setting
+SCALES = ("small", "medium", "paper")  # minutes a run on one core; up to an hour or two; the source's setting
+MEDIUM = SCALES[1]
 SEEDS = 3  # runs that a figure needs at least
 Figure = tuple[str, str]  # a metric of an arm, such as ("cosine", "aa_err")
-Values = Mapping[Figure, Mapping[int, float]]  # the values of each figure, by seed
+Bounds = tuple[float, float]
+Samples = Mapping[Figure, Sample]
 
 
-class Rule(Protocol):
-    """Decides a claim from the values of its figures; ``str`` gives the rule in words."""
+class Effect(Protocol):
+    """An estimated quantity: a mean, a difference, a ratio, a share of runs."""
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+
+    def p_above(self, bound: float) -> float:
+        """The p-value of the hypothesis that the true value is at most ``bound``."""
+
+    def p_below(self, bound: float) -> float:
+        """The p-value of the hypothesis that the true value is at least ``bound``."""
+
+    def interval(self) -> tuple[float, float]:
+        """The 90% interval."""
+
+    def detectable(self, bound: float = 0.0) -> float:
+        """The smallest difference from ``bound`` that is found with a power of 80%."""
+
+
+class Part(Protocol):
+    """One quantity that a rule asks for; ``delta`` is the smallest effect that counts, in its ``unit``.
+
+    The claim is supported if the quantity is ``inside`` its bounds, refuted if it is not within ``outside``.
+    """
 
     def figures(self) -> tuple[Figure, ...]:
         """The figures it needs."""
 
-    def holds(self, values: Values) -> bool:
-        """The decision; each figure needs at least two values."""
+    @property
+    def delta(self) -> float:
+        """The smallest effect that counts."""
 
-    def found(self, values: Values) -> str:
-        """The numbers that decided, in words."""
+    @property
+    def inside(self) -> Bounds:
+        """The bounds that support the claim."""
+
+    @property
+    def outside(self) -> Bounds:
+        """The bounds out of which the claim is refuted."""
+
+    @property
+    def unit(self) -> str:
+        """Of the quantity: points, seconds, nothing."""
+
+    @property
+    def label(self) -> str:
+        """The quantity in words."""
+
+    def estimate(self, samples: Samples) -> Effect:
+        """The quantity from the runs."""
+
+    def effect(self, values: Mapping[Figure, float]) -> float:
+        """The quantity from the figures of the source."""
+
+    def p_support(self, samples: Samples) -> float:
+        """The p-value of the hypothesis that the quantity is not ``inside``."""
+
+    def p_refute(self, samples: Samples) -> float:
+        """The p-value of the hypothesis that the quantity is within ``outside``."""
+
+
+class Rule(Protocol):
+    """Decides a claim from its figures; ``str`` gives the rule in words."""
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures it needs."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """The quantities that all have to lie inside their bounds."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +98,38 @@ class Arm:
     """One configuration of a claim, run once per seed; ``probes`` are measured on the trained model.
 
     Each of the ``candidates`` (hyper-parameters) is trained once with the tuning seed; the arm uses the one with the
-    best validation robust accuracy.
+    best validation robust accuracy. ``medium_probes`` are measured at the medium scale alone.
     """
 
     name: str
-    small: Experiment
+    small: Experiment | None = None
     paper: Experiment | None = None
     candidates: tuple[Mapping[str, Any], ...] = ()
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    medium: Experiment | None = None
+    medium_probes: Mapping[str, Probe] = field(default_factory=dict)
 
     def at(self, scale: str) -> Experiment | None:
         """The experiment at ``scale``, if there is one."""
-        return self.small if check_choice("scale", scale, SCALES) == "small" else self.paper
+        found: Experiment | None = getattr(self, check_choice("scale", scale, SCALES))
+        return found
+
+    def measures(self, metric: str, scale: str) -> bool:
+        """Whether a run at ``scale`` has ``metric``: there is an experiment, and the probe of ``<probe>:<metric>``."""
+        probe = metric.rpartition(":")[0]
+        return self.at(scale) is not None and (not probe or probe in self.probes_at(scale, 0))
+
+    def probes_at(self, scale: str, seed: int) -> dict[str, Probe]:
+        """What is measured on the run of ``seed``.
+
+        At the medium scale also the last epoch (``last``) and, where APGD-CE and APGD-T stand in for AutoAttack, all of
+        AutoAttack on some images of the first seed (``full``).
+        """
+        medium = self.medium if scale == MEDIUM else None
+        if medium is None:
+            return dict(self.probes)
+        checked = {"full": full_autoattack(300)} if seed == 0 and "apgd_ce_t" in medium.attacks else {}
+        return {**self.probes, **self.medium_probes, "last": last_epoch(), **checked}
 
 
 @dataclass(frozen=True)
@@ -62,13 +144,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, ``where`` it stands in the source, the rule that decides it, and further rows to show."""
+    """A statement, ``where`` it stands in the source, the rule that decides it, and further rows to show.
+
+    ``own`` marks a question of this project, which no source answers. Claims of a group with the same ``control`` (an
+    arm of theirs all) are corrected by Dunnett's test, the others by Holm's. A claim that compares an arm that ended as
+    a constant classifier is undecided, unless it is ``about_collapse``.
+    """
 
     name: str
     statement: str
     rule: Rule
     where: str = ""
     rows: tuple[Row, ...] = ()
+    own: bool = False
+    control: str = ""
+    about_collapse: bool = False
+
+    def arms(self) -> tuple[str, ...]:
+        """The arms that the rule compares."""
+        return tuple(dict.fromkeys(arm for arm, _ in self.rule.figures()))
 
     def table(self) -> list[Row]:
         """``rows``, and a row for each further figure of the rule."""
@@ -103,6 +197,7 @@ class Group:
             if len(set(names)) < len(names):
                 raise UserError(f"{kind}: two of group {self.name} have the same name")
         wanted = {row.arm for claim in self.claims for row in claim.table()}
+        wanted |= {claim.control for claim in self.claims if claim.control}
         wanted |= {name for names in (*self.equal_cost, *self.boards.values()) for name in names}
         for name in sorted(wanted):
             check_choice("arm", name, [arm.name for arm in self.arms])
@@ -115,6 +210,12 @@ class Group:
     def arm(self, name: str) -> Arm:
         """The arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def measurable(self, scales: Iterable[str]) -> Group:
+        """This group with those of its claims that runs at one of ``scales`` can decide."""
+        asked = [(claim, [(self.arm(arm), of) for arm, of in claim.rule.figures()]) for claim in self.claims]
+        kept = [c for c, figures in asked if any(all(arm.measures(of, s) for arm, of in figures) for s in scales)]
+        return replace(self, claims=tuple(kept))
 
 
 def load_groups(folder: Path | str) -> list[Group]:

@@ -27,8 +27,10 @@ def set_up_logging() -> None:
     handler = RichHandler(console=_notes, show_time=False, show_path=False)
     logger = logging.getLogger("toolkit_ext")
     logger.handlers = [handler]
+    logging.getLogger("toolkit_ext.data").setLevel(logging.INFO)  # where images are kept, which files are written
     if silent():
-        logger.setLevel(logging.ERROR)
+        for name in ("toolkit_ext", "toolkit_ext.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def say(text: str) -> None:

@@ -27,6 +27,10 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("points", "dimensions", "degree"),
     ),
     "Data": ("data", "data_name", "data_root", "download", "n_train", "n_test", "n"),
+    "Reading of images": (
+        *("image_size", "crop_pct", "train_split", "validation_split", "test_split", "test_fraction"),
+        *("group_pattern", "on_bad_image", "in_memory", "data_workers", "cache"),
+    ),
     "Model": ("backbone", "backbone_arg", "weights", "mean", "std", "spectral"),
     "Attack": ("attack", "craft_mode"),
     "Objective": ("objective", "label_smoothing"),
@@ -40,9 +44,24 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Several processes": ("sharding", "sync_batch_norm", "ascent_on", "rank", "ranks"),
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
+        "early_stopping",
+        "constant_patience",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
-    "Output": ("output", "results", "progress", "resume", "errors", "details", "save_examples", "name", "fresh"),
+    "Output": (
+        "output",
+        "results",
+        "progress",
+        "quiet",
+        "json_lines",
+        "resume",
+        "save_every",
+        "errors",
+        "details",
+        "save_examples",
+        "name",
+        "fresh",
+    ),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}
 

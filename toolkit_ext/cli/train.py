@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -13,7 +14,10 @@ from toolkit_ext.cli.options import (
     CommaSeparated,
     backbone_arg_option,
     hyper_parameter_options,
+    reading_options,
     run_context_options,
+    save_every_option,
+    take_reading,
     take_run_context,
 )
 from toolkit_ext.experiments.presets import preset_for
@@ -23,15 +27,16 @@ from toolkit_ext.experiments.settings import Experiment, RunContext
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     """The experiment that ``values``, options of ``train``, describe; without those of :func:`run_context_options`."""
     values = dict(values)
-    args = values.pop("backbone_arg")
+    args, reading = values.pop("backbone_arg"), take_reading(values)
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
     given = {name: value for name, value in values.items() if value is not None}
-    return Experiment(method=method, backbone_args=args, hyper_parameters=given, **fixed)
+    return Experiment(method=method, backbone_args=args, hyper_parameters=given, reading=reading, **fixed)
 
 
 @click.command("train", cls=TrainCommand)
 @click.argument("method", required=False)
-@click.option("--data", default="digits", show_default=True, help="digits, mnist, cifar10, ..., folder:PATH")
+@click.option("--data", default="digits", show_default=True, help="digits, mnist, ..., folder:PATH, npz:PATH, hf:NAME")
+@reading_options
 @click.option("--backbone", default="lenet", show_default=True, help="any timm classifier, or lenet, resnet18_w, ...")
 @backbone_arg_option
 @click.option("--epochs", default=20, show_default=True, help="passes over the training data")
@@ -43,6 +48,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
+@save_every_option
 @run_context_options
 @config_options
 def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
@@ -65,7 +71,11 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
         return
     from toolkit_ext.experiments.experiment import run
 
-    console.show_table(console.results_table([run(experiment, context)]))
+    record = run(experiment, context)
+    if context.json_lines:
+        console.show(json.dumps({"run_id": record["run_id"], **record["metrics"]}))
+    else:
+        console.show_table(console.results_table([record]))
 
 
 def _preview(experiment: Experiment, context: RunContext) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
@@ -19,6 +20,7 @@ from toolkit_ext.cli.console import say
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.protocol import small_radius
+from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
 from toolkit_ext.io import atomic_write, make_folder
@@ -47,7 +49,7 @@ def check_device(device: str) -> torch.device:
 
 
 def make_trainer(
-    experiment: Experiment, dataset: data.Dataset, device: torch.device
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
 ) -> tuple[Normalized, MethodTrainer]:
     """The untrained model of ``experiment`` on ``device``, and the trainer that holds it.
 
@@ -70,9 +72,13 @@ def make_trainer(
         return model, TRAINERS[experiment.method](classifier, **options)
 
 
-def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trainer: MethodTrainer) -> dict[str, Any]:
+def facts(
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], model: Normalized, trainer: MethodTrainer
+) -> dict[str, Any]:
     """The facts of a training for its record and its checkpoints, known before it starts."""
-    held = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
+    held = cut = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
+    if dataset.y_validation is not None:
+        held, cut = len(dataset.y_validation), 0
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     return {
         "method": experiment.method,
@@ -80,7 +86,7 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
         "hyper_parameters": trainer.axes.hyper_parameters() | length,
         "data": {
             "name": experiment.data,
-            "train": len(dataset.y_train) - held,
+            "train": len(dataset.y_train) - cut,
             "validation": held,
             "test": len(dataset.y_test),
             "num_classes": dataset.num_classes,
@@ -95,8 +101,8 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
 
 
 def prepare(
-    experiment: Experiment, dataset: data.Dataset, device: torch.device
-) -> tuple[data.Dataset, Normalized, MethodTrainer, Protocol]:
+    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device
+) -> tuple[data.Dataset[data.ImageSet], Normalized, MethodTrainer, Protocol]:
     """The images that ``experiment`` takes of ``dataset``, its untrained model with the trainer, and the evaluation.
 
     Raises:
@@ -106,14 +112,21 @@ def prepare(
     model, trainer = make_trainer(experiment, dataset, device)
     axes = trainer.axes
     protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
-    if axes.loop.validation_fraction > 0:
+    if axes.loop.validation_fraction > 0 and dataset.y_validation is None:
         data.split_validation(dataset.x_train, dataset.y_train, axes.loop.validation_fraction, axes.loop.seed)
     optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
     make_schedulers([optimizer], axes.loop, len(dataset.y_train), experiment.epochs, resets)
     return dataset, model, trainer, protocol
 
 
-def rehearse(experiment: Experiment, dataset: data.Dataset, device: torch.device) -> None:
+def first_images(dataset: data.Dataset[data.ImageSet], n: int) -> tuple[Tensor, Tensor]:
+    """The first ``n`` training images of ``dataset``, if it has so many, and their labels, in memory."""
+    few = replace(dataset.subset(min(n, len(dataset.y_train)), 1), x_validation=None, y_validation=None)
+    found = data.in_memory(few, data.Engine())
+    return found.x_train, found.y_train
+
+
+def rehearse(experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device) -> None:
     """Refuse what :func:`run` would refuse: prepare the run, and take one step on a few images.
 
     Raises:
@@ -123,7 +136,7 @@ def rehearse(experiment: Experiment, dataset: data.Dataset, device: torch.device
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "compile_mode": "none"}
     short = replace(experiment, hyper_parameters={**experiment.hyper_parameters, **quiet})
     _, trainer = make_trainer(short, dataset, device)
-    x, y = dataset.x_train[:_FEW], dataset.y_train[:_FEW]
+    x, y = first_images(dataset, _FEW)
     with suppress(RunError):  # such as a loss that is not finite, which is the run's own failure
         trainer.fit(x, y, batch_size=len(x), nb_epochs=experiment.epochs, stop_after=1, progress=False)
 
@@ -141,7 +154,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         return recorded
     started = results.environment()
     with ranks.one_by_one(local_rank()):
-        dataset = data.load(experiment.data, root=context.data_root, download=context.download)
+        dataset = context.open(experiment.data, experiment.reading)
     dataset, model, trainer, protocol = prepare(experiment, dataset, device)
     about = facts(experiment, dataset, model, trainer)
     folder = context.output / experiment.run_id
@@ -149,20 +162,24 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
     ranks.first(lambda: _keep_options(experiment, folder))
     results.reset_peak_memory()
+    dataset = data.place(dataset, context.engine, device)
     trainer.fit(
         dataset.x_train,
         dataset.y_train,
+        None if dataset.x_validation is None else (dataset.x_validation, dataset.y_validation),
         batch_size=experiment.batch_size,
         nb_epochs=experiment.epochs,
         run_dir=folder,
         resume=context.resume,
-        progress=context.progress,
-        extra=about,
+        progress=context.progress and not context.quiet,
+        on_epoch=shown_epochs(context),
+        save_every=context.save_every,
+        extra=about | ({"reading": dict(experiment.reading)} if experiment.reading else {}),
     )
     trainer.load_best()
     evaluation = evaluate(
         model,
-        dataset.x_test,
+        dataset.x_test.all(),
         dataset.y_test,
         protocol,
         num_classes=dataset.num_classes,
@@ -175,7 +192,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     record = record_of(
         about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
     )
-    record["details"] |= context.told
+    record["details"] |= {"data": dict(dataset.facts), **context.told}
     return ranks.first(lambda: _written(record, context))
 
 
@@ -212,8 +229,6 @@ def record_of(
     """The record of a training described by ``about`` and the evaluation of its model."""
     found = evaluation.to_record()
     trained = sum(row["seconds"] for row in training.get("history", []))
-    if small := small_radius(protocol, about["data"]["name"]):
-        found["warnings"].append(small)
     if small := small_radius(protocol, about["data"]["name"]):
         found["warnings"].append(small)
     return results.new_record(

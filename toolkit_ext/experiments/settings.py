@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from toolkit_ext import results
-from toolkit_ext.bounds import COUNT, SEED, check_options
+from toolkit_ext import data, results
+from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, SEED, check_options
+from toolkit_ext.data.reading import Reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.compose import identity
 from toolkit_ext.trainers.methods import METHODS
@@ -26,6 +27,7 @@ class Experiment:
     ``hyper_parameters`` are those of the method's axes and of the loop, and may make another choice on an axis.
     ``n_train`` and ``n_test`` take the first examples of each part; the test examples are attacked. ``protocol`` names
     the evaluation, by default the usual one of the data set for the norm and ``eps`` of the method's attack.
+    ``reading`` has the options of :class:`toolkit_ext.data.Reading` that differ from their defaults.
     """
 
     method: str
@@ -40,14 +42,18 @@ class Experiment:
     protocol: str | None = None
     attacks: tuple[str, ...] = ()
     seed: int = option(0, "seed of weights, batches and attacks", SEED)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_options(self)
+        object.__setattr__(self, "reading", Reading.of(self.reading).given())
 
     @property
     def run_id(self) -> str:
         """A name made of the main settings and a hash of all of them."""
         hashed = asdict(self)
+        if not self.reading:
+            del hashed["reading"]  # runs had no such setting before
         if self.method in METHODS:
             hashed["hyper_parameters"] = identity(METHODS[self.method], self.hyper_parameters)
         settings = json.dumps(hashed, sort_keys=True, default=str)
@@ -65,10 +71,10 @@ class Experiment:
         named = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _NESTED}
         given = {name: value for name, value in named.items() if value is not None or name == "n_test"}
         arguments = {"backbone_arg": dict(self.backbone_args)} if self.backbone_args else {}
-        return {**given, **arguments, **self.hyper_parameters}
+        return {**given, **arguments, **self.reading, **self.hyper_parameters}
 
 
-_NESTED = ("backbone_args", "hyper_parameters")
+_NESTED = ("backbone_args", "hyper_parameters", "reading")
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
@@ -95,7 +101,8 @@ def _plain(value: Any) -> Any:
 class RunContext:
     """Folders, device and display of a run; none of them changes the result.
 
-    ``told`` are further facts for the record, such as how the run was chosen.
+    ``told`` are further facts for the record, such as how the run was chosen. ``in_memory``, ``data_workers`` and
+    ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes.
     """
 
     results: Path = Path("results")
@@ -105,12 +112,29 @@ class RunContext:
     device: str = "cpu"
     resume: bool = False
     progress: bool = True
+    quiet: bool = False
+    json_lines: bool = False
     tables: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
+    in_memory: str = "auto"
+    data_workers: int | None = None
+    cache: Path | None = None
+    save_every: float = 10.0
 
     def __post_init__(self) -> None:
         for name in self.tables:
             results.check_name("tables", name)
+        NOT_NEGATIVE.check("save_every", self.save_every)
+        assert self.engine
+
+    @property
+    def engine(self) -> data.Engine:
+        """How images are kept."""
+        return data.Engine(self.in_memory, self.data_workers, self.cache)
+
+    def open(self, name: str, reading: Mapping[str, Any]) -> data.Dataset[data.ImageSet]:
+        """The data set called ``name``, read as ``reading`` says."""
+        return data.open_source(name, root=self.data_root, download=self.download, workers=self.data_workers, **reading)
 
 
 @dataclass(frozen=True)

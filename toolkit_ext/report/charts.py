@@ -115,7 +115,8 @@ def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", l
     from toolkit_ext.evaluation import load_examples
 
     found = load_examples(examples)
-    dataset = data.load(record["data"]["name"], root=data_root)
+    reading = record["details"].get("data", {}).get("reading", {})
+    dataset = data.load(record["data"]["name"], root=data_root, **reading)
     if len(found.indices) and int(found.indices.max()) >= len(dataset.x_test):
         raise UserError(f"examples {examples}: are not of {dataset.name}, which has {len(dataset.x_test)} test images")
     clean = data.to_unit(dataset.x_test[found.indices])

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
+from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
+from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
 from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
-from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor, stays_constant
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger
+from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch, restore_generators
 from toolkit_ext.types import (
     AdversarialInputs,
     Attack,
@@ -36,6 +38,8 @@ from toolkit_ext.types import (
     TrainingStep,
     Update,
 )
+
+_SHOW_EVERY = 1.0  # seconds
 
 
 @dataclass
@@ -57,7 +61,10 @@ class Run:
     unwrap: Callable[[nn.Module], nn.Module]
     parallel: DataParallelContext
     plan: fast.Plan
+    save_every: float = 0.0
     progress: bool = True
+    unfinished: UnfinishedEpoch | None = None
+    on_epoch: Sequence[OnEpoch] = ()
     history: list[dict[str, Any]] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
     best_score: tuple[float, float] = (-1.0, -1.0)
@@ -68,9 +75,9 @@ class Run:
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
         self.trace = GradientTrace()
-        average = get_ema_multi_avg_fn(loop.ema_decay)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
+        self.average = WeightAverage(self.model, loop.ema_decay) if loop.ema_decay else None
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
+        self.clock = SaveClock(self.save_every if self.folder else 0.0, self.parallel.ranks)
         self.finite = NonFiniteCheck(
             self.update.optimizers,
             self._refuse,
@@ -81,6 +88,7 @@ class Run:
         self.meter = GradientMeter(loop.clip_grad, self.finite.gradient)
         self.parallel.share(self.update, loop, self.axes.names["update"], self.finite.gradients)
         folder = self.folder if self.parallel.ranks.is_first else None
+        self._shown = 0.0
         self.board = TensorBoardLogger(folder.path / "tensorboard" if folder else None)
 
     @property
@@ -100,33 +108,64 @@ class Run:
             self._epochs(stop_after)
 
     def _epochs(self, stop_after: int) -> None:
-        if not self.history:
+        if not self.history and not self.unfinished:
             self._save()  # so that a stop inside the first epoch can be resumed too
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
-            began = time.perf_counter()
+            if has_stalled(self.history, self.axes.loop.early_stopping):
+                break
+            if stays_constant(self.history, self.axes.loop.constant_patience):
+                self.alarms.add("stopped_constant", epoch - 1, f"training ended {self.epochs - epoch + 1} epochs early")
+                break
+            began = time.perf_counter() - (self.unfinished.seconds if self.unfinished else 0.0)
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
-                row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
+                row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch, began)}
             if every and (epoch % every == 0 or epoch == self.epochs):
                 with isolated_rng(seed_of(self.axes.loop.seed, MEASURING)):
                     row |= self.monitor.measure(self.measured, row["eps"])
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
             # The ranks decide alike: by the figures of the first.
             self._finish(self.parallel.ranks.first(lambda row=row: row))  # type: ignore[misc]
+            self._report()
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        averages = Averages()
-        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, BATCHES))
-        bar = tqdm(batches, f"epoch {epoch}/{self.epochs}", len(self.source), disable=not self.progress, leave=False)
+    def _report(self) -> None:
+        row = self.history[-1]
+        for callback in self.on_epoch:
+            with isolated_rng(seed_of(self.axes.loop.seed, row["epoch"], MEASURING)):
+                callback(EpochReport(int(row["epoch"]), self.epochs, row, self.history, self.measured))
+
+    def _epoch(self, epoch: int, began: float) -> dict[str, float]:
+        start, averages, count = self.unfinished.batches if self.unfinished else 0, Averages(), len(self.source)
+        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, BATCHES), start)
+        if self.unfinished:
+            averages = self.unfinished.averages_of(self.parallel.ranks)
+            restore_generators(self.unfinished.generators)  # after the source began, which may draw its order
+            self.unfinished = None
+        # None: no bar where the output is no terminal.
+        name, hidden = f"epoch {epoch}/{self.epochs}", None if self.progress else True
+        bar = tqdm(batches, name, count, disable=hidden, leave=False, initial=start)
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
-        for index, batch in enumerate(bar):
-            position = epoch - 1 + index / len(self.source)
+        for index, batch in enumerate(bar, start):
+            position = epoch - 1 + index / count
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
-            averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * len(self.source) + index)))
+            averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * count + index)))
+            self._show(bar, averages)
+            if index + 1 < count and self.clock.due():
+                self._save_inside(index + 1, time.perf_counter() - began, averages)
         self.finite.seen()
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
+
+    def _show(self, bar: tqdm[Any], averages: Averages) -> None:
+        """The mean losses of the epoch so far, and the last accuracies, on the bar; once a second, as it waits."""
+        if bar.disable or (now := time.monotonic()) - self._shown < _SHOW_EVERY:
+            return
+        self._shown = now
+        losses = {name: f"{value:.3g}" for name, value in averages.means().items() if name.startswith("loss")}
+        last = self.history[-1] if self.history else {}
+        measured = {name: last.get(f"val_{name}_acc") for name in ("clean", "robust")}
+        bar.set_postfix(losses | {name: f"{value:.1%}" for name, value in measured.items() if value is not None})
 
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
         loop = self.axes.loop
@@ -189,7 +228,14 @@ class Run:
             self.folder.save(f"snapshot-{row['epoch']:03d}", self.unwrap(self.measured), self.extra)
         self._save()
 
+    def _save_inside(self, batches: int, seconds: float, averages: Averages) -> None:
+        self.finite.seen()
+        self.unfinished = UnfinishedEpoch.now(batches, seconds, averages, self.parallel.ranks)
+        self._save()
+        self.unfinished = None
+
     def _save(self) -> None:
+        self.clock.restart()
         if self.folder:
             self.folder.write_log(self.history)
             self.folder.write_log(self.trace.rows(), "gradients.csv")
@@ -211,6 +257,7 @@ class Run:
                 "best_score": self.best_score,
                 "best_state": self.best_state,
                 **({"extensions": extensions} if (extensions := self.extensions.state_dict()) else {}),
+                **({"unfinished": self.unfinished.state_dict()} if self.unfinished else {}),
             }
         )
 
@@ -226,6 +273,7 @@ class Run:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.extensions.load_state_dict(state.get("extensions", {}))
+        self.unfinished = UnfinishedEpoch(**state["unfinished"]) if "unfinished" in state else None
         self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
         self.history = list(state["history"])
         self.trace.load_state_dict(state["trace"])

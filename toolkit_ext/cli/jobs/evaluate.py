@@ -9,7 +9,14 @@ from typing import Any
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import choose_protocol, facts_of, load_data, load_models, radius_source
+from toolkit_ext.cli.jobs.models import (
+    choose_protocol,
+    facts_of,
+    load_data,
+    load_models,
+    load_parts,
+    radius_source,
+)
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
@@ -31,8 +38,7 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
         raise UserError("transfer: has no effect without --audit")
     told = [describe(source) for source in checkpoints]
     _warn_of_code([*checkpoints, *filter(None, [values["transfer"]])])
-    dataset = load_data(told, values["data_name"], context)
-    dataset = dataset.subset(None, min(values["n_test"], len(dataset.y_test)))
+    dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
     loaded = load_models([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
     protocol, source = choose_protocol(told[0], dataset, values), radius_source(told[0], dataset, values)
@@ -90,7 +96,8 @@ class _Job:
             del rules["attacks"]  # attacks can be added to an evaluation, but not to a curve
         sources = [str(source) for source in (*checkpoints, *self.values["weights"])]
         numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
-        return digest(rules, sources, numbers, self.dataset.name)[:8]
+        reading = [given] if (given := self.dataset.facts.get("reading")) else []
+        return digest(rules, sources, numbers, self.dataset.name, *reading)[:8]
 
     def _options(self) -> dict[str, Any]:
         values = {key: self.values[key] for key in ("seed", "fresh")}
@@ -122,6 +129,7 @@ class _Job:
     def _record(self, one: Evaluation, audited: Audit | None, name: str, found: Sequence[Evaluation]) -> Record:
         about = facts_of(self.loaded.tells, self.loaded.name, self.loaded.backbone, self.dataset)
         record = record_of(about, one.protocol, one, {}, [])
+        record["details"]["data"] = dict(self.dataset.facts)
         if one is not found[-1]:  # the small radii of a curve are no reason for doubt
             record["warnings"] = [text for text in record["warnings"] if not text.startswith("small_eps")]
         if len(found) > 1:

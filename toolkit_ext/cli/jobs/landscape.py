@@ -12,7 +12,7 @@ import torch
 from toolkit_ext import backbones, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import facts_of, load_data
+from toolkit_ext.cli.jobs.models import facts_of, load_data, load_parts
 from toolkit_ext.errors import check_file_name
 from toolkit_ext.experiments.experiment import check_device
 from toolkit_ext.experiments.settings import RunContext
@@ -72,11 +72,11 @@ def _subject(
     told = backbones.read_training(checkpoints[0])
     models = [backbones.load_model(path, device=device) for path in checkpoints]
     check_same_architecture(*models)
-    dataset = load_data([told], values["data_name"], context)
+    opened = load_data([told], values["data_name"], context, values)
     parameters = sum(weight.numel() for weight in models[0].parameters())
     backbone = {"name": models[0].name, "args": dict(models[0].model_args), "parameters": parameters}
-    about = facts_of(told, _title(checkpoints[0]), backbone, dataset)
-    dataset = dataset.subset(min(values["n"], len(dataset.y_train)), min(values["n_test"], len(dataset.y_test)))
+    about = facts_of(told, _title(checkpoints[0]), backbone, opened)
+    dataset = load_parts(opened, values["n"], values["n_test"], context)
     attack = _attack(told.get("hyper_parameters", {}), values)
     subject = Subject(
         models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,

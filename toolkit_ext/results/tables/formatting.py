@@ -15,11 +15,13 @@ _LABELS = {
     "clean_acc": "clean",
     "fgsm_acc": "FGSM",
     "pgd20_acc": "PGD-20",
+    "pgd40_acc": "PGD-40",
     "pgd100_acc": "PGD-100",
     "mim_acc": "MIM",
     "pgd_l2_acc": "PGD-L2",
     "apgd_ce_acc": "APGD-CE",
     "apgd_dlr_acc": "APGD-DLR",
+    "apgd_ce_t_acc": "APGD-CE and T",
     "square_acc": "Square",
     "aa_acc": "AutoAttack",
     "union_acc": "union",
@@ -93,6 +95,13 @@ def budget(eps: float) -> str:
     levels = round(eps * 255)
     grey = 0 < levels < 255 and levels % 51 != 0 and math.isclose(eps * 255, levels, rel_tol=1e-6)
     return f"{levels}/255" if grey else f"{eps:.12g}"
+
+
+def duration(seconds: float) -> str:
+    """``0.8 s``, ``3 s``, ``12 min`` or ``5.2 h``."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def plain(text: str) -> str:

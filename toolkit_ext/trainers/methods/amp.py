@@ -10,6 +10,8 @@ METHOD = Method(
 
     The paper's loss is the clean one; with ``objective="adversarial", attack="pgd"`` it is a partner of adversarial
     training.""",
+    latex=r"\Delta \leftarrow \Pi_{\|\Delta\|_2 \le \epsilon}\left(\Delta + \zeta \nabla_\theta L(\theta + "
+    r"\Delta)\right), \quad \theta \leftarrow \theta - \eta \nabla_\theta L(\theta + \Delta)",
     use="For accuracy on clean images without robustness: it flattens the minimum at the price of a second pass. "
     "Alone it does not defend against attacks; combine it with an attack and an adversarial objective for "
     "that.",

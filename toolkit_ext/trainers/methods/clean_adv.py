@@ -7,6 +7,7 @@ METHOD = Method(
     trainer="CleanAdvTrainer",
     summary="clean plus adversarial cross-entropy, one optimiser",
     formula="min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``.",
+    latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x), y) + L(f_\theta(x'), y) \right]",
     use="When clean accuracy matters as much as robustness, and as the control of dual: the same two losses with "
     "one optimiser. For the highest robust accuracy use pgd or trades.",
     paper=Paper(

@@ -11,6 +11,8 @@ METHOD = Method(
     The maximum is found by nonlinear conjugate gradient, with one forward and one backward pass for the gradient of all
     unknowns: over the perturbations d, or, with ``deep_variables="neurons"``, over the neurons n, where the layers
     decouple (equation 11). Both have the same maximiser; ``Deep`` says how they differ.""",
+    latex=r"\min_w \mathbb{E} \max_d \; c(y, h(w, x, d)) + \sum_\ell \rho_\ell(d_\ell), \quad n_\ell = "
+    r"f_\ell(w_\ell n_{\ell - 1}) + d_\ell",
     use="For research on perturbations of hidden layers. By default a training step costs a little more than one of "
     "PGD-10. It is no first choice for a defence.",
     paper=Paper(

@@ -11,6 +11,8 @@ METHOD = Method(
 
     ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ, η warms up and γ is constant. The log shows the norms of
     both gradients, their cosine and the sizes of both steps.""",
+    latex=r"\theta_{t+1} = \theta_t - \eta \nabla L_{CE}(f(x), y) - \gamma \, \mathrm{Adam}\left(\nabla "
+    r"L_{CE}(f(x'), y)\right)",
     use="For research on two optimisers, one for each loss. Its two learning rates need tuning; compare it with "
     "clean_adv, which has the same losses.",
     paper=Paper(

@@ -7,6 +7,8 @@ METHOD = Method(
     trainer="GradientRegTrainer",
     summary="adversarial cross-entropy plus an input-gradient penalty",
     formula="min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation.",
+    latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x'), y) + \lambda \left\| \nabla_x L(f_\theta(x'), y) "
+    r"\right\|_p^2 \right]",
     use="As a regulariser of adversarial training when gradients are noisy. The penalty needs double back- "
     "propagation, and so about two passes more a step.",
     paper=Paper(

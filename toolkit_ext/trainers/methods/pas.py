@@ -10,6 +10,8 @@ METHOD = Method(
     ε_cos = ½ (1 − cos pπ)(ε_max − ε_min) + ε_min or ε_lin = (ε_max − ε_min) p + ε_min, capped at ``eps``; the learning
     rate falls with the same resets. A snapshot is kept at each reset, to be used with the last model as an ensemble.
     """,
+    latex=r"\epsilon_{\cos}(d) = \frac{1}{2} (1 - \cos p \pi)(\epsilon_{\max} - \epsilon_{\min}) + "
+    r"\epsilon_{\min}, \quad p = \frac{d - T_{i-1}}{T_i - T_{i-1}}",
     use="When training at a large eps fails to start: eps grows within each period. The snapshots at the resets "
     "make an ensemble without further training.",
     paper=Paper(

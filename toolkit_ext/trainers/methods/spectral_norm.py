@@ -9,6 +9,7 @@ METHOD = Method(
     formula="""W̄ = W / σ(W) for the weight of every linear and convolution layer, σ the largest singular value.
 
     ``spectral="operator"`` divides by the norm of the convolution itself instead of that of its reshaped kernel.""",
+    latex=r"\bar{W} = \frac{W}{\sigma(W)}",
     use="For a bound on the Lipschitz constant of each layer. It limits what the network can fit, so clean and "
     "robust accuracy may both fall.",
     paper=Paper(

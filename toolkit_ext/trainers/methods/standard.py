@@ -7,6 +7,7 @@ METHOD = Method(
     trainer="StandardTrainer",
     summary="cross-entropy on clean inputs",
     formula="min_θ E L(f_θ(x), y).",
+    latex=r"\min_\theta \mathbb{E} \, L(f_\theta(x), y)",
     use="As the baseline without any defence, or to fine-tune before adversarial training. Its accuracy under "
     "AutoAttack is near zero at usual eps.",
     paper=Paper(

@@ -11,6 +11,8 @@ METHOD = Method(
 
     The authors' code differs in two ways: its attack starts outside [0, 1] (``tpgd_start="unclamped"``), and batch norm
     sees the clean batch twice (``trades_clean_passes=2``). Steps with both options are theirs.""",
+    latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x), y) + \beta \max_{\|x' - x\| \le \epsilon} "
+    r"\mathrm{KL}(f_\theta(x) \,\|\, f_\theta(x')) \right]",
     use="For a trade-off between clean and robust accuracy that one number (trades_beta) sets. Often the strongest "
     "choice together with awp and weight averaging.",
     paper=Paper(
