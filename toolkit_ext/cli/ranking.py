@@ -68,7 +68,7 @@ def _ranking(
     for place, row in rows.iterrows():
         cells = [_cell(row, name, errors, bold=name in winners and bool(winners.loc[place, name])) for name in names]  # type: ignore[index]
         if told is not None and tested:
-            word = WORDS.get(told[place], "")  # type: ignore[index]
+            word = WORDS.get(str(told.loc[place]), "")  # type: ignore[index, call-overload, unused-ignore]
             cells.append(Text(word, style="bold" if word == "best" else ""))
         made.add_row(*cells)
     return made

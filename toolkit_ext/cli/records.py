@@ -20,6 +20,7 @@ from toolkit_ext.cli.ranking import chosen_columns, rankings
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
+from toolkit_ext.results.figures.scatter import plot_scatter
 from toolkit_ext.results.tables.compact import VARIANT, first_columns, ranking_of, with_variants
 from toolkit_ext.results.tables.rendering import ERRORS, FORMATS, headline, metrics_of
 from toolkit_ext.trainers.methods import METHODS
@@ -151,6 +152,8 @@ def _read(folder: Path, where: Sequence[str]) -> list[Record]:
     """The records in the results ``folder`` that match all conditions in ``where``."""
     with skipped_records_shown():
         records = results.read_records(folder / "runs")
+        if not where and records:
+            return records
         names = set(results.where(results.frame(records), where)["run_id"])
     return [record for record in records if record["run_id"] in names]
 
@@ -166,8 +169,16 @@ def one_of(records: Sequence[Record], run_id: str | None, option: str = "--run")
     return records[0]
 
 
+def _accuracy(runs: list[Record], out: Path, values: dict[str, Any]) -> None:
+    evaluated = [record for record in results.reported(runs) if record["metrics"]]
+    axes = {name: values[name] for name in ("x", "y", "hue") if values.get(name)}
+    _, left = plot_scatter(results.frame(evaluated or runs), out, **axes)
+    if left:
+        console.say(f"plot: {left}")
+
+
 KINDS: dict[str, Callable[..., Any]] = {
-    "accuracy": lambda runs, out, **_: results.plot_clean_vs_robust(results.frame(runs), out),
+    "accuracy": lambda runs, out, **more: _accuracy(runs, out, more),
     "curve": lambda runs, out, **_: results.plot_robustness(runs, out),
     "attacks": lambda runs, out, **_: results.plot_breakdown(runs, out),
     "matrix": lambda runs, out, run=None, **_: results.plot_matrix(one_of(runs, run), out),
@@ -185,6 +196,9 @@ KINDS: dict[str, Callable[..., Any]] = {
     help="accuracy (clean against robust), curve (against eps), attacks (images each broke first), matrix (attacks by "
     "images of one run), training (curves of one run), examples (pictures of one run)",
 )
+@click.option("--x", help="for accuracy: the horizontal axis, such as clean_acc or train_s  [default: clean_acc]")
+@click.option("--y", help="for accuracy: the vertical axis  [default: aa_acc]")
+@click.option("--hue", help="for accuracy: the column that colours the points  [default: method]")
 @click.option("--run", metavar="RUN_ID", help="run to show, for figures of one run")
 @click.option("--examples", type=FILE, help="for examples: the file that evaluate --save-examples wrote")
 @data_root_option
@@ -206,7 +220,7 @@ def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Pa
 
         results.plot_pairs(load_pairs(one_of(runs, values["run"]), values["examples"], values["data_root"]), out)
     else:
-        KINDS[kind](runs, out, run=values["run"])
+        KINDS[kind](runs, out, **values)
     console.say(f"plot: {out}")
 
 

@@ -45,7 +45,7 @@ def training(record: Record) -> Chart | None:
     log = [row for row in history(record) if row.get("epoch") is not None]
     if not log:
         return None
-    panels = training_panels(dict.fromkeys(chain.from_iterable(log)))
+    panels = training_panels(tuple(dict.fromkeys(chain.from_iterable(log))))
     unit = 1 / (sum(_HEIGHTS[name] for name in panels) or 1)
     top, data, last = 1.0, [], []
     layout = _layout("Training", 120 + 70 * sum(_HEIGHTS[name] for name in panels))

@@ -20,7 +20,7 @@ from toolkit_ext.io import atomic_write
 from toolkit_ext.report.landscape import is_landscape, panels
 from toolkit_ext.report.rankings import rankings
 from toolkit_ext.report.rows import columns, details, filters, rows, shared
-from toolkit_ext.results import Curve, Record, curves, label
+from toolkit_ext.results import Curve, Record, curves, frame, label
 from toolkit_ext.results.figures.curves import model_key
 
 CHUNK = 64  # runs whose details are packed together: larger packs are smaller in sum, and slower to open
@@ -61,11 +61,12 @@ def _all_runs(records: Sequence[Record]) -> dict[str, Any]:
     """The list of all runs; its rows are packed, and put on the page when the list is opened."""
     if not records:  # nothing was evaluated yet
         return {"columns": ["method"], "filters": {}, "shared": [], "rows": packed("[]"), "sort_by": "method"}
-    listed = [[row.run_id, *([cell.text, cell.order, cell.hint] for cell in row.cells)] for row in rows(records)]
+    table = frame(records)
+    listed = [[row.run_id, *([cell.text, cell.order, cell.hint] for cell in row.cells)] for row in rows(records, table)]
     return {
-        "columns": columns(records),
-        "filters": filters(records),
-        "shared": shared(records),
+        "columns": columns(table),
+        "filters": filters(table),
+        "shared": shared(table),
         "rows": packed(_json(listed)),
         "sort_by": "aa_acc" if any("aa_acc" in record["metrics"] for record in records) else "method",
     }

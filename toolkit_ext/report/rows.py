@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from toolkit_ext.report import charts
-from toolkit_ext.results import Curve, Record, frame, label
+from toolkit_ext.results import Curve, Record, label
 from toolkit_ext.results.figures.images import attack_label
 from toolkit_ext.results.tables.formatting import budget, concise, interval
 from toolkit_ext.results.tables.frames import metric_columns, missing
@@ -49,23 +51,22 @@ class Details:
     facts: Table
 
 
-def columns(records: Sequence[Record]) -> list[str]:
+def columns(table: pd.DataFrame) -> list[str]:
     """The columns of the leaderboard: the method, the facts that differ, and every metric that some run has."""
-    table, facts = frame(records), filters(records)
+    facts = filters(table)
     return ["method", *(n for n in facts if n != "method"), *metric_columns(table), "n_examples", "warnings"]
 
 
-def shared(records: Sequence[Record]) -> list[tuple[str, str]]:
+def shared(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The facts that all runs share."""
-    table, several = frame(records), filters(records)
+    several = filters(table)
     alone = [name for name in FACTS if name not in several and name != "method" and table[name].notna().any()]
     return [(name, _text(name, table[name].dropna().iloc[0])) for name in alone]
 
 
-def filters(records: Sequence[Record]) -> dict[str, list[str]]:
+def filters(table: pd.DataFrame) -> dict[str, list[str]]:
     """The sorted values of each column of :data:`FACTS` that has several."""
-    table = frame(records)
-    values = {column: sorted({value for value in table[column] if not missing(value)}) for column in FACTS}
+    values = {column: sorted(table[column].dropna().unique().tolist()) for column in FACTS}
     return {column: [_text(column, value) for value in found] for column, found in values.items() if len(found) > 1}
 
 
@@ -75,13 +76,15 @@ def _text(column: str, value: Any) -> str:
     return budget(value) if column == "eps" else str(value)
 
 
-def rows(records: Sequence[Record]) -> list[Row]:
-    """A row per record."""
-    table, names = frame(records), columns(records)
+def rows(records: Sequence[Record], table: pd.DataFrame) -> list[Row]:
+    """A row per record; ``table`` is their frame."""
+    names = columns(table)
     fewer = fewer_examples(table).tolist()
     return [
-        Row(record["run_id"], tuple(_cell(record, name, values[name], short) for name in names))
-        for record, values, short in zip(records, table.to_dict("records"), fewer, strict=True)
+        Row(record["run_id"], tuple(_cell(record, name, values.get(name), short) for name in names))
+        for record, values, short in zip(
+            records, table[[n for n in names if n in table]].to_dict("records"), fewer, strict=True
+        )
     ]
 
 

@@ -24,7 +24,7 @@ from toolkit_ext.report import landscape_pictures, load_pairs, page, pictures, w
 from toolkit_ext.report.page import asset
 from toolkit_ext.report.rankings import rankings
 from toolkit_ext.report.rows import columns, details, filters, rows, shared
-from toolkit_ext.results import Record
+from toolkit_ext.results import Record, frame
 
 pytest.importorskip("itables", reason="the extra report is not installed")
 pytest.importorskip("plotly", reason="the extra report is not installed")
@@ -194,17 +194,19 @@ def test_columns_filters_and_what_all_share(record: Make) -> None:
         record("amp", eps=8 / 255),
         record("mim", protocol=None, metrics={}, intervals={}, n_examples=0),
     ]
-    assert columns(records) == ["method", "attack", "eps", "clean_acc", "aa_acc", "n_examples", "warnings"]
-    assert filters(records)["eps"] == ["8/255", "0.1"]
-    assert ("norm", "Linf") in shared(records)
-    cells = [dict(zip(columns(records), row.cells, strict=True)) for row in rows(records)]
+    table = frame(records)
+    assert columns(table) == ["method", "attack", "eps", "clean_acc", "aa_acc", "n_examples", "warnings"]
+    assert filters(table)["eps"] == ["8/255", "0.1"]
+    assert ("norm", "Linf") in shared(table)
+    cells = [dict(zip(columns(table), row.cells, strict=True)) for row in rows(records, table)]
     assert [row["aa_acc"].text for row in cells] == ["50.00", "50.00", ""]
     assert [row["eps"].order for row in cells] == [0.1, 8 / 255, -1.0]
     assert cells[0]["aa_acc"].hint == "AutoAttack, 95% interval [23.66, 76.34]"
 
 
 def test_fewer_examples_are_marked(record: Make) -> None:
-    found = rows([record(), record("amp", n_examples=8)])
+    records = [record(), record("amp", n_examples=8)]
+    found = rows(records, frame(records))
     assert [row.cells[-2].text for row in found] == ["10", "8†"]
 
 

@@ -152,12 +152,16 @@ def test_a_group_opens_to_its_runs_and_a_run_to_its_details(driver: Any) -> None
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_part_is_cut_off_and_the_first_column_stays(driver: Any, width: int, scheme: str) -> None:
     """At the width of a desk and of a phone, in light and in dark."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        dark = "return document.documentElement.classList.contains('dark')"
+        WebDriverWait(driver, 60).until(lambda b: b.execute_script(dark) == (scheme == "dark"))
         shade = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (shade == "rgb(255, 255, 255)") == (scheme == "light")
         moved = """
@@ -180,8 +184,13 @@ def test_names_of_records_never_become_elements(driver: Any, record: Make, tmp_p
     from selenium.webdriver.support.ui import WebDriverWait
 
     axes = dict.fromkeys(("attack", "objective", "update", "schedule"), HOSTILE)
-    about = {"axes": axes, "command": HOSTILE, "hyper_parameters": {HOSTILE: HOSTILE}, "warnings": [HOSTILE]}
-    runs = [record("pgd"), record("amp") | about | {"method": HOSTILE}]
+    about: dict[str, Any] = {
+        "axes": axes,
+        "command": HOSTILE,
+        "hyper_parameters": {HOSTILE: HOSTILE},
+        "warnings": [HOSTILE],
+    }
+    runs = [record("pgd"), record(HOSTILE, run_id="hostile", **about)]
     home = driver.current_url
     driver.get(write_page(runs, tmp_path / "report.html", title=HOSTILE).as_uri())
     wait = WebDriverWait(driver, 60)

@@ -120,7 +120,8 @@ const chosen = element.dataset.sort;
 const cell = (place) => ({
   name: names[place],
   orderSequence: names[place].endsWith("_acc") ? ["desc", "asc"] : ["asc", "desc"],
-  data: (row, kind) => kind === "sort" || kind === "type" ? row[place][1] : row[place][0],
+  // DataTables would write what it displays as HTML: it gets nothing, and createdCell writes the text.
+  data: (row, kind) => ({ display: "", sort: row[place][1], type: row[place][1] })[kind] ?? row[place][0],
   createdCell: (td, _, row) => {
     td.textContent = row[place][0];
     if (row[place][2]) td.title = row[place][2];

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as filter_names
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
     ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ... Raises :class:`UserError` if it is missing or empty.
     """
     log = log_csv if isinstance(log_csv, pd.DataFrame) else read_log(Path(log_csv), "loss_*")
-    shown = training_panels(log.columns)
+    shown = training_panels(tuple(log.columns))
     heights = [1 if name in ("eps", "learning rate") else 2 for name in shown]
     figure, rows = panels(6.4, 1.2 + 1.5 * len(shown), len(shown), sharex=True, height_ratios=heights)
     for axes, (name, columns) in zip(rows, shown.items(), strict=True):
@@ -38,11 +39,11 @@ def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
     return save(figure, path)
 
 
-def training_panels(names: Iterable[str]) -> dict[str, list[str]]:
+@lru_cache(maxsize=256)  # runs of one method log the same columns
+def training_panels(names: tuple[str, ...]) -> dict[str, list[str]]:
     """The panels of a training figure from top to bottom, each with its columns among those of the log."""
-    known = list(names)
     patterns = {"loss": r"loss_.*", "accuracy [%]": r".*_acc", "eps": "eps", "learning rate": r"lr\d*"}
-    columns = {name: [c for c in known if re.fullmatch(pattern, c)] for name, pattern in patterns.items()}
+    columns = {name: [c for c in names if re.fullmatch(pattern, c)] for name, pattern in patterns.items()}
     return {name: found for name, found in columns.items() if found}
 
 

@@ -31,7 +31,7 @@ def with_variants(table: pd.DataFrame, within: pd.Series[int] | None = None) -> 
     ):
         chosen = _fewest(rows, _candidates(rows))
         short, whole = _texts(rows[chosen], usual=True), _texts(rows[chosen], usual=False)
-        texts[rows.index] = short if len(set(short)) == len(set(whole)) else whole
+        texts.loc[rows.index] = pd.Series(short if len(set(short)) == len(set(whole)) else whole, rows.index)
     made = table.copy()
     made.insert(int(made.columns.get_loc("runs")), VARIANT, texts)  # type: ignore[arg-type]
     return made
@@ -41,7 +41,7 @@ def _texts(values: pd.DataFrame, *, usual: bool) -> list[str]:
     """The values of each row in words; with ``usual``, without those that most rows have."""
     common = {c: values[c].mode().iloc[0] for c in values if c not in _TELLING} if usual and len(values) > 2 else {}
     return [
-        ", ".join(_told(c, v) for c, v in zip(values, row, strict=True) if not missing(v) and common.get(c) != v)
+        ", ".join(_told(str(c), v) for c, v in zip(values, row, strict=True) if not missing(v) and common.get(c) != v)
         for row in values.itertuples(index=False, name=None)
     ]
 

@@ -103,7 +103,7 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             found |= _flat(f"{prefix}.{name}", value)

@@ -121,7 +121,8 @@ def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
     changed = table.copy()
     for place in texts:
         column = table.iloc[:, place]
-        changed.isetitem(place, column.map(lambda value: change(value) if isinstance(value, str) else value))
+        cells = column.map(lambda value: change(value) if isinstance(value, str) else value)
+        changed.isetitem(place, cells.array)
     return changed
 
 
