@@ -151,7 +151,7 @@ def run_context_options(command: Command) -> Command:
     """Options for the folders, the device and the display of a run."""
     for option in (
         click.option("--progress/--no-progress", default=True, show_default=True, help="show progress bars"),
-        click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda or cuda:N"),
+        click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), cpu, cuda or cuda:N"),
         click.option("--download", is_flag=True, help="download the data set if it is missing"),
         data_root_option,
         click.option("--output", type=FOLDER, default="outputs", show_default=True, help="folder of the checkpoints"),

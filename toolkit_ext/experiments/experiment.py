@@ -16,6 +16,7 @@ import torch
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli.console import say
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.protocol import small_radius
@@ -28,22 +29,6 @@ from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers.optim import make_optimizer, make_schedulers
 
 _FEW = 8  # images of a rehearsal
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        UserError: an unknown name, or CUDA on a machine without it.
-    """
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device: {device!r} is not known; allowed: cpu, cuda, cuda:0, ...") from None
-    check_choice("device", found.type, ("cpu", "cuda"))
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: {device!r} is not available, torch sees no CUDA device; allowed here: cpu")
-    return found
 
 
 def make_trainer(
@@ -212,8 +197,6 @@ def record_of(
     """The record of a training described by ``about`` and the evaluation of its model."""
     found = evaluation.to_record()
     trained = sum(row["seconds"] for row in training.get("history", []))
-    if small := small_radius(protocol, about["data"]["name"]):
-        found["warnings"].append(small)
     if small := small_radius(protocol, about["data"]["name"]):
         found["warnings"].append(small)
     return results.new_record(

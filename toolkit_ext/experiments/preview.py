@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from toolkit_ext import data, results
+from toolkit_ext.devices import check_device
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.experiments.counting import count_passes
-from toolkit_ext.experiments.experiment import check_device, make_trainer, prepare, rehearse
+from toolkit_ext.experiments.experiment import make_trainer, prepare, rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget
 from toolkit_ext.trainers.compose import AXES, known

@@ -102,7 +102,7 @@ class RunContext:
     output: Path = Path("outputs")
     data_root: Path = Path("data")
     download: bool = False
-    device: str = "cpu"
+    device: str = "auto"
     resume: bool = False
     progress: bool = True
     tables: tuple[str, ...] = ()

@@ -10,12 +10,13 @@ from typing import Any
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
 from toolkit_ext.cli.jobs.models import choose_protocol, facts_of, load_data, load_models, radius_source
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
 from toolkit_ext.evaluation.protocol import budgets
 from toolkit_ext.evaluation.settings import parse_batch_size
-from toolkit_ext.experiments.experiment import check_device, record_of
+from toolkit_ext.experiments.experiment import record_of
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start

@@ -13,8 +13,8 @@ from toolkit_ext import backbones, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.cli import console
 from toolkit_ext.cli.jobs.models import facts_of, load_data
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import check_file_name
-from toolkit_ext.experiments.experiment import check_device
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
