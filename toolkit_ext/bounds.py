@@ -49,7 +49,7 @@ class Bounds:
 
     def _allowed(self, value: Any, kind: type) -> str:
         most = self.most
-        if most is None and isinstance(value, Real) and _MOST[kind] < value:
+        if most is None and isinstance(value, Real) and _MOST[kind] < value:  # type: ignore[operator]
             most = _MOST[kind]
         ends = {"greater than": self.above, "at least": self.least, "below": self.below, "at most": most}
         interval = " and ".join(f"{word} {end}" for word, end in ends.items() if end is not None)
@@ -74,7 +74,7 @@ def check_options(options: Any) -> None:
     Raises:
         UserError: a value of another type, outside of its bounds, or not among its ``Literal`` choices.
     """
-    hints = _hints(type(options))
+    hints = _hints(type(options))  # type: ignore[arg-type]
     for entry in fields(options):
         value = getattr(options, entry.name)
         found = _checked(entry.name, value, hints.get(entry.name, Any), entry.metadata.get("bounds", ANY))

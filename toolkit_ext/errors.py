@@ -8,29 +8,49 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from numbers import Real
+
+_LONGEST = 1200
+
+
+def one_line(error: object, most: int = 200) -> str:
+    """The message of ``error`` as one printable line of at most ``most`` characters; its type's name if it has none."""
+    return _printable(" ".join(str(error).split()))[:most] or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UserError(ValueError):
-    """Bad input; the message names the option, the value and what is allowed."""
+    """Bad input; the message, always one line, names the option, the value and what is allowed.
+
+    Control characters are escaped, and the middle of a very long message is left out.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        shown = _printable(str(message))
+        whole = len(shown) <= _LONGEST
+        super().__init__(shown if whole else f"{shown[: _LONGEST // 2]} ... {shown[-_LONGEST // 3 :]}")
 
 
 class RunError(RuntimeError):
     """A run with valid input that cannot continue; the message is one line, and saved files are complete."""
 
 
-def one_line(error: object, most: int = 200) -> str:
-    """The message of ``error`` as one line of at most ``most`` characters; the name of its type if it has none."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+def quoted(value: object, most: int = 80) -> str:
+    """``value`` as it is shown in a message."""
+    return " ".join(repr(value).split())[:most]
 
 
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value`` if it is in ``allowed``; else raise :class:`UserError` with near matches and all choices."""
     choices = sorted(allowed)
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return value
-    near = difflib.get_close_matches(value, choices, n=3)
+    near = difflib.get_close_matches(value, choices, n=3) if isinstance(value, str) else []
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise UserError(f"{option}: {value!r} is not known{hint}; allowed: {', '.join(choices)}")
+    raise UserError(f"{option}: {quoted(value)} is not known{hint}; allowed: {', '.join(choices)}")
 
 
 # Characters that Windows, the strictest system, forbids in file names.
@@ -68,6 +88,8 @@ def check_file_name(option: str, name: object, *, most: int = 150) -> str:
 def check_positive(option: str, value: float, *, zero: bool = False) -> float:
     """Return ``value`` if it is finite and positive (or 0, with ``zero=True``); else raise :class:`UserError`."""
     bound = "at least 0" if zero else "greater than 0"
-    if not (value >= 0 if zero else value > 0) or value == float("inf"):
-        raise UserError(f"{option}: {value} is not allowed; it must be a finite number {bound}")
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not (value >= 0 if zero else value > 0) or value == float("inf"):
+        shown = value if number else quoted(value)
+        raise UserError(f"{option}: {shown} is not allowed; it must be a finite number {bound}")
     return value

@@ -58,3 +58,10 @@ def _number(value: str | float, option: str) -> float:
         return numerator / rest[0] if rest else numerator
     except (ValueError, ZeroDivisionError):
         raise UserError(f"{option}: {value!r} is not a number; give one such as 8/255 or 0.03") from None
+
+
+def to_python(value: Any) -> Any:
+    """A given option with numbers of NumPy and torch as Python's, and arrays and lists as tuples; others unchanged."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        value = value.tolist()
+    return tuple(to_python(part) for part in value) if isinstance(value, list | tuple) else value

@@ -357,7 +357,7 @@ def test_hidden_names_what_another_model_lacks() -> None:
         ("deep_rho", "cube", "deep_rho: 'cube'"),
         ("deep_solver", "newton", "deep_solver: 'newton'"),
         ("deep_variables", "neuron", "deep_variables: 'neuron' .*neurons"),
-        ("deep_steps", 0, "deep_steps: 0 is not allowed; at least 1"),
+        ("deep_steps", 0, "deep_steps: 0 is not allowed; it must be an integer at least 1"),
         ("deep_lambda", 0.0, "deep_lambda: 0.0 is not allowed"),
         ("deep_hidden_eps", -1.0, "deep_hidden_eps: -1.0 is not allowed"),
         ("deep_start", float("nan"), "deep_start: nan is not allowed"),

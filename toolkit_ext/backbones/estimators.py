@@ -9,13 +9,43 @@ import logging
 from typing import Any
 
 import numpy as np
+import torch
 from art.estimators.classification import PyTorchClassifier
 from art.preprocessing.preprocessing import Preprocessor
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
+from toolkit_ext.backbones.outputs import check_float32
 from toolkit_ext.errors import UserError
 
 log = logging.getLogger("toolkit_ext")
+
+
+def check_classifier(classifier: Any) -> PyTorchClassifier:
+    """Return ``classifier`` if it can be trained.
+
+    Raises:
+        UserError: another object than a ``PyTorchClassifier``; a model in TorchScript, which takes no hooks; a model
+            without weights, or with weights that are not float32 or were made in inference mode; preprocessing for
+            training alone.
+    """
+    if not isinstance(classifier, PyTorchClassifier):
+        found = f"the class {classifier.__name__}" if isinstance(classifier, type) else f"a {type(classifier).__name__}"
+        make = "; as_classifier(model, (C, H, W), num_classes) makes one" if isinstance(classifier, nn.Module) else ""
+        raise UserError(f"classifier: {found} is not allowed; give an ART PyTorchClassifier{make}")
+    model: nn.Module = classifier.model
+    weights, kind = list(model.parameters()), type(model).__name__
+    if script := next((m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)), None):
+        found = type(script).__name__
+        raise UserError(f"classifier: TorchScript ({found}) cannot be trained; give the module that it was made from")
+    if not weights:
+        raise UserError(f"classifier: {kind} has no weights to train; give a model with parameters")
+    if any(tensor.is_inference() for tensor in (*weights, *model.buffers()) if not is_lazy(tensor)):
+        raise UserError("classifier: its weights were made in torch.inference_mode(); make the model outside of it")
+    check_float32(model, "classifier", "training")
+    check_training_preprocessing(classifier)
+    return classifier
 
 
 class ClassifierView(nn.Module):
@@ -81,6 +111,8 @@ def view(classifier: PyTorchClassifier) -> nn.Module:
         names = ", ".join(type(operation).__name__ for operation in operations)
         raise UserError(f"preprocessing: {names} is not a PyTorch preprocessor; the attacks need its gradient")
     model: nn.Module = classifier.model
+    if isinstance(model, DistributedDataParallel):  # several processes exchange gradients in the training loop
+        model = model.module
     return ClassifierView(model, operations, low, high) if operations or (low, high) != (0.0, 1.0) else model
 
 
@@ -121,7 +153,13 @@ def inner(model: nn.Module) -> nn.Module:
 def as_classifier(
     model: nn.Module, image_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
 ) -> PyTorchClassifier:
-    """An ART ``PyTorchClassifier`` on [0, 1] inputs around ``model``; ``image_shape`` is ``(C, H, W)``."""
+    """An ART ``PyTorchClassifier`` on [0, 1] inputs around ``model``; ``image_shape`` is ``(C, H, W)``.
+
+    Raises:
+        UserError: ``model`` is no torch module.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__} is not allowed; give a torch.nn.Module")
     return PyTorchClassifier(
         model,
         loss=nn.CrossEntropyLoss(),

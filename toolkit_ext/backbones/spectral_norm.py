@@ -91,6 +91,8 @@ def _layers_to_normalise(model: nn.Module) -> dict[str, nn.Module]:
         raise UserError("spectral: spectral normalisation needs linear or convolution layers; the model has none")
     fresh = {name: layer for name, layer in found.items() if not _is_normalised(layer)}
     for name, layer in fresh.items():
+        if "weight" not in layer._parameters and not parametrize.is_parametrized(layer, "weight"):
+            raise UserError(f"spectral: a hook computes the weight of layer {name!r} already; use spectral none")
         assert isinstance(layer.weight, Tensor)
         if not torch.any(layer.weight):
             raise UserError(f"spectral: the weight of layer {name!r} is all zeros, which cannot be normalised")

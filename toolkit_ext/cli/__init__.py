@@ -70,14 +70,21 @@ def cli() -> None:
     """Adversarial training of timm models, evaluated by AutoAttack."""
 
 
+def _check_words(words: Sequence[str]) -> None:
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UserError(f"{word!r}: is not UTF-8; options and names of files must be")
+
+
 def guarded(command: click.Command) -> None:
     """Run ``command`` with the process's arguments; bad input ends in one line and exit code 2."""
     set_up_logging()
     allocator.retain_freed()
     try:
+        _check_words(sys.argv[1:])
         command.main(standalone_mode=False)
     except click.ClickException as error:
-        say(f"error: {error.format_message()}")
+        say(f"error: {one_line(error.format_message(), 1200)}")
         sys.exit(2)
     except (UserError, RunError) as error:
         say_error(str(error))

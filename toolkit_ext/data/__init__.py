@@ -2,6 +2,16 @@
 
 from toolkit_ext.data.dataset import Dataset
 from toolkit_ext.data.sources import NAMES, load
-from toolkit_ext.data.tensors import channel_stats, check_images, check_labels, split_validation, to_unit
+from toolkit_ext.data.tensors import as_tensor, channel_stats, check_images, check_labels, split_validation, to_unit
 
-__all__ = ["NAMES", "Dataset", "channel_stats", "check_images", "check_labels", "load", "split_validation", "to_unit"]
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "as_tensor",
+    "channel_stats",
+    "check_images",
+    "check_labels",
+    "load",
+    "split_validation",
+    "to_unit",
+]

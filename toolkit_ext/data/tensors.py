@@ -22,7 +22,7 @@ def check_images(x: Any, name: str = "images") -> Tensor:
     Raises:
         UserError: another shape, type or range, or no images.
     """
-    images = _tensor(x, name)
+    images = as_tensor(x, name)
     _check_layout(images, name)
     if images.dtype != torch.uint8:
         images = images.to(torch.float32)
@@ -63,7 +63,7 @@ def check_labels(y: Any, n: int, num_classes: int | None = None, name: str = "la
     Raises:
         UserError: another shape, type or range, or another number of labels.
     """
-    labels = _tensor(y, name)
+    labels = as_tensor(y, name)
     if labels.numel() == 0:
         raise UserError(f"{name}: shape {list(labels.shape)} is empty; give one label for each image")
     if labels.ndim == 2:
@@ -85,13 +85,42 @@ def _check_indices(y: Tensor, n: int, num_classes: int | None, name: str) -> Non
         raise UserError(f"{name}: values range from {low} to {high}; they must be {allowed}")
 
 
-def _tensor(value: Any, name: str) -> Tensor:
-    if isinstance(value, np.ndarray) and (not value.flags.writeable or min(value.strides, default=0) < 0):
-        value = value.copy()  # torch warns of read-only arrays and refuses reversed ones
+def as_tensor(value: Any, name: str) -> Tensor:
+    """``value`` as a dense tensor without history that shares its memory where that is possible.
+
+    Args:
+        value: Tensor, array of any memory layout, or list of numbers, arrays or tensors.
+        name: Its name in messages.
+
+    Raises:
+        UserError: anything else, no values (a tensor on ``meta``), or masked ones.
+    """
     try:
-        return torch.as_tensor(value)
+        tensor = value if isinstance(value, Tensor) else _from_array(value)
+        if tensor.is_meta:
+            raise ValueError("a tensor on meta has no values")
+        tensor = tensor.detach() if tensor.requires_grad else tensor
+        tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+        return tensor.clone() if tensor.is_inference() else tensor
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: a {type(value).__name__} is not allowed; give a tensor or a NumPy array") from error
+        reason = f" ({text})" if (text := " ".join(str(error).split())[:80]) else ""
+        message = f"{name}: a {type(value).__name__} is not allowed{reason}; give a tensor or a NumPy array"
+        raise UserError(message) from error
+
+
+def _from_array(value: Any) -> Tensor:
+    if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        return torch.stack([torch.as_tensor(part) for part in value])
+    if np.ma.is_masked(value):
+        raise ValueError("some of its values are masked")
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"its values are of type {array.dtype}")
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()  # torch warns of read-only arrays and refuses reversed ones
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _dtype(x: Tensor) -> str:

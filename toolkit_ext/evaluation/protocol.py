@@ -122,7 +122,7 @@ def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
         fields = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"protocol {path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"protocol {path}: not a readable JSON file ({one_line(error)})") from error
     try:
         return Protocol(**fields)

@@ -26,6 +26,7 @@ State = Literal["recorded", "unreadable", "stopped", "new"]
 LOG, _LOCK = "sweep.log", ".sweep.lock"
 # A run fails when its worker has died this often; until then another worker resumes it.
 _TRIES = 2
+_MOST = 1024  # workers, and threads of one
 _REACH_SECONDS = 20.0
 # So long after a worker first died, Dask stops restarting it, and the sweep would wait for ever. Dask's default of 15
 # seconds is less than two imports of torch take on a busy machine.
@@ -77,10 +78,10 @@ class Workers:
         Raises:
             UserError: a negative ``count``, or ``threads`` below 1.
         """
-        if count is not None and count < 0:
-            raise UserError(f"workers: {count} is not allowed; 0 (this process) or more")
-        if threads is not None and threads < 1:
-            raise UserError(f"threads: {threads} is not allowed; at least 1")
+        if count is not None and not 0 <= count <= _MOST:
+            raise UserError(f"workers: {count} is not allowed; 0 (this process) or more, at most {_MOST}")
+        if threads is not None and not 1 <= threads <= _MOST:
+            raise UserError(f"threads: {threads} is not allowed; at least 1, at most {_MOST}")
         if count is None:
             count = max(1, min(tasks, gpus or cores // (threads or 1)))
         return cls(count, threads or max(1, cores // max(count, 1)), scheduler)

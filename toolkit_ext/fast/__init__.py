@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit_ext.fast.frozen_copy import FrozenCopy
+    from toolkit_ext.fast.frozen_copy import FrozenCopy, detach_computed
     from toolkit_ext.fast.planning import Plan, plan
 
 SPEEDS = ("off", "exact", "auto")
@@ -17,8 +17,8 @@ TRICKS = ("layout", "folding", "single_channel_conv")
 PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
 COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 
-_HOMES = {"FrozenCopy": "frozen_copy", "Plan": "planning", "plan": "planning"}
-__all__ = ["COMPILE_MODES", "PRECISIONS", "SPEEDS", "TRICKS", "FrozenCopy", "Plan", "plan"]
+_HOMES = {"FrozenCopy": "frozen_copy", "Plan": "planning", "detach_computed": "frozen_copy", "plan": "planning"}
+__all__ = ["COMPILE_MODES", "PRECISIONS", "SPEEDS", "TRICKS", "FrozenCopy", "Plan", "detach_computed", "plan"]
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of this package's

@@ -27,7 +27,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
         UserError: a model that cannot be copied.
     """
     try:
-        made = copy.deepcopy(model)
+        made = copy.deepcopy(detach_computed(model))
     except Exception as error:  # whatever a user's module raises, it means the same here
         raise UserError(f"model: {type(model).__name__} cannot be copied ({error}); use speed off") from error
     for module in list(made.modules()):
@@ -35,6 +35,18 @@ def plain_copy(model: nn.Module) -> nn.Module:
             _make_plain(module)
     made.zero_grad(set_to_none=True)
     return made.eval().requires_grad_(False)
+
+
+def detach_computed(model: nn.Module) -> nn.Module:
+    """Detach, in place, weights that hooks compute in each pass (weight norm, pruning), so that copies can be made.
+
+    Returns ``model``.
+    """
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(module)[name] = value.detach()
+    return model
 
 
 @torch.no_grad()
@@ -127,7 +139,7 @@ class FrozenCopy:
         def forward(x: Tensor) -> Tensor:
             with half_passes(x.device, dtype):
                 logits: Tensor = inner(x)
-            return logits if dtype is None else logits.float()
+            return logits.float() if dtype is not None and isinstance(logits, Tensor) else logits
 
         self.copy.forward = forward  # type: ignore[method-assign]  # on the instance, so that names stay as they are
 

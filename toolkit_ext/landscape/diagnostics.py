@@ -54,7 +54,7 @@ def batch_gradients(runs: Mapping[str, Path | str]) -> pd.DataFrame:
 
 def _halves(name: str, path: Path) -> pd.DataFrame:
     try:
-        norms = pd.read_csv(path)[["batch", "grad_norm"]]
+        norms = pd.read_csv(path)[["batch", "grad_norm"]].astype(float)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"log {path}: is no list of batches with the columns batch and grad_norm") from error
     middle = len(norms) // 2

@@ -19,14 +19,16 @@ class Options:
     k: int = option(5, "hessian: number of top eigenpairs", COUNT)
     tol: float = option(1e-4, "hessian: residual allowed, relative to the largest eigenvalue", POSITIVE)
     trace_samples: int = option(10, "hessian: products for the trace; 0 leaves it out", NOT_NEGATIVE)
-    density_steps: int = option(40, "hessian: Lanczos steps for the density; 0 leaves it out", NOT_NEGATIVE)
+    density_steps: int = option(
+        40, "hessian: Lanczos steps for the density; 0 leaves it out", Bounds(least=0, most=10_000)
+    )
     density_samples: int = option(2, "hessian: start vectors for the density", COUNT)
     distances: tuple[float, ...] = option((0.0, 0.01, 0.03, 0.05, 0.1), "similarity: distances a along v")
     directions: tuple[str, ...] = option(("eigenvector", "random"), "similarity, surface: random, eigenvector")
     span: float = option(
         1.0, "surface: coordinates from -span to span (three checkpoints: around all of them)", POSITIVE
     )
-    points: int = option(11, "surface, connectivity: points in a direction", COUNT)
+    points: int = option(11, "surface, connectivity: points in a direction", Bounds(least=1, most=1001))
     dimensions: int = option(2, "surface: 1 or 2", Bounds(least=1, most=2))
     degree: int = option(2, "connectivity: degree of the Bezier curve", COUNT)
     epochs: int = option(10, "connectivity: epochs to train the curve", COUNT)

@@ -22,6 +22,7 @@ from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.types import Attack
 
 _DIGEST = "sha256"
+_COLUMNS = ("clean_loss", "clean_error", "adv_loss", "adv_error")
 
 
 def _digest(saved: dict[str, Any]) -> str:
@@ -57,12 +58,15 @@ class _Shard:
                 say_unchecked(path)
             elif digest != _digest(saved):
                 raise ValueError
-            same, points = saved["fingerprint"] == self.fingerprint, saved["points"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            same = saved["fingerprint"] == self.fingerprint
+            points = {
+                int(index): {name: float(row[name]) for name in _COLUMNS} for index, row in saved["points"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"output {path}: is damaged; remove it to compute its points again") from error
         if not same:
             raise UserError(f"output {self.folder}: holds the points of another surface; choose another folder")
-        return {int(index): row for index, row in points.items()}
+        return points
 
     def add(self, index: int, row: dict[str, float]) -> None:
         self.own[index] = row

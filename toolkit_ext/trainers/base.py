@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
@@ -18,45 +19,37 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from toolkit_ext.backbones.estimators import check_training_preprocessing, clip_range, overridden, view
-from toolkit_ext.backbones.outputs import check_outputs
+from toolkit_ext.backbones.estimators import check_classifier, clip_range, overridden, view
+from toolkit_ext.backbones.outputs import returning_logits
 from toolkit_ext.backbones.spectral_norm import spectral_norm
-from toolkit_ext.data import check_labels, split_validation, to_unit
+from toolkit_ext.data import as_tensor, check_labels, split_validation, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
-from toolkit_ext.trainers.batches import (
-    BatchSource,
-    GeneratorSource,
-    LoaderSource,
-    TensorSource,
-    as_images,
-    first_batch,
-    isolated_rng,
-)
+from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, check_pair, differentiable, try_step
+from toolkit_ext.trainers.batches import TensorSource, as_images, isolated_rng
 from toolkit_ext.trainers.compose import compose
-from toolkit_ext.trainers.config import FitOptions, warn_of_deprecated
+from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
 from toolkit_ext.trainers.fingerprint import held_facts, make_fingerprint, scheduler_facts, stream_facts
+from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
-from toolkit_ext.trainers.optim import make_loss, make_optimizer, make_plan, make_scaler, make_schedulers, settings_kept
+from toolkit_ext.trainers.optim import (
+    check_optimizer,
+    make_loss,
+    make_optimizer,
+    make_plan,
+    make_scaler,
+    make_scheduler,
+    make_schedulers,
+    settings_kept,
+)
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, digest, fitting_state
 from toolkit_ext.types import NORMS, Method
 from toolkit_ext.updates.plain import PartlyScheduled
 
 log = logging.getLogger("toolkit_ext")
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a run trains on and measures with, and how its fingerprint names them."""
-
-    source: BatchSource
-    validation: ValidationSplit | None
-    training: ValidationSplit
-    names: Mapping[str, Any]
-    batch_size: int
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
@@ -79,12 +72,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         best_state_dict: the weights of the epoch with the best validation robust accuracy.
 
     Raises:
-        UserError: an unknown hyper-parameter, or a value that is not allowed; preprocessing that has no gradient, or
-            is for training alone.
+        UserError: an unknown hyper-parameter, or a value that is not allowed; a classifier, optimiser or scheduler that
+            cannot be trained with; preprocessing that has no gradient, or is for training alone.
     """
 
     method: ClassVar[Method]
 
+    @differentiable()
     def __init__(
         self,
         classifier: PyTorchClassifier,
@@ -92,10 +86,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         scheduler: Callable[[Optimizer], Any] | None = None,
         **hyper_parameters: Any,
     ) -> None:
-        super().__init__(classifier)
+        super().__init__(check_classifier(classifier))
         self.axes = compose(self.method, hyper_parameters)
         warn_of_deprecated(hyper_parameters)
-        check_training_preprocessing(classifier)
         if own := overridden(classifier):
             log.warning("classifier: %s is bypassed; training and its attacks use the model alone", own)
         self.model = view(classifier)
@@ -105,7 +98,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
         self._scheduler = scheduler
-        self._optimizer = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
+        used = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
+        self._optimizer = check_optimizer(used, self.model)
         self.history: list[dict[str, Any]] = []
         self.alarms: list[dict[str, Any]] = []
         self.best_state_dict: dict[str, Tensor] = {}
@@ -115,6 +109,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """Where the model lies."""
         return next(self.model.parameters()).device
 
+    @differentiable()
     def fit(
         self,
         x: Any,
@@ -137,8 +132,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
             NonFiniteLossError: a loss or gradient was not finite; the state is in ``run_dir/failed``.
         """
+        batch_size = check_count("batch_size", batch_size)
+        options = FitOptions.of(kwargs)
         images, labels = self._pair((x, y))
-        held = self._held(validation_data)
+        held = self._held(validation_data, images)
         names = {"data": digest(images, labels), "batch_size": batch_size, **held_facts(held)}
         fraction = self.axes.loop.validation_fraction
         if held is None and fraction > 0:
@@ -146,9 +143,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
         source = TensorSource(images, labels, batch_size)
-        examples = Examples(source, held, ValidationSplit(images, labels), names, batch_size)
-        self._train(examples, nb_epochs, FitOptions.of(kwargs))
+        examples = Examples(source, held, ValidationSplit(images, labels), names, source.batch_size)
+        self._train(examples, nb_epochs, options)
 
+    @differentiable()
     def fit_generator(
         self,
         generator: DataLoader[Any] | DataGenerator,
@@ -161,14 +159,24 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         Batches cannot be split, so the best epoch is chosen only where ``validation_data`` is given; otherwise the
         last one counts as best. The order of a ``DataLoader`` follows the run's seed, also where it has a generator
         of its own. Further ``kwargs`` as for :meth:`fit`.
+
+        A batch is a pair of images and labels, or a dictionary that has them under usual names (``image``,
+        ``label``, ...); further parts, such as indices, are left out. So is a last batch of one image.
         """
-        kind: Any = LoaderSource if isinstance(generator, DataLoader) else GeneratorSource
-        source = kind(generator, self._classifier.nb_classes, self.clip, self.device)
-        held, options, seed = self._held(validation_data), FitOptions.of(kwargs), self.axes.loop.seed
+        options, seed = FitOptions.of(kwargs), self.axes.loop.seed
+        source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
         first = first_batch(source, seed)
+        held = self._held(validation_data, first[0])
         names = {"data": "generator", **held_facts(held)}
         names |= stream_facts(source, first, seed, again=options.resume or restarted())
         self._train(Examples(source, held, ValidationSplit(*first[:2]), names, len(first[0])), nb_epochs, options)
+
+    def predict(self, x: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
+        """The classifier's predictions ``[N, K]`` for images as for :meth:`fit`; further ``kwargs`` as in ART."""
+        images, (low, high) = as_tensor(x, "images"), self.clip
+        if images.dtype == torch.uint8:
+            images = to_unit(images) * (high - low) + low
+        return self._classifier.predict(images.float().cpu().numpy(), **kwargs)  # type: ignore[no-any-return]
 
     @property
     def best_epoch(self) -> int:
@@ -183,22 +191,29 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             raise UserError("load_best: nothing has been trained yet; call fit first")
         self.model.load_state_dict(self.best_state_dict)
 
-    def _pair(self, data: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-        images = as_images(data[0], *self.clip, self.device)
-        return images, check_labels(data[1], len(images), self._classifier.nb_classes).to(self.device)
+    def _pair(self, data: tuple[Any, Any], kind: str = "") -> tuple[Tensor, Tensor]:
+        images = as_images(data[0], *self.clip, self.device, f"{kind}images")
+        labels = check_labels(data[1], len(images), self._classifier.nb_classes, f"{kind}labels")
+        return images, labels.to(self.device)
 
-    def _held(self, validation_data: tuple[Any, Any] | None) -> ValidationSplit | None:
-        return None if validation_data is None else ValidationSplit(*self._pair(validation_data))
+    def _held(self, data: Any, training: Tensor) -> ValidationSplit | None:
+        if data is None:
+            return None
+        images, labels = self._pair(check_pair("validation_data", data), "validation ")
+        if images.shape[1:] != training.shape[1:]:
+            found, wanted = list(images.shape[1:]), list(training.shape[1:])
+            raise UserError(f"validation_data: images of shape {found} are not allowed; training has {wanted}")
+        return ValidationSplit(images, labels)
 
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
-        if epochs < 1:
-            raise UserError(f"nb_epochs: {epochs} is not allowed; at least 1")
         began = time.perf_counter()
-        images = to_unit(examples.training.x[:8])
+        epochs, ranks = check_count("nb_epochs", epochs), current(self.device)
         with ExitStack() as stack:
             stack.enter_context(isolated_rng(self.axes.loop.seed))
-            check_outputs(self.model, images, self._classifier.nb_classes, option="classifier", source="nb_classes is")
-            ranks = current(self.device)
+            stack.enter_context(returning_logits(self.model))
+            n = min(max(examples.batch_size // ranks.size, 1), 8)
+            x, y = to_unit(examples.training.x[:n]), examples.training.y[:n]
+            try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
             names = {"method": self.method.name, **examples.names}
             fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
             if not ranks.alone:
@@ -217,6 +232,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                         run.resume(state)
             self._run(run, options)
         self.session_seconds = time.perf_counter() - began
+
+    def _resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        try:
+            run.resume(state)
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            facts = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"resume: the saved state is damaged, or of another version or model ({facts})") from error
 
     def _run(self, run: Run, options: FitOptions) -> None:
         try:
@@ -245,7 +269,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
         resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
         extensions = Extensions(axes, model, resources)
-        own = None if self._scheduler is None else self._scheduler(optimizer)
+        own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from toolkit_ext.attacks import ATTACKS
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.errors import UserError, check_choice, quoted
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
-from toolkit_ext.units import plain
+from toolkit_ext.units import to_python
 from toolkit_ext.updates import UPDATES
 
 AXES: dict[str, Mapping[str, type[Any]]] = {
@@ -21,6 +21,9 @@ AXES: dict[str, Mapping[str, type[Any]]] = {
     "update": UPDATES,
     "schedule": SCHEDULES,
 }
+
+# An attribute that the options of every choice on an axis have, and no other axis's.
+_MARKS = {"attack": "eps", "objective": "uses_attack", "update": "bind", "schedule": "resets"}
 
 
 def options(kind: type[Any]) -> dict[str, Field[Any]]:
@@ -119,6 +122,16 @@ def _refuse_unknown(given: Mapping[str, Any], kinds: Mapping[str, type[Any]], ch
         raise UserError(f"{name}: has no effect with {picked}; it belongs to {', '.join(users)}")
 
 
+def _check_ready(axis: str, part: Any) -> None:
+    fits = is_dataclass(part) and not isinstance(part, type) and hasattr(part, _MARKS[axis])
+    if not fits:
+        example = next(iter(AXES[axis].values())).__name__
+        raise UserError(
+            f"{axis}: {quoted(part)} is not allowed; give a name ({', '.join(AXES[axis])}) or an object of the axis, "
+            f"such as {example}()"
+        )
+
+
 def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     """Build the axes of ``method`` with ``given`` values over its defaults.
 
@@ -127,8 +140,10 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     Raises:
         UserError: an unknown choice, or a hyper-parameter that none of the chosen axes has.
     """
-    values = modernise(plain(given))
+    values = modernise({name: to_python(value) for name, value in given.items()})
     ready = {axis: values.pop(axis) for axis in AXES if axis in values and not isinstance(values[axis], str)}
+    for axis, part in ready.items():
+        _check_ready(axis, part)
     chosen = {axis: values.pop(axis, getattr(method, axis)) for axis in AXES if axis not in ready}
     kinds: dict[str, type[Any]] = {
         axis: AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, SEED, Bounds, check_options
-from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
+from toolkit_ext.errors import check_choice
 from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
 from toolkit_ext.types import option
@@ -57,7 +56,9 @@ class LoopConfig:
     """How the loop trains, whatever the method. Every field is a constructor argument of every trainer."""
 
     optimizer: str = option("sgd", "optimiser of the weights: sgd, adam or adamw")
-    lr: float = option(0.1, "learning rate at the start of the schedule (its peak for one-cycle)", POSITIVE)
+    lr: float = option(
+        0.1, "learning rate at the start of the schedule (its peak for one-cycle)", Bounds(above=0, most=1e30)
+    )
     momentum: float = option(0.9, "momentum of SGD, first beta of Adam", BELOW_ONE)
     weight_decay: float = option(5e-4, "weight decay, applied once a step", NOT_NEGATIVE)
     lr_schedule: str = option("cosine", "learning rate: constant, multistep, cosine, onecycle or periodic")
@@ -118,22 +119,3 @@ class LoopConfig:
             check_choice("without", trick, TRICKS)
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Further arguments of ``fit`` and ``fit_generator``."""
-
-    run_dir: str | Path | None = None
-    resume: bool = False
-    stop_after: int | None = None
-    progress: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> FitOptions:
-        """Check the names and build."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := given.keys() - known:
-            raise UserError(f"fit: no such argument {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
-        return cls(**given)

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from toolkit_ext.backbones.estimators import clip_range, describe, operations_of
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers.batches import LoaderSource, SourceBatch, StreamSource, first_batch
+from toolkit_ext.trainers.batches import SourceBatch
 from toolkit_ext.trainers.compose import AXES, Axes
+from toolkit_ext.trainers.generators import LoaderSource, StreamSource, first_batch
 from toolkit_ext.trainers.monitor import ValidationSplit
 from toolkit_ext.trainers.state import digest
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -11,13 +12,14 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam
 
 from toolkit_ext import fast
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, quoted
 from toolkit_ext.schedules import lr_scheduler
 from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.types import LossFn
+from toolkit_ext.updates.plain import check_inner
 
 
 def make_optimizer(model: nn.Module, loop: LoopConfig, device: torch.device) -> Optimizer:
@@ -36,6 +38,45 @@ def make_optimizer(model: nn.Module, loop: LoopConfig, device: torch.device) -> 
         return kind(weights, lr=loop.lr, betas=betas, weight_decay=loop.weight_decay, fused=fused)
     except RuntimeError as error:
         raise UserError(f"fused_optimizer: 'on' is not possible on {device.type}: {error}; use auto") from error
+
+
+def check_optimizer(optimizer: Any, model: nn.Module) -> Optimizer | None:
+    """Return the classifier's own ``optimizer`` (None if it has none) if the loop can train ``model`` with it.
+
+    Raises:
+        UserError: no torch optimiser, one that needs a closure or cannot step on ``model``, or without its weights.
+    """
+    if optimizer is None:
+        return None
+    check_inner("optimizer", optimizer)
+    kind = type(optimizer).__name__
+    if isinstance(optimizer, SparseAdam):
+        raise UserError("optimizer: SparseAdam is not allowed, it takes sparse gradients alone; give Adam, for example")
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        raise UserError(f"optimizer: {kind} with differentiable=True is not allowed; make it without")
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if not any(weight.requires_grad and id(weight) in held for weight in model.parameters()):
+        raise UserError(f"optimizer: {kind} holds none of the classifier's trainable weights; make it from them")
+    return optimizer  # type: ignore[no-any-return]
+
+
+def make_scheduler(make: Callable[[Optimizer], Any], optimizer: Optimizer) -> Any:
+    """The user's own scheduler, from the function that makes it of ``optimizer``.
+
+    Raises:
+        UserError: no function, or its result has no ``step`` that works without arguments.
+    """
+    if not callable(make):
+        raise UserError(f"scheduler: a {type(make).__name__} is not allowed; give a function of the optimiser")
+    scheduler = make(optimizer)
+    try:
+        inspect.signature(scheduler.step).bind()
+        inspect.signature(scheduler.state_dict).bind()
+    except (AttributeError, TypeError) as error:
+        kind = type(scheduler).__name__
+        message = f"scheduler: a {kind} is not allowed; it must have step() without arguments, and state_dict()"
+        raise UserError(message) from error
+    return scheduler
 
 
 @contextmanager
@@ -132,17 +173,36 @@ def make_schedulers(
 def make_loss(classifier: PyTorchClassifier, loop: LoopConfig) -> LossFn:
     """The classifier's own loss on index labels; label smoothing replaces a cross-entropy.
 
-    A loss that ART feeds one-hot labels (it does not reduce them) gets them here too.
+    A loss that ART feeds one-hot labels (it does not reduce them) gets them here too. One that returns a value for
+    each example is averaged.
+
+    Raises:
+        UserError: no loss, or label smoothing with another loss than the cross-entropy.
     """
     loss = classifier.loss
+    if isinstance(loss, type) or not callable(loss):
+        raise UserError(f"loss: {quoted(loss)} is not allowed; give the classifier a loss such as CrossEntropyLoss()")
+    on_indices = _on_indices(loss, loop)
+    if getattr(loss, "reduction", "none") != "none":
+        return on_indices
+
+    def averaged(logits: Tensor, y: Tensor) -> Tensor:
+        value = on_indices(logits, y)
+        return value.mean() if isinstance(value, Tensor) else value
+
+    return averaged
+
+
+def _on_indices(loss: Any, loop: LoopConfig) -> LossFn:
     if isinstance(loss, nn.CrossEntropyLoss):
         if loop.label_smoothing == 0:
             return loss
-        return nn.CrossEntropyLoss(weight=loss.weight, label_smoothing=loop.label_smoothing)
+        weight, smoothing = loss.weight, loop.label_smoothing
+        return nn.CrossEntropyLoss(weight, None, loss.ignore_index, None, loss.reduction, smoothing)
     if loop.label_smoothing:
         raise UserError(f"label_smoothing: not possible with the classifier's loss {type(loss).__name__}")
     if isinstance(loss, nn.NLLLoss | nn.MultiMarginLoss):
-        return loss  # type: ignore[no-any-return]
+        return loss
 
     def on_one_hot(logits: Tensor, y: Tensor) -> Tensor:
         value: Tensor = loss(logits, one_hot(y, logits.shape[1]).to(logits.dtype))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, GradientReducer, Losses, StepReport, no_exchange
@@ -33,9 +34,15 @@ class WrappedOptimizer(Optimizer):
 
 def check_inner(option: str, optimizer: Optimizer) -> None:
     """Raise :class:`UserError` unless ``optimizer.step()`` works without a closure."""
-    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, (WrappedOptimizer, LBFGS)):
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, WrappedOptimizer) or _needs_closure(optimizer):
         kind = type(optimizer).__name__
         raise UserError(f"{option}: {kind} is not allowed; it must be a torch optimiser that steps without a closure")
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """Whether ``step()`` has an argument without a default, as in LBFGS and many optimisers of two passes."""
+    parameters = inspect.signature(optimizer.step).parameters.values()
+    return any(entry.default is entry.empty and entry.kind is entry.POSITIONAL_OR_KEYWORD for entry in parameters)
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:

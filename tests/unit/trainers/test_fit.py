@@ -342,7 +342,10 @@ FIT_ERRORS: dict[str, tuple[Any, str]] = {
     "floats": (lambda d: _with(d, y=d[1].float()), "labels: dtype"),
     "length": (lambda d: _with(d, y=d[1][:-1]), "labels: 119 labels for 120"),
     "empty": (lambda d: _with(d, x=d[0][:0]), "empty"),
-    "batch": (lambda d: _with(d, batch_size=500), "batch_size: 500 is not allowed for 108 training examples"),
+    "batch": (
+        lambda d: _with(d, batch_size=0),
+        "batch_size: 0 is not allowed; it must be an integer at least 1 of at least 1",
+    ),
     "epochs": (lambda d: _with(d, nb_epochs=0), "nb_epochs: 0"),
     "option": (lambda d: _with(d, verbose=True), "fit: no such argument verbose"),
     "warmup": (lambda d: _with(d, nb_epochs=2), "warmup_epochs: 2"),

@@ -13,7 +13,7 @@ import torch
 from pyautoattack import checks
 from torch import Tensor, nn
 
-from toolkit_ext.backbones.outputs import check_outputs
+from toolkit_ext.backbones.outputs import check_float32, check_outputs
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.door import through_the_door
@@ -84,10 +84,7 @@ def check_model(model: nn.Module, image: Tensor, num_classes: int | None) -> int
     Raises:
         UserError: weights that are not float32; outputs that :func:`check_outputs` refuses, or without a gradient.
     """
-    for name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.dtype != torch.float32:
-            dtype = str(weight.dtype).removeprefix("torch.")
-            raise UserError(f"model: weight {name} is {dtype}; evaluation is in float32, call model.float() first")
+    check_float32(model, "model", "evaluation")
     with preserved_rng(image.device):
         logits = check_outputs(model, image, num_classes, probabilities=True)
     if not logits.requires_grad:

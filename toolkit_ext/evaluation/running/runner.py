@@ -82,7 +82,7 @@ class Runner:
 
     def once(self, name: str, check: Callable[[], None]) -> None:
         """Collect the warnings that ``check`` logs, or those stored by an interrupted evaluation."""
-        if stored := self.state.load(name):
+        if stored := self.state.load(name, "messages"):
             tensors, info = stored
             self._set_rng(tensors)
         else:
@@ -133,7 +133,7 @@ class Runner:
     def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
         """The saved result of batch ``number``; attacks and saves it if there is none."""
         name = f"{job.name}-{number:05d}"
-        stored = self.state.load(name)
+        stored = self.state.load(name, "messages", "rejected", "seconds")
         if stored and self._fits(stored[0], indices) and self._sound(job, name, indices, stored[0]):
             self._set_rng(stored[0])
             return stored

@@ -40,14 +40,15 @@ class State:
         if path := self._path(name):
             write_tensors(path, tensors, {"info": json.dumps(info)}, name)
 
-    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The batch of that name; None if it is missing, damaged or changed."""
+    def load(self, name: str, *facts: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The batch of that name; None if it is missing, damaged or changed, or its info lacks one of ``facts``."""
         if not (path := self._path(name)) or not path.is_file():
             return None
         try:
             tensors, texts = read_tensors(path, name)
-            return tensors, dict(json.loads(texts["info"]))
-        except (ValueError, KeyError, TypeError) as error:
+            info = dict(json.loads(texts["info"]))
+            return (tensors, info) if set(facts) <= info.keys() else None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             log.warning("%s: is not used, the batch is attacked again: %s", path, one_line(error))
             return None
 

@@ -75,6 +75,8 @@ def read_log(path: Path, *needed: str) -> pd.DataFrame:
         log = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"log {path}: is not an epoch log that can be read") from error
+    if not all(pd.api.types.is_numeric_dtype(kind) for kind in log.dtypes):
+        raise UserError(f"log {path}: is not an epoch log, it has columns that are not of numbers")
     if log.empty or not all(filter_names(log.columns, pattern) for pattern in ("epoch", *needed)):
         raise UserError(f"log {path}: is not an epoch log with the columns {', '.join(('epoch', *needed))}")
     return log

@@ -102,6 +102,36 @@ class Environment(TypedDict):
     command: str
 
 
+class TrainingDetails(TypedDict, total=False):
+    """``details.training``: the rows of the epoch log."""
+
+    history: list[dict[str, float | None]]
+
+
+class AuditCheck(TypedDict, total=False):
+    """One check of ``details.audit``; ``values`` are the figures behind it."""
+
+    values: dict[str, Any]
+
+
+class AuditSettings(TypedDict, total=False):
+    """``details.audit_settings``: the checks left out and why."""
+
+    omitted: dict[str, str]
+
+
+class Details(TypedDict, total=False):
+    """What tables, figures and pages read of ``details``, which may hold more."""
+
+    attacks: dict[str, dict[str, float | None]]
+    robust: dict[str, str]
+    training: TrainingDetails
+    audit: list[AuditCheck]
+    audit_settings: AuditSettings
+    settings: dict[str, Any]
+    claim: dict[str, Any]
+
+
 class Record(Environment):
     """One run: ``results/runs/<run_id>.json``. Metrics and intervals are fractions in [0, 1].
 
@@ -138,6 +168,7 @@ def validate(record: Mapping[str, Any]) -> Record:
     if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"record field schema: {record['schema']!r} is not allowed; this version reads {SCHEMA}")
     check("", record)
+    check("details", record["details"], Details)
     for field, value in [("run_id", record["run_id"]), *(("tables", name) for name in record["tables"])]:
         check_name(f"record field {field}", value)
     _check_created(record["created"])
@@ -181,9 +212,10 @@ def check(field: str, value: object, hint: Any = Record) -> None:
         if inner is not None:
             check(field, value, inner)
         else:
-            _demand(value is None or isinstance(value, str | int), field, value, "a JSON value")
+            held = value is None or isinstance(value, int) or _is_text(value)
+            _demand(held, field, value, "a JSON value")
     elif is_typeddict(hint):
-        _check_fields(field, value, get_type_hints(hint))
+        _check_fields(field, value, get_type_hints(hint), required=hint.__total__)
     elif origin is Literal:
         _demand(value in args, field, value, "one of " + ", ".join(map(str, args)))
     elif origin in (list, dict):
@@ -198,18 +230,28 @@ def check(field: str, value: object, hint: Any = Record) -> None:
 def _check_items(field: str, value: Any, kind: type, hint: Any) -> None:
     _demand(isinstance(value, kind), field, value, "a list" if kind is list else "an object")
     for key, item in value.items() if kind is dict else enumerate(value):
-        _demand(kind is list or isinstance(key, str), field, key, "an object with text as keys")
+        _demand(kind is list or _is_text(key), field, key, "an object with text as keys")
         check(_join(field, str(key)) if kind is dict else f"{field}[{key}]", item, hint)
+
+
+def _is_text(value: object) -> bool:
+    """Text that can be written: JSON also has single halves of surrogate pairs."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _is_a(value: object, kind: type) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is str:
+        return _is_text(value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _check_fields(field: str, value: Any, hints: dict[str, Any]) -> None:
+def _check_fields(field: str, value: Any, hints: dict[str, Any], *, required: bool = True) -> None:
     _demand(isinstance(value, dict), field, value, "an object")
+    if not required:
+        hints = {name: hint for name, hint in hints.items() if name in value}
+        value = {name: value[name] for name in hints}
     for problem, names in (("is missing", hints.keys() - value.keys()), ("is not known", value.keys() - hints.keys())):
         if names:
             raise UserError(f"record field {_join(field, str(min(names, key=str)))}: {problem}")
