@@ -50,7 +50,8 @@ def _values(name: str, given: Any) -> list[tuple[str, ...]]:
 
 def _task(method: str, words: tuple[str, ...]) -> Task:
     ctx = train_command.make_context("train", [method, *words])
-    values = {name: value for name, value in ctx.params.items() if name not in RunContext.__dataclass_fields__}
+    left_out = {*RunContext.__dataclass_fields__, "dry_run"}
+    values = {name: value for name, value in ctx.params.items() if name not in left_out}
     return Task(experiment_of(values.pop("method"), values), ("train", method, *words))
 
 
