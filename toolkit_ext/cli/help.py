@@ -27,7 +27,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("points", "dimensions", "degree"),
     ),
     "Data": ("data", "data_name", "data_root", "download", "n_train", "n_test", "n"),
-    "Model": ("backbone", "backbone_arg", "weights", "mean", "std", "spectral"),
+    "Model": ("backbone", "backbone_arg", "weights", "weights_key", "mean", "std", "imports", "threat", "spectral"),
     "Attack": ("attack", "craft_mode"),
     "Objective": ("objective", "label_smoothing"),
     "Update": ("update",),

@@ -9,11 +9,11 @@ from typing import Any
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import choose_protocol, facts_of, load_data, load_models, radius_source
+from toolkit_ext.cli.jobs.models import choose_protocol, facts_of, load_data, load_models, radius_source, run_own_code
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
-from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
+from toolkit_ext.evaluation.loading.models import describe, ensemble
 from toolkit_ext.evaluation.protocol import budgets
 from toolkit_ext.evaluation.settings import parse_batch_size
 from toolkit_ext.experiments.experiment import record_of
@@ -30,20 +30,16 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     values["batch_size"] = parse_batch_size(values["batch_size"])
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
+    sources = [*checkpoints, *filter(None, [values["transfer"]])]
+    run_own_code(sources, values["imports"])
     told = [describe(source) for source in checkpoints]
-    _warn_of_code([*checkpoints, *filter(None, [values["transfer"]])])
     dataset = load_data(told, values["data_name"], context)
     dataset = dataset.subset(None, min(values["n_test"], len(dataset.y_test)))
-    loaded = load_models([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
+    loaded = load_models(sources, values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
     protocol, source = choose_protocol(told[0], dataset, values), radius_source(told[0], dataset, values)
     job = _Job(ensemble(loaded), other, dataset, protocol, source, values, context, ranks)
     job.run(checkpoints)
-
-
-def _warn_of_code(sources: Sequence[str]) -> None:
-    if programs := [source for source in sources if runs_code(source)]:
-        console.say(f"warning: {', '.join(programs)}: TorchScript and torch.export files run code when they are loaded")
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class _Job:
         rules = self.protocol.to_dict()
         if len(self.values["eps"]) < 2:
             del rules["attacks"]  # attacks can be added to an evaluation, but not to a curve
-        sources = [str(source) for source in (*checkpoints, *self.values["weights"])]
+        sources = [*checkpoints, *self.loaded.weights]
         numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
         return digest(rules, sources, numbers, self.dataset.name)[:8]
 
@@ -125,6 +121,8 @@ class _Job:
         record = record_of(about, one.protocol, one, {}, [])
         if one is not found[-1]:  # the small radii of a curve are no reason for doubt
             record["warnings"] = [text for text in record["warnings"] if not text.startswith("small_eps")]
+        if self.loaded.facts:
+            record["details"]["model"] = self.loaded.facts
         if len(found) > 1:
             record["details"]["curve"] = {"id": name, "eps": [other.protocol.eps for other in found]}
         if audited:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.backbones.outputs import logits_in
 from toolkit_ext.evaluation.running.isolation import preserved_rng
 
 
 class Door(nn.Module):
-    """``model`` on a copy of its inputs, its logits in float32."""
+    """``model`` on a copy of its inputs, its logits alone and in float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -18,22 +19,26 @@ class Door(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, K]`` float32 of images ``[N, C, H, W]``."""
-        logits: Tensor = self.model(x.clone())
+        logits: Tensor = logits_in(self.model(x.clone()))
         return logits.float()
 
 
 def through_the_door(model: nn.Module, image: Tensor) -> nn.Module:
     """``model`` behind a :class:`Door` if it needs one, else ``model`` itself.
 
-    It needs one if its logits for ``image`` ``[1, C, H, W]`` are floats of another type than float32, which FAB cannot
-    take, or if it writes into its input, which attacks reuse. What fails is left to the checks that follow.
+    It needs one if its output for ``image`` ``[1, C, H, W]`` is more than its logits, if these are floats of another
+    type than float32, which FAB cannot take, or if it writes into its input, which attacks reuse. What fails is left to
+    the checks that follow.
     """
     given = image.clone()
     version = given._version
     try:
         with torch.no_grad(), preserved_rng(image.device):
-            logits = model(given)
+            output = model(given)
     except Exception:  # the checks make a message of it
         return model
-    other = isinstance(logits, Tensor) and logits.is_floating_point() and logits.dtype != torch.float32
+    logits = logits_in(output)
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        return model
+    other = not isinstance(output, Tensor) or output.dtype != torch.float32
     return Door(model) if other or given._version != version else model
