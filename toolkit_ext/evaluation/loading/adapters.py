@@ -123,7 +123,7 @@ def as_module(model: Classifier) -> nn.Module:
         return Function(model)
     found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
     raise UserError(
-        f"model: {found} is not allowed; give a module or function that returns logits, or an ART classifier"
+        f"model: {found} is not allowed; give a module, a function that returns logits, or an ART classifier"
     )
 
 
