@@ -13,7 +13,7 @@ import torch
 from toolkit_ext import backbones, data
 from toolkit_ext.attacks import PGD, generate
 from toolkit_ext.evaluation import evaluate
-from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier, loop
 
 pytestmark = [
     pytest.mark.cuda,
@@ -39,6 +39,27 @@ def test_every_method_takes_steps(method: str, precision: str) -> None:
     losses = [value for key, value in trainer.history[0].items() if key.startswith("loss")]
     assert losses
     assert all(value == value and abs(value) < 1e4 for value in losses)
+
+
+@pytest.mark.parametrize("method", sorted(set(TRAINERS) - {"deep"}))  # deep decides on the host which examples go on
+def test_no_step_waits_for_the_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps make the frozen copy and the state of the optimiser; the later ones only queue work."""
+    step = loop.Run._step
+
+    def without_waiting(run: loop.Run, *args: Any) -> Any:
+        if args[-1] < 2:
+            return step(run, *args)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(run, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop.Run, "_step", without_waiting)
+    digits = data.load("digits").subset(320)
+    trainer = trainer_of(method, ema_decay=0.9, clip_grad=1.0, augment="crop-flip", validation_fraction=0.0)
+    trainer.fit(digits.x_train, digits.y_train, nb_epochs=1, batch_size=64, progress=False)
+    assert len(trainer.history) == 1
 
 
 def test_half_precision_scales_the_loss() -> None:
@@ -110,7 +131,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_the_roofline_is_measured(benchmark: dict[str, Any]) -> None:
-    rows = list(benchmark["roofline"](torch.device("cuda"), benchmark["SMOKE"]))
+    rows = [key | measure() for key, measure in benchmark["roofline"](torch.device("cuda"), benchmark["SMOKE"])]
     assert [row["what"] for row in rows] == ["matmul fp32", "matmul tf32", "matmul bf16", "copy"]
     assert all(row["seconds"] > 0 for row in rows)
 
@@ -118,7 +139,8 @@ def test_the_roofline_is_measured(benchmark: dict[str, Any]) -> None:
 def test_the_steps_are_measured_in_every_mode(benchmark: dict[str, Any]) -> None:
     sizes = replace(benchmark["SMOKE"], modes=tuple(benchmark["MODES"]))
     peaks = dict.fromkeys(("fp32", "tf32", "bf16"), 1e12)
-    rows = list(benchmark["steps_of"](sizes.models[0], torch.device("cuda"), sizes, peaks))
+    jobs = benchmark["steps_of"](sizes.models[0], torch.device("cuda"), sizes, peaks)
+    rows = [key | measure() for key, measure in jobs]
     assert [row["what"] for row in rows][2:] == [f"ours {mode}" for mode in benchmark["MODES"]]
     assert all(row["seconds"] > 0 for row in rows)
 

@@ -48,8 +48,8 @@ class Bounds:
         )
 
     def _allowed(self, value: Any, kind: type) -> str:
-        most = self.most
-        if most is None and isinstance(value, Real) and _MOST[kind] < value:  # type: ignore[operator]
+        most, number = self.most, value
+        if most is None and isinstance(value, Real) and number > _MOST[kind]:
             most = _MOST[kind]
         ends = {"greater than": self.above, "at least": self.least, "below": self.below, "at most": most}
         interval = " and ".join(f"{word} {end}" for word, end in ends.items() if end is not None)
@@ -83,7 +83,7 @@ def check_options(options: Any) -> None:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     try:
         return get_type_hints(kind, include_extras=True)
     except NameError:  # a user's own class, with types that only a type checker imports

@@ -131,6 +131,8 @@ GROUP = Group(
             f"{task}-{name}",
             f"On {task}, `{name}` is more robust under AutoAttack than `pgd` at equal cost.",
             Lower((arm(task, "pgd"), "aa_acc"), (arm(task, name), "aa_acc")),
+            own=True,
+            control=arm(task, "pgd"),
             rows=tuple(row for each in ("pgd", name) for row in rows(task, each)),
         )
         for task in TASKS

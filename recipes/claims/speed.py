@@ -74,6 +74,7 @@ def claim(task: str, first: str, second: str, statement: str) -> Claim:
         f"{task}-{second}",
         f"{task}: {statement} changes AutoAttack accuracy by no more than {POINTS:g} points.",
         Alike(tuple((each, "aa_acc") for each in both), POINTS),
+        own=True,
         rows=tuple(Row(each, metric) for each in both for metric in ("clean_acc", "pgd20_acc", "aa_acc", "epoch_s")),
     )
 

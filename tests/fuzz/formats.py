@@ -71,10 +71,10 @@ def plain(value: Any) -> Any:
 def copied(name: str) -> Callable[[Path, Path], None]:
     """Makes a copy of a folder of the fixture ``places``."""
 
-    def copy(places: Path, folder: Path) -> None:
+    def make(places: Path, folder: Path) -> None:
         shutil.copytree(places / name, folder, dirs_exist_ok=True)
 
-    return copy
+    return make
 
 
 def read_model(folder: Path, capture: Any) -> Any:
@@ -200,10 +200,14 @@ def read_protocol(folder: Path, capture: Any) -> Any:
 FORMATS: dict[str, Format] = {
     "config.json": Format(copied("model"), "config.json", read_model, JSON),
     "model.safetensors": Format(copied("model"), "model.safetensors", read_model, BYTES, data=True, checksum=True),
-    "trainer_state.pt": Format(make_state, "last/trainer_state.pt", read_state, OBJECTS, data=True),
+    "trainer_state.pt": Format(make_state, "last/trainer_state.pt", read_state, OBJECTS, data=True, checksum=True),
     "evaluation meta.json": Format(make_evaluation, "meta.json", read_evaluation, JSON),
-    "evaluation batch": Format(make_evaluation, "batch-fgsm-00000.safetensors", read_evaluation, BYTES, data=True),
-    "adversarial examples": Format(make_evaluation, "examples.safetensors", read_examples, BYTES, data=True),
+    "evaluation batch": Format(
+        make_evaluation, "batch-fgsm-00000.safetensors", read_evaluation, BYTES, data=True, checksum=True
+    ),
+    "adversarial examples": Format(
+        make_evaluation, "examples.safetensors", read_examples, BYTES, data=True, checksum=True
+    ),
     "decoded images": Format(make_folder_of_images, ".decoded-train.npz", read_images, BYTES, data=True, checksum=True),
     "run record": Format(copied("runs"), "runs/*.json", read_records, JSON),
     "log.csv": Format(make_log, "log.csv", read_log, CSV),

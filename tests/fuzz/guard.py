@@ -95,7 +95,14 @@ def run(words: list[str], capture: Any) -> End:
 
 
 # Click's own words where there is no value to name.
-_NOTHING_TO_NAME = ("Missing argument", "Missing option", "No such option", "No such command", "requires an argument")
+_NOTHING_TO_NAME = (
+    "Missing argument",
+    "Missing option",
+    "No such option",
+    "No such command",
+    "requires an argument",
+    "extra argument",
+)
 
 
 def judge(words: list[str], end: End, *, accepted: tuple[int | None, ...] = (0, None)) -> None:

@@ -6,7 +6,7 @@ import copy
 import io
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -78,20 +78,17 @@ def changed(tree: Any, path: tuple[Any, ...], new: Callable[[Any], Any]) -> Any:
     return tuple(copied) if isinstance(tree, tuple) else copied
 
 
-def replaced(junk: Any, extra: Mapping[str, Any], old: Any) -> Any:
-    """``junk``, or a dictionary that is ``old`` with ``extra`` entries."""
-    return {**old, **extra} if extra and isinstance(old, dict) else junk
+def _swapped(old: Any, junk: Any, more: dict[str, Any]) -> Any:
+    return {**old, **more} if more and isinstance(old, dict) else junk
 
 
 def swap_json(rng: random.Random, data: bytes) -> bytes:
     """Other values, of other types, in one to three places; keys taken away, added and renamed."""
     tree = json.loads(data)
     for _ in range(rng.choice([1, 1, 2, 3])):
-        path = rng.choice(list(places(tree)) or [()])
-        junk = rng.choice([..., *JUNK])
-        extra = {"": 1, "x": JUNK[rng.randrange(len(JUNK))]}
-        grow = rng.random() < 0.15
-        tree = changed(tree, path, partial(replaced, junk, extra if grow else {}))
+        path = rng.choice(list(places(tree)))
+        junk, more = rng.choice([..., *JUNK]), {"": 1, "x": rng.choice(JUNK)} if rng.random() < 0.15 else {}
+        tree = changed(tree, path, partial(_swapped, junk=junk, more=more))
         if tree is ...:
             tree = None
     return json.dumps(tree).encode()

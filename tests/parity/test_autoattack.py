@@ -156,6 +156,7 @@ def test_equal_at_the_standard_effort_where_nothing_is_robust(monkeypatch: pytes
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_equal_on_a_gpu(norm: str) -> None:
     torch.manual_seed(0)

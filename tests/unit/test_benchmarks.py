@@ -124,6 +124,30 @@ def test_the_gpu_benchmark_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert 0 <= attacked["aa_acc"] <= attacked["clean_acc"] <= 1
 
 
+def test_a_table_keeps_its_rows_and_measures_the_missing_and_failed_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    growing = runpy.run_path(str(FOLDER / "csv_tables.py"), run_name="csv_tables")["GrowingTable"]
+
+    def fails() -> dict[str, float]:
+        raise torch.OutOfMemoryError("out of memory\nand where")
+
+    table = growing("rows", tmp_path)
+    table.add({"what": "a", "model": "x"}, lambda: {"seconds": 1.0})
+    table.add({"what": "b", "model": "x"}, fails)
+    table.add({"what": "c"}, lambda: {"seconds": 3.0})
+    assert pd.read_csv(table.path)["error"].tolist()[1] == "OutOfMemoryError: out of memory"
+    again = growing("rows", tmp_path)
+    assert again.add({"what": "a", "model": "x"}, lambda: {"seconds": 9.0})["seconds"] == 1
+    assert again.add({"what": "b", "model": "x"}, lambda: {"seconds": 2.0})["seconds"] == 2
+    assert again.add({"what": "c"}, fails)["seconds"] == 3
+    found = pd.read_csv(table.path).sort_values("what")
+    assert found["seconds"].tolist() == [1, 2, 3]
+    assert found["cpu"].notna().all()
+    assert "error" not in found or found["error"].isna().all()
+
+
 def test_the_arithmetic_of_a_benchmark_ends_with_it() -> None:
     gpu = runpy.run_path(str(FOLDER / "gpu.py"), run_name="gpu")
     before = float32_arithmetic()

@@ -266,10 +266,10 @@ def test_an_audit_by_the_command_line(tmp_path: Path, capfd: Any) -> None:
     words = ["--data", "digits", "--attacks", "clean,fgsm", "--audit", "--audit-n", "20", "--transfer", other]
     (record,) = call(tmp_path, str(path), *words)
     assert record["details"]["audit_settings"]["status"] == "failure"
-    assert len(record["details"]["audit"]) == 8
+    assert len(record["details"]["audit"]) == 10
     assert any(warning.startswith("audit: gradients: ") for warning in record["warnings"])
     shown = capfd.readouterr()
-    assert "audit: failure (8 images, Linf eps 0.1)" in shown.out
+    assert "audit: failure (8 images, linf_0.1_digits, Linf, eps 0.1)" in shown.out
     assert "warning: audit: gradients" in shown.err
     assert shown.err.count("files of code, which run when they are loaded") == 1
     assert f"warning: {path}, {other}: files of code" in shown.err

@@ -160,7 +160,7 @@ run(model, x, y, Path(sys.argv[2]))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("moment", ["attack", "write"])
+@pytest.mark.parametrize("moment", [pytest.param("attack", marks=pytest.mark.slow), "write"])
 def test_kill_9(moment: str, tmp_path: Path) -> None:
     here = Path(__file__)
     environment = os.environ | {"PYTHONPATH": str(here.parents[2]), "OMP_NUM_THREADS": str(torch.get_num_threads())}

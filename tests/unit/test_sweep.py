@@ -192,6 +192,7 @@ def _rows(folder: Path) -> list[list[str]]:
     return list(csv.reader(found[0].read_text().splitlines()))[1:] if found else []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # on a busy machine two processes take minutes to import torch
 def test_a_killed_sweep_goes_on_where_it_stopped(command: Any, tmp_path: Path) -> None:
     """Killed with no chance to clean up: its workers end too, and the same command resumes the run."""

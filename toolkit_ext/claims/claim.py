@@ -11,24 +11,85 @@ from typing import Any, Protocol
 from toolkit_ext.claims.probes import Probe
 from toolkit_ext.errors import UserError, check_choice, check_file_name
 from toolkit_ext.experiments.settings import Experiment
+from toolkit_ext.results.inference.crossed import Sample
 
 SCALES = ("small", "paper")  # two CPU cores, and the source's setting
 SEEDS = 3  # runs that a figure needs at least
 Figure = tuple[str, str]  # a metric of an arm, such as ("cosine", "aa_err")
-Values = Mapping[Figure, Mapping[int, float]]  # the values of each figure, by seed
+Bounds = tuple[float, float]
+Samples = Mapping[Figure, Sample]
 
 
-class Rule(Protocol):
-    """Decides a claim from the values of its figures; ``str`` gives the rule in words."""
+class Effect(Protocol):
+    """An estimated quantity: a mean, a difference, a ratio, a share of runs."""
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+
+    def p_above(self, bound: float) -> float:
+        """The p-value of the hypothesis that the true value is at most ``bound``."""
+
+    def p_below(self, bound: float) -> float:
+        """The p-value of the hypothesis that the true value is at least ``bound``."""
+
+    def interval(self) -> tuple[float, float]:
+        """The 90% interval."""
+
+    def detectable(self, bound: float = 0.0) -> float:
+        """The smallest difference from ``bound`` that is found with a power of 80%."""
+
+
+class Part(Protocol):
+    """One quantity that a rule asks for; ``delta`` is the smallest effect that counts, in its ``unit``.
+
+    The claim is supported if the quantity is ``inside`` its bounds, refuted if it is not within ``outside``.
+    """
 
     def figures(self) -> tuple[Figure, ...]:
         """The figures it needs."""
 
-    def holds(self, values: Values) -> bool:
-        """The decision; each figure needs at least two values."""
+    @property
+    def delta(self) -> float:
+        """The smallest effect that counts."""
 
-    def found(self, values: Values) -> str:
-        """The numbers that decided, in words."""
+    @property
+    def inside(self) -> Bounds:
+        """The bounds that support the claim."""
+
+    @property
+    def outside(self) -> Bounds:
+        """The bounds out of which the claim is refuted."""
+
+    @property
+    def unit(self) -> str:
+        """Of the quantity: points, seconds, nothing."""
+
+    @property
+    def label(self) -> str:
+        """The quantity in words."""
+
+    def estimate(self, samples: Samples) -> Effect:
+        """The quantity from the runs."""
+
+    def effect(self, values: Mapping[Figure, float]) -> float:
+        """The quantity from the figures of the source."""
+
+    def p_support(self, samples: Samples) -> float:
+        """The p-value of the hypothesis that the quantity is not ``inside``."""
+
+    def p_refute(self, samples: Samples) -> float:
+        """The p-value of the hypothesis that the quantity is within ``outside``."""
+
+
+class Rule(Protocol):
+    """Decides a claim from its figures; ``str`` gives the rule in words."""
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures it needs."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """The quantities that all have to lie inside their bounds."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +123,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, ``where`` it stands in the source, the rule that decides it, and further rows to show."""
+    """A statement, ``where`` it stands in the source, the rule that decides it, and further rows to show.
+
+    ``own`` marks a question of this project, which no source answers. Claims of a group with the same ``control`` (an
+    arm of theirs all) are corrected by Dunnett's test, the others by Holm's. A claim that compares an arm that ended as
+    a constant classifier is undecided, unless it is ``about_collapse``.
+    """
 
     name: str
     statement: str
     rule: Rule
     where: str = ""
     rows: tuple[Row, ...] = ()
+    own: bool = False
+    control: str = ""
+    about_collapse: bool = False
+
+    def arms(self) -> tuple[str, ...]:
+        """The arms that the rule compares."""
+        return tuple(dict.fromkeys(arm for arm, _ in self.rule.figures()))
 
     def table(self) -> list[Row]:
         """``rows``, and a row for each further figure of the rule."""
@@ -103,6 +176,7 @@ class Group:
             if len(set(names)) < len(names):
                 raise UserError(f"{kind}: two of group {self.name} have the same name")
         wanted = {row.arm for claim in self.claims for row in claim.table()}
+        wanted |= {claim.control for claim in self.claims if claim.control}
         wanted |= {name for names in (*self.equal_cost, *self.boards.values()) for name in names}
         for name in sorted(wanted):
             check_choice("arm", name, [arm.name for arm in self.arms])

@@ -1,96 +1,113 @@
-"""``results/CLAIMS.md``: every claim with the source's values, ours, the verdict, the command and the records."""
+"""``results/CLAIMS.md``, the verdicts on one screen, and ``results/claims/*.md``, a page for each group."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 
 from toolkit_ext import results
+from toolkit_ext.claims.boards import board
 from toolkit_ext.claims.claim import SCALES, SEEDS, Claim, Group, Row, load_groups
 from toolkit_ext.claims.figures import plot_group
 from toolkit_ext.claims.runs import Runs, runs_by_scale, titled
-from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, Verdict, judge
+from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, Finding, Verdict, judge_group
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
 from toolkit_ext.results.tables.formatting import markdown_cell
 
 _HEAD = """# Do the claims hold?
 
-Every figure of the sources that this project rests on, measured again. This page and its figures are made by
-`toolkit-ext claims` from the [recipes](../recipes/claims) and the [records](runs); nothing in it is typed by hand but
-the sources' own figures. A claim that was refuted is as good a result as one that was confirmed.
+What the sources claim, and what this project asks, measured. `toolkit-ext claims` makes these pages and figures from
+the [recipes](../recipes/claims) and the [records](runs);
+[docs/claims.md](../docs/claims.md#how-a-verdict-is-reached) says how a verdict is reached.
 
-Ours is the mean over the seeds with its standard deviation in units of the last digit, `18.62(6)` for 18.62 ± 0.06. A
-cell needs at least three runs; one with fewer says *not measured*. The verdict follows from the runs by the rule that
-stands with the claim, whose tests are at a level of 5% over the seeds: **reproduced** at the source's own scale, **only
-at reduced scale** where the rule holds at the small scale alone, **not reproduced** where it fails, **not measured**
-where runs are missing. The small scale takes minutes on a core; its figures are not comparable with the sources', only
-its verdicts are.
+- **supported**: the effect is there (one-sided test at 5%, corrected for the claims of a group).
+- **refuted**: an effect as large as the margin δ, half of the source's or else 2 points, is excluded at the same level.
+- **inconclusive**: these runs decide neither. *Precise*: the smallest detectable difference (power 80%) is at most δ.
 """
+_READING = """Intervals cover 90%, over seeds, and over test images where the records have outcomes by image.
+*Detectable* is the smallest difference found with a power of 80%; δ is the margin of the claim.
+The p-values, and so the verdicts, are corrected for the number of claims; the intervals are not.
+"""
+Verdicts = Mapping[str, Verdict]
 
 
 def build(recipes: Path | str, folder: Path | str) -> list[Path]:
-    """Write ``CLAIMS.md`` and ``figures/claims_*.png`` reproducibly into ``folder``; return their paths.
+    """Write ``CLAIMS.md``, ``claims/*.md`` and ``figures/claims_*.png`` into ``folder``, the same bytes each time.
 
-    Unreadable records are skipped with a :class:`~toolkit_ext.results.RecordWarning`. A group without measurements
-    has no figure. Raises :class:`UserError` without records or claims.
+    Returns their paths. Unreadable records are skipped with a :class:`~toolkit_ext.results.RecordWarning`. A group
+    without measurements has no figure. Raises :class:`UserError` without records or claims.
     """
     folder = Path(folder)
     groups, records = load_groups(recipes), results.read_records(folder / "runs")
-    made: dict[str, Path] = {}
+    made, verdicts = [], {}
     for group in groups:
-        if path := plot_group(group, runs_by_scale(group, records), folder / "figures" / f"{group.tag}.png"):
-            made[group.name] = path
-    return [atomic_write(folder / "CLAIMS.md", page(groups, records, made)), *made.values()]
-
-
-def page(groups: Sequence[Group], records: Sequence[Record], figures: Iterable[str] = ()) -> str:
-    """The page in Markdown; ``figures`` are the names of the groups that have a figure."""
-    drawn = set(figures)
-    runs = {group.name: runs_by_scale(group, records) for group in groups}
-    verdicts = {group.name: {claim.name: judge(claim, runs[group.name]) for claim in group.claims} for group in groups}
-    sections = [_section(group, runs[group.name], verdicts[group.name], group.name in drawn) for group in groups]
-    return "\n".join([_HEAD, *_summary(groups, verdicts), *sections])
+        runs = runs_by_scale(group, records)
+        verdicts[group.name] = own = judge_group(group, runs)
+        drawn = plot_group(group, own, folder / "figures" / f"{group.tag}.png")
+        text = group_page(group, runs, own, drawn is not None)
+        made += [atomic_write(folder / "claims" / f"{group.name}.md", text), *([drawn] if drawn else [])]
+    return [atomic_write(folder / "CLAIMS.md", summary(groups, verdicts)), *made]
 
 
 def _table(header: str, rows: Iterable[Iterable[str]]) -> list[str]:
     return [header, "| --- " * (header.count("|") - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
-def _summary(groups: Sequence[Group], verdicts: Mapping[str, Mapping[str, Verdict]]) -> list[str]:
-    words = [verdict.word for own in verdicts.values() for verdict in own.values()]
-    counts = ", ".join(f"{words.count(word)} {word}" for word in VERDICTS)
+def summary(groups: Sequence[Group], verdicts: Mapping[str, Verdicts]) -> str:
+    """The page of all groups in Markdown: the statements of sources and the questions of this project apart."""
+    kinds = {False: "statements of the sources", True: "questions of this project"}
+    judged = {own: [_of(group, verdicts, own) for group in groups] for own in kinds}
+    lines = [_HEAD]
+    for own, kind in kinds.items():
+        found = [verdict for each in judged[own] for verdict in each]
+        precise = sum(verdict.precise for verdict in found)
+        lines += [f"Of {len(found)} {kind}: {_counts(found)}; {precise} precise.", ""]
     rows = [
-        (f"[{group.number}](#{_anchor(group)})", claim.statement, _marked(verdict.word), ", ".join(verdict.held))
-        for group in groups
-        for claim, verdict in zip(group.claims, verdicts[group.name].values(), strict=True)
+        (f"[{group.number}. {group.title}](claims/{group.name}.md)", *(_counts(judged[own][place]) for own in kinds))
+        for place, group in enumerate(groups)
     ]
-    return [f"Of {len(words)} claims: {counts}.", "", *_table("| | claim | verdict | measured at |", rows)]
+    return "\n".join([*lines, *_table("| group | sources | own questions |", rows)])
 
 
-def _anchor(group: Group) -> str:
-    heading = f"{group.number}-{group.title}".lower().replace(" ", "-")
-    return "".join(c for c in heading if c.isalnum() or c == "-")
+def _of(group: Group, verdicts: Mapping[str, Verdicts], own: bool) -> list[Verdict]:
+    return [verdicts[group.name][claim.name] for claim in group.claims if claim.own is own]
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    words = [verdict.word for verdict in verdicts]
+    return ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
+
+
+def group_page(group: Group, runs: Mapping[str, Runs], verdicts: Verdicts, drawn: bool = False) -> str:
+    """The page of a group in Markdown; ``drawn`` says whether it has a figure."""
+    lines = [f"# {group.number}. {group.title}", "", f"{group.source}. [All groups](../CLAIMS.md).", ""]
+    lines += [group.notes, ""] if group.notes else []
+    scales = [scale for scale in SCALES if any(arm.at(scale) for arm in group.arms)]
+    lines += ["```", *(_command(group.name, scale, runs[scale]) for scale in scales), "```", ""]
+    lines += [f"![Effects with 90% intervals](../figures/{group.tag}.png)", "", _READING] if drawn else []
+    rows = [_statement(claim, verdicts[claim.name]) for claim in group.claims]
+    lines += _table("| | statement | verdict | scale | p for | p against | precise |", rows)
+    for (title, arms), scale in product(group.boards.items(), SCALES):
+        if table := board(arms, runs[scale]):
+            lines += [f"## Leaderboard: {title} ({scale})", "", table]
+    for claim in group.claims:
+        lines += _claim(claim, verdicts[claim.name], runs)
+    return "\n".join([*lines, *_records(runs)])
+
+
+def _statement(claim: Claim, verdict: Verdict) -> list[str]:
+    p_values = [f"{p:.2g}" if verdict.findings else "" for p in (verdict.support, verdict.refute)]
+    precise = "" if not verdict.findings else "yes" if verdict.precise else "no"
+    asked = "own" if claim.own else "source"
+    return [asked, claim.statement, _marked(verdict.word), verdict.scale, *p_values, precise]
 
 
 def _marked(word: str) -> str:
     return word if word.lower() == NOT_MEASURED else f"**{word}**"
-
-
-def _section(group: Group, runs: Mapping[str, Runs], verdicts: Mapping[str, Verdict], drawn: bool) -> str:
-    lines = [f"## {group.number}. {group.title}", "", f"{group.source}.", ""]
-    lines += [group.notes, ""] if group.notes else []
-    scales = [scale for scale in SCALES if any(arm.at(scale) for arm in group.arms)]
-    lines += ["```", *(_command(group.name, scale, runs[scale]) for scale in scales), "```", ""]
-    lines += [f"![Figures of the source beside ours](figures/{group.tag}.png)", ""] if drawn else []
-    for (title, arms), scale in product(group.boards.items(), SCALES):
-        if table := board(arms, runs[scale].of):
-            lines += [f"### Leaderboard: {title} ({scale})", "", table]
-    for claim in group.claims:
-        lines += _claim(claim, verdicts[claim.name], runs)
-    return "\n".join([*lines, *_records(runs)])
 
 
 def _command(name: str, scale: str, runs: Runs) -> str:
@@ -100,14 +117,46 @@ def _command(name: str, scale: str, runs: Runs) -> str:
 
 
 def _claim(claim: Claim, verdict: Verdict, runs: Mapping[str, Runs]) -> list[str]:
-    lines = [f"### {claim.statement}", ""]
+    lines = [f"## {claim.statement}", ""]
     lines += [f"Source: {claim.where}.", ""] if claim.where else []
     lines += [f"{_marked(verdict.word.capitalize())}. Rule: {claim.rule}.", ""]
-    for scale, found in verdict.found.items():
-        lines += [f"- {scale}: {'holds' if verdict.held[scale] else 'does not hold'}: {found}."]
-    lines += [""] if verdict.found else []
+    lines += [f"{text}\n" for text in _collapsed(claim, verdict, runs)]
+    findings = [("best", each) for each in verdict.findings] + [("last, APGD-CE", each) for each in verdict.last]
+    if findings:
+        header = "| quantity | epoch | source | ours | 90% interval | detectable | δ |"
+        lines += _table(header, [_finding(epoch, each) for epoch, each in findings])
     rows = [_row(row, runs) for row in claim.table()]
     return lines + _table("| run | figure | source | ours, small | ours, paper |", rows)
+
+
+def _collapsed(claim: Claim, verdict: Verdict, runs: Mapping[str, Runs]) -> list[str]:
+    """A sentence for each arm with runs that ended as a constant classifier."""
+    if not verdict.scale or claim.about_collapse:
+        return []
+    found = {arm: runs[verdict.scale].ended_constant(arm) for arm in claim.arms()}
+    return [
+        f"{arm} ended as a constant classifier with seed {', '.join(map(str, seeds))}"
+        + (": it is not compared." if arm in verdict.constant else ".")
+        for arm, seeds in found.items()
+        if seeds
+    ]
+
+
+def _finding(epoch: str, finding: Finding) -> list[str]:
+    of = finding.part.unit
+    low, high = finding.interval
+    source = "" if finding.source is None else f"{finding.source:.4g}{of}"
+    detectable = f"{finding.detectable:.2f}{of}" if math.isfinite(finding.detectable) else "none"
+    between = f"{low:.2f} to {high:.2f}"
+    return [
+        finding.part.label,
+        epoch,
+        source,
+        f"{finding.value:.2f}{of}",
+        between,
+        detectable,
+        f"{finding.part.delta:g}{of}",
+    ]
 
 
 def _row(row: Row, runs: Mapping[str, Runs]) -> list[str]:
@@ -119,12 +168,14 @@ def _row(row: Row, runs: Mapping[str, Runs]) -> list[str]:
 
 def _records(runs: Mapping[str, Runs]) -> list[str]:
     rows = [
-        (name, scale, _facts(made[0]), ", ".join(f"[seed {run['seed']}](runs/{run['run_id']}.json)" for run in made))
+        (name, scale, _facts(made[0]), ", ".join(f"[seed {run['seed']}](../runs/{run['run_id']}.json)" for run in made))
         for scale in SCALES
         for name, made in runs[scale].of.items()
         if made
     ]
-    return _table("| run | scale | what | records |", rows) if rows else ["No runs are recorded.", ""]
+    return (
+        ["## Records", "", *_table("| run | scale | what | records |", rows)] if rows else ["No runs are recorded.", ""]
+    )
 
 
 def _facts(record: Record) -> str:
@@ -134,31 +185,3 @@ def _facts(record: Record) -> str:
     size = f"{record['data']['train']:,} images, {record['n_examples']} attacked"
     names = f"{markdown_cell(record['data']['name'])}, {markdown_cell(record['backbone']['name'])}"
     return f"{names}, {size}" + (f", {cost:g} passes" if passes else "")
-
-
-def board(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> str:
-    """A Markdown table in the order of :func:`ranking`, marked by ``results.vs_best``; empty below two arms."""
-    order = list(ranking(arms, runs))
-    if len(order) < 2:
-        return ""
-    named: list[Record] = [{**record, "method": arm} for arm in order for record in runs[arm]]
-    frame = results.frame(named)
-    table = results.aggregate(frame, by=("data", "norm", "eps", "method"))
-    table = table.set_index("method", drop=False).loc[order].reset_index(drop=True)
-    shown = [column for column in ("method", "runs", "clean_acc", "pgd20_acc", "aa_acc") if column in table]
-    return results.to_markdown(table, shown, results.vs_best(table, frame, named))
-
-
-def ranking(arms: Sequence[str], runs: Mapping[str, Sequence[Record]]) -> dict[str, float]:
-    """The mean AutoAttack accuracy, in [0, 1], of every arm with enough runs, the best first.
-
-    Clean accuracy breaks ties; failed runs count as 0.
-    """
-    measured = [arm for arm in arms if len(runs[arm]) >= SEEDS]
-    means = {arm: [_mean(runs[arm], metric) for metric in ("aa_acc", "clean_acc")] for arm in measured}
-    return {arm: means[arm][0] for arm in sorted(measured, key=means.__getitem__, reverse=True)}
-
-
-def _mean(runs: Sequence[Record], metric: str) -> float:
-    # Rounded for ties: the order of a sum changes its last bits.
-    return round(fmean(record["metrics"].get(metric, 0.0) for record in runs), 9)

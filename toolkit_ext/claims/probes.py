@@ -76,6 +76,14 @@ def other_budget(trained: Trained, protocol: str, attacks: tuple[str, ...] = ("c
 
 
 @_probe
+def last_epoch(trained: Trained) -> Found:
+    """Clean accuracy and APGD-CE alone on the model of the last epoch; an arm has it as its probe ``last``."""
+    chosen = trained.experiment
+    protocol = protocol_of(chosen.data, chosen.hyper_parameters).at(attacks=("clean", "apgd_ce"))
+    return Found(evaluation=_evaluated(trained, trained.model("last"), protocol))
+
+
+@_probe
 def ensemble(trained: Trained) -> Found:
     """The attacks of the run on the ensemble of the schedule's snapshots and the last model."""
     chosen = trained.experiment

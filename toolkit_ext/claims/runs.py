@@ -11,6 +11,8 @@ from toolkit_ext.claims.claim import SCALES, Arm, Figure, Group
 from toolkit_ext.experiments.recipe import with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record, label
+from toolkit_ext.results.inference.crossed import Sample
+from toolkit_ext.results.inference.samples import sample_of
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose, earlier, identity
 from toolkit_ext.units import parse_eps
@@ -102,9 +104,19 @@ def family(metric: str) -> tuple[str, str]:
 
 def unit(metric: str) -> str:
     """``%`` for shares, `` s`` for seconds, nothing for plain numbers."""
-    if metric in ("failed", "lost", *_STATES) or metric.endswith(_SHARES):
+    if is_share_of_runs(metric) or metric.endswith(_SHARES):
         return "%"
     return " s" if metric.endswith("_s") else ""
+
+
+def at_last(metric: str) -> str:
+    """The metric at the last epoch, as the probe ``last`` has it: APGD-CE in place of AutoAttack."""
+    return f"last:{'apgd_ce' + metric[2:] if metric in ('aa_acc', 'aa_err') else metric}"
+
+
+def is_share_of_runs(metric: str) -> bool:
+    """Whether every run is 0 or 100, so that the mean is the percentage of runs."""
+    return metric in ("failed", "lost", *_STATES)
 
 
 def unit_of_difference(metric: str) -> str:
@@ -118,19 +130,28 @@ def matches(experiment: Experiment, record: Record) -> bool:
     Compares method, axes, data and their number, backbone, the hyper-parameters that the experiment names, attacks and
     protocol. A run that stopped at a non-finite loss counts without an evaluation.
     """
+    return bool(matching(experiment, [record]))
+
+
+def matching(experiment: Experiment, records: Iterable[Record]) -> list[Record]:
+    """The ``records`` that match ``experiment`` (:func:`matches`)."""
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     method = TRAINERS[experiment.method].method
     axes = compose(method, experiment.hyper_parameters).names
     given = identity(method, experiment.hyper_parameters) | length
     # Where the option is younger than a record, absence has a meaning on both sides.
-    names = (given.keys() | earlier().keys()) - axes.keys()
+    named = {name: given.get(name) for name in (given.keys() | earlier().keys()) - axes.keys()}
+    return [record for record in records if _is_run(experiment, dict(axes), named, record)]
+
+
+def _is_run(experiment: Experiment, axes: dict[str, str], named: Mapping[str, Any], record: Record) -> bool:
     backbone, data = record["backbone"], record["data"]
     return (
         not probed(record)
         and (record["method"], data["name"], backbone["name"])
         == (experiment.method, experiment.data, experiment.backbone)
-        and record["axes"] == dict(axes)
-        and all(_plain(name, record["hyper_parameters"].get(name)) == _plain(name, given.get(name)) for name in names)
+        and record["axes"] == axes
+        and all(_plain(name, record["hyper_parameters"].get(name)) == _plain(name, named[name]) for name in named)
         and {key: backbone["args"].get(key) for key in experiment.backbone_args} == dict(experiment.backbone_args)
         and experiment.n_train in (None, data["train"] + data["validation"])
         and (bool(measure(record, "failed")) or _evaluated_as(experiment, record))
@@ -162,7 +183,7 @@ def of_claims(records: Iterable[Record]) -> list[Record]:
 def by_seed(experiment: Experiment, records: Iterable[Record]) -> dict[int, Record]:
     """The newest run of ``experiment`` by seed, in the order of seeds."""
     ordered = sorted(records, key=lambda record: (record["created"], record["run_id"]))
-    found = {record["seed"]: record for record in ordered if matches(experiment, record)}
+    found = {record["seed"]: record for record in matching(experiment, ordered)}
     return dict(sorted(found.items()))
 
 
@@ -208,11 +229,27 @@ class Runs:
 
     def values(self, figure: Figure) -> dict[int, float]:
         """The values of ``figure`` by seed."""
+        records, metric = self._records(figure)
+        values = {seed: measure(record, metric) for seed, record in records.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    def sample(self, figure: Figure) -> Sample:
+        """The outcomes of ``figure`` by seed, and by image where the records have them."""
+        return sample_of(*self._records(figure), measure)
+
+    def _records(self, figure: Figure) -> tuple[dict[int, Record], str]:
         arm, metric = figure
         probe, _, name = metric.rpartition(":")
         found = {run["seed"]: self.probes.get((run["run_id"], probe)) if probe else run for run in self.of[arm]}
-        values = {seed: measure(record, name) for seed, record in found.items() if record}
-        return {seed: value for seed, value in values.items() if value is not None}
+        return {seed: record for seed, record in found.items() if record}, name
+
+    def ended_constant(self, arm: str) -> tuple[int, ...]:
+        """The seeds of ``arm`` whose run stopped at a loss that is not finite or ended as a constant classifier."""
+        return tuple(run["seed"] for run in self.of[arm] if measure(run, "lost"))
+
+    def collapsed(self, arm: str) -> bool:
+        """Whether half of the runs of ``arm`` or more did."""
+        return bool(self.of[arm]) and 2 * len(self.ended_constant(arm)) >= len(self.of[arm])
 
 
 def runs_by_scale(group: Group, records: Sequence[Record]) -> dict[str, Runs]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "landscape": ("landscape:landscape_command", "Measure the adversarial loss landscape of a model."),
     "table": ("records:table_command", "Print means and standard deviations of recorded runs."),
     "plot": ("records:plot_command", "Plot recorded runs."),
+    "compare": ("records:compare_command", "Compare two recorded runs, image by image."),
     "report": ("records:report_command", "Write all runs to one HTML page."),
     "claims": ("records:claims_command", "Rebuild CLAIMS.md and its figures from the records."),
 }

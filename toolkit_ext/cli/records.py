@@ -1,4 +1,4 @@
-"""The commands that read run records: ``toolkit-ext table``, ``plot``, ``report`` and ``claims``."""
+"""The commands that read run records: ``toolkit-ext table``, ``plot``, ``compare``, ``report`` and ``claims``."""
 
 from __future__ import annotations
 
@@ -156,6 +156,24 @@ def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Pa
     else:
         KINDS[kind](runs, out, run=values["run"])
     console.say(f"plot: {out}")
+
+
+@click.command("compare", cls=Command)
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@results_option("folder")
+@click.option("--all-seeds", is_flag=True, help="with the recorded runs that differ in their seed alone")
+def compare_command(first: str, second: str, folder: Path, all_seeds: bool) -> None:
+    """Compare two runs on the same test images: second less first, with 90% intervals.
+
+    RUN is a run_id, the path of a record, or a quoted pattern of either; commas separate the seeds of one setting.
+    Intervals count seeds and images if each side has several seeds, else images alone. Runs on other images, or with
+    another eps, norm or protocol, are refused.
+    """
+    from toolkit_ext.results.inference.compare import compare, find_runs
+
+    found = compare(*(find_runs(text, folder / "runs", all_seeds=all_seeds) for text in (first, second)))
+    console.show(f"{found.headline()}\n\n{found.table()}")
 
 
 @click.command("report", cls=Command)

@@ -13,12 +13,23 @@ if TYPE_CHECKING:
     from toolkit_ext.fast.planning import Plan, plan
 
 SPEEDS = ("off", "exact", "auto")
-TRICKS = ("layout", "folding", "single_channel_conv")
+TRICKS = ("layout", "folding", "single_channel_conv", "kernel_search")
 PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
+MATMUL_PRECISIONS = ("default", "highest", "high", "medium")
 COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 
 _HOMES = {"FrozenCopy": "frozen_copy", "Plan": "planning", "detach_computed": "frozen_copy", "plan": "planning"}
-__all__ = ["COMPILE_MODES", "PRECISIONS", "SPEEDS", "TRICKS", "FrozenCopy", "Plan", "detach_computed", "plan"]
+__all__ = [
+    "COMPILE_MODES",
+    "MATMUL_PRECISIONS",
+    "PRECISIONS",
+    "SPEEDS",
+    "TRICKS",
+    "FrozenCopy",
+    "Plan",
+    "detach_computed",
+    "plan",
+]
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of this package's

@@ -1,10 +1,10 @@
-"""How tensors are held while passes run: their layout in memory, and half precision."""
+"""How tensors are held while passes run: their layout in memory, half precision, full float32; and cuDNN's search."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import torch
@@ -99,6 +99,63 @@ def half_attention(device: torch.device) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def kernel_search(*, use: bool) -> Iterator[None]:
+    """With ``use`` cuDNN tries its kernels on every new shape of a convolution, and keeps the fastest.
+
+    Not where the user asked torch for deterministic algorithms: which kernel is the fastest changes from run to run.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    if use and not (cudnn.deterministic or torch.are_deterministic_algorithms_enabled()):
+        cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 without TF32."""
+    with ExitStack() as stack:
+        matmul = torch.get_float32_matmul_precision()
+        if matmul != "highest":
+            torch.set_float32_matmul_precision("highest")
+            stack.callback(torch.set_float32_matmul_precision, matmul)
+        cudnn = torch.backends.cudnn
+        flags: list[tuple[object, str, object]] = [(cudnn, "allow_tf32", False)]
+        if hasattr(cudnn, "conv"):  # torch 2.9 and later: one flag per operation
+            flags = [(cudnn.conv, "fp32_precision", "ieee"), (cudnn.rnn, "fp32_precision", "ieee")]
+        for owner, flag, strict in flags:
+            stack.callback(setattr, owner, flag, getattr(owner, flag))
+            setattr(owner, flag, strict)
+        yield
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Within the context GPUs compute products and convolutions of float32 in ``precision``.
+
+    ``default`` leaves torch's flags alone, ``highest`` is full float32, ``high`` TF32, and ``medium`` bfloat16 for
+    products where torch can, with TF32 for convolutions.
+    """
+    if precision == "default":
+        yield
+        return
+    with full_float32():
+        torch.set_float32_matmul_precision(precision)
+        cudnn = torch.backends.cudnn
+        if precision != "highest" and hasattr(cudnn, "conv"):  # torch 2.9 and later
+            cudnn.conv.fp32_precision = "tf32"
+        elif precision != "highest":
+            cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision("highest")
 
 
 @cache

@@ -148,12 +148,13 @@ class FrozenCopy:
         """Take over the model's weights, statistics and other buffers as they are now; returns the copy."""
         with _evaluating_parametrizations(self.model):
             modules = dict(self.model.named_modules())
+            values = [(target, getattr(modules[owner], name)) for target, owner, name in self._targets]
             for conv, norm in self.pairs:
-                layer = self.copy.get_submodule(conv)
-                for part, value in zip(("weight", "bias"), folded(modules[conv], modules[norm]), strict=True):
-                    layer.get_parameter(part).copy_(value)
-            for target, owner, name in self._targets:
-                target.copy_(getattr(modules[owner], name))
+                layer: Any = self.copy.get_submodule(conv)
+                values += zip((layer.weight, layer.bias), folded(modules[conv], modules[norm]), strict=True)
+            if values:
+                targets, sources = (list(each) for each in zip(*values, strict=True))
+                torch._foreach_copy_(targets, sources)
         return self.copy
 
 

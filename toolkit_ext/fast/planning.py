@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
-from toolkit_ext.fast.formats import check_native, choose_layout, half_passes, laid_out, layouts_kept
+from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.fast.formats import (
+    check_native,
+    choose_layout,
+    float32_products,
+    half_passes,
+    kernel_search,
+    laid_out,
+    layouts_kept,
+)
 from toolkit_ext.fast.frozen_copy import FrozenCopy
 from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
 from toolkit_ext.types import Mode
@@ -40,6 +48,7 @@ class Plan:
     tricks: frozenset[str]
     copies: bool
     compile_mode: str
+    matmul_precision: str = "default"
 
     @contextmanager
     def applied(self, *models: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterator[None]:
@@ -49,7 +58,9 @@ class Plan:
         in the layout of the weights.
         """
         kernels = single_channel_conv(*models, use="single_channel_conv" in self.tricks)
-        with layouts_kept(optimizers), laid_out(models[0], self.memory_format), kernels:
+        search = kernel_search(use="kernel_search" in self.tricks and self.device.type == "cuda")
+        products = float32_products(self.matmul_precision)
+        with layouts_kept(optimizers), laid_out(models[0], self.memory_format), kernels, search, products:
             yield
 
     def arrange(self, images: Tensor) -> Tensor:
@@ -77,7 +88,7 @@ class Plan:
         if not compiles and not (self.copies and (self.attack_dtype is not None or folds)):
             return None
         try:
-            made = self._copied(model, example, folds, _compiler(self.compile_mode))
+            made = self._copied(model, example, folds, _compiler(self.compile_mode, pads=self.attack_mode == "eval"))
         except UserError as error:
             if compiles:
                 raise
@@ -102,6 +113,7 @@ def plan(
     attack_precision: str = "same",
     attack_mode: Mode = "eval",
     compile_mode: str = "none",
+    matmul_precision: str = "default",
     device: torch.device | str | None = None,
     without: Sequence[str] = (),
 ) -> Plan:
@@ -114,7 +126,8 @@ def plan(
     ``exact``   only what gives the same bits: in half precision, attacks look at a copy whose weights are cast once
                 a step instead of at every pass
     ``auto``    also what changes rounding: channels-last layout where it is faster, batch norm folded into the
-                convolution before it while attacking, and a kernel for convolutions of grey images on CPUs
+                convolution before it while attacking, a kernel for convolutions of grey images on CPUs, and on GPUs
+                the fastest kernel of cuDNN for each convolution, found by trying
     ==========  ====================================================================================================
 
     Args:
@@ -124,6 +137,8 @@ def plan(
         attack_precision: of the passes of attacks; ``same`` as ``precision``.
         attack_mode: mode of batch norm and dropout while attacking.
         compile_mode: ``torch.compile`` of the passes of attacks: ``none`` or a mode of torch's.
+        matmul_precision: of float32 products and convolutions on GPUs: ``default`` (torch's flags), ``highest``,
+            ``high`` (TF32) or ``medium``.
         device: where the model is trained; by default where it lies.
         without: members of :data:`toolkit_ext.fast.TRICKS` to leave out, so that a benchmark can measure one at a time.
 
@@ -144,6 +159,7 @@ def plan(
     """
     check_choice("speed", speed, SPEEDS)
     check_choice("compile_mode", compile_mode, COMPILE_MODES)
+    check_choice("matmul_precision", matmul_precision, MATMUL_PRECISIONS)
     for trick in without:
         check_choice("without", trick, TRICKS)
     place = next(model.parameters()).device if device is None else torch.device(device)
@@ -162,24 +178,42 @@ def plan(
         tricks=tricks,
         copies=speed != "off",
         compile_mode=compile_mode,
+        matmul_precision=matmul_precision,
     )
 
 
-def _compiler(mode: str) -> Callable[..., Callable[[Tensor], Tensor]] | None:
+def _compiler(mode: str, *, pads: bool) -> Callable[..., Callable[[Tensor], Tensor]] | None:
+    """What makes a forward function a compiled one.
+
+    With ``pads`` a smaller batch, such as the last of an epoch, is filled up with zeros to the size of the largest
+    before, so that nothing is compiled for it; only where examples do not see each other, in evaluation mode.
+    """
     if mode == "none":
         return None
 
     def compiler(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         fast = torch.compile(forward, mode=mode, dynamic=False)
+        largest = 0
 
         def step(x: Tensor) -> Tensor:
+            nonlocal largest
             # CUDA graphs write every pass into the same memory: the outputs of the one before are done with.
             torch.compiler.cudagraph_mark_step_begin()
-            return fast(x)
+            size, largest = len(x), max(largest, len(x))
+            if not pads or size == largest:
+                return fast(x)
+            filled = torch.cat([x, x.new_zeros(largest - size, *x.shape[1:])]).contiguous(memory_format=_layout(x))
+            return fast(filled)[:size]
 
         return step
 
     return compiler
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """The memory format of ``x``; that of what is compiled must not change either."""
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def failure(model: Callable[[Tensor], Tensor], x: Tensor) -> str:

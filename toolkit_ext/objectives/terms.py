@@ -29,8 +29,7 @@ def boosted_cross_entropy(log_p: Tensor, y: Tensor) -> Tensor:
     ``log(1 − p_k)`` is the log-sum-exp of the other classes, so it needs no ``1e-4`` as in the authors'
     code, which bounds the term at 9.2 and removes the gradient of the worst examples.
     """
-    true_class = F.one_hot(y, log_p.shape[1]).bool()
-    rival = log_p.masked_fill(true_class, -torch.inf).argmax(dim=1, keepdim=True)
+    rival = log_p.scatter(1, y[:, None], -torch.inf).argmax(dim=1, keepdim=True)
     others = log_p.scatter(1, rival, -torch.inf)
     return F.nll_loss(log_p, y) + (-torch.logsumexp(others, dim=1)).mean()
 

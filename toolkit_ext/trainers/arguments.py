@@ -20,7 +20,7 @@ from toolkit_ext.fast import detach_computed
 from toolkit_ext.trainers.batches import BatchSource, isolated_rng
 from toolkit_ext.trainers.monitor import ValidationSplit
 from toolkit_ext.types import LossFn
-from toolkit_ext.units import to_python
+from toolkit_ext.units import plain, to_python
 
 
 def check_count(option: str, value: Any) -> int:
@@ -70,7 +70,8 @@ class FitOptions:
         if self.stop_after is not None:
             object.__setattr__(self, "stop_after", check_count("stop_after", self.stop_after))
         try:
-            json.dumps(dict(self.extra))
+            object.__setattr__(self, "extra", plain(dict(self.extra)))
+            json.dumps(self.extra)
         except (TypeError, ValueError) as error:
             shown = f"{quoted(self.extra)} is not allowed ({reason_of(error)})"
             raise UserError(f"extra: {shown}; give names with plain JSON values") from error

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from toolkit_ext.data import as_tensor, check_images, to_unit
 
+_MOST_PINNED = 1 << 28  # bytes; memory that is pinned cannot be swapped, so whole data sets are not
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
 SourceBatch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -32,19 +33,36 @@ class BatchSource(Protocol):
         """The batches of one epoch, in an order that ``seed`` determines."""
 
 
-def as_images(x: Any, low: float, high: float, device: torch.device, name: str = "images") -> Tensor:
+def as_images(
+    x: Any, low: float, high: float, device: torch.device, name: str = "images", *, checked: bool = True
+) -> Tensor:
     """Images on ``device``: uint8 as they are, other numbers brought from ``[low, high]`` to floats in [0, 1].
 
+    Args:
+        x: Images ``[N, C, H, W]``.
+        low, high: Range of the values, if they are floats.
+        device: Where to.
+        name: What messages call the images.
+        checked: Look at every value; on a GPU the host waits for that.
+
     Raises:
-        UserError: NaN, a wrong shape, or values outside the range; it calls the images ``name``.
+        UserError: NaN, a wrong shape, or values outside the range.
     """
     images = as_tensor(x, name)
     if images.dtype != torch.uint8 and not images.is_complex():
         images = images.float()
         if (low, high) != (0.0, 1.0):
             images = (images - low) / (high - low)
-    check_images(images, name)
-    return images.to(device)
+    if checked:
+        check_images(images, name)
+    return sent(images, device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; a batch from the CPU to a GPU through pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= _MOST_PINNED:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class TensorSource:
@@ -62,7 +80,7 @@ class TensorSource:
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
     def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
+        order = sent(torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)), self.x.device)
         for index in order.split(self.batch_size)[: len(self)]:
             yield to_unit(self.x[index]), self.y[index], index
 

@@ -57,8 +57,8 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     {'lr': 0.1}
     """
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
-    kinds: list[type[Any]] = [LoopConfig]
-    kinds += [AXES[axis][name] for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
+    named = [(axis, name) for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
+    kinds: list[type[Any]] = [LoopConfig, *(AXES[axis][name] for axis, name in named)]
     values, found = {**method.defaults, **given}, dict(given)
     for kind in kinds:
         for name, before in _earlier(kind).items():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
 from toolkit_ext.errors import check_choice
-from toolkit_ext.fast import COMPILE_MODES, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
 from toolkit_ext.types import option
 
@@ -91,6 +91,11 @@ class LoopConfig:
     compile_mode: str = option(
         "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
     )
+    matmul_precision: str = option(
+        "default",
+        "float32 on GPUs: default (torch's own flags), highest (full float32), high (TF32) or medium",
+        earlier="default",
+    )
     validation_fraction: float = option(0.1, "share of the training data set aside to choose the best epoch", BELOW_ONE)
     validation_steps: int = option(10, "steps of the PGD that measures validation robust accuracy", COUNT)
     validation_limit: int = option(1000, "most validation examples attacked after an epoch", COUNT)
@@ -119,3 +124,4 @@ class LoopConfig:
             check_choice("without", trick, TRICKS)
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
+        check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from toolkit_ext.data import check_labels, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers.batches import BATCHES, TRAINING, SourceBatch, as_images, isolated_rng, seed_of
+from toolkit_ext.trainers.batches import BATCHES, TRAINING, SourceBatch, as_images, isolated_rng, seed_of, sent
 
 # Names that data sets give to the two parts of a batch.
 _IMAGES = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs")
@@ -63,6 +63,7 @@ class StreamSource(ABC):
     def __init__(self, num_classes: int, clip: tuple[float, float], device: torch.device) -> None:
         self.num_classes, self.clip, self.device = num_classes, clip, device
         self.loader: DataLoader[Any] | None = None
+        self._checked = False  # values are looked at in the first epoch, labels always
         self._opened: tuple[int, SourceBatch, Iterator[SourceBatch], tuple[Any, ...]] | None = None
 
     @abstractmethod
@@ -80,13 +81,14 @@ class StreamSource(ABC):
         largest = 0
         for batch in self._given():
             x, y = images_and_labels(batch)
-            images = to_unit(as_images(x, *self.clip, self.device))
-            labels = check_labels(y, len(images), self.num_classes).to(self.device)
+            images = to_unit(as_images(x, *self.clip, self.device, checked=not self._checked))
+            labels = sent(check_labels(y, len(images), self.num_classes), self.device)
             if len(images) > 1 or largest <= 1:  # else the last one, without batch statistics, see TensorSource
                 yield images, labels, None
             largest = max(largest, len(images))
         if not largest:
             raise UserError("generator: it has no batch; a generator that can be read once has to be given anew")
+        self._checked = True
 
     def first(self, seed: int) -> SourceBatch:
         """The first batch of the epoch with ``seed``. It waits for that epoch, with the random numbers after it.

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
+from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
 from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
@@ -68,8 +68,7 @@ class Run:
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
         self.trace = GradientTrace()
-        average = get_ema_multi_avg_fn(loop.ema_decay)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if loop.ema_decay else None
+        self.average = WeightAverage(self.model, loop.ema_decay) if loop.ema_decay else None
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
         self.finite = NonFiniteCheck(
             self.update.optimizers,

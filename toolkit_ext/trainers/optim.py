@@ -117,6 +117,7 @@ def make_plan(model: nn.Module, loop: LoopConfig, device: torch.device, *, shard
         attack_precision=loop.craft_precision,
         attack_mode=loop.craft_mode,
         compile_mode=loop.compile_mode,
+        matmul_precision=loop.matmul_precision,
         device=device,
         without=loop.without,
     )

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
+from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.batches import isolated_rng, seed_of
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.state import digest
@@ -39,7 +39,7 @@ class RunResources:
         self.exchange = exchange
         self._networks: list[nn.Module] = []
         self._checkpoints: list[str] = []
-        self._averages: list[tuple[AveragedModel, nn.Module]] = []
+        self._averages: list[tuple[WeightAverage, nn.Module]] = []
 
     def backbone(self, name: str, **options: Any) -> nn.Module:
         """A new timm model for the run's classes and images, trainable."""
@@ -67,7 +67,7 @@ class RunResources:
 
     def moving_copy(self, model: nn.Module, decay: float) -> nn.Module:
         """A frozen copy, ``θ' ← decay θ' + (1 − decay) θ`` after each step of the update (buffers too)."""
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        average = WeightAverage(model, decay)
         average.requires_grad_(False)
         self._averages.append((average, model))
         return average.module

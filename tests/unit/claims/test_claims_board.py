@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from toolkit_ext.claims import Arm, Group
-from toolkit_ext.claims.page import board, page, ranking
+from toolkit_ext.claims.boards import board, ranking
+from toolkit_ext.claims.page import group_page
+from toolkit_ext.claims.runs import Runs, runs_by_scale
+from toolkit_ext.claims.verdict import judge_group
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record
@@ -25,7 +28,7 @@ def survived(share: float, seed: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def runs(recorded: MakeRun, experiment: Make) -> dict[str, list[Record]]:
+def runs(recorded: MakeRun, experiment: Make) -> Runs:
     """Three arms of three seeds: one far behind, two alike; and one of two seeds."""
 
     def run(method: str, share: float, seed: int) -> Record:
@@ -38,12 +41,12 @@ def runs(recorded: MakeRun, experiment: Make) -> dict[str, list[Record]]:
 
     means = {"pgd": 0.60, "trades": 0.61, "fgsm": 0.20}
     found = {name: [run(name, mean + 0.01 * seed, seed) for seed in range(3)] for name, mean in means.items()}
-    return found | {"mim": [run("mim", 0.9, seed) for seed in range(2)]}
+    return Runs(found | {"mim": [run("mim", 0.9, seed) for seed in range(2)]})
 
 
-def test_ranks_arms_with_enough_seeds(runs: dict[str, list[Record]]) -> None:
+def test_ranks_arms_with_enough_seeds(runs: Runs) -> None:
     assert ranking(("fgsm", "pgd", "mim", "trades"), runs) == pytest.approx({"trades": 0.62, "pgd": 0.61, "fgsm": 0.21})
-    assert list(ranking(tuple(runs), runs)) == ["trades", "pgd", "fgsm"]
+    assert list(ranking(tuple(runs.of), runs)) == ["trades", "pgd", "fgsm"]
 
 
 def test_of_equals_the_better_clean_accuracy_comes_first(recorded: MakeRun, experiment: Make) -> None:
@@ -52,11 +55,11 @@ def test_of_equals_the_better_clean_accuracy_comes_first(recorded: MakeRun, expe
 
     first = [run(seed, 0.98, aa) for seed, aa in enumerate((0.755, 0.795, 0.775))]
     second = [run(seed, 0.99, aa) for seed, aa in enumerate((0.78, 0.78, 0.765))]
-    assert list(ranking(("first", "second"), {"first": first, "second": second})) == ["second", "first"]
+    assert list(ranking(("first", "second"), Runs({"first": first, "second": second}))) == ["second", "first"]
 
 
-def test_marks_the_best_and_what_is_not_significantly_worse(runs: dict[str, list[Record]]) -> None:
-    lines = board(tuple(runs), runs).splitlines()
+def test_marks_the_best_and_what_is_not_significantly_worse(runs: Runs) -> None:
+    lines = board(tuple(runs.of), runs).splitlines()
     assert lines[0] == "| method | runs | clean | AutoAttack |"
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| trades", "| pgd", "| fgsm"]
     assert "**62.00(100)**" in lines[2]
@@ -64,7 +67,14 @@ def test_marks_the_best_and_what_is_not_significantly_worse(runs: dict[str, list
     assert lines[4].endswith("| 21.00(100) |")
 
 
-def test_nothing_to_rank_is_no_table(runs: dict[str, list[Record]]) -> None:
+def test_an_arm_that_ended_constant_is_named_and_not_ranked(runs: Runs) -> None:
+    for run in runs.of["fgsm"]:
+        run["details"]["training"] = {"history": [{"epoch": 9, "seconds": 1.0, "val_top_share": 1.0}]}
+    assert list(ranking(tuple(runs.of), runs)) == ["trades", "pgd"]
+    assert "Not ranked, as they ended as a constant classifier: fgsm." in board(tuple(runs.of), runs)
+
+
+def test_nothing_to_rank_is_no_table(runs: Runs) -> None:
     assert board(("pgd", "mim"), runs) == ""
 
 
@@ -72,8 +82,13 @@ def test_the_page_has_the_boards_of_a_group(recorded: MakeRun, experiment: Make)
     arms = tuple(Arm(name, experiment(name)) for name in ("pgd", "trades"))
     made = [recorded(arm.small, seed) for arm in arms for seed in range(3)]
     group = Group(1, "example", "TRADES or PGD?", "A paper", arms, (), boards={"digits": ("pgd", "trades")})
-    assert "### Leaderboard: digits (small)\n\n| method |" in page([group], made)
-    assert "Leaderboard" not in page([group], made[:4])
+
+    def page(records: list[Record]) -> str:
+        runs = runs_by_scale(group, records)
+        return group_page(group, runs, judge_group(group, runs))
+
+    assert "## Leaderboard: digits (small)\n\n| method |" in page(made)
+    assert "Leaderboard" not in page(made[:4])
 
 
 def test_an_unknown_arm_on_a_board_is_refused(experiment: Make) -> None:

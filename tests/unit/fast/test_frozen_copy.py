@@ -112,6 +112,24 @@ class Rescales(nn.Module):
         return scaled.mean((2, 3))
 
 
+class Marked(torch.autograd.Function):
+    """The identity, as a function of the user's own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+
+def test_a_function_of_the_users_own_at_the_end_is_no_obstacle() -> None:
+    model = trained("resnet18_w", width=2).eval()
+    model.register_forward_hook(lambda module, inputs, output: Marked.apply(output))
+    assert len(find_pairs(model, X)) == 20
+
+
 def test_a_pair_that_only_looks_like_one_fails_the_proof() -> None:
     model = Rescales().eval()
     assert find_pairs(model, X) == [("conv", "norm")]

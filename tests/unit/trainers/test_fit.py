@@ -344,7 +344,7 @@ FIT_ERRORS: dict[str, tuple[Any, str]] = {
     "empty": (lambda d: _with(d, x=d[0][:0]), "empty"),
     "batch": (
         lambda d: _with(d, batch_size=0),
-        "batch_size: 0 is not allowed; it must be an integer at least 1 of at least 1",
+        "batch_size: 0 is not allowed; it must be an integer at least 1",
     ),
     "epochs": (lambda d: _with(d, nb_epochs=0), "nb_epochs: 0"),
     "option": (lambda d: _with(d, verbose=True), "fit: no such argument verbose"),

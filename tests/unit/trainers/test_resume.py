@@ -122,7 +122,9 @@ SCRIPT = """
 KILLS = [("step", 2), ("step", 5), ("save", 2), ("save", 3), ("rename", 3), ("rename", 4), ("rename", 5), ("sync", 4)]
 
 
-@pytest.mark.parametrize(("where", "at"), KILLS)
+@pytest.mark.parametrize(
+    ("where", "at"), [pytest.param(*kill, marks=[] if kill == ("save", 3) else pytest.mark.slow) for kill in KILLS]
+)
 def test_kill_minus_nine(where: str, at: int, data: Data, tmp_path: Path) -> None:
     torch.save(data, tmp_path / "data.pt")
     values = {"where": where, "at": at, "data": str(tmp_path / "data.pt"), "folder": str(tmp_path / "run")}

@@ -87,7 +87,6 @@ CLASSIFIERS: dict[str, Case] = {
     "range": ({}, {"clip_values": (-1, 1)}, r"clip_values \(\[0.0, 1.0\] there, \[-1.0, 1.0\] here\)"),
     "preprocessing": ({}, {"preprocessing": (0.5, 0.25)}, r"preprocessing \(\[\] there"),
     "trained weights": ({}, {"net": lambda: Net(bias=False)}, r"trained_weights \(51 there, 48 here\)"),
-    "precision": ({}, {"net": lambda: Net(torch.float64)}, r"another model: linear.weight \(float32 \[3, 16\] there"),
 }
 OPTIONS: dict[str, Case] = {
     "validation": ({"validation_data": images(1)}, {"validation_data": images(2)}, "validation"),
@@ -240,7 +239,7 @@ def train(loader: Any, folder: Path | None = None, **options: Any) -> tuple[Tens
     made.model.register_forward_pre_hook(hook)
     trainer = StandardTrainer(made, lr=0.1, **CALM)
     trainer.fit_generator(loader, progress=False, run_dir=folder, **{"nb_epochs": 2, **options})
-    return weights(made), seen
+    return weights(made), seen[1:]  # without the batch on which the arguments are tried
 
 
 @pytest.mark.parametrize("case", LOADERS)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from toolkit_ext.backbones.outputs import check_float32, check_outputs
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.door import through_the_door
+from toolkit_ext.evaluation.loading.door import Door, through_the_door
 from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector
 from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_precision
@@ -48,11 +48,27 @@ def opened(
     with isolated(model, device):
         x = check_images(x).detach().cpu().contiguous()
         image = to_unit(x[:1]).to(device)
-        model = through_the_door(model, image)
-        classes = check_model(model, image, num_classes)
+        model, classes = _enter(model, image, num_classes)
         y = check_labels(y, len(x), classes).cpu()
         with in_precision(model, image, precision) as half:
             yield Subject(model, x, y, classes, device, half)
+
+
+def _enter(model: nn.Module, image: Tensor, num_classes: int | None) -> tuple[nn.Module, int]:
+    """``model``, behind a :class:`Door` if it needs one, and its number of classes, from one look if it needs none."""
+    seen: list[Tensor] = []
+    hook = model.register_forward_hook(lambda _, inputs, __: seen.extend(inputs))
+    try:
+        logits = _logits(model, image, num_classes)
+    except UserError:  # as writing into an input that needs a gradient raises
+        door = through_the_door(model, image)
+        if door is model:
+            raise
+        return door, check_model(door, image, num_classes)
+    finally:
+        hook.remove()
+    kept = all(torch.equal(given.detach(), image) for given in seen[:1])
+    return model if kept and logits.dtype == torch.float32 else Door(model), logits.shape[1]
 
 
 def find_device(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
@@ -82,12 +98,16 @@ def check_model(model: nn.Module, image: Tensor, num_classes: int | None) -> int
     Raises:
         UserError: weights that are not float32; outputs that :func:`check_outputs` refuses, or without a gradient.
     """
+    return _logits(model, image, num_classes).shape[1]
+
+
+def _logits(model: nn.Module, image: Tensor, num_classes: int | None) -> Tensor:
     check_float32(model, "model", "evaluation")
     with preserved_rng(image.device):
         logits = check_outputs(model, image, num_classes, probabilities=True)
     if not logits.requires_grad:
         raise UserError("model: its logits have no gradient in the input, which the attacks need (detach or no_grad?)")
-    return logits.shape[1]
+    return logits
 
 
 def check_defence(model: nn.Module, x: Tensor, y: Tensor, version: str, collector: Collector) -> None:

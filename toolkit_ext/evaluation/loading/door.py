@@ -10,7 +10,7 @@ from toolkit_ext.evaluation.running.isolation import preserved_rng
 
 
 class Door(nn.Module):
-    """``model`` on a copy of its inputs, its logits alone and in float32."""
+    """``model`` on a copy of its inputs, returning its logits alone and in float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -20,15 +20,15 @@ class Door(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, K]`` float32 of images ``[N, C, H, W]``."""
         logits: Tensor = logits_in(self.model(x.clone()))
-        return logits.float()
+        return logits
 
 
 def through_the_door(model: nn.Module, image: Tensor) -> nn.Module:
     """``model`` behind a :class:`Door` if it needs one, else ``model`` itself.
 
-    It needs one if its output for ``image`` ``[1, C, H, W]`` is more than its logits, if these are floats of another
-    type than float32, which FAB cannot take, or if it writes into its input, which attacks reuse. What fails is left to
-    the checks that follow.
+    It needs one if it returns its logits for ``image`` ``[1, C, H, W]`` with other things, or as floats of another type
+    than float32, which FAB cannot take, or if it writes into its input, which attacks reuse. What fails is left to the
+    checks that follow.
     """
     given = image.clone()
     version = given._version
@@ -37,8 +37,6 @@ def through_the_door(model: nn.Module, image: Tensor) -> nn.Module:
             output = model(given)
     except Exception:  # the checks make a message of it
         return model
-    logits = logits_in(output)
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        return model
-    other = not isinstance(output, Tensor) or output.dtype != torch.float32
-    return Door(model) if other or given._version != version else model
+    other = logits_in(output) is not output
+    written = given._version != version or not torch.equal(given, image)
+    return Door(model) if other or written else model

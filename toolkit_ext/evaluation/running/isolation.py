@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from toolkit_ext.attacks import attackable
+from toolkit_ext.fast.formats import full_float32 as full_float32  # for who measures, as the landscape does
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -51,22 +52,4 @@ def isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode, frozen weights, no autocast; the model and the random state are restored."""
     float32 = torch.autocast(device.type, enabled=False)
     with torch.inference_mode(False), float32, attackable(model), preserved_rng(device):
-        yield
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Compute float32 without TF32."""
-    with ExitStack() as stack:
-        matmul = torch.get_float32_matmul_precision()
-        if matmul != "highest":
-            torch.set_float32_matmul_precision("highest")
-            stack.callback(torch.set_float32_matmul_precision, matmul)
-        cudnn = torch.backends.cudnn
-        flags: list[tuple[object, str, object]] = [(cudnn, "allow_tf32", False)]
-        if hasattr(cudnn, "conv"):  # torch 2.9 and later: one flag per operation
-            flags = [(cudnn.conv, "fp32_precision", "ieee"), (cudnn.rnn, "fp32_precision", "ieee")]
-        for owner, flag, strict in flags:
-            stack.callback(setattr, owner, flag, getattr(owner, flag))
-            setattr(owner, flag, strict)
         yield

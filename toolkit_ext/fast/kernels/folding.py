@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
+from toolkit_ext.fast.formats import full_float32
 from toolkit_ext.fast.kernels.single_channel_conv import SingleChannelConv2d
 
 Pair = tuple[str, str]
@@ -90,6 +91,7 @@ def fold(model: nn.Module, pairs: list[Pair]) -> None:
 
 
 @torch.no_grad()
+@full_float32()  # with the 10 bits of TF32 the two passes would differ, and nothing would be folded
 def foldable_pairs(copy: Callable[[], nn.Module], x: Tensor) -> list[Pair]:
     """The pairs of a model that may be folded; empty where folding would change what it computes.
 
@@ -137,7 +139,9 @@ def _layer_pairs(model: nn.Module, x: Tensor, first: Which, second: Which) -> li
     handles = [module.register_forward_hook(watch(name)) for name, module in layers]
     try:
         with torch.enable_grad():
-            users = _users(model(x.detach().requires_grad_()).grad_fn)
+            # Held while the graph is read: older torch (2.11) drops a node of a custom function with its output.
+            output = model(x.detach().requires_grad_())
+            users = _users(output.grad_fn)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from toolkit_ext.results.inference import multiplicity
 from toolkit_ext.results.records.schema import Record
 from toolkit_ext.results.tables.aggregate import members
 from toolkit_ext.results.tables.rendering import best, blocks, fewer_examples, metrics_of
@@ -132,15 +133,8 @@ def _compare(means: pd.Series[float], tops: pd.Series[bool], resampled: Sequence
 
 
 def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which of m hypotheses are rejected: of p_(1) <= ... <= p_(m), all before the first p_(k) > level / (m - k + 1).
-
-    Holm 1979, Scandinavian Journal of Statistics 6. ``multipletests`` of statsmodels takes a second to import.
-    """
-    order = np.argsort(p_values, kind="stable")
-    passed = np.asarray(p_values)[order] <= level / np.arange(len(order), 0, -1)
-    rejected = np.zeros(len(order), dtype=bool)
-    rejected[order] = np.logical_and.accumulate(passed)
-    return [bool(value) for value in rejected]
+    """Which of several hypotheses Holm's procedure rejects at ``level``."""
+    return [p <= level for p in multiplicity.holm(p_values)]
 
 
 def _p_value(differences: Floats) -> float:

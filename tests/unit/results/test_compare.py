@@ -1,0 +1,131 @@
+"""Two runs are compared image by image and seed by seed, or refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy.stats import ttest_rel
+
+from toolkit_ext.cli import cli
+from toolkit_ext.errors import UserError
+from toolkit_ext.results import Record, read_records, write_record
+from toolkit_ext.results.inference.compare import compare, find_runs
+from toolkit_ext.results.inference.samples import outcomes
+
+Make = Callable[..., Record]
+ROOT = Path(__file__).parents[3] / "results" / "runs"
+
+
+def bits(share: float, seed: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).permutation(200) < 200 * share
+
+
+@pytest.fixture(name="run")
+def _run(make: Make) -> Make:
+    """A run with outcomes by image under AutoAttack."""
+
+    def run(method: str, seed: int, share: float, images: str = "abc", **given: Any) -> Record:
+        robust = {"aa": np.packbits(bits(share, 10 * seed)).tobytes().hex()}
+        details = {"robust": robust, "settings": {"data_sha256": images}}
+        usual: dict[str, Any] = {"run_id": f"{method}-{seed}-{images}", "details": details, "n": 200}
+        return make(method, seed=seed, clean_acc=0.9, aa_acc=share, **{**usual, **given})
+
+    return run
+
+
+PAIR = (("pgd", 0.5), ("trades", 0.7))
+
+
+def test_several_seeds_count_seeds_and_images(run: Make) -> None:
+    first, second = ([run(name, seed, share + 0.01 * seed) for seed in range(3)] for name, share in PAIR)
+    found = compare(first, second)
+    (aa,) = found.differences
+    assert (aa.metric, aa.first, aa.second) == ("aa_acc", 51.0, 71.0)
+    assert aa.estimate.value == pytest.approx(20.0)
+    assert "over 200 images and 3 and 3 seeds, paired by seed" in found.headline()
+    assert "is higher than that of pgd-0-abc (3 seeds): +20.00 points" in found.headline()
+    assert found.table().splitlines()[2].startswith("| AutoAttack | 51.00 | 71.00 | +20.00 |")
+    assert "seeds apart" in compare(first, second[:2]).counted
+
+
+def test_single_runs_count_images_alone_and_say_so(run: Make) -> None:
+    first, second = run("pgd", 0, 0.5), run("trades", 1, 0.7)
+    found = compare([first], [second])
+    p = ttest_rel(bits(0.7, 10).astype(float), bits(0.5, 0).astype(float)).pvalue
+    assert found.differences[0].p == pytest.approx(p)
+    assert "over 200 images alone, as one side is a single run" in found.headline()
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    r"test images \(data_sha256\)": {"images": "other"},
+    "eps": {"protocol": {"name": "p", "norm": "Linf", "eps": 0.2, "version": "standard"}},
+    "norms": {"protocol": {"name": "p", "norm": "L2", "eps": 0.1, "version": "standard"}},
+    "protocols": {"protocol": {"name": "q", "norm": "Linf", "eps": 0.1, "version": "standard"}},
+    "versions of AutoAttack": {"protocol": {"name": "p", "norm": "Linf", "eps": 0.1, "version": "plus"}},
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_runs_that_do_not_compare_are_refused(what: str, run: Make) -> None:
+    protocol = {"name": "p", "norm": "Linf", "eps": 0.1, "version": "standard"}
+    first, second = (
+        run("pgd", 0, 0.5, protocol=protocol),
+        run("trades", 0, 0.7, **{"protocol": protocol, **OTHER[what]}),
+    )
+    with pytest.raises(UserError, match=f"RUN: the runs have different {what}"):
+        compare([first], [second])
+
+
+def test_the_same_run_twice_and_runs_without_outcomes_are_refused(run: Make) -> None:
+    one = run("pgd", 0, 0.5)
+    with pytest.raises(UserError, match="is on both sides"):
+        compare([one], [one])
+    bare = run("trades", 0, 0.5)
+    bare["details"].pop("robust")
+    with pytest.raises(UserError, match="no outcomes by image"):
+        compare([one], [bare])
+
+
+def test_runs_are_found_by_name_path_pattern_and_seed(run: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    for seed in range(3):
+        write_record(run("pgd", seed, 0.5), folder)
+    write_record(run("trades", 0, 0.7), folder)
+
+    def seeds(text: str, **given: bool) -> list[int]:
+        return [each["seed"] for each in find_runs(text, folder, **given)]
+
+    assert seeds("pgd-1-abc") == seeds(str(folder / "pgd-1-abc.json")) == [1]
+    assert seeds("pgd-*-abc") == seeds(str(folder / "pgd-?-abc")) == seeds("pgd-1-abc", all_seeds=True) == [0, 1, 2]
+    assert seeds("pgd-2-abc,pgd-0-abc") == [0, 2]
+    with pytest.raises(UserError, match="names 4 runs that differ in more than their seed"):
+        seeds("*-abc")
+    with pytest.raises(UserError, match="'mim' names no record"):
+        seeds("mim")
+    (folder / "broken.json").write_text("{")
+    with pytest.raises(UserError, match=r"broken\.json in .* is not a run record"):
+        seeds("broken")
+
+
+def test_the_command_prints_one_line_and_a_table(run: Make, tmp_path: Path) -> None:
+    for record in (run("pgd", 0, 0.5), run("trades", 0, 0.7)):
+        write_record(record, tmp_path / "runs")
+    done = CliRunner().invoke(cli, ["compare", "pgd-0-abc", "trades-0-abc", "--results", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    first, empty, *table = done.output.splitlines()
+    assert first.startswith("AutoAttack accuracy of trades-0-abc is higher than that of pgd-0-abc: +20.00 points")
+    assert empty == ""
+    assert len(table) == 3
+
+
+@pytest.mark.skipif(not ROOT.is_dir(), reason="there are no committed records beside the tests")
+def test_the_outcomes_of_committed_records_have_their_accuracies() -> None:
+    for record in read_records(ROOT):
+        for metric, value in record["metrics"].items():
+            found = outcomes(record, metric)
+            assert found is None or found.mean() == pytest.approx(100 * value, abs=1e-4), (record["run_id"], metric)
