@@ -42,6 +42,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
+    "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": ("output", "results", "progress", "resume", "errors", "details", "save_examples", "name", "fresh"),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}

@@ -20,6 +20,7 @@ from toolkit_ext.devices import check_device
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.protocol import small_radius
+from toolkit_ext.experiments.card import write_card
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
 from toolkit_ext.io import atomic_write, make_folder
@@ -29,6 +30,7 @@ from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers.optim import make_optimizer, make_schedulers
 
 _FEW = 8  # images of a rehearsal
+READ_AS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # how data sets resize images
 
 
 def make_trainer(
@@ -142,7 +144,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         run_dir=folder,
         resume=context.resume,
         progress=context.progress,
-        extra=about,
+        extra={**about, "label_names": list(dataset.classes), "input": dict(READ_AS)},
     )
     trainer.load_best()
     evaluation = evaluate(
@@ -161,7 +163,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
     )
     record["details"] |= context.told
-    return ranks.first(lambda: _written(record, context))
+    return ranks.first(lambda: _written(record, context, folder))
 
 
 def _keep_options(experiment: Experiment, folder: Path) -> None:
@@ -179,8 +181,10 @@ def _recorded(experiment: Experiment, context: RunContext) -> Record | None:
     return record
 
 
-def _written(record: Record, context: RunContext) -> Record:
+def _written(record: Record, context: RunContext, folder: Path) -> Record:
     say(f"record: {results.write_record(record, context.results / 'runs')}")
+    if (best := folder / "best").is_dir():
+        say(f"model card: {write_card(record, best)}")
     return record
 
 
