@@ -159,7 +159,7 @@ class Branch(nn.Module):
 
 
 def test_an_export_that_is_another_model_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="differ by .* of the largest; no file is written"):
+    with pytest.raises(RunError, match=r"differ by .* of the largest; no file is written"):
         export_model(Branch(), torch.rand(3, 1, 2, 2), tmp_path / "m.pt", "torchscript")
     assert not list(tmp_path.iterdir())
 
@@ -213,7 +213,7 @@ def test_a_hub_that_refuses_is_one_line(checkpoint: Path, monkeypatch: pytest.Mo
         raise OSError("no network\nhere")
 
     monkeypatch.setattr(hub, "HfApi", refuse)
-    with pytest.raises(RunError, match="push: someone/net cannot be written .no network here"):
+    with pytest.raises(RunError, match=r"push: someone/net cannot be written .no network here"):
         run("push", checkpoint, "someone/net")
 
 
@@ -226,6 +226,6 @@ def test_a_run_leaves_a_card_and_the_names_of_its_classes(tmp_path: Path) -> Non
     card = (best / "README.md").read_text()
     assert card == card_of(record)
     low, high = record["intervals"]["clean_acc"]
-    for text in ("by pgd", "Linf, eps", f"| {low:.1%} to {high:.1%} |", "toolkit-ext train pgd", "digits"):
+    for text in ("by pgd", "Linf, eps", f"| {low:.1%} to {high:.1%} |", record["command"], "digits"):
         assert text in card
     assert Preprocessing.of(best).label_names == tuple("0123456789")
