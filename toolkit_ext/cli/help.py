@@ -27,13 +27,17 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("points", "dimensions", "degree"),
     ),
     "Data": ("data", "data_name", "data_root", "download", "n_train", "n_test", "n"),
-    "Model": ("backbone", "backbone_arg", "weights", "weights_key", "mean", "std", "imports", "threat", "spectral"),
+    "Model": (
+        *("backbone", "backbone_arg", "weights", "weights_key", "init", "mean", "std", "imports", "threat"),
+        *("freeze", "spectral"),
+    ),
     "Attack": ("attack", "craft_mode"),
     "Objective": ("objective", "label_smoothing"),
     "Update": ("update",),
     "Schedule of epsilon": ("schedule",),
     "Optimisation": (
-        *("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "lr_schedule", "warmup_epochs"),
+        *("epochs", "batch_size", "optimizer", "lr", "head_lr", "layer_decay", "momentum", "weight_decay"),
+        *("lr_schedule", "warmup_epochs"),
         *("milestones", "ema_decay", "clip_grad", "augment", "crop_padding", "seed"),
     ),
     "Speed": ("device", "speed", "precision", "craft_precision", "compile_mode", "fused_optimizer"),
@@ -43,7 +47,9 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
     "Export": ("to", "file", "top", "as_csv", "private"),
-    "Output": ("output", "results", "progress", "resume", "errors", "details", "save_examples", "name", "fresh"),
+    "Output": (
+        *("output", "results", "progress", "resume", "extend", "errors", "details", "save_examples", "name", "fresh"),
+    ),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}
 

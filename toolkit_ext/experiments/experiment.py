@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from toolkit_ext import backbones, data, results
-from toolkit_ext.backbones import Normalized
+from toolkit_ext import data, results
+from toolkit_ext.backbones import Made
 from toolkit_ext.cli.console import say
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.protocol import small_radius
 from toolkit_ext.experiments.card import write_card
+from toolkit_ext.experiments.extending import begin_with
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
+from toolkit_ext.experiments.starting import is_own, start_of, started_from
 from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers.optim import make_optimizer, make_schedulers
+from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
+from toolkit_ext.trainers.optim import make_schedulers
 
 _FEW = 8  # images of a rehearsal
 READ_AS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # how data sets resize images
@@ -35,29 +39,28 @@ READ_AS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"} 
 
 def make_trainer(
     experiment: Experiment, dataset: data.Dataset, device: torch.device
-) -> tuple[Normalized, MethodTrainer]:
-    """The untrained model of ``experiment`` on ``device``, and the trainer that holds it.
+) -> tuple[nn.Module, MethodTrainer]:
+    """The model that ``experiment`` starts from, on ``device``, and the trainer that holds it.
 
     Raises:
         UserError: an unknown method or backbone, or a hyper-parameter that is not allowed.
     """
+    made, trainer = _make(experiment, dataset, device)
+    return made.model, trainer
+
+
+def _make(experiment: Experiment, dataset: data.Dataset, device: torch.device) -> tuple[Made, MethodTrainer]:
     check_choice("method", experiment.method, TRAINERS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        model = backbones.create(
-            experiment.backbone,
-            num_classes=dataset.num_classes,
-            in_chans=dataset.in_chans,
-            image_size=dataset.image_size,
-            **experiment.backbone_args,
-        )
+        made = start_of(experiment, dataset)
         shape = (dataset.in_chans, *dataset.image_size)
-        classifier = as_classifier(model.to(device), shape, dataset.num_classes, str(device))
+        classifier = as_classifier(made.model.to(device), shape, dataset.num_classes, str(device))
         options = {"seed": experiment.seed, **experiment.hyper_parameters}
-        return model, TRAINERS[experiment.method](classifier, **options)
+        return made, TRAINERS[experiment.method](classifier, **options)
 
 
-def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trainer: MethodTrainer) -> dict[str, Any]:
+def facts(experiment: Experiment, dataset: data.Dataset, model: nn.Module, trainer: MethodTrainer) -> dict[str, Any]:
     """The facts of a training for its record and its checkpoints, known before it starts."""
     held = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
@@ -73,7 +76,7 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
             "num_classes": dataset.num_classes,
         },
         "backbone": {
-            "name": experiment.backbone,
+            "name": Path(experiment.backbone).name if is_own(experiment.backbone) else experiment.backbone,
             "args": dict(experiment.backbone_args),
             "parameters": sum(weight.numel() for weight in model.parameters()),
         },
@@ -83,21 +86,22 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: Normalized, trai
 
 def prepare(
     experiment: Experiment, dataset: data.Dataset, device: torch.device
-) -> tuple[data.Dataset, Normalized, MethodTrainer, Protocol]:
-    """The images that ``experiment`` takes of ``dataset``, its untrained model with the trainer, and the evaluation.
+) -> tuple[data.Dataset, Made, MethodTrainer, Protocol]:
+    """The images that ``experiment`` takes of ``dataset``, its model with the trainer, and the evaluation.
 
     Raises:
         UserError: an option that is not allowed with this data set or this number of epochs.
     """
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
-    model, trainer = make_trainer(experiment, dataset, device)
+    made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes
     protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
     if axes.loop.validation_fraction > 0:
         data.split_validation(dataset.x_train, dataset.y_train, axes.loop.validation_fraction, axes.loop.seed)
-    optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
+    with frozen(trainer.model, axes.loop.freeze):
+        optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
     make_schedulers([optimizer], axes.loop, len(dataset.y_train), experiment.epochs, resets)
-    return dataset, model, trainer, protocol
+    return dataset, made, trainer, protocol
 
 
 def rehearse(experiment: Experiment, dataset: data.Dataset, device: torch.device) -> None:
@@ -129,26 +133,30 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     started = results.environment()
     with ranks.one_by_one(local_rank()):
         dataset = data.load(experiment.data, root=context.data_root, download=context.download)
-    dataset, model, trainer, protocol = prepare(experiment, dataset, device)
-    about = facts(experiment, dataset, model, trainer)
+    warn_of_code(experiment)
+    dataset, made, trainer, protocol = prepare(experiment, dataset, device)
+    about = facts(experiment, dataset, made.model, trainer)
     folder = context.output / experiment.run_id
+    for line in made.lines():
+        say(line)
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
     ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
     ranks.first(lambda: _keep_options(experiment, folder))
     results.reset_peak_memory()
+    extended = ranks.first(lambda: begin_with(experiment, trainer, context, folder))
     trainer.fit(
         dataset.x_train,
         dataset.y_train,
         batch_size=experiment.batch_size,
         nb_epochs=experiment.epochs,
         run_dir=folder,
-        resume=context.resume,
+        resume=context.resume or extended,
         progress=context.progress,
-        extra={**about, "label_names": list(dataset.classes), "input": dict(READ_AS)},
+        extra={**about, "label_names": list(dataset.classes), "input": dict(READ_AS), **started_from(made)},
     )
     trainer.load_best()
     evaluation = evaluate(
-        model,
+        made.model,
         dataset.x_test,
         dataset.y_test,
         protocol,
@@ -162,8 +170,14 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     record = record_of(
         about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
     )
-    record["details"] |= context.told
+    record["details"] |= {**started_from(made), **context.told}
     return ranks.first(lambda: _written(record, context, folder))
+
+
+def warn_of_code(experiment: Experiment) -> None:
+    """Say once which files of the user's run."""
+    if files := [*([experiment.backbone] if is_own(experiment.backbone) else []), *experiment.imports]:
+        say(f"warning: {', '.join(files)}: files of code, which run when they are loaded")
 
 
 def _keep_options(experiment: Experiment, folder: Path) -> None:

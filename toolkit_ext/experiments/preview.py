@@ -31,7 +31,7 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     device = check_device(context.device)
     dataset = data.load(experiment.data, root=context.data_root, download=context.download)
     rehearse(experiment, dataset, device)
-    dataset, model, trainer, protocol = prepare(experiment, dataset, device)
+    dataset, made, trainer, protocol = prepare(experiment, dataset, device)
     loop = trainer.axes.loop
     held = round(len(dataset.y_train) * loop.validation_fraction)
     kept = len(dataset.y_train) - held
@@ -39,7 +39,7 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     channels, (height, width) = dataset.in_chans, dataset.image_size
     yield "images", f"{kept} to train, {held} to validate, {len(dataset.y_test)} to attack at the end"
     yield "size", f"{channels} x {height} x {width}, {dataset.num_classes} classes"
-    weights = sum(weight.numel() for weight in model.parameters())
+    weights = sum(weight.numel() for weight in made.model.parameters())
     yield "model", f"{experiment.backbone}, {weights:,} parameters"
     per_epoch = math.ceil(kept / experiment.batch_size)
     yield "steps", f"{per_epoch} an epoch, {per_epoch * experiment.epochs} in {experiment.epochs} epochs"
