@@ -187,13 +187,14 @@ def test_a_function_cannot_be_resumed(code: Path, tmp_path: Path) -> None:
         ("{code}:Net", {"weights_key": "ema"}, "weights-key: has no effect without a file"),
         ("{code}:Net", {"threat": "L2"}, "threat: has no effect on .*robustbench:NAME alone"),
         ("timm:lenet", {"weights": "pretrained"}, "mean: is missing"),
-        ("robustbench:X", {}, "the package robustbench is not installed"),
+        ("robustbench:X", {}, "the package robustbench cannot be imported"),
         ("robustbench:X", {"threat": "Linfty"}, "threat: 'Linfty' is not known"),
     ],
 )
 def test_what_a_door_refuses_is_one_line(
-    source: str, options: dict[str, Any], message: str, code: Path, tmp_path: Path
+    source: str, options: dict[str, Any], message: str, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "robustbench", None)  # as where it is not installed
     (tmp_path / "bad.py").write_text("1 / 0\n")
     with pytest.raises(UserError, match=message) as error:
         load(source.format(code=code, folder=tmp_path), DIGITS, **options)

@@ -43,7 +43,7 @@ def train(tmp_path: Path, *words: Any, method: str = "pgd", short: str = SHORT) 
 
 
 def weights_of(folder: Path, part: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(folder / part / "model.safetensors")
+    return dict(load_file(folder / part / "model.safetensors"))
 
 
 def lenet(classes: int = 10) -> backbones.Normalized:

@@ -165,7 +165,7 @@ def test_an_export_that_is_another_model_is_not_written(tmp_path: Path) -> None:
 
 
 def test_a_push_is_what_timm_pushes(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: dict[str, bytes] = {}
+    sent: dict[str, Any] = {}
 
     class Client:
         """Stands in for the hub's client."""

@@ -50,7 +50,7 @@ def _of_timm(weights: Sequence[Any], loop: LoopConfig) -> Optimizer:
     more = {"betas": (loop.momentum, 0.999)} if get_optimizer_info(name).num_betas == 2 else {}
     values = {"lr": loop.lr, "weight_decay": loop.weight_decay, "momentum": loop.momentum}
     try:
-        made = create_optimizer_v2(weights, opt=name, **values, **more)
+        made: Optimizer = create_optimizer_v2(weights, opt=name, **values, **more)
     except Exception as error:  # missing packages, unsupported weights
         raise UserError(f"optimizer: {name!r} cannot be made ({one_line(error, 200)})") from error
     check_inner("optimizer", made)

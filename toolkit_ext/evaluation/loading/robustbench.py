@@ -36,7 +36,7 @@ def load_robustbench(source: str, shape: Shape | None, threat: str) -> tuple[nn.
     try:
         from robustbench.utils import load_model
     except ImportError as error:
-        raise UserError(f"checkpoint {source}: the package robustbench is not installed") from error
+        raise UserError(f"checkpoint {source}: the package robustbench cannot be imported ({error})") from error
     folder = _FOLDER / data / threat
     if not any(folder.glob(f"{name}*.pt")):
         raise UserError(f"checkpoint {source}: {folder / name}.pt is not there; download it with robustbench first")
