@@ -44,11 +44,13 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Several processes": ("sharding", "sync_batch_norm", "ascent_on", "rank", "ranks"),
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
+        "early_stopping",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
     "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": (
-        *("output", "results", "progress", "resume", "extend", "errors", "details", "save_examples", "name", "fresh"),
+        *("output", "results", "progress", "quiet", "json_lines", "resume", "extend", "errors", "details"),
+        *("save_examples", "name", "fresh"),
     ),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}

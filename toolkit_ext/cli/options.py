@@ -150,7 +150,11 @@ backbone_arg_option = click.option(
 def run_context_options(command: Command) -> Command:
     """Options for the folders, the device and the display of a run."""
     for option in (
-        click.option("--progress/--no-progress", default=True, show_default=True, help="show progress bars"),
+        click.option(
+            "--progress/--no-progress", default=True, show_default=True, help="show progress bars, on a terminal"
+        ),
+        click.option("--quiet", is_flag=True, help="no bars and no line for each epoch"),
+        click.option("--json-lines", is_flag=True, help="print a JSON object for each epoch, and the result as one"),
         click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), cpu, cuda or cuda:N"),
         click.option("--download", is_flag=True, help="download the data set if it is missing"),
         data_root_option,

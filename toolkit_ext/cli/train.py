@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -81,7 +82,11 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
         return
     from toolkit_ext.experiments.experiment import run
 
-    console.show_table(console.results_table([run(experiment, context)]))
+    record = run(experiment, context)
+    if context.json_lines:
+        console.show(json.dumps({"run_id": record["run_id"], **record["metrics"]}))
+    else:
+        console.show_table(console.results_table([record]))
 
 
 def _by_default(name: str) -> bool:

@@ -95,7 +95,9 @@ def evaluate(
         settings = settle(subject, protocol, seed, size, budget, precision)
         if carry is not None:
             check_carry(carry, settings)
-        bar = tqdm(desc=f"evaluate {protocol.name}", unit="image", disable=not (progress and ranks.is_first))
+        bar = tqdm(
+            desc=f"evaluate {protocol.name}", unit="image", disable=None if progress and ranks.is_first else True
+        )
         with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
             suite = AttackSuite(Runner(subject, size, state, ranks, bar), settings, carry)
             suite.run(reject_probabilities=reject_probabilities)

@@ -22,6 +22,7 @@ from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.protocol import small_radius
 from toolkit_ext.experiments.card import write_card
+from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.extending import begin_with
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
@@ -151,7 +152,8 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         nb_epochs=experiment.epochs,
         run_dir=folder,
         resume=context.resume or extended,
-        progress=context.progress,
+        progress=context.progress and not context.quiet,
+        on_epoch=shown_epochs(context),
         extra={**about, "label_names": list(dataset.classes), "input": dict(READ_AS), **started_from(made)},
     )
     trainer.load_best()

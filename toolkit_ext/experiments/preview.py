@@ -15,7 +15,7 @@ from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.experiments.experiment import make_trainer, prepare, rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext
-from toolkit_ext.results.tables.formatting import budget
+from toolkit_ext.results.tables.formatting import budget, duration
 from toolkit_ext.trainers.compose import AXES, known
 from toolkit_ext.trainers.methods import METHODS
 
@@ -49,7 +49,7 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     seconds = step_seconds(experiment, dataset, device)
     yield (
         "time",
-        f"about {_duration(seconds * per_epoch * experiment.epochs)} to train; validation and attacks are extra",
+        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; validation and attacks are extra",
     )
     memory = results.peak_memory()
     on_device = "" if memory["device_mb"] is None else f", {memory['device_mb']:.0f} MB on {device}"
@@ -77,10 +77,3 @@ def _passes(experiment: Experiment) -> Passes:
     length = {"reset_epochs", "milestones"}  # the small training has other lengths
     given = {name: value for name, value in experiment.hyper_parameters.items() if name not in length}
     return count_passes(experiment.method, **given)
-
-
-def _duration(seconds: float) -> str:
-    """``3 s``, ``12 min`` or ``5.2 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

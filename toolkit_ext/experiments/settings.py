@@ -127,6 +127,8 @@ class RunContext:
     resume: bool = False
     extend: str | None = None
     progress: bool = True
+    quiet: bool = False
+    json_lines: bool = False
     tables: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
 

@@ -122,7 +122,7 @@ def train_curve(
     inner = [point.clone().requires_grad_() for point in curve.points[1:-1]]
     optimizer = torch.optim.SGD(inner, lr=lr, momentum=momentum)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    bar = tqdm(total=steps, desc="curve", disable=not progress, leave=False)
+    bar = tqdm(total=steps, desc="curve", disable=None if progress else True, leave=False)
     with seeded(seed, device_of(model)), bar:
         for _ in range(epochs):
             order = torch.randperm(len(y))

@@ -135,7 +135,7 @@ def loss_surface(
     done = shard.all()
     mine = [index for index in range(len(grid)) if index % ranks == rank and index not in done]
     with restored(model):
-        for index in tqdm(mine, "points", disable=not progress, leave=False):
+        for index in tqdm(mine, "points", disable=None if progress else True, leave=False):
             move_to(model, plane.at(*grid[index]))
             shard.add(index, measure(model, attack, x, y, batch_size=batch_size, seed=seed))
     return pd.DataFrame([{"a": grid[i][0], "b": grid[i][1], **row} for i, row in sorted(shard.all().items())])

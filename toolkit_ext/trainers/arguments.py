@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from toolkit_ext.bounds import COUNT
 from toolkit_ext.errors import UserError, quoted
 from toolkit_ext.fast import detach_computed
 from toolkit_ext.trainers.batches import BatchSource, isolated_rng
+from toolkit_ext.trainers.callbacks import OnEpoch
 from toolkit_ext.trainers.monitor import ValidationSplit
 from toolkit_ext.types import LossFn
 from toolkit_ext.units import plain, to_python
@@ -60,6 +61,7 @@ class FitOptions:
     resume: bool = False
     stop_after: int | None = None
     progress: bool = True
+    on_epoch: OnEpoch | Sequence[OnEpoch] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,9 @@ class FitOptions:
             raise UserError(f"run_dir: {quoted(self.run_dir)} is not allowed; give the path of a folder")
         for name in ("resume", "progress"):
             object.__setattr__(self, name, _check_flag(name, getattr(self, name)))
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise UserError(f"on_epoch: {quoted(callback)} is not allowed; give a function, or a list of functions")
         if self.stop_after is not None:
             object.__setattr__(self, "stop_after", check_count("stop_after", self.stop_after))
         try:
@@ -75,6 +80,11 @@ class FitOptions:
         except (TypeError, ValueError) as error:
             shown = f"{quoted(self.extra)} is not allowed ({reason_of(error)})"
             raise UserError(f"extra: {shown}; give names with plain JSON values") from error
+
+    @property
+    def callbacks(self) -> tuple[OnEpoch, ...]:
+        """``on_epoch`` as a tuple."""
+        return tuple(self.on_epoch) if isinstance(self.on_epoch, list | tuple) else (cast(OnEpoch, self.on_epoch),)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> FitOptions:

@@ -27,6 +27,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
 from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, check_pair, differentiable, try_step
 from toolkit_ext.trainers.batches import TensorSource, as_images, isolated_rng
+from toolkit_ext.trainers.callbacks import best_epoch
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
@@ -125,7 +126,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         best epoch by robust accuracy and to sound the alarms; test data never serves for that.
 
         ``kwargs`` are ``run_dir`` (folder for checkpoints and the log), ``resume`` (go on from ``run_dir``),
-        ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``progress`` (bars, on by default) and
+        ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``progress`` (bars on a terminal, on by
+        default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport` after every epoch) and
         ``extra`` (facts to keep with the checkpoints).
 
         Raises:
@@ -181,9 +183,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     @property
     def best_epoch(self) -> int:
         """The epoch with the best validation robust accuracy, then clean accuracy; the last where none was measured."""
-        rows = [(row.get("val_robust_acc", -1.0), row.get("val_clean_acc", -1.0), row["epoch"]) for row in self.history]
-        best = max(rows, key=lambda row: row[:2])
-        return int(best[2] if best[0] >= 0 else self.history[-1]["epoch"])
+        return best_epoch(self.history) or int(self.history[-1]["epoch"])
 
     def load_best(self) -> None:
         """Give the classifier the weights of :attr:`best_epoch`; after ``fit`` it has those of the last epoch."""
@@ -300,4 +300,5 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             parallel=parallel,
             plan=make_plan(model, loop, device, sharded=parallel.sharded),
             progress=options.progress and ranks.is_first,
+            on_epoch=options.callbacks,
         )

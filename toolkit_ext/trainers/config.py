@@ -116,6 +116,12 @@ class LoopConfig:
     validation_limit: int = option(1000, "most validation examples attacked after an epoch", COUNT)
     measure_every: int = option(1, "epochs between measurements of the validation split; 0 is never", NOT_NEGATIVE)
     overfit_patience: int = option(3, "epochs of falling validation robust accuracy before the alarm", COUNT)
+    early_stopping: int = option(
+        0,
+        "stop when so many measurements brought no better validation robust accuracy; 0 is off",
+        NOT_NEGATIVE,
+        earlier=0,
+    )
     sharding: Literal["none", "fsdp"] = option(
         "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +16,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
+from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
 from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
@@ -36,6 +37,8 @@ from toolkit_ext.types import (
     TrainingStep,
     Update,
 )
+
+_SHOW_EVERY = 1.0  # seconds
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Run:
     parallel: DataParallelContext
     plan: fast.Plan
     progress: bool = True
+    on_epoch: Sequence[OnEpoch] = ()
     history: list[dict[str, Any]] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
     best_score: tuple[float, float] = (-1.0, -1.0)
@@ -80,6 +84,7 @@ class Run:
         self.meter = GradientMeter(loop.clip_grad, self.finite.gradient)
         self.parallel.share(self.update, loop, self.axes.names["update"], self.finite.gradients)
         folder = self.folder if self.parallel.ranks.is_first else None
+        self._shown = 0.0
         self.board = TensorBoardLogger(folder.path / "tensorboard" if folder else None)
 
     @property
@@ -103,6 +108,8 @@ class Run:
             self._save()  # so that a stop inside the first epoch can be resumed too
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
+            if has_stalled(self.history, self.axes.loop.early_stopping):
+                break
             began = time.perf_counter()
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
@@ -112,11 +119,25 @@ class Run:
             row |= {"distance": distance(self.model, self.start), "seconds": time.perf_counter() - began}
             # The ranks decide alike: by the figures of the first.
             self._finish(self.parallel.ranks.first(lambda row=row: row))  # type: ignore[misc]
+            self._report()
+
+    def _report(self) -> None:
+        row = self.history[-1]
+        for callback in self.on_epoch:
+            with isolated_rng(seed_of(self.axes.loop.seed, row["epoch"], MEASURING)):
+                callback(EpochReport(int(row["epoch"]), self.epochs, row, self.history, self.measured))
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         averages = Averages()
         batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, BATCHES))
-        bar = tqdm(batches, f"epoch {epoch}/{self.epochs}", len(self.source), disable=not self.progress, leave=False)
+        # None: no bar where the output is no terminal.
+        bar = tqdm(
+            batches,
+            f"epoch {epoch}/{self.epochs}",
+            len(self.source),
+            disable=None if self.progress else True,
+            leave=False,
+        )
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
         for index, batch in enumerate(bar):
@@ -124,8 +145,19 @@ class Run:
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
             averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * len(self.source) + index)))
+            self._show(bar, averages)
         self.finite.seen()
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
+
+    def _show(self, bar: tqdm[Any], averages: Averages) -> None:
+        """The mean losses of the epoch so far, and the last accuracies, on the bar; once a second, as it waits."""
+        if bar.disable or (now := time.monotonic()) - self._shown < _SHOW_EVERY:
+            return
+        self._shown = now
+        losses = {name: f"{value:.3g}" for name, value in averages.means().items() if name.startswith("loss")}
+        last = self.history[-1] if self.history else {}
+        measured = {name: last.get(f"val_{name}_acc") for name in ("clean", "robust")}
+        bar.set_postfix(losses | {name: f"{value:.1%}" for name, value in measured.items() if value is not None})
 
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
         loop = self.axes.loop

@@ -45,7 +45,6 @@ class TF32(TorchDispatchMode):
     ("name", "arguments", "pairs"),
     [
         ("resnet18_w", {"width": 2}, 20),
-        ("resnet18", {"small_stem": True}, 20),
         ("preact_resnet18", {}, 8),
         ("mobilenetv3_small_050", {}, 34),
     ],

@@ -10,9 +10,11 @@ import torch
 import torchattacks
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from toolkit_ext import data
 from toolkit_ext.trainers import PGDTrainer, as_classifier
+from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.batches import seed_of
 
 # Of eighths whole numbers have exact averages, of which no rounding changes the whole part.
@@ -117,3 +119,23 @@ def test_the_average_is_that_of_a_loop_written_by_hand(
     of_weights, of_average = ([right(pair[i], x_held, y_held) for pair in by_hand] for i in (0, 1))
     assert measured == of_average
     assert all(ours != theirs for ours, theirs in zip(measured, of_weights, strict=True))
+
+
+def test_the_average_is_torchs_own_bit_for_bit_also_after_a_restart() -> None:
+    model = network()
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    ours = WeightAverage(model, 0.9)
+    for step in range(4):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.full_like(weight, 0.1 * (step + 1)))
+            model(torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(step)))  # moves the statistics
+        theirs.update_parameters(model)
+        ours.update_parameters(model)
+        if step == 1:
+            restored = WeightAverage(network(), 0.9)
+            restored.load_state_dict(ours.state_dict())
+            ours = restored
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value)

@@ -74,6 +74,13 @@ def budget(eps: float) -> str:
     return f"{levels}/255" if grey else f"{eps:.12g}"
 
 
+def duration(seconds: float) -> str:
+    """``0.8 s``, ``3 s``, ``12 min`` or ``5.2 h``."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def plain(text: str) -> str:
     """``text`` in one line, with control and text-direction characters written as ``\\x1b``."""
     return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in text)
