@@ -13,6 +13,7 @@ from torch import nn
 
 from toolkit_ext import backbones, results
 from toolkit_ext.cli import cli
+from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers.config import LoopConfig
@@ -86,7 +87,7 @@ def test_a_head_of_another_size_is_new(tmp_path: Path, capfd: Any) -> None:
     assert record["details"]["model"]["weights"]["anew"] == ["fc.weight", "fc.bias"]
     error = capfd.readouterr().err
     assert "the head is new, with initial weights: fc.weight, fc.bias" in error
-    assert "fine-tuning: lr 0.01 with sgd" in error
+    assert "fine-tuning: lr 0.01, as none is given" in error
     assert record["hyper_parameters"]["lr"] == 0.01
     kept, given = weights_of(folder), model.backbone.state_dict()
     assert all(torch.equal(kept[name], given[name]) for name in given if "fc." not in name)
@@ -109,6 +110,21 @@ def test_code_identifies_a_run_and_its_place_does_not(code: str, tmp_path: Path)
     assert Experiment("pgd", backbone=code).run_id == Experiment("pgd", backbone=f"{other}:Net").run_id
     other.write_text(CODE + "\n\n# changed\n")
     assert Experiment("pgd", backbone=code).run_id != Experiment("pgd", backbone=f"{other}:Net").run_id
+
+
+def test_the_config_of_a_run_starts_it_again(code: str, tmp_path: Path) -> None:
+    record, folder = train(
+        tmp_path, "--backbone", code, "--import", code.partition(":")[0], "--mean", "0", "--std", "2"
+    )
+    (tmp_path / "results" / "runs" / f"{record['run_id']}.json").unlink()
+    again, _ = train(tmp_path, "--config", folder / "config.yaml", "--resume", short="")
+    assert again["run_id"] == record["run_id"]
+
+
+def test_a_sweep_fine_tunes_as_train_does(tmp_path: Path) -> None:
+    torch.save(lenet().backbone.state_dict(), tmp_path / "w.pth")
+    (task,) = plan(("pgd",), (0,), {"weights": str(tmp_path / "w.pth"), "epochs": "1"})
+    assert task.experiment.hyper_parameters == {"lr": 0.01}
 
 
 def test_init_goes_on_from_a_checkpoint_with_its_network(tmp_path: Path) -> None:
@@ -215,6 +231,7 @@ def test_an_extended_run_has_the_bits_of_a_fresh_one(tmp_path: Path) -> None:
         (["--lr-schedule", "cosine"], "extend: lr_schedule cosine depends on the number of epochs"),
         (["--schedule", "periodic"], "extend: schedule periodic depends on the number of epochs"),
         (["--epochs", "1", "--seed", "1"], "has 1 epochs already"),
+        (["--early-stopping", "3"], "extend: early_stopping may have ended the shorter run"),
         (["--measure-every", "2"], "epoch 1 was measured as the last one only"),
         (["--lr", "0.04"], "resume: the checkpoint is of another run: lr .0.05 there, 0.04 here"),
         (["--weight-decay", "0.1", "--n-train", "40"], "resume: the checkpoint is of another run: .*data"),

@@ -31,7 +31,8 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     args = values.pop("backbone_arg")
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
     given = {name: value for name, value in values.items() if value is not None}
-    return Experiment(method=method, backbone_args=args, hyper_parameters=given, **fixed)
+    experiment = Experiment(method=method, backbone_args=args, hyper_parameters=given, **fixed)
+    return fine_tuning(experiment, METHODS[method].defaults if method in METHODS else {})
 
 
 @click.command("train", cls=TrainCommand)
@@ -74,9 +75,8 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
     experiment = experiment_of(method, values)
     if experiment.init and _by_default("backbone"):
         experiment = as_checkpoint(experiment)
-    experiment, told = fine_tuning(experiment, METHODS[method].defaults if method in METHODS else {})
-    if told:
-        console.say(told)
+    if "lr" in experiment.hyper_parameters and values["lr"] is None:
+        console.say(f"fine-tuning: lr {experiment.hyper_parameters['lr']:g}, as none is given")
     if dry_run:
         _preview(experiment, context)
         return

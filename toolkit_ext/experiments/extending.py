@@ -34,6 +34,8 @@ def begin_with(experiment: Experiment, trainer: MethodTrainer, context: RunConte
         if value != "constant":
             reason = f"{option} {value} depends on the number of epochs"
             raise UserError(f"extend: {reason}, so a fresh run differs from the first epoch; train it without --extend")
+    if loop.early_stopping:
+        raise UserError("extend: early_stopping may have ended the shorter run; train the longer one without --extend")
     if loop.measure_every and done % loop.measure_every:
         raise UserError(f"extend: epoch {done} was measured as the last one only; a fresh run would not measure it")
     for part in _PARTS:

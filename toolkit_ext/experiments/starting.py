@@ -111,16 +111,15 @@ def as_checkpoint(experiment: Experiment) -> Experiment:
     return replace(experiment, backbone=config["architecture"], backbone_args=arguments)
 
 
-def fine_tuning(experiment: Experiment, defaults: Mapping[str, Any]) -> tuple[Experiment, str]:
-    """``experiment`` with a learning rate for fine-tuning where it has weights and names none, and a line about it.
+def fine_tuning(experiment: Experiment, defaults: Mapping[str, Any]) -> Experiment:
+    """``experiment``, with a learning rate for fine-tuning where it starts from weights and names none.
 
     Args:
         experiment: What the user asked for.
         defaults: The method's own values.
     """
     if not (experiment.weights or experiment.init) or "lr" in experiment.hyper_parameters:
-        return experiment, ""
+        return experiment
     optimizer = experiment.hyper_parameters.get("optimizer", defaults.get("optimizer", "sgd"))
     rate = _LR.get(optimizer, _OTHER_LR)
-    made = replace(experiment, hyper_parameters={**experiment.hyper_parameters, "lr": rate})
-    return made, f"fine-tuning: lr {rate:g} with {optimizer}, as none is given"
+    return replace(experiment, hyper_parameters={**experiment.hyper_parameters, "lr": rate})
