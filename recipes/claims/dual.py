@@ -2,7 +2,8 @@
 
 Lee: Formulation. Graduation project, Konkuk University, 2024. The source measures nothing. It proposes the update with
 a large learning rate η of SGD and a small one γ of Adam, and asks whether Adam explodes. Both are chosen on the
-validation split. Small: LeNet of width 8 on digits, L2-PGD at eps 0.5.
+validation split. Small: LeNet of width 8 on digits, L2-PGD at eps 0.5. Medium: all 360 test images and a
+constant γ.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ADAM = tuple({"lr": rate} for rate in (3e-4, 1e-3, 3e-3))
 BOTH = tuple({"lr": eta, "dual_gamma": gamma} for eta in (0.01, 0.03, 0.1) for gamma in (1e-4, 1e-3, 3e-3))
 
 
+WITH_ADAM = {"optimizer": "adam", "weight_decay": 0.0}
 L2 = {"norm": "L2", "eps": 0.5, "steps": 10}
 
 
@@ -28,6 +30,12 @@ def small(method: str, epochs: int, warmup_epochs: float = 1.0, **more: Any) -> 
     """Seconds of training on one core; the recorded runs of ``dual`` schedule γ like η."""
     more |= {"dual_gamma_schedule": "as_lr"} if method == "dual" else {}
     return digits(method, epochs=epochs, **L2, measure_every=2, warmup_epochs=warmup_epochs, **more)
+
+
+def medium(method: str, epochs: int, warmup_epochs: float = 1.0, **more: Any) -> Experiment:
+    """The same on all test images, with γ constant, as the source has it."""
+    usual: dict[str, Any] = {**L2, "measure_every": 2, "warmup_epochs": warmup_epochs, "n_test": 360}
+    return digits(method, epochs=epochs, **usual, **more)
 
 
 def paper(method: str, epochs: int) -> Experiment:
@@ -43,7 +51,8 @@ RIVALS = (PGD, ONE_SGD, ONE_ADAM)
 def cell(eta: float, gamma: float, warmup: float = 1.0) -> Arm:
     """One cell of the grid over η and γ, with warm-up of η or without."""
     name = f"dual, η {eta:g}, γ {gamma:g}" + ("" if warmup else ", no warm-up")
-    return Arm(name, small("dual", 11, lr=eta, dual_gamma=gamma, warmup_epochs=warmup))
+    rates = {"lr": eta, "dual_gamma": gamma, "warmup_epochs": warmup}
+    return Arm(name, small("dual", 11, **rates), medium=medium("dual", 11, **rates))
 
 
 GRID = (
@@ -60,10 +69,10 @@ GROUP = Group(
     title="Two optimisers, one for the clean and one for the adversarial loss",
     source="Lee, Formulation, graduation project, Konkuk University, 2024",
     arms=(
-        Arm(PGD, small("pgd", 12), paper("pgd", 200), SGD, LINF),
-        Arm(ONE_SGD, small("clean_adv", 11), paper("clean_adv", 183), SGD, LINF),
-        Arm(ONE_ADAM, small("clean_adv", 11, optimizer="adam", weight_decay=0.0), None, ADAM, LINF),
-        Arm(DUAL, small("dual", 11), paper("dual", 183), BOTH, LINF),
+        Arm(PGD, small("pgd", 12), paper("pgd", 200), SGD, LINF, medium("pgd", 12)),
+        Arm(ONE_SGD, small("clean_adv", 11), paper("clean_adv", 183), SGD, LINF, medium("clean_adv", 11)),
+        Arm(ONE_ADAM, small("clean_adv", 11, **WITH_ADAM), None, ADAM, LINF, medium("clean_adv", 11, **WITH_ADAM)),
+        Arm(DUAL, small("dual", 11), paper("dual", 183), BOTH, LINF, medium("dual", 11)),
         *GRID,
     ),
     claims=(

@@ -4,6 +4,7 @@ Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial tr
 top eigenvalue of the Hessian grows, gradients are larger and do not vanish, the weights stay closer to their start, and
 small models end as constant classifiers. Adversarial examples change along the top eigenvector but not along a random
 direction. Small: LeNet on 6,400 images of MNIST, and ResNet-18 of width 4 on 2,000 of cifar10-jpeg.
+Medium: LeNet of width 8 on 20,000 images for 60 epochs, also at eps 0.4, and ResNet-18 of width 4 on CIFAR-10.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from toolkit_ext.claims import Alike, All, Arm, AtLeast, AtMost, Claim, Group, Lower, Row, Trend, half
-from toolkit_ext.claims.probes import hessian, similarity
+from toolkit_ext.claims.probes import generalisation, hessian, similarity
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, mnist
+from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, cifar10_narrow, mnist
 from toolkit_ext.experiments.settings import Experiment
 
 Cosines = dict[float, tuple[float, float]]
@@ -32,6 +33,9 @@ LENET: Cosines = {
     0.05: (0.274, 0.863),
     0.1: (0.367, 0.780),
 }
+# Mean cosine at a = 0.1 along the top eigenvector and a random direction at further eps.
+AT_A_TENTH = {0.1: (0.705, 0.860), 0.2: (0.683, 0.837), 0.4: (0.455, 0.653)}
+PLACE = "table of cosines, LeNet on MNIST"
 
 
 ATTACKS = ("clean", "pgd20", "aa")
@@ -55,6 +59,17 @@ def _lenet(eps: float, width: int, rise: float, **scale: Any) -> Experiment:
     return mnist("pgd", width=width, eps=eps, **usual, **warmup, **scale)
 
 
+def medium_lenet(eps: float, *, width: int = 8) -> Experiment:
+    """Twenty minutes on one core."""
+    size: dict[str, Any] = {"epochs": 60, "n_train": 20_000, "n_test": 1_000, "measure_every": 5}
+    return _lenet(eps, width, 20.0, **size, lr=3e-4, precision="bf16-mixed")
+
+
+def medium_resnet(method: str, **more: Any) -> Experiment:
+    """Half an hour on one core; at 8/255 the run of claim 2 without periods."""
+    return cifar10_narrow(method, **{"lr_schedule": "multistep", "milestones": (10, 15)}, **more)
+
+
 def small_resnet() -> Experiment:
     """Minutes on one core."""
     network: dict[str, Any] = {"backbone": "resnet18_w", "width": 4, "epochs": 8, "n_train": 2_000}
@@ -71,9 +86,9 @@ def lenet(eps: float) -> str:
     return f"LeNet, eps {eps:g}"
 
 
-def trend(metric: str, margin: float, *, falls: bool = False) -> Trend:
+def trend(metric: str, margin: float, *, falls: bool = False, over: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)) -> Trend:
     """``metric`` grows (or falls) with eps, by ``margin`` or more over the range."""
-    return Trend(tuple((lenet(eps), metric) for eps in RADII), RADII, margin, falls)
+    return Trend(tuple((lenet(eps), metric) for eps in over), over, margin, falls)
 
 
 def cosine(direction: str, distance: float) -> str:
@@ -104,9 +119,14 @@ def moved(arm: str, where: str, figures: Cosines, far: float) -> Claim:
 
 
 RADII = (0.0, 0.1, 0.2, 0.3)
-RESNET18, NARROW = "ResNet-18, eps 8/255", "LeNet of width 1, eps 0.4"
+FIVE = (*RADII, 0.4)
+RESNET18, PLAIN, NARROW = "ResNet-18, eps 8/255", "ResNet-18, eps 0", "LeNet of width 1, eps 0.4"
 HESSIAN = {"hessian": hessian(500)}
-PROBES = dict.fromkeys(RADII, HESSIAN) | {0.3: HESSIAN | {"similarity": similarity(500, tuple(LENET))}}
+ALONG = {"similarity": similarity(500, tuple(LENET))}
+PROBES = dict.fromkeys(RADII, HESSIAN) | {0.3: HESSIAN | ALONG}
+ON_TEST = {"similarity_test": similarity(500, tuple(LENET), on_test=True)}
+FURTHER = dict.fromkeys(RADII[1:], ALONG | ON_TEST) | {0.0: {}, 0.4: HESSIAN | ALONG | ON_TEST}
+GAP = {"generalisation": generalisation(1_000)}
 
 GROUP = Group(
     number=3,
@@ -114,9 +134,32 @@ GROUP = Group(
     title="The adversarial loss landscape",
     source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
     arms=(
-        *(Arm(lenet(eps), small_lenet(eps), paper_lenet(eps), probes=PROBES[eps]) for eps in RADII),
-        Arm(RESNET18, small_resnet(), paper_resnet(), probes={"similarity": similarity(250, tuple(RESNET))}),
-        Arm(NARROW, small_lenet(0.4, width=1), paper_lenet(0.4, width=1)),
+        *(
+            Arm(
+                lenet(eps),
+                small_lenet(eps),
+                paper_lenet(eps),
+                probes=PROBES[eps],
+                medium=medium_lenet(eps),
+                medium_probes=FURTHER[eps],
+            )
+            for eps in RADII
+        ),
+        Arm(lenet(0.4), medium=medium_lenet(0.4), medium_probes=FURTHER[0.4]),
+        Arm(
+            RESNET18,
+            small_resnet(),
+            paper_resnet(),
+            probes={"similarity": similarity(250, tuple(RESNET))},
+            medium=medium_resnet("pgd", eps=8 / 255, steps=7, attacks=("clean", "pgd20", "apgd_ce", "apgd_ce_t")),
+            medium_probes=GAP,
+        ),
+        Arm(
+            PLAIN,
+            medium=medium_resnet("standard", attacks=("clean",), protocol="linf_8_255"),
+            medium_probes=GAP,
+        ),
+        Arm(NARROW, small_lenet(0.4, width=1), paper_lenet(0.4, width=1), medium=medium_lenet(0.4, width=1)),
     ),
     claims=(
         Claim(
@@ -124,6 +167,13 @@ GROUP = Group(
             "The top eigenvalue of the Hessian of the adversarial loss is larger at eps 0.3 than at 0.",
             Lower((lenet(0.0), "hessian:eigenvalue"), (lenet(0.3), "hessian:eigenvalue"), margin=2.0),
             rows=tuple(Row(lenet(eps), "hessian:eigenvalue") for eps in RADII),
+        ),
+        Claim(
+            "eigenvalue-grows-at-every-eps",
+            "The larger eps is, up to 0.4, the larger the top eigenvalue of the Hessian of the adversarial loss.",
+            trend("hessian:eigenvalue", 2.0, over=FIVE),
+            "figure of top Hessian eigenvalues, LeNet on MNIST",
+            rows=tuple(Row(lenet(eps), "aa_err") for eps in FIVE),
         ),
         Claim(
             "gradients-do-not-vanish",
@@ -138,6 +188,34 @@ GROUP = Group(
         ),
         moved(RESNET18, "table of cosines, ResNet18 on CIFAR10, eps 8/255", RESNET, 1.0),
         moved(lenet(0.3), "table of cosines, LeNet on MNIST, eps 0.3", LENET, 0.01),
+        Claim(
+            "random-directions-move-nothing-at-small-eps",
+            "LeNet at eps 0.1 and 0.2: adversarial examples do not change as the weights move by 0.1 at random.",
+            All(tuple(Alike(tuple((lenet(eps), cosine("random", a)) for a in (0.0, 0.1)), 0.05) for eps in (0.1, 0.2))),
+            "table of cosines, LeNet on MNIST, eps 0.1 and 0.2",
+            rows=tuple(
+                Row(lenet(eps), f"{probe}:cosine_{direction}_0.1", figure, PLACE if figure else "")
+                for eps, pair in AT_A_TENTH.items()
+                for direction, known in zip(("eigenvector", "random"), pair, strict=True)
+                for probe, figure in (("similarity", known), ("similarity_test", None))
+            ),
+        ),
+        Claim(
+            "adversarial-training-converges-more-slowly",
+            "Adversarial training takes more epochs than plain training to halve the loss of guessing.",
+            Lower((PLAIN, "half_loss_epoch"), (RESNET18, "half_loss_epoch"), margin=1.0),
+            "slide Adversarial Training, a figure without numbers, ResNet18 on CIFAR10",
+        ),
+        Claim(
+            "adversarial-training-generalises-worse",
+            "The gap between training and test error, each under the attack of the training, is larger for adversarial "
+            "training.",
+            Lower((PLAIN, "generalisation:gap"), (RESNET18, "generalisation:gap"), margin=2.0),
+            "slide Adversarial Training, a figure without numbers, ResNet18 on CIFAR10",
+            rows=tuple(
+                Row(arm, f"generalisation:{of}") for arm in (PLAIN, RESNET18) for of in ("train_err", "test_err")
+            ),
+        ),
         Claim(
             "small-models-end-constant",
             "Most small models trained at a large constant eps end as a constant classifier.",

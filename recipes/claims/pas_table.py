@@ -3,17 +3,18 @@
 Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. LeNet on MNIST at
 eps 0.4, and ResNet-18 of width 8 on CIFAR-10 at 8/255, the latter with a periodic learning rate and the ensemble of the
 snapshots at epochs 100, 150 and 200. Small: the runs of claim 1 at 1e-4, and LeNet on 3,000 images of cifar10-jpeg.
+Medium: the runs of claim 1 at 1e-4, and ResNet-18 and VGG-16 of width 4 on 15,000 images of CIFAR-10 for 20 epochs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from toolkit_ext.claims import All, Arm, Claim, Group, Lower, Row, half
 from toolkit_ext.claims.probes import ensemble
 from toolkit_ext.claims.recipe import recipe
-from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, mnist
+from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, cifar10_narrow, mnist
 from toolkit_ext.experiments.settings import Experiment
 
 ATTACKS = ("clean", "pgd20", "pgd100", "apgd_ce", "apgd_dlr", "aa")
@@ -29,6 +30,16 @@ CIFAR = {
     "constant": (21.00, 48.98, 48.87, 50.29, 50.98),
     "cosine": (19.90, 48.57, 48.49, 49.71, 50.54),
     "linear": (20.26, 48.60, 48.52, 49.73, 50.68),
+    "no periods, cosine": (18.43, 53.95, 53.85, 56.16, 55.77),
+    "no periods, linear": (18.55, 53.46, 53.41, 55.69, 55.45),
+}
+VGG = {
+    "no periods": (28.25, 56.22, 56.19, 58.18, 58.65),
+    "no periods, cosine": (25.06, 56.06, 56.00, 57.83, 58.88),
+    "no periods, linear": (23.56, 56.09, 55.88, 57.74, 58.39),
+    "constant": (28.33, 54.24, 54.16, 55.45, 56.56),
+    "cosine": (23.91, 53.18, 53.10, 54.44, 55.80),
+    "linear": (21.88, 53.03, 52.97, 54.32, 55.63),
 }
 EPS, LEVEL = 0.4, 8 / 255
 RISING = ("cosine", "linear")
@@ -45,14 +56,20 @@ RISES: dict[str, dict[str, Any]] = {
 }
 
 
-def lenet(schedule: str, *, paper: bool) -> Experiment:
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 200},
+    "medium": {"width": 8, "epochs": 40, "batch_size": 64, "n_train": 20_000, "n_test": 1_000, "constant_patience": 3},
+    "paper": {"epochs": 100, "n_test": 10_000},
+}
+
+
+def lenet(schedule: str, scale: str) -> Experiment:
     """The runs of claim 1 at a learning rate of 1e-4."""
-    small: dict[str, Any] = {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 200}
-    size = {"epochs": 100, "n_test": 10_000} if paper else small
+    paper = scale == "paper"
     attack = {"steps": 50, "alpha": 0.01} if paper else {"steps": 10, "precision": "bf16-mixed"}
     own = RISES[schedule] | ({"eps_per": "epoch"} if paper and schedule != "constant" else {})
     rates = {"lr": 1e-4, "lr_schedule": "constant", "measure_every": 5}
-    return mnist("pgd", eps=EPS, **size, **attack, **rates, **own, attacks=ATTACKS)
+    return mnist("pgd", eps=EPS, **SIZES[scale], **attack, **rates, **own, attacks=ATTACKS)
 
 
 def cifar(schedule: str, *, paper: bool) -> Experiment:
@@ -66,6 +83,28 @@ def cifar(schedule: str, *, paper: bool) -> Experiment:
     if paper:
         return cifar10(method, width=8, eps=LEVEL, n_test=10_000, **usual, **{"milestones": (), **own})
     return cifar10_lenet(method, width=4, eps=LEVEL, n_train=3_000, n_test=100, **usual, **own)
+
+
+def medium(schedule: str, network: str = "resnet18_w") -> Experiment:
+    """Half an hour of training on one core; without periods, eps rises once, over the whole training."""
+    periodic, rise = not schedule.startswith("no periods"), schedule.rpartition(", ")[2]
+    usual: dict[str, Any] = {"eps": LEVEL, "steps": 7, "attacks": ("clean", "pgd20", "apgd_ce", "apgd_ce_t")}
+    if periodic:
+        return cifar10_narrow("pas", backbone=network, reset_epochs=(10, 15), **usual, **PERIODIC[schedule])
+    once = {"schedule": "periodic", "periods": 1, **PERIODIC[rise]} if rise in RISING else {}
+    falls = {"lr_schedule": "multistep", "milestones": (10, 15)}
+    return cifar10_narrow("pgd", backbone=network, **usual, **falls, **once)
+
+
+def arms(table: Mapping[str, tuple[float, ...]], named: Callable[[str], str], network: str) -> tuple[Arm, ...]:
+    """The arms of ``network`` on CIFAR-10; those of the other scales are of ResNet-18."""
+    found = []
+    for s in table:
+        known = network == "resnet18_w" and not s.startswith("no periods,")
+        small, paper = (cifar(s, paper=False), cifar(s, paper=True)) if known else (None, None)
+        probes = {} if s.startswith("no periods") else {"ensemble": ensemble()}
+        found.append(Arm(named(s), small, paper, probes=probes, medium=medium(s, network)))
+    return tuple(found)
 
 
 def rows(arm: str, figures: tuple[float, ...], probe: str = "") -> tuple[Row, ...]:
@@ -89,18 +128,27 @@ def c(schedule: str) -> str:
     return f"CIFAR-10, {schedule}"
 
 
+def v(schedule: str) -> str:
+    """The arm of VGG-16 on CIFAR-10."""
+    return f"CIFAR-10, VGG-16, {schedule}"
+
+
+def rises(named: Callable[[str], str], table: Mapping[str, tuple[float, ...]], constant: str, probe: str = "") -> All:
+    """Eps along a cosine or a line is more robust than constant eps, with the learning rate of ``constant``."""
+    arms = tuple(s if constant == "constant" else f"{constant}, {s}" for s in RISING)
+    pairs = ((named(s), named(constant), margin(table, s, constant)) for s in arms)
+    return All(tuple(Lower((a, probe + APGD), (b, probe + APGD), margin=delta) for a, b, delta in pairs))
+
+
 GROUP = Group(
     number=2,
     name="pas_table",
     title="The table of periodic adversarial scheduling",
     source="Liu et al., On the loss landscape of adversarial training, NeurIPS 2020",
     arms=(
-        *(Arm(m(s), lenet(s, paper=False), lenet(s, paper=True)) for s in MNIST),
-        Arm(c("no periods"), cifar("no periods", paper=False), cifar("no periods", paper=True)),
-        *(
-            Arm(c(s), cifar(s, paper=False), cifar(s, paper=True), probes={"ensemble": ensemble()})
-            for s in ("constant", *RISING)
-        ),
+        *(Arm(m(s), lenet(s, "small"), lenet(s, "paper"), medium=lenet(s, "medium")) for s in MNIST),
+        *arms(CIFAR, c, "resnet18_w"),
+        *arms(VGG, v, "vgg16_w"),
     ),
     claims=(
         Claim(
@@ -127,16 +175,39 @@ GROUP = Group(
         Claim(
             "cifar-rising-eps",
             "On CIFAR-10, with periods and ensembles, eps along a cosine or a line is more robust than constant eps.",
-            All(
-                tuple(
-                    Lower(
-                        (c(s), TOGETHER + APGD), (c("constant"), TOGETHER + APGD), margin=margin(CIFAR, s, "constant")
-                    )
-                    for s in RISING
-                )
-            ),
+            rises(c, CIFAR, "constant", TOGETHER),
             "table 1",
             rows=tuple(row for s in RISING for row in rows(c(s), CIFAR[s], TOGETHER)),
+        ),
+        Claim(
+            "cifar-rising-eps-without-periods",
+            "On CIFAR-10 without periods, eps along a cosine or a line is more robust than constant eps.",
+            rises(c, CIFAR, "no periods"),
+            "table 1",
+            rows=tuple(row for s in RISING for row in rows(c(f"no periods, {s}"), CIFAR[f"no periods, {s}"])),
+        ),
+        Claim(
+            "vgg-periods",
+            "On CIFAR-10, an ensemble of VGG-16 over the periods of the learning rate beats one model without periods.",
+            Lower(
+                (v("constant"), TOGETHER + APGD), (v("no periods"), APGD), margin=margin(VGG, "constant", "no periods")
+            ),
+            "table 1",
+            rows=(*rows(v("no periods"), VGG["no periods"]), *rows(v("constant"), VGG["constant"], TOGETHER)),
+        ),
+        Claim(
+            "vgg-rising-eps",
+            "On CIFAR-10, ensembles of VGG-16 with eps along a cosine or a line are more robust than constant eps.",
+            rises(v, VGG, "constant", TOGETHER),
+            "table 1",
+            rows=tuple(row for s in RISING for row in rows(v(s), VGG[s], TOGETHER)),
+        ),
+        Claim(
+            "vgg-rising-eps-without-periods",
+            "On CIFAR-10 without periods, VGG-16 with eps along a cosine or a line is more robust than constant eps.",
+            rises(v, VGG, "no periods"),
+            "table 1",
+            rows=tuple(row for s in RISING for row in rows(v(f"no periods, {s}"), VGG[f"no periods, {s}"])),
         ),
     ),
     notes="The source's PGD stands beside PGD-20. What the source does not tell of its training on CIFAR-10, such as "

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit_ext import backbones
 from toolkit_ext.data import split_validation, to_unit
-from toolkit_ext.trainers.batches import TensorSource, seed_of
+from toolkit_ext.trainers.batches import ImageSource, seed_of
 from toolkit_ext.trainers.fsdp import can_shard
 
 Found = list[dict[str, Any]]
@@ -89,7 +89,7 @@ def local_amp(epsilon: float = 0.5, inner_lr: float = 1.0) -> dict[str, Tensor]:
     model = trainer.model.train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=0.02, momentum=0.9, weight_decay=5e-4)
-    source = TensorSource(images[kept], labels[kept], BATCH)
+    source = ImageSource(images[kept], labels[kept], BATCH)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(source))
     for x, y, _ in source.epoch(seed_of(0, 1, 0)):
         total = [torch.zeros_like(weight) for weight in weights]

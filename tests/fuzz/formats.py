@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -137,8 +136,23 @@ def make_folder_of_images(places: Path, folder: Path) -> None:
 
 def read_images(folder: Path, capture: Any) -> Any:
     """The images, decoded or from the cache."""
-    with patch("toolkit_ext.data.dataset._CACHE_FROM", 1):
-        found = load(f"folder:{folder}")
+    found = load(f"folder:{folder}", cache=folder / "cache")
+    return plain([found.x_train, found.y_train, found.x_test, found.y_test])
+
+
+def make_npz(places: Path, folder: Path) -> None:
+    """A data set in a NumPy archive."""
+    drawn = np.random.default_rng(0)
+    parts: dict[str, Any] = {
+        f"x_{part}": drawn.integers(0, 256, (4, 1, 4, 4), dtype=np.uint8) for part in ("train", "test")
+    }
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "data.npz", **parts, y_train=np.arange(4) % 2, y_test=np.arange(4) % 2)
+
+
+def read_npz(folder: Path, capture: Any) -> Any:
+    """The images of the archive."""
+    found = load(f"npz:{folder / 'data.npz'}")
     return plain([found.x_train, found.y_train, found.x_test, found.y_test])
 
 
@@ -208,7 +222,9 @@ FORMATS: dict[str, Format] = {
     "adversarial examples": Format(
         make_evaluation, "examples.safetensors", read_examples, BYTES, data=True, checksum=True
     ),
-    "decoded images": Format(make_folder_of_images, ".decoded-train.npz", read_images, BYTES, data=True, checksum=True),
+    "decoded images": Format(make_folder_of_images, "cache/*/images.npy", read_images, BYTES, data=True, checksum=True),
+    "NumPy archive": Format(make_npz, "data.npz", read_npz, BYTES, data=True, checksum=True),
+    "decoded images about.json": Format(make_folder_of_images, "cache/*/about.json", read_images, JSON),
     "run record": Format(copied("runs"), "runs/*.json", read_records, JSON),
     "log.csv": Format(make_log, "log.csv", read_log, CSV),
     "gradients.csv": Format(make_log, "gradients.csv", read_log, CSV),

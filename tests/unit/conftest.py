@@ -12,6 +12,7 @@ import pytest
 
 from toolkit_ext import cli
 from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.running.recheck import recheck
 
 
 class Outcome(NamedTuple):
@@ -71,3 +72,16 @@ def damage() -> Callable[..., int]:
         return count
 
     return tried
+
+
+@pytest.fixture
+def rechecks_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes that models count (``calls``, ``stop``) are those of attacks, not of checks of stored successes."""
+
+    def uncounted(model: Any, *args: Any, **options: Any) -> Any:
+        calls, stop, model.stop = model.calls, model.stop, -1
+        found = recheck(model, *args, **options)
+        model.calls, model.stop = calls, stop
+        return found
+
+    monkeypatch.setattr("toolkit_ext.evaluation.running.runner.recheck", uncounted)

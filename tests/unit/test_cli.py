@@ -173,7 +173,7 @@ def test_an_error_of_the_system_is_one_line_and_exit_code_one(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("toolkit_ext.cli.train.count_passes", fail)
+    monkeypatch.setattr("toolkit_ext.cli.methods.recorded_passes", fail)
     done = command("methods")
     assert done.code == 1
     assert done.err.startswith(message)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from toolkit_ext.data import dataset, load
+from toolkit_ext.data import decoding, load
 from toolkit_ext.errors import UserError
 
 
@@ -46,34 +46,45 @@ def test_cifar10_jpeg_is_a_folder_under_root(tmp_path: Path) -> None:
     assert jpeg.x_train.shape == (4, 3, 32, 32)
 
 
-def test_decoded_images_are_kept_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "_CACHE_FROM", 1)
-    write_folder(tmp_path, {"train": [(4, 4)] * 2, "test": [(4, 4)]})
-    name = f"folder:{tmp_path}"
-    first = load(name)
-    cache = tmp_path / ".decoded-train.npz"
-    assert cache.is_file()
-    with monkeypatch.context() as patch:
-        patch.setattr(dataset, "_decode", lambda *_: pytest.fail("decoded again"))
-        assert torch.equal(load(name).x_train, first.x_train)
-    Image.new("RGB", (4, 4), (200, 0, 0)).save(tmp_path / "train" / "cat" / "0.png", compress_level=0)
-    assert int(load(name).x_train.max()) == 200
-    assert load(name, image_size=2).image_size == (2, 2)
-    for content in (cache.read_bytes()[:150], b"", b"no archive"):
-        cache.write_bytes(content)
-        assert int(load(name).x_train.max()) == 200
-
-
-def test_any_damage_to_decoded_images_is_made_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any
+def test_decoded_images_are_kept_and_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(dataset, "_CACHE_FROM", 1)
-    write_folder(tmp_path, {"train": [(4, 4)] * 2, "test": [(4, 4)]})
-    first, cache = load(f"folder:{tmp_path}"), tmp_path / ".decoded-train.npz"
-    damage(cache, lambda: torch.equal(load(f"folder:{tmp_path}").x_train, first.x_train), 60)
-    with np.load(cache) as stored:
-        np.savez(cache, images=255 - stored["images"], key=stored["key"])  # an archive as sound as the first
-    assert torch.equal(load(f"folder:{tmp_path}").x_train, first.x_train)
+    caplog.set_level("INFO", "toolkit_ext.data")
+    folder = write_folder(tmp_path / "pets", {"train": [(4, 4)] * 2, "test": [(4, 4)]})
+    before = sorted(folder.rglob("*"))
+    name, cache = f"folder:{folder}", tmp_path / "cache"
+    first = load(name, cache=cache)
+    assert f"written to {cache}" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "_decode", lambda *_: pytest.fail("decoded again"))
+        assert torch.equal(load(name, cache=cache).x_train, first.x_train)
+    assert f"read from {cache}" in caplog.text
+    assert load(name, cache=cache, image_size=2).image_size == (2, 2)
+    for file in [file for part in cache.iterdir() for file in part.iterdir()]:
+        whole = file.read_bytes()
+        for content in (whole[:-1] + b"?", whole[:9], b""):
+            file.write_bytes(content)
+            assert torch.equal(load(name, cache=cache).x_train, first.x_train)
+    assert "is damaged; the images are decoded again" in caplog.text
+    Image.new("RGB", (4, 4), (200, 0, 0)).save(folder / "train" / "cat" / "0.png")
+    assert int(load(name, cache=cache).x_train.max()) == 200
+    assert sorted(folder.rglob("*")) == before  # nothing is written into the user's folder
+
+
+def test_any_damage_to_decoded_images_is_made_good(tmp_path: Path, damage: Any) -> None:
+    name, kept = f"folder:{write_folder(tmp_path / 'pets', {'train': [(4, 4)] * 2, 'test': [(4, 4)]})}", tmp_path / "k"
+    first = load(name, cache=kept)
+
+    def same() -> bool:
+        found = load(name, cache=kept)
+        return torch.equal(found.x_train, first.x_train) and torch.equal(found.x_test, first.x_test)
+
+    assert same()
+    for file in sorted(kept.glob("*/*")):
+        damage(file, same, 30)
+    for file in kept.glob("*/images.npy"):
+        np.save(file, 255 - np.load(file))  # as sound as the first
+        assert same()
 
 
 FOLDERS: dict[str, tuple[dict[str, list[tuple[int, int]]], str]] = {

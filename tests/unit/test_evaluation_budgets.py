@@ -22,7 +22,10 @@ RADII: tuple[str | float, ...] = ("16/255", 0.02, 0.12)
 N = 16
 
 
-class StopError(Exception):
+pytestmark = pytest.mark.usefixtures("rechecks_do_not_count")
+
+
+class StopError(KeyboardInterrupt):
     """Stands for whatever ends a process."""
 
 

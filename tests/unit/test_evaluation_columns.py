@@ -66,12 +66,20 @@ def test_gradient_attacks(column: str, protocol: Protocol, attack: Attack) -> No
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize(("column", "name"), [("apgd_ce", "apgd-ce"), ("apgd_dlr", "apgd-dlr"), ("square", "square")])
-def test_single_attacks_of_autoattack(column: str, name: str, norm: Any) -> None:
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        ("apgd_ce", ["apgd-ce"]),
+        ("apgd_dlr", ["apgd-dlr"]),
+        ("apgd_ce_t", ["apgd-ce", "apgd-t"]),
+        ("square", ["square"]),
+    ],
+)
+def test_parts_of_autoattack(column: str, names: list[str], norm: Any) -> None:
     protocol = {"Linf": LINF, "L2": L2}[norm]
     model, x, y = case()
-    adversary = AutoAttack(model, attacks=[name], version="custom", norm=norm, eps=protocol.eps, seed=7)
-    adversary.apgd.n_restarts = 1
+    adversary = AutoAttack(model, attacks=names, version="custom", norm=norm, eps=protocol.eps, seed=7)
+    adversary.apgd.n_restarts, adversary.apgd_targeted.n_target_classes = 1, 3
     set_budget(adversary, SHORT)
     with preserved_rng(torch.device("cpu")):
         _, labels = adversary.run_standard_evaluation(x, y, batch_size=100)

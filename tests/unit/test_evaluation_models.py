@@ -284,7 +284,7 @@ def test_an_audit_by_the_command_line(tmp_path: Path, capfd: Any) -> None:
         (["--mean", "0.5"], "mean: has no effect without timm:NAME"),
         (["--version", "fast"], "version: 'fast' is not known"),
         (["--eps", "0.1,0.1"], "eps: 0.1 is given twice"),
-        (["--audit", "--audit-n", "0"], "audit-n: 0 is not allowed"),
+        (["--audit", "--audit-n", "0"], "0 is not allowed"),
         (["--attacks", "pgd21"], "attacks: 'pgd21' is not known .did you mean pgd20"),
     ],
 )

@@ -17,6 +17,7 @@ from toolkit_ext.evaluation import COLUMNS, Protocol, load_protocol, protocol, p
 ROOT = Path(__file__).parents[2]
 SHIPPED = {
     "linf_8_255": ("Linf", 8 / 255),
+    "linf_8_255_pgd40": ("Linf", 8 / 255),
     "linf_4_255": ("Linf", 4 / 255),
     "linf_0.3_mnist": ("Linf", 0.3),
     "linf_0.4_mnist": ("Linf", 0.4),
@@ -39,6 +40,10 @@ def test_shipped_protocol(name: str) -> None:
     assert load_protocol(ROOT / "eval" / "protocols" / f"{name}.json") == loaded
     assert Protocol(**loaded.to_dict()) == loaded
     assert json.loads(json.dumps(loaded.to_dict())) == loaded.to_dict()
+
+
+def test_the_steps_of_pgd40_are_those_of_its_source() -> None:
+    assert load_protocol("linf_8_255_pgd40").step_size("pgd40") == pytest.approx(0.001)
 
 
 def test_wheel_carries_the_protocols_to_where_they_are_looked_for() -> None:

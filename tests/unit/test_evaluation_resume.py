@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.running.recheck import recheck
 from toolkit_ext.evaluation.running.state import State, open_state
 
 SHORT = Budget(n_iter=5, n_queries=30)
@@ -24,7 +23,10 @@ ATTACKS = ("clean", "aa", "fgsm", "pgd20", "pgd_l2", "square")
 PROTOCOL = Protocol("test", "Linf", 0.06, attacks=ATTACKS, l2_eps=0.4)
 
 
-class StopError(Exception):
+pytestmark = pytest.mark.usefixtures("rechecks_do_not_count")
+
+
+class StopError(KeyboardInterrupt):
     """Stands for whatever ends a process."""
 
 
@@ -71,19 +73,6 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
     for name in ("inputs", "indices", "labels", "predictions"):
         assert torch.equal(getattr(one.examples, name), getattr(other.examples, name))
     assert one.examples.attacks == other.examples.attacks
-
-
-@pytest.fixture(autouse=True)
-def rechecks_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The passes that models count are those of attacks, not those that check stored successes again."""
-
-    def uncounted(model: Any, *args: Any, **options: Any) -> Any:
-        calls, stop, model.stop = model.calls, model.stop, -1
-        found = recheck(model, *args, **options)
-        model.calls, model.stop = calls, stop
-        return found
-
-    monkeypatch.setattr("toolkit_ext.evaluation.running.runner.recheck", uncounted)
 
 
 @pytest.mark.parametrize("part", range(10))

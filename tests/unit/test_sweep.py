@@ -133,19 +133,19 @@ def test_a_dry_run_lists_and_does_nothing(command: Any, tmp_path: Path) -> None:
 
 
 def test_runs_are_recorded_skipped_and_a_failure_stops_no_other(command: Any, tmp_path: Path) -> None:
-    words = ("--methods", "standard", "--seeds", "0", "--workers", "0", "--batch-size", "4000,64", *WORDS[:-2])
+    words = ("--methods", "standard", "--seeds", "0", "--workers", "0", "--lr", "1e30,0.05", *WORDS[:-2])
     code, _, error = command(*words)
     assert code == 1
     (record,) = results.read_records(tmp_path / "results" / "runs")
-    assert record["hyper_parameters"]["batch_size"] == 64
+    assert record["hyper_parameters"]["lr"] == 0.05
     failed = [line for line in error.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 1
-    assert "batch_size: 4000 is not allowed for 180 training examples" in failed[0]
+    assert "non-finite" in failed[0]
     assert "Traceback" not in error
 
     again, _, error = command(*words)
     assert again == 1
-    assert "2 runs: 1 recorded, 0 stopped, 1 new" in error
+    assert "2 runs: 1 recorded, 1 stopped, 0 new" in error
     assert "1/1" in error
 
 

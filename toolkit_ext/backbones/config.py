@@ -186,4 +186,5 @@ _FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data": (_is_data, "a dictionary with a name, and numbers for train and validation"),
     "backbone": (_is_backbone, "a dictionary with name, args and parameters"),
     "seed": (_is_whole, "an integer of at least 0"),
+    "reading": (lambda value: isinstance(value, dict), "a dictionary"),
 }

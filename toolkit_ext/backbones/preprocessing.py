@@ -12,6 +12,7 @@ from timm.data import create_transform
 from torch import Tensor
 
 from toolkit_ext.backbones.config import KEY, read_config
+from toolkit_ext.data.pixels import BadImageError, decode
 from toolkit_ext.errors import UserError, one_line
 
 LABELS, INPUT = "label_names", "input"
@@ -59,10 +60,10 @@ class Preprocessing:
         if self.in_chans not in (1, 3):
             raise UserError(f"images: the model takes {self.in_chans} channels; files of images have 1 or 3")
         try:
-            with Image.open(path) as source:
-                pixels: Tensor = transform(source.convert("L" if self.in_chans == 1 else "RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image = Image.fromarray(decode(path.read_bytes()).transpose(1, 2, 0))
+        except (OSError, BadImageError) as error:
             raise UserError(f"image {path}: cannot be read ({one_line(error, 120)})") from error
+        pixels: Tensor = transform(image.convert("L") if self.in_chans == 1 else image)
         return pixels
 
 

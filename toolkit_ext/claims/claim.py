@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolkit_ext.claims.probes import Probe
+from toolkit_ext.claims.probes import Probe, full_autoattack, last_epoch
 from toolkit_ext.errors import UserError, check_choice, check_file_name
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results.inference.crossed import Sample
 
-SCALES = ("small", "paper")  # two CPU cores, and the source's setting
+SCALES = ("small", "medium", "paper")  # minutes a run on one core; up to an hour or two; the source's setting
+MEDIUM = SCALES[1]
 SEEDS = 3  # runs that a figure needs at least
 Figure = tuple[str, str]  # a metric of an arm, such as ("cosine", "aa_err")
 Bounds = tuple[float, float]
@@ -97,18 +98,38 @@ class Arm:
     """One configuration of a claim, run once per seed; ``probes`` are measured on the trained model.
 
     Each of the ``candidates`` (hyper-parameters) is trained once with the tuning seed; the arm uses the one with the
-    best validation robust accuracy.
+    best validation robust accuracy. ``medium_probes`` are measured at the medium scale alone.
     """
 
     name: str
-    small: Experiment
+    small: Experiment | None = None
     paper: Experiment | None = None
     candidates: tuple[Mapping[str, Any], ...] = ()
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    medium: Experiment | None = None
+    medium_probes: Mapping[str, Probe] = field(default_factory=dict)
 
     def at(self, scale: str) -> Experiment | None:
         """The experiment at ``scale``, if there is one."""
-        return self.small if check_choice("scale", scale, SCALES) == "small" else self.paper
+        found: Experiment | None = getattr(self, check_choice("scale", scale, SCALES))
+        return found
+
+    def measures(self, metric: str, scale: str) -> bool:
+        """Whether a run at ``scale`` has ``metric``: there is an experiment, and the probe of ``<probe>:<metric>``."""
+        probe = metric.rpartition(":")[0]
+        return self.at(scale) is not None and (not probe or probe in self.probes_at(scale, 0))
+
+    def probes_at(self, scale: str, seed: int) -> dict[str, Probe]:
+        """What is measured on the run of ``seed``.
+
+        At the medium scale also the last epoch (``last``) and, where APGD-CE and APGD-T stand in for AutoAttack, all of
+        AutoAttack on some images of the first seed (``full``).
+        """
+        medium = self.medium if scale == MEDIUM else None
+        if medium is None:
+            return dict(self.probes)
+        checked = {"full": full_autoattack(300)} if seed == 0 and "apgd_ce_t" in medium.attacks else {}
+        return {**self.probes, **self.medium_probes, "last": last_epoch(), **checked}
 
 
 @dataclass(frozen=True)
@@ -189,6 +210,12 @@ class Group:
     def arm(self, name: str) -> Arm:
         """The arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def measurable(self, scales: Iterable[str]) -> Group:
+        """This group with those of its claims that runs at one of ``scales`` can decide."""
+        asked = [(claim, [(self.arm(arm), of) for arm, of in claim.rule.figures()]) for claim in self.claims]
+        kept = [c for c, figures in asked if any(all(arm.measures(of, s) for arm, of in figures) for s in scales)]
+        return replace(self, claims=tuple(kept))
 
 
 def load_groups(folder: Path | str) -> list[Group]:

@@ -10,9 +10,9 @@ from statistics import fmean, stdev
 
 from toolkit_ext import results
 from toolkit_ext.claims.boards import board
-from toolkit_ext.claims.claim import SCALES, SEEDS, Claim, Group, Row, load_groups
+from toolkit_ext.claims.claim import MEDIUM, SCALES, SEEDS, Claim, Group, Row, load_groups
 from toolkit_ext.claims.figures import plot_group
-from toolkit_ext.claims.runs import Runs, runs_by_scale, titled
+from toolkit_ext.claims.runs import Runs, runs_by_scale, stand_in, titled
 from toolkit_ext.claims.verdict import NOT_MEASURED, VERDICTS, Finding, Verdict, judge_group
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
@@ -39,18 +39,25 @@ def build(recipes: Path | str, folder: Path | str) -> list[Path]:
     """Write ``CLAIMS.md``, ``claims/*.md`` and ``figures/claims_*.png`` into ``folder``, the same bytes each time.
 
     Returns their paths. Unreadable records are skipped with a :class:`~toolkit_ext.results.RecordWarning`. A group
-    without measurements has no figure. Raises :class:`UserError` without records or claims.
+    without measurements has no figure. Claims of the medium scale alone are shown once it has runs. Raises
+    :class:`UserError` without records or claims.
     """
     folder = Path(folder)
-    groups, records = load_groups(recipes), results.read_records(folder / "runs")
-    made, verdicts = [], {}
-    for group in groups:
-        runs = runs_by_scale(group, records)
+    records = results.read_records(folder / "runs")
+    groups, made, verdicts = [], [], {}
+    for every in load_groups(recipes):
+        runs = runs_by_scale(every, records)
+        groups.append(group := every.measurable(shown_scales(runs)))
         verdicts[group.name] = own = judge_group(group, runs)
         drawn = plot_group(group, own, folder / "figures" / f"{group.tag}.png")
         text = group_page(group, runs, own, drawn is not None)
         made += [atomic_write(folder / "claims" / f"{group.name}.md", text), *([drawn] if drawn else [])]
     return [atomic_write(folder / "CLAIMS.md", summary(groups, verdicts)), *made]
+
+
+def shown_scales(runs: Mapping[str, Runs]) -> list[str]:
+    """The scales with a column on the page of a group; the medium one only if it has runs."""
+    return [scale for scale in SCALES if scale != MEDIUM or any(runs[scale].of.values())]
 
 
 def _table(header: str, rows: Iterable[Iterable[str]]) -> list[str]:
@@ -86,7 +93,7 @@ def group_page(group: Group, runs: Mapping[str, Runs], verdicts: Verdicts, drawn
     """The page of a group in Markdown; ``drawn`` says whether it has a figure."""
     lines = [f"# {group.number}. {group.title}", "", f"{group.source}. [All groups](../CLAIMS.md).", ""]
     lines += [group.notes, ""] if group.notes else []
-    scales = [scale for scale in SCALES if any(arm.at(scale) for arm in group.arms)]
+    scales = [scale for scale in shown_scales(runs) if any(arm.at(scale) for arm in group.arms)]
     lines += ["```", *(_command(group.name, scale, runs[scale]) for scale in scales), "```", ""]
     lines += [f"![Effects with 90% intervals](../figures/{group.tag}.png)", "", _READING] if drawn else []
     rows = [_statement(claim, verdicts[claim.name]) for claim in group.claims]
@@ -126,7 +133,8 @@ def _claim(claim: Claim, verdict: Verdict, runs: Mapping[str, Runs]) -> list[str
         header = "| quantity | epoch | source | ours | 90% interval | detectable | δ |"
         lines += _table(header, [_finding(epoch, each) for epoch, each in findings])
     rows = [_row(row, runs) for row in claim.table()]
-    return lines + _table("| run | figure | source | ours, small | ours, paper |", rows)
+    ours = " | ".join(f"ours, {scale}" for scale in shown_scales(runs))
+    return lines + _table(f"| run | figure | source | {ours} |", rows)
 
 
 def _collapsed(claim: Claim, verdict: Verdict, runs: Mapping[str, Runs]) -> list[str]:
@@ -161,7 +169,7 @@ def _finding(epoch: str, finding: Finding) -> list[str]:
 
 def _row(row: Row, runs: Mapping[str, Runs]) -> list[str]:
     source = "" if row.source is None else f"{row.source:g}" + (f" ({row.where})" if row.where else "")
-    ours = [list(runs[scale].values((row.arm, row.metric)).values()) for scale in SCALES]
+    ours = [list(runs[scale].values((row.arm, row.metric)).values()) for scale in shown_scales(runs)]
     cells = [results.concise(fmean(values), stdev(values)) if len(values) >= SEEDS else NOT_MEASURED for values in ours]
     return [row.arm, titled(row.metric), source, *cells]
 
@@ -183,5 +191,7 @@ def _facts(record: Record) -> str:
     # The passes of a step times the epochs.
     cost = sum(passes.get(way, 0.0) for way in ("forward", "backward")) * record["hyper_parameters"]["epochs"]
     size = f"{record['data']['train']:,} images, {record['n_examples']} attacked"
+    if stand_in("aa_acc", [record]) != "aa_acc":
+        size += " (APGD-CE and APGD-T in place of AutoAttack)"
     names = f"{markdown_cell(record['data']['name'])}, {markdown_cell(record['backbone']['name'])}"
     return f"{names}, {size}" + (f", {cost:g} passes" if passes else "")

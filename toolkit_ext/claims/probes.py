@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -20,6 +20,7 @@ from toolkit_ext.evaluation import Ensemble, Evaluation, Protocol, evaluate, loa
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.landscape import perturbation_similarity, random_direction
+from toolkit_ext.landscape.adversarial_loss import measure
 from toolkit_ext.landscape.subject import Subject
 from toolkit_ext.trainers import TRAINERS
 from toolkit_ext.trainers.compose import compose
@@ -28,12 +29,16 @@ from toolkit_ext.types import Attack
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: experiment, folder of checkpoints, data, and the device to compute on."""
+    """A finished training: experiment, folder of checkpoints, data, and the device to compute on.
+
+    Evaluations of it are resumed from ``state_dir``.
+    """
 
     experiment: Experiment
     folder: Path
     dataset: Dataset
     device: torch.device
+    state_dir: Path | None = None
 
     def model(self, name: str = "best") -> backbones.Normalized:
         """The checkpoint ``best``, ``last`` or ``snapshot-NNN``; :class:`UserError` if it is missing."""
@@ -43,8 +48,13 @@ class Trained:
 
     def budget(self) -> dict[str, Any]:
         """``eps`` and ``norm`` of the training."""
-        given = self.experiment.hyper_parameters
-        return {"eps": given["eps"], "norm": given.get("norm", "Linf")}
+        attack = compose(TRAINERS[self.experiment.method].method, self.experiment.hyper_parameters).attack
+        return {"eps": attack.eps, "norm": getattr(attack, "norm", "Linf")}
+
+    def protocol(self, attacks: tuple[str, ...] = ()) -> Protocol:
+        """How the run was evaluated, with these ``attacks`` (by default the protocol's own)."""
+        chosen = self.experiment
+        return protocol_of(chosen.data, chosen.hyper_parameters, chosen.protocol, attacks)
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,12 @@ Probe = Callable[[Trained], Found]
 Settings = ParamSpec("Settings")
 
 
-def _probe(measure: Callable[Concatenate[Trained, Settings], Found]) -> Callable[Settings, Probe]:
+def _probe(take: Callable[Concatenate[Trained, Settings], Found]) -> Callable[Settings, Probe]:
     """Bind the settings first and the trained model later: ``hessian(500)`` is a :data:`Probe`."""
 
-    @wraps(measure)
+    @wraps(take)
     def settings(*args: Settings.args, **kwargs: Settings.kwargs) -> Probe:
-        return lambda trained: measure(trained, *args, **kwargs)
+        return lambda trained: take(trained, *args, **kwargs)
 
     return settings
 
@@ -77,10 +87,20 @@ def other_budget(trained: Trained, protocol: str, attacks: tuple[str, ...] = ("c
 
 @_probe
 def last_epoch(trained: Trained) -> Found:
-    """Clean accuracy and APGD-CE alone on the model of the last epoch; an arm has it as its probe ``last``."""
-    chosen = trained.experiment
-    protocol = protocol_of(chosen.data, chosen.hyper_parameters).at(attacks=("clean", "apgd_ce"))
-    return Found(evaluation=_evaluated(trained, trained.model("last"), protocol))
+    """Clean accuracy and APGD-CE alone on the model of the last epoch; an arm has it as its probe ``last``.
+
+    Where the run is not attacked, the clean accuracy alone.
+    """
+    attacks = ("clean",) if trained.experiment.attacks == ("clean",) else ("clean", "apgd_ce")
+    return Found(evaluation=_evaluated(trained, trained.model("last"), trained.protocol(attacks)))
+
+
+@_probe
+def full_autoattack(trained: Trained, n: int) -> Found:
+    """The run's attacks and all of AutoAttack on the first ``n`` test images."""
+    attacks = (*trained.experiment.attacks, "aa")
+    first = replace(trained, dataset=trained.dataset.subset(None, min(n, len(trained.dataset.y_test))))
+    return Found(evaluation=_evaluated(first, trained.model(), trained.protocol(attacks)))
 
 
 @_probe
@@ -91,15 +111,14 @@ def ensemble(trained: Trained) -> Found:
     schedule = compose(TRAINERS[chosen.method].method, chosen.hyper_parameters).schedule
     if len(names) != (periods := len(schedule.resets(chosen.epochs)) - 1):
         raise UserError(f"output: {trained.folder} has {len(names) - 1} snapshots; it must have {periods - 1}")
-    protocol = protocol_of(chosen.data, chosen.hyper_parameters)
-    protocol = protocol.at(attacks=chosen.attacks or protocol.attacks)
     model = Ensemble([trained.model(name) for name in names]).to(trained.device)
-    return Found({"members": len(names)}, _evaluated(trained, model, protocol))
+    return Found({"members": len(names)}, _evaluated(trained, model, trained.protocol(chosen.attacks)))
 
 
 def _evaluated(trained: Trained, model: nn.Module, protocol: Protocol) -> Evaluation:
     data = trained.dataset
     settings: dict[str, Any] = {"num_classes": data.num_classes, "seed": trained.experiment.seed, "progress": False}
+    settings["state_dir"] = trained.state_dir
     return evaluate(model, data.x_test, data.y_test, protocol, **settings)
 
 
@@ -112,21 +131,35 @@ def hessian(trained: Trained, n: int, tol: float = 1e-2) -> Found:
 
 
 @_probe
-def similarity(trained: Trained, n: int, distances: Sequence[float], tol: float = 1e-2) -> Found:
+def similarity(trained: Trained, n: int, distances: Sequence[float], tol: float = 1e-2, on_test: bool = False) -> Found:
     """``cosine_eigenvector_<a>``, ``cosine_random_<a>``: mean cosine of the perturbations at θ ± av, ‖v‖ = 1.
 
-    Also the robust error there, ``robust_eigenvector_<a>_err``, and the top ``eigenvalue``.
+    Also the robust error there, ``robust_eigenvector_<a>_err``, and the top ``eigenvalue``. The perturbations are those
+    of training images or, if ``on_test``, of test images; the eigenvector is always of the training loss.
     """
     on, seed = _subject(trained, n), trained.experiment.seed
     pairs = on.eigenpairs(1, tol)
     directions = {"eigenvector": pairs.vectors[0], "random": random_direction(on.model, seed=seed)}
     facts = {"eigenvalue": float(pairs.values[0]), "residual": float(pairs.residuals[0]), "images": float(n)}
+    images = (on.x_test, on.y_test) if on_test else (on.x, on.y)
     test: dict[str, Any] = {"x_test": on.x_test, "y_test": on.y_test}
     for name, direction in directions.items():
-        table = perturbation_similarity(on.model, on.attack, on.x, on.y, direction, distances, **test, seed=seed)
+        table = perturbation_similarity(on.model, on.attack, *images, direction, distances, **test, seed=seed)
         for a, cosine, error in zip(distances, table["cosine"], table["robust_error"], strict=True):
             facts |= {f"cosine_{name}_{a:g}": float(cosine), f"robust_{name}_{a:g}_err": float(error)}
     return Found(facts)
+
+
+@_probe
+def generalisation(trained: Trained, n: int) -> Found:
+    """``train_err``, ``test_err`` of ``n`` images under the PGD of the training, and ``gap``, test minus train, points.
+
+    Of the last epoch; at an eps of 0 the images are clean.
+    """
+    on = _subject(trained, n)
+    pairs = ((on.x, on.y), (on.x_test, on.y_test))
+    errors = [measure(on.model, on.attack, *pair, seed=trained.experiment.seed)["adv_error"] for pair in pairs]
+    return Found({"train_err": errors[0], "test_err": errors[1], "gap": 100 * (errors[1] - errors[0])})
 
 
 def _subject(trained: Trained, n: int) -> Subject:
@@ -136,15 +169,17 @@ def _subject(trained: Trained, n: int) -> Subject:
 
 
 @_probe
-def layerwise(trained: Trained, n: int, steps: Sequence[int], hidden_eps: float = 0.02) -> Found:
+def layerwise(trained: Trained, n: int, steps: Sequence[int], hidden_eps: float = 0.02, **more: Any) -> Found:
     """Error and mean loss of ``n`` test images under PGD-20 and under the deep attack for each number of ``steps``.
 
     ``pgd_err``, ``pgd_loss``; ``deep<k>_err``, ``deep<k>_loss`` with the perturbations of hidden layers;
-    ``deep<k>_input_err`` with that of the input only, in the same ball as PGD's (``deep_rho="ball"``).
+    ``deep<k>_input_err`` with that of the input only, in the same ball as PGD's (``deep_rho="ball"``). ``more`` are
+    other options of the deep attack.
     """
     ball = trained.budget()
     attacks: dict[str, Attack] = {"pgd": PGD(steps=20, **ball)}
-    attacks |= {f"deep{k}": Deep(deep_steps=k, deep_rho="ball", deep_hidden_eps=hidden_eps, **ball) for k in steps}
+    deep: dict[str, Any] = {"deep_rho": "ball", "deep_hidden_eps": hidden_eps, **ball, **more}
+    attacks |= {f"deep{k}": Deep(deep_steps=k, **deep) for k in steps}
     x, y = to_unit(trained.dataset.x_test[:n]).to(trained.device), trained.dataset.y_test[:n].to(trained.device)
     model = trained.model().eval()
     facts: dict[str, float] = {}

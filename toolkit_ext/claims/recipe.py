@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import torch
+from filelock import FileLock
 
 from toolkit_ext import data, results
 from toolkit_ext.claims.claim import SCALES, Arm, Group
@@ -23,6 +24,7 @@ from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.experiments.experiment import facts, make_trainer, run
 from toolkit_ext.experiments.recipe import script, smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
+from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
 from toolkit_ext.trainers.compose import compose, options
@@ -73,12 +75,20 @@ def run_group(
     for seed, arm in product(seeds, arms):
         if (experiment := arm.at(scale)) is not None:
             told = {"group": group.name, "arm": arm.name, "scale": "smoke" if small else scale}
-            records += _run_arm(arm, replace(experiment, seed=seed), context, told, small)
+            probes = arm.probes_at(scale, seed)
+            records += _run_arm(arm, replace(experiment, seed=seed), probes, context, told, small)
     return records
 
 
-def _run_arm(arm: Arm, experiment: Experiment, context: RunContext, told: dict[str, Any], small: bool) -> list[Record]:
-    """Choose among the candidates of ``arm``, if any, run it and its probes."""
+def _run_arm(
+    arm: Arm,
+    experiment: Experiment,
+    probes: Mapping[str, Probe],
+    context: RunContext,
+    told: dict[str, Any],
+    small: bool,
+) -> list[Record]:
+    """Choose among the candidates of ``arm``, if any, run it and ``probes``."""
     if arm.candidates and small:
         experiment = with_hyper_parameters(experiment, arm.candidates[0])
     elif arm.candidates:
@@ -90,7 +100,7 @@ def _run_arm(arm: Arm, experiment: Experiment, context: RunContext, told: dict[s
     record = _run_once(experiment, context)
     if not record["metrics"]:
         return [record]
-    return [record, *(_run_probe(name, probe, experiment, record, context) for name, probe in arm.probes.items())]
+    return [record, *(_run_probe(name, probe, experiment, record, context) for name, probe in probes.items())]
 
 
 def _tuned(
@@ -119,11 +129,22 @@ def cost_options(experiment: Experiment) -> dict[str, Any]:
 
 def _run_once(experiment: Experiment, context: RunContext) -> Record:
     """Run ``experiment`` unless it is recorded for a claim; a non-finite loss gives a record without metrics."""
+    if known := _known(experiment, context):
+        return known
+    # Another process may be at this run, such as one that tunes the same arm; then its record is waited for.
+    with FileLock(make_folder(context.output / experiment.run_id) / ".claims.lock"):
+        return _known(experiment, context) or _run_anew(experiment, context)
+
+
+def _known(experiment: Experiment, context: RunContext) -> Record | None:
     folder = context.results / "runs"
     made = of_claims(results.read_records(folder)) if context.tables and folder.is_dir() else []
     if known := by_seed(experiment, made).get(experiment.seed):
         console.say(f"{known['run_id']}: recorded already")
-        return known
+    return known
+
+
+def _run_anew(experiment: Experiment, context: RunContext) -> Record:
     started, began = results.environment(), time.perf_counter()
     try:
         return run(experiment, context)
@@ -146,7 +167,8 @@ def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, cont
         return record
     started, began = results.environment(), time.perf_counter()
     folder, device = context.output / of["run_id"], check_device(context.device)
-    found = probe(Trained(experiment, folder, _dataset(experiment, context), device))
+    state_dir = folder / f"evaluation-{name}"
+    found = probe(Trained(experiment, folder, _dataset(experiment, context), device, state_dir))
     about: dict[str, Any] = found.evaluation.to_record() if found.evaluation else {}
     told = {"probe": {"name": name, "of": of["run_id"], "facts": dict(found.facts)}, **context.told}
     about["details"] = {**about.get("details", {}), **told}
@@ -157,7 +179,8 @@ def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, cont
 
 
 def _dataset(experiment: Experiment, context: RunContext) -> data.Dataset:
-    return data.load(experiment.data, root=context.data_root).subset(experiment.n_train, experiment.n_test)
+    opened = context.open(experiment.data, experiment.reading).subset(experiment.n_train, experiment.n_test)
+    return data.in_memory(opened, context.engine)
 
 
 def _write(about: dict[str, Any], run_id: str, context: RunContext, started: results.Environment) -> Record:

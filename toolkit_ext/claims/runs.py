@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ _SCORES = ("val_robust_acc", "val_clean_acc")
 _SHARES = ("_acc", "_err")  # fractions in the record, printed as percentages
 _WORDS = {
     "epoch_s": "seconds of an epoch",
+    "half_loss_epoch": "epochs until the training loss is half of that of guessing",
     "failed": "share of runs that stopped at a loss that is not finite",
     "constant": "share of runs that end as a constant classifier",
     "dead": "share of runs with a dead layer",
@@ -38,7 +40,8 @@ def measure(record: Record, metric: str) -> float | None:
 
     ``<attack>_acc`` and ``<attack>_err`` are percentages. ``epoch_s`` is the shortest epoch, because disturbances only
     lengthen epochs. ``failed``, ``constant``, ``lost`` and ``dead`` are 0 or 100; their mean is the percentage of runs.
-    ``grad_norm`` and ``distance`` are of the last epoch. Anything else is a fact of a probe.
+    ``grad_norm`` and ``distance`` are of the last epoch; ``half_loss_epoch`` is the epoch in which the training loss
+    passes half of log 10. Anything else is a fact of a probe.
     """
     epochs = history(record)
     if metric == "failed":
@@ -51,6 +54,8 @@ def measure(record: Record, metric: str) -> float | None:
         return 100.0 * (shares[-1] >= bound) if shares else None
     if metric in ("grad_norm", "distance"):
         return epochs[-1].get(metric) if epochs else None
+    if metric == "half_loss_epoch":
+        return _half_loss_epoch(epochs)
     if metric == "epoch_s":
         return min((row["seconds"] for row in epochs), default=None)
     known = {**record["metrics"], **probed(record).get("facts", {})}
@@ -59,6 +64,14 @@ def measure(record: Record, metric: str) -> float | None:
         return None if accuracy is None else 100.0 * (1 - accuracy)
     value = known.get(metric)
     return value if value is None else float(value) * (100.0 if metric.endswith(_SHARES) else 1.0)
+
+
+def _half_loss_epoch(epochs: Sequence[Mapping[str, Any]]) -> float | None:
+    """The first epoch with a training loss of at most half of log 10, that of guessing; one after the last if none."""
+    losses = [row.get("loss_adversarial", row.get("loss_clean")) for row in epochs]
+    if not losses or None in losses:
+        return None
+    return next((float(i) for i, loss in enumerate(losses, 1) if loss <= math.log(10) / 2), len(losses) + 1.0)
 
 
 def probed(record: Record) -> dict[str, Any]:
@@ -112,6 +125,14 @@ def unit(metric: str) -> str:
 def at_last(metric: str) -> str:
     """The metric at the last epoch, as the probe ``last`` has it: APGD-CE in place of AutoAttack."""
     return f"last:{'apgd_ce' + metric[2:] if metric in ('aa_acc', 'aa_err') else metric}"
+
+
+def stand_in(metric: str, records: Iterable[Record]) -> str:
+    """``metric``, or that of APGD-CE and APGD-T where ``records`` have it in place of AutoAttack."""
+    other = metric.replace("aa_", "apgd_ce_t_", 1)
+    if metric not in ("aa_acc", "aa_err") or any("aa_acc" in record["metrics"] for record in records):
+        return metric
+    return other if any("apgd_ce_t_acc" in record["metrics"] for record in records) else metric
 
 
 def is_share_of_runs(metric: str) -> bool:
@@ -241,7 +262,8 @@ class Runs:
         arm, metric = figure
         probe, _, name = metric.rpartition(":")
         found = {run["seed"]: self.probes.get((run["run_id"], probe)) if probe else run for run in self.of[arm]}
-        return {seed: record for seed, record in found.items() if record}, name
+        records = {seed: record for seed, record in found.items() if record}
+        return records, stand_in(name, records.values())
 
     def ended_constant(self, arm: str) -> tuple[int, ...]:
         """The seeds of ``arm`` whose run stopped at a loss that is not finite or ended as a constant classifier."""

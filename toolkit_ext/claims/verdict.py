@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from toolkit_ext.claims.claim import SEEDS, Claim, Figure, Group, Part, Samples
+from toolkit_ext.claims.claim import SCALES, SEEDS, Claim, Figure, Group, Part, Samples
 from toolkit_ext.claims.runs import Runs, at_last
 from toolkit_ext.results.inference.crossed import LEVEL, Estimate
 from toolkit_ext.results.inference.multiplicity import dunnett, holm
@@ -72,7 +72,7 @@ def judge(claim: Claim, runs: Mapping[str, Runs], sources: Mapping[Figure, float
     several parts is the largest of theirs; that against it Bonferroni's.
     """
     shown = source_values([claim]) if sources is None else sources
-    for scale in sorted(runs, key=lambda name: name != "paper"):
+    for scale in sorted(runs, key=SCALES.index, reverse=True):
         samples = {figure: runs[scale].sample(figure) for figure in claim.rule.figures()}
         if all(len(sample.seeds) >= SEEDS for sample in samples.values()):
             findings = _findings(claim, samples, shown)

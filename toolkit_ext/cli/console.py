@@ -27,8 +27,10 @@ def set_up_logging() -> None:
     handler = RichHandler(console=_notes, show_time=False, show_path=False)
     logger = logging.getLogger("toolkit_ext")
     logger.handlers = [handler]
+    logging.getLogger("toolkit_ext.data").setLevel(logging.INFO)  # where images are kept, which files are written
     if silent():
-        logger.setLevel(logging.ERROR)
+        for name in ("toolkit_ext", "toolkit_ext.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def say(text: str) -> None:
@@ -53,9 +55,16 @@ def show(text: str) -> None:
         _output.print(text, markup=False)
 
 
-def show_table(table: Table) -> None:
-    """Print a table as output; in a multi-process run, on rank 0 only."""
+def width() -> int:
+    """Characters in a line of output."""
+    return _output.width
+
+
+def show_table(table: Table, *, gap: bool = False) -> None:
+    """Print a table as output, after an empty line if there is a ``gap``; in a multi-process run, on rank 0 only."""
     if not silent():
+        if gap:
+            _output.print()
         _output.print(table, soft_wrap=False)
 
 

@@ -15,6 +15,7 @@ from toolkit_ext.cli.options import (
     SEED_NUMBER,
     CommaSeparated,
     data_option,
+    reading_options,
     run_context_options,
     take_run_context,
 )
@@ -24,6 +25,7 @@ from toolkit_ext.cli.options import (
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--protocol", help="name in eval/protocols, or a JSON file; by default the usual one of the data set")
 @data_option
+@reading_options
 @click.option("--n", "n_test", type=NATURAL, default=1000, show_default=True, help="attack the first N test examples")
 @click.option(
     "--eps",

@@ -9,7 +9,7 @@ import click
 
 from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.model_options import import_option, loading_options
-from toolkit_ext.cli.options import NATURAL, data_option, run_context_options, take_run_context
+from toolkit_ext.cli.options import NATURAL, data_option, reading_options, run_context_options, take_run_context
 
 
 @click.command("export", cls=Command)
@@ -17,6 +17,7 @@ from toolkit_ext.cli.options import NATURAL, data_option, run_context_options, t
 @click.option("--to", default="onnx", show_default=True, help="onnx, torchscript or torch-export")
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="by default model.* in the checkpoint")
 @data_option
+@reading_options
 @click.option("--n", type=NATURAL, default=16, show_default=True, help="test images on which the logits are compared")
 @loading_options
 @run_context_options

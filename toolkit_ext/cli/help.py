@@ -27,6 +27,10 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("points", "dimensions", "degree"),
     ),
     "Data": ("data", "data_name", "data_root", "download", "n_train", "n_test", "n"),
+    "Reading of images": (
+        *("image_size", "crop_pct", "train_split", "validation_split", "test_split", "test_fraction"),
+        *("group_pattern", "on_bad_image", "in_memory", "data_workers", "cache"),
+    ),
     "Model": (
         *("backbone", "backbone_arg", "weights", "weights_key", "init", "mean", "std", "imports", "threat"),
         *("freeze", "spectral"),
@@ -45,11 +49,23 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
         "early_stopping",
+        "constant_patience",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
     "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": (
-        *("output", "results", "progress", "quiet", "json_lines", "resume", "extend", "errors", "details"),
+        *(
+            "output",
+            "results",
+            "progress",
+            "quiet",
+            "json_lines",
+            "resume",
+            "extend",
+            "save_every",
+            "errors",
+            "details",
+        ),
         *("save_examples", "name", "fresh"),
     ),
 }

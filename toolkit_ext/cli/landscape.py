@@ -15,6 +15,7 @@ from toolkit_ext.cli.options import (
     SEED_NUMBER,
     CommaSeparated,
     data_option,
+    reading_options,
     run_context_options,
     take_run_context,
 )
@@ -45,6 +46,7 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "through three; dead: layers; connectivity: of two checkpoints; training: compare the logs of several runs",
 )
 @data_option
+@reading_options
 @loading_options
 @click.option("--n", type=NATURAL, default=2000, show_default=True, help="use the first N training examples")
 @click.option("--n-test", type=NATURAL, default=1000, show_default=True, help="use the first N test examples")

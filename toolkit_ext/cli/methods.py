@@ -72,7 +72,7 @@ def _options(method: Method) -> Table:
         table.add_column(name, no_wrap=name != "what it is")
     for (axis, kinds), choice in zip(AXES.items(), _choices(method), strict=True):
         rows = [
-            (f"--{name.replace('_', '-')}", shown(name, values[name]), entry.metadata["help"])
+            (f"--{name.replace('_', '-')}", shown(name, values.get(name, entry.default)), entry.metadata["help"])
             for name, entry in options(kinds[choice]).items()
         ]
         for number, row in enumerate(rows or [("", "", "no options")]):

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from toolkit_ext.bounds import COUNT, SEED, Bounds
+from toolkit_ext.data.reading import Reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.trainers.compose import AXES, options
@@ -147,9 +148,48 @@ backbone_arg_option = click.option(
 )
 
 
-def run_context_options(command: Command) -> Command:
-    """Options for the folders, the device and the display of a run."""
+def reading_options(command: Command) -> Command:
+    """The options of :class:`toolkit_ext.data.Reading`."""
+    hints = get_type_hints(Reading)
+    for name, entry in reversed(options(Reading).items()):
+        flag, kind = f"--{name.replace('_', '-')}", _plain(hints[name])
+        command = click.option(flag, type=kind, default=None, help=entry.metadata["help"])(command)
+    return command
+
+
+def take_reading(values: dict[str, Any]) -> dict[str, Any]:
+    """Remove the options of :func:`reading_options` from ``values``; those that differ from their defaults."""
+    taken = {name: values.pop(name) for name in options(Reading) if name in values}
+    return Reading.of({name: value for name, value in taken.items() if value is not None}).given()
+
+
+save_every_option = click.option(
+    "--save-every",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="minutes between saves inside an epoch, from which --resume continues; 0: only at its end",
+)
+
+
+def run_context_options(command: Command, workers: str = "--workers") -> Command:
+    """Options for the folders, the device and the display of a run, and for how images are kept."""
     for option in (
+        click.option(
+            "--cache", type=FOLDER, help="keep decoded images in this folder and read them from there  [default: off]"
+        ),
+        click.option(
+            workers,
+            "data_workers",
+            type=int,
+            help="processes (threads where all is decoded at the start) that decode images  [default: one per core]",
+        ),
+        click.option(
+            "--in-memory",
+            default="auto",
+            show_default=True,
+            help="images of files: on decodes all at the start, off each batch when needed, auto what fits",
+        ),
         click.option(
             "--progress/--no-progress", default=True, show_default=True, help="show progress bars, on a terminal"
         ),

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
+from rich.table import Table
 
 from toolkit_ext import results
 from toolkit_ext.cli import console
 from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import FILE, FOLDER, CommaSeparated, data_root_option, results_option, where_option
+from toolkit_ext.cli.ranking import chosen_columns, rankings
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
+from toolkit_ext.results.tables.compact import VARIANT, first_columns, ranking_of, with_variants
+from toolkit_ext.results.tables.rendering import ERRORS, FORMATS, headline, metrics_of
 from toolkit_ext.trainers.methods import METHODS
 
 
@@ -35,7 +40,33 @@ def skipped_records_shown() -> Iterator[None]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _table(records: list[Record], values: dict[str, Any]) -> str:
+def _table(records: list[Record], values: dict[str, Any]) -> str | list[Table]:
+    """The text of the table in ``--format``, or the tables to print on the screen."""
+    form, named, everything = values["form"], list(values["columns"]), values["everything"]
+    check_choice("--errors", values["errors"] or "pm", ERRORS)
+    table, chosen = _means(records, values)
+    ranked = form == "screen" and not named and not everything
+    within = ranking_of(table) if ranked else None
+    plainer = with_variants(table, within)  # for people: in CSV only if it is named
+    shown = table if everything or (form == "csv" and VARIANT not in named) else plainer
+    if not named and not everything and form in ("markdown", "latex"):
+        named = first_columns(plainer)
+    verdicts = None
+    if values["significance"]:
+        compared = headline(table) if ranked else None
+        tested = [compared] if compared else [m for m in metrics_of(table) if not named or m in named]
+        verdicts = results.vs_best(table, chosen, records, metrics=tested, within=within)
+    if form != "screen" or everything:
+        more = {name: values[name] for name in ("caption", "label") if form == "latex" and values[name]}
+        form = "markdown" if form == "screen" else form
+        return results.render(shown, form, named or None, verdicts, errors=values["errors"], **more)
+    if named:
+        return [chosen_columns(shown, named)]
+    return list(rankings(shown, verdicts, values["errors"] or "pm", console.width(), ordered=bool(values["sort"])))
+
+
+def _means(records: list[Record], values: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The means that the options ask for, and the runs behind them."""
     # A run without evaluation, such as an analysis of the landscape, has no values for a table.
     reported = results.reported(records)
     evaluated = [record for record in reported if record["metrics"]]
@@ -43,17 +74,19 @@ def _table(records: list[Record], values: dict[str, Any]) -> str:
     # By default runs are grouped by data set, norm and eps, and not ranked against each other.
     mixed = values["allow_mixed"] or not (values["by"] or values["sort"])
     table = results.aggregate(chosen, values["by"] or None, allow_mixed=mixed)
-    table = results.sort(table, values["sort"]) if values["sort"] else table
-    verdicts = results.vs_best(table, chosen, records) if values["significance"] else None
-    return results.render(table, values["form"], list(values["columns"]) or None, verdicts)
+    return (results.sort(table, values["sort"]) if values["sort"] else table), chosen
 
 
-def _export(records: Sequence[Record], run_id: str, out: Path | None) -> None:
+def _form_of(out: Path | None) -> str:
+    return {".csv": "csv", ".tex": "latex"}.get(out.suffix.lower(), "markdown") if out else "screen"
+
+
+def _export(folder: Path, run_id: str, out: Path | None) -> None:
     if out is None:
         raise UserError(f"--out: is missing; name the file for --robustbench {run_id}, such as model_info.json")
     from toolkit_ext.results.records.record import RANKED
 
-    record = one_of(records, run_id, "--robustbench")
+    record = _record_named(folder, "--robustbench", run_id)
     method = METHODS.get(record["method"])
     written = results.write_model_info(record, out, method.paper if method else None)
     if record["data"]["name"] not in RANKED:
@@ -65,9 +98,15 @@ def _export(records: Sequence[Record], run_id: str, out: Path | None) -> None:
 @results_option("folder")
 @click.option("--by", type=CommaSeparated(str), default=(), help="columns to group runs by; seeds are averaged over")
 @where_option
-@click.option("--columns", type=CommaSeparated(str), default=(), help="columns to show")
+@click.option("--columns", type=CommaSeparated(str), default=(), help="columns to show instead of the usual ones")
+@click.option("--all", "everything", is_flag=True, help="show every column")
 @click.option("--sort", type=CommaSeparated(str), default=(), help="columns to sort by; -name for descending")
-@click.option("--format", "form", default="markdown", show_default=True, help="csv, markdown or latex")
+@click.option(
+    "--format", "form", help="screen, markdown, latex or csv  [default: screen, or what the name of --out says]"
+)
+@click.option("--errors", help="deviations as pm (18.6 ± 1.2) or paren (18.6(12)), with the digits that they support")
+@click.option("--caption", help="for latex: caption of the table  [default: what the numbers are]")
+@click.option("--label", help="for latex: label of the table  [default: tab:robustness]")
 @click.option("--allow-mixed", is_flag=True, help="rank runs of different data sets, norms or eps together")
 @click.option("--rebuild/--no-rebuild", default=True, show_default=True, help="rebuild results/tables/*.csv")
 @click.option(
@@ -81,19 +120,31 @@ def table_command(folder: Path, robustbench: str | None, out: Path | None, **val
     The best mean is bold. With --significance, a paired bootstrap over test images and seeds tests the best mean
     against each other one. Means that it does not clearly beat, and those that cannot be tested, have a mark.
     """
+    values["form"] = check_choice("--format", values["form"] or _form_of(out), ("screen", *FORMATS))
+    if out and values["form"] == "screen":
+        raise UserError(f"--format: screen is not for a file such as {out}; choose csv, markdown or latex")
     with skipped_records_shown():
-        records = results.read_records(folder / "runs")
         if robustbench:
-            _export(records, robustbench, out)
+            _export(folder, robustbench, out)
             return
+        records = results.read_records(folder / "runs")
         if values["rebuild"]:
-            for path in results.rebuild(folder):
-                console.say(f"table: {path}")
-        text = _table(records, values)
-    if out:
-        console.say(f"table: {atomic_write(out, text)}")
+            written = results.rebuild(folder, records)
+            console.say(f"table: {len(written)} files in {folder / 'tables'} rebuilt")
+        shown = _table(records, values)
+    if isinstance(shown, str) and out:
+        console.say(f"table: {atomic_write(out, shown)}")
+    elif isinstance(shown, str):
+        console.show(shown)
     else:
-        console.show(text)
+        for number, table in enumerate(shown):
+            console.show_table(table, gap=number > 0)
+
+
+def _record_named(folder: Path, option: str, run_id: str) -> Record:
+    """The record that ``option`` names, without reading any other."""
+    check_choice(option, run_id, [path.stem for path in (folder / "runs").glob("*.json")])
+    return results.read_record(folder / "runs" / f"{run_id}.json")
 
 
 def _read(folder: Path, where: Sequence[str]) -> list[Record]:
@@ -146,7 +197,8 @@ def plot_command(folder: Path, where: tuple[str, ...], log: Path | None, out: Pa
         results.plot_training(log, out)
         console.say(f"plot: {out}")
         return
-    runs = _read(folder, where)
+    alone = values["run"] and kind in ("examples", "matrix", "training") and not where
+    runs = [_record_named(folder, "--run", values["run"])] if alone else _read(folder, where)
     if kind == "examples":
         if values["examples"] is None:
             raise UserError("--examples: is missing; name the file that evaluate --save-examples wrote")

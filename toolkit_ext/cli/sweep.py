@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import click
 
 from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import Command
-from toolkit_ext.cli.options import CommaSeparated, run_context_options, take_run_context
+from toolkit_ext.cli.options import CommaSeparated, run_context_options, save_every_option, take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.settings import RunContext, Task
@@ -18,7 +19,7 @@ from toolkit_ext.trainers.compose import AXES, compose, known, options
 from toolkit_ext.trainers.methods import METHODS
 
 # Options of train whose value has commas: one value each. The other options of train make a grid.
-_WHOLE = {"deep_layers"}
+_WHOLE = {"deep_layers", "group_pattern"}
 _NOT_OURS = {"method", "dry_run", "seed", "resume", "config", "print_config", *RunContext.__dataclass_fields__}
 
 
@@ -50,8 +51,8 @@ def _values(name: str, given: Any) -> list[tuple[str, ...]]:
 
 def _task(method: str, words: tuple[str, ...]) -> Task:
     ctx = train_command.make_context("train", [method, *words])
-    left_out = {*RunContext.__dataclass_fields__, "dry_run"}
-    values = {name: value for name, value in ctx.params.items() if name not in left_out}
+    no_setting = {"dry_run", *RunContext.__dataclass_fields__}
+    values = {name: value for name, value in ctx.params.items() if name not in no_setting}
     return Task(experiment_of(values.pop("method"), values), ("train", method, *words))
 
 
@@ -98,7 +99,8 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
 @click.option("--threads", type=int, help="CPU threads per worker; by default its share of the cores")
 @click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")
 @click.option("--dry-run", is_flag=True, help="list the runs and the state of each, and stop")
-@run_context_options
+@save_every_option
+@partial(run_context_options, workers="--data-workers")
 @config_options
 def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: bool, **values: Any) -> None:
     """Train several methods with several seeds and settings, and record each.

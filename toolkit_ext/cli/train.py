@@ -16,7 +16,10 @@ from toolkit_ext.cli.options import (
     CommaSeparated,
     backbone_arg_option,
     hyper_parameter_options,
+    reading_options,
     run_context_options,
+    save_every_option,
+    take_reading,
     take_run_context,
 )
 from toolkit_ext.experiments.presets import preset_for
@@ -28,16 +31,17 @@ from toolkit_ext.trainers.methods import METHODS
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     """The experiment that ``values``, options of ``train``, describe; without those of :func:`run_context_options`."""
     values = dict(values)
-    args = values.pop("backbone_arg")
+    args, reading = values.pop("backbone_arg"), take_reading(values)
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
     given = {name: value for name, value in values.items() if value is not None}
-    experiment = Experiment(method=method, backbone_args=args, hyper_parameters=given, **fixed)
+    experiment = Experiment(method=method, backbone_args=args, hyper_parameters=given, reading=reading, **fixed)
     return fine_tuning(experiment, METHODS[method].defaults if method in METHODS else {})
 
 
 @click.command("train", cls=TrainCommand)
 @click.argument("method", required=False)
-@click.option("--data", default="digits", show_default=True, help="digits, mnist, cifar10, ..., folder:PATH")
+@click.option("--data", default="digits", show_default=True, help="digits, mnist, ..., folder:PATH, npz:PATH, hf:NAME")
+@reading_options
 @click.option("--backbone", default="lenet", show_default=True, help="timm name, lenet, resnet18_w or FILE.py:FACTORY")
 @backbone_arg_option
 @click.option("--weights", metavar="FILE", help="start from these weights: a file, or pretrained for timm's own")
@@ -56,6 +60,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
 @click.option("--extend", metavar="RUN", help="begin with the epochs of RUN, a shorter run with the same settings")
+@save_every_option
 @run_context_options
 @config_options
 def train_command(method: str | None, dry_run: bool, **values: Any) -> None:

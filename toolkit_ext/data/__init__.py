@@ -1,17 +1,5 @@
-"""Images and labels: named data sets, image folders, splits and checks."""
+"""Images and labels: named data sets, image folders, splits and checks, in memory or streamed."""
 
-from toolkit_ext.data.dataset import Dataset
-from toolkit_ext.data.sources import NAMES, load
-from toolkit_ext.data.tensors import as_tensor, channel_stats, check_images, check_labels, split_validation, to_unit
+import lazy_loader
 
-__all__ = [
-    "NAMES",
-    "Dataset",
-    "as_tensor",
-    "channel_stats",
-    "check_images",
-    "check_labels",
-    "load",
-    "split_validation",
-    "to_unit",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

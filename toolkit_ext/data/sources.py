@@ -1,4 +1,4 @@
-"""Data sets by name, through scikit-learn and torchvision."""
+"""Data sets by name: image folders and arrays, and those of scikit-learn, torchvision and Hugging Face."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit_ext.data.dataset import Dataset, load_folder, shuffled
+from toolkit_ext.data.arrays import open_npz
+from toolkit_ext.data.dataset import Dataset
+from toolkit_ext.data.decoding import in_memory
+from toolkit_ext.data.facts import with_facts
+from toolkit_ext.data.files import open_folder
+from toolkit_ext.data.folder import order_of
+from toolkit_ext.data.hugging_face import open_hugging_face
+from toolkit_ext.data.images import ImageSet
+from toolkit_ext.data.reading import Engine, Reading
 from toolkit_ext.errors import UserError, check_choice, one_line
 
 Part = tuple[Tensor, Tensor]
@@ -18,37 +26,83 @@ _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 
-def load(name: str, *, root: str | Path = "data", download: bool = False, image_size: int | None = None) -> Dataset:
-    """Load a data set.
+def load(
+    name: str,
+    *,
+    root: str | Path = "data",
+    download: bool = False,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    **reading: Any,
+) -> Dataset:
+    """Load a data set into memory.
 
     Args:
         name: ``digits`` (8 x 8 grey, from scikit-learn; a fixed split into 1,437 training and 360 test images),
             ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (resized to 32 x 32), ``cifar10-jpeg``
-            (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; accuracies differ from CIFAR-10), or
-            ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, read as RGB.
+            (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; accuracies differ from CIFAR-10),
+            ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, ``npz:PATH`` or ``hf:NAME``. See ``docs/data.md``.
         root: Folder of the files, with torchvision's layout.
         download: Let torchvision download missing files.
-        image_size: Side in pixels to resize to, for ``gtsrb`` and ``folder:`` (required if its images differ in size).
+        workers: Threads that decode images; by default one per core.
+        cache: Folder for decoded images.
+        reading: Options of :class:`Reading`, such as ``image_size=224``.
 
     Returns:
         A :class:`Dataset`; ``digits`` as float32, all others as uint8. Image folders have a fixed random order.
 
     Raises:
-        UserError: unknown name, missing or damaged files, or a failed download.
+        UserError: unknown name, missing or damaged files, a failed download, or an option that is not allowed.
+
+    Example:
+        >>> load("digits").x_train.shape
+        torch.Size([1437, 1, 8, 8])
     """
-    is_folder = name.startswith("folder:")
-    check_choice("data", "folder:PATH" if is_folder else name, NAMES)
-    if image_size is not None and (image_size < 1 or not (is_folder or name == "gtsrb")):
-        raise UserError(f"image_size: {image_size} is not allowed for {name}; a positive number for folder: and gtsrb")
-    if is_folder:
-        return load_folder(name, Path(name.removeprefix("folder:")).expanduser(), image_size)
+    engine = Engine("on", workers, None if cache is None else Path(cache))
+    opened = open_source(name, root=root, download=download, workers=workers, **reading)
+    return in_memory(opened, engine)
+
+
+def open_source(
+    name: str,
+    *,
+    root: str | Path = "data",
+    download: bool = False,
+    workers: int | None = None,
+    **reading: Any,
+) -> Dataset[ImageSet]:
+    """Open a data set whose images are read when they are needed, by ``workers`` processes.
+
+    Args:
+        name: As for :func:`load`, as are ``root``, ``download`` and ``reading``. Images of files are streamed, those of
+            arrays are in memory.
+        root: Folder of the files.
+        download: Let torchvision download missing files.
+        workers: Processes that decode batches; 0 decodes in this one; by default one per core.
+        reading: Options of :class:`Reading`.
+
+    Returns:
+        A :class:`Dataset` of :class:`ImageSet`, for ``fit`` and ``evaluate``.
+
+    Raises:
+        UserError: as for :func:`load`.
+    """
+    kind, colon, place = name.partition(":")
+    check_choice("data", f"{kind}:{_ADDRESSED[kind][0]}" if colon and kind in _ADDRESSED else name, NAMES)
+    how, engine = Reading.of(reading), Engine(workers=workers)
+    if colon:
+        return with_facts(_ADDRESSED[kind][1](name, place, how, engine), how)
     root = Path(root).expanduser()
+    if name == "cifar10-jpeg":
+        return with_facts(_cifar10_jpeg(name, root, download, how, engine), how)
+    how.refuse(name, *(option for option in how.given() if (name, option) != ("gtsrb", "image_size")))
     try:
-        return _LOADERS[name](name, root, download, image_size)
+        found = _LOADERS[name](name, root, download, how.image_size)
     except UserError:
         raise
     except Exception as error:  # torchvision: RuntimeError if files are missing; anything if they are damaged
         raise UserError(_what_now(name, root, download, error)) from error
+    return with_facts(found.opened(), how)
 
 
 def _what_now(name: str, root: Path, download: bool, error: Exception) -> str:
@@ -114,16 +168,18 @@ def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dat
         source = GTSRB(root, split=split, download=download)
         items = [(pil_to_tensor(image.resize((side, side), _BILINEAR)), label) for image, label in source]
         labels = torch.tensor([label for _, label in items], dtype=torch.int64)
-        return shuffled(torch.stack([image for image, _ in items]), labels)
+        order = order_of(len(items))
+        return torch.stack([items[place][0] for place in order.tolist()]), labels[order]
 
     return Dataset(name, *part("train"), *part("test"), 43, tuple(f"{index:02d}" for index in range(43)))
 
 
-def _cifar10_jpeg(name: str, root: Path, download: bool, image_size: int | None) -> Dataset:
+def _cifar10_jpeg(name: str, root: Path, download: bool, reading: Reading, engine: Engine) -> Dataset[ImageSet]:
     folder = root / name
     if download and not folder.is_dir():
         raise UserError(f"data {name}: there is no download; put train/ and test/, a folder per class, in {folder}")
-    return load_folder(name, folder, None)
+    reading.refuse(name, *(option for option in reading.given() if option != "on_bad_image"))
+    return open_folder(name, str(folder), reading, engine)
 
 
 _LOADERS: dict[str, Callable[[str, Path, bool, int | None], Dataset]] = {
@@ -133,7 +189,12 @@ _LOADERS: dict[str, Callable[[str, Path, bool, int | None], Dataset]] = {
     "cifar100": _cifar,
     "svhn": _svhn,
     "gtsrb": _gtsrb,
-    "cifar10-jpeg": _cifar10_jpeg,
 }
-NAMES: tuple[str, ...] = (*_LOADERS, "folder:PATH")
+# Sources with a place in their name, and what stands for it in NAMES.
+_ADDRESSED: dict[str, tuple[str, Callable[[str, str, Reading, Engine], Dataset[ImageSet]]]] = {
+    "folder": ("PATH", open_folder),
+    "npz": ("PATH", open_npz),
+    "hf": ("NAME", open_hugging_face),
+}
+NAMES: tuple[str, ...] = (*_LOADERS, "cifar10-jpeg", *(f"{kind}:{place}" for kind, (place, _) in _ADDRESSED.items()))
 """The names that :func:`load` accepts; ``folder:PATH`` stands for any path."""

@@ -158,7 +158,9 @@ def channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 
-def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_validation(
+    x: Any, y: Any, fraction: float, seed: int, *, name: str = "validation_fraction"
+) -> tuple[Tensor, Tensor]:
     """Indices of a training and a validation part, int64, ascending; the same on every machine.
 
     The split is stratified by class, or random if a class is too small.
@@ -168,6 +170,7 @@ def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor
         y: Index labels ``[N]``.
         fraction: Share of the validation part, in (0, 1).
         seed: Seed of the split.
+        name: Name of the share in messages.
 
     Raises:
         UserError: a fraction outside (0, 1), or so few images that a part would be empty.
@@ -177,7 +180,7 @@ def split_validation(x: Any, y: Any, fraction: float, seed: int) -> tuple[Tensor
     labels, count = np.asarray(y), len(x)
     size = round(fraction * count) if 0 < fraction < 1 else 0
     if not 1 <= size < count or len(labels) != count:
-        raise UserError(f"validation_fraction: {fraction} of {count} images is not allowed; both parts need images")
+        raise UserError(f"{name}: {fraction} of {count} images is not allowed; both parts need images")
     sizes = np.unique(labels, return_counts=True)[1]
     fits = sizes.min() >= 2 and min(size, count - size) >= len(sizes)
     with warnings.catch_warnings():

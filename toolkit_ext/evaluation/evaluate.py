@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from toolkit_ext.data import ImageSet, as_tensors
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.checks import find_device, opened
 from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
@@ -28,8 +30,8 @@ _STANDARD = Budget()
 
 def evaluate(
     model: Classifier,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | ImageSet | Dataset[Any] | DataLoader[Any],
+    y: Tensor | None,
     protocol: Protocol | str,
     *,
     seed: int = 0,
@@ -61,8 +63,9 @@ def evaluate(
             outputs (a dictionary or object with ``logits``, a tuple that begins with them). Or ART's
             ``PyTorchClassifier``, whose ``clip_values`` and preprocessing are applied to images in [0, 1], or its
             ``EnsembleClassifier``.
-        x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8.
-        y: Index labels ``[N]`` (or one-hot).
+        x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8. Or a torch ``Dataset`` or ``DataLoader`` of images and
+            labels, read as a whole.
+        y: Index labels ``[N]`` (or one-hot); None with a ``Dataset`` or ``DataLoader``.
         protocol: A :class:`Protocol`, or the name or path of one.
         seed: Seed of every attack, set before each batch.
         batch_size: Images attacked at once; it affects results, because random numbers are drawn per batch. ``auto``
@@ -84,13 +87,14 @@ def evaluate(
         UserError: bad images, labels, model, option or output path; a ``state_dir`` in use or of another evaluation.
     """
     protocol, model = load_protocol(protocol), as_module(model)
+    images, labels = as_tensors(x, y)
     check_precision(precision, protocol.version)
     check_identity(model, state_dir)
     device = find_device(model, device)
     ranks = current(device)
     if save_examples is not None:
         check_output(Path(save_examples))  # fail now, not after the attacks
-    with opened(model, x, y, precision, device, num_classes) as subject:
+    with opened(model, images, labels, precision, device, num_classes) as subject:
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
         settings = settle(subject, protocol, seed, size, budget, precision)
         if carry is not None:
@@ -136,8 +140,8 @@ def _carried(carry: Evaluation | None) -> dict[str, int]:
 
 def evaluate_budgets(
     model: Classifier,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | ImageSet | Dataset[Any] | DataLoader[Any],
+    y: Tensor | None,
     protocol: Protocol | str,
     eps: Sequence[float | str],
     *,
@@ -163,6 +167,7 @@ def evaluate_budgets(
     Raises:
         UserError: radii that :func:`budgets` refuses, and whatever :func:`evaluate` refuses.
     """
+    x, y = as_tensors(x, y)
     found: list[Evaluation] = []
     for at in budgets(load_protocol(protocol), eps):
         folder = None if state_dir is None else Path(state_dir) / at.name

@@ -19,13 +19,13 @@ from toolkit_ext.units import Eps, parse_eps
 Version = Literal["standard", "plus", "rand"]
 VERSIONS: tuple[Version, ...] = ("standard", "plus", "rand")
 
-STEPS = {"pgd20": 20, "pgd100": 100, "mim": 10, "pgd_l2": 20}
+STEPS = {"pgd20": 20, "pgd40": 40, "pgd100": 100, "mim": 10, "pgd_l2": 20}
 """Steps of the iterated columns. MIM: 10 steps of eps/10, decay 1, as in its paper (Dong et al., CVPR 2018)."""
-COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "square", "aa")
+COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "apgd_ce_t", "square", "aa")
 """Allowed ``attacks``; ``clean`` always runs, ``aa`` is AutoAttack, the rest are single attacks."""
 
 # 2.5 eps / steps, Madry et al.'s rule; MIM's own for MIM.
-_ALPHA = {"pgd20": "eps/8", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
+_ALPHA = {"pgd20": "eps/8", "pgd40": "eps/16", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
 _USUAL = {("digits", "Linf"): "linf_0.1_digits", ("mnist", "Linf"): "linf_0.3_mnist", ("mnist", "L2"): "l2_1.5_mnist"}
 _ELSE: dict[str, str] = {"Linf": "linf_8_255", "L2": "l2_0.5"}
 _FAR_BELOW = 0.25  # of the usual radius

@@ -29,8 +29,10 @@ def epoch_line(report: EpochReport) -> str:
     """Losses, accuracies on the validation split, eps, learning rate, time, time left, and the best epoch so far."""
     row, width = report.figures, len(str(report.epochs))
     parts = [f"epoch {report.epoch:{width}}/{report.epochs}", *_losses(row)]
-    parts += [f"{name} {row[f'val_{name}_acc']:.1%}" for name in ("clean", "robust") if f"val_{name}_acc" in row]
-    parts += [f"eps {budget(row['eps'])}", f"lr {row['lr']:.3g}", duration(row["seconds"])]
+    attacked = row["eps"] > 0  # else robust accuracy is clean accuracy
+    measured = ("clean", "robust") if attacked else ("clean",)
+    parts += [f"{name} {row[f'val_{name}_acc']:.1%}" for name in measured if f"val_{name}_acc" in row]
+    parts += [f"eps {budget(row['eps'])}"] * attacked + [f"lr {row['lr']:.3g}", duration(row["seconds"])]
     if report.epoch < report.epochs:
         parts.append(f"{duration(report.remaining_seconds)} left")
     if best := report.best_epoch:

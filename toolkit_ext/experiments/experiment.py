@@ -5,18 +5,19 @@ The command line and all recipes use :func:`run`, so that records from all of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit_ext import data, results
 from toolkit_ext.backbones import Made
 from toolkit_ext.cli.console import say
+from toolkit_ext.data.reading import CROP_PCT
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
@@ -35,11 +36,11 @@ from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.optim import make_schedulers
 
 _FEW = 8  # images of a rehearsal
-READ_AS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # how data sets resize images
+_AS_IS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # images have their size already
 
 
 def make_trainer(
-    experiment: Experiment, dataset: data.Dataset, device: torch.device
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
 ) -> tuple[nn.Module, MethodTrainer]:
     """The model that ``experiment`` starts from, on ``device``, and the trainer that holds it.
 
@@ -50,7 +51,9 @@ def make_trainer(
     return made.model, trainer
 
 
-def _make(experiment: Experiment, dataset: data.Dataset, device: torch.device) -> tuple[Made, MethodTrainer]:
+def _make(
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
+) -> tuple[Made, MethodTrainer]:
     check_choice("method", experiment.method, TRAINERS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
@@ -61,9 +64,13 @@ def _make(experiment: Experiment, dataset: data.Dataset, device: torch.device) -
         return made, TRAINERS[experiment.method](classifier, **options)
 
 
-def facts(experiment: Experiment, dataset: data.Dataset, model: nn.Module, trainer: MethodTrainer) -> dict[str, Any]:
+def facts(
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], model: nn.Module, trainer: MethodTrainer
+) -> dict[str, Any]:
     """The facts of a training for its record and its checkpoints, known before it starts."""
-    held = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
+    held = cut = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
+    if dataset.y_validation is not None:
+        held, cut = len(dataset.y_validation), 0
     length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
     return {
         "method": experiment.method,
@@ -71,7 +78,7 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: nn.Module, train
         "hyper_parameters": trainer.axes.hyper_parameters() | length,
         "data": {
             "name": experiment.data,
-            "train": len(dataset.y_train) - held,
+            "train": len(dataset.y_train) - cut,
             "validation": held,
             "test": len(dataset.y_test),
             "num_classes": dataset.num_classes,
@@ -86,8 +93,8 @@ def facts(experiment: Experiment, dataset: data.Dataset, model: nn.Module, train
 
 
 def prepare(
-    experiment: Experiment, dataset: data.Dataset, device: torch.device
-) -> tuple[data.Dataset, Made, MethodTrainer, Protocol]:
+    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device
+) -> tuple[data.Dataset[data.ImageSet], Made, MethodTrainer, Protocol]:
     """The images that ``experiment`` takes of ``dataset``, its model with the trainer, and the evaluation.
 
     Raises:
@@ -97,7 +104,7 @@ def prepare(
     made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes
     protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
-    if axes.loop.validation_fraction > 0:
+    if axes.loop.validation_fraction > 0 and dataset.y_validation is None:
         data.split_validation(dataset.x_train, dataset.y_train, axes.loop.validation_fraction, axes.loop.seed)
     with frozen(trainer.model, axes.loop.freeze):
         optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
@@ -105,7 +112,14 @@ def prepare(
     return dataset, made, trainer, protocol
 
 
-def rehearse(experiment: Experiment, dataset: data.Dataset, device: torch.device) -> None:
+def first_images(dataset: data.Dataset[data.ImageSet], n: int) -> tuple[Tensor, Tensor]:
+    """The first ``n`` training images of ``dataset``, if it has so many, and their labels, in memory."""
+    few = replace(dataset.subset(min(n, len(dataset.y_train)), 1), x_validation=None, y_validation=None)
+    found = data.in_memory(few, data.Engine())
+    return found.x_train, found.y_train
+
+
+def rehearse(experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device) -> None:
     """Refuse what :func:`run` would refuse: prepare the run, and take one step on a few images.
 
     Raises:
@@ -115,7 +129,7 @@ def rehearse(experiment: Experiment, dataset: data.Dataset, device: torch.device
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "compile_mode": "none"}
     short = replace(experiment, hyper_parameters={**experiment.hyper_parameters, **quiet})
     _, trainer = make_trainer(short, dataset, device)
-    x, y = dataset.x_train[:_FEW], dataset.y_train[:_FEW]
+    x, y = first_images(dataset, _FEW)
     with suppress(RunError):  # such as a loss that is not finite, which is the run's own failure
         trainer.fit(x, y, batch_size=len(x), nb_epochs=experiment.epochs, stop_after=1, progress=False)
 
@@ -133,7 +147,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         return recorded
     started = results.environment()
     with ranks.one_by_one(local_rank()):
-        dataset = data.load(experiment.data, root=context.data_root, download=context.download)
+        dataset = context.open(experiment.data, experiment.reading)
     warn_of_code(experiment)
     dataset, made, trainer, protocol = prepare(experiment, dataset, device)
     about = facts(experiment, dataset, made.model, trainer)
@@ -145,21 +159,24 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     ranks.first(lambda: _keep_options(experiment, folder))
     results.reset_peak_memory()
     extended = ranks.first(lambda: begin_with(experiment, trainer, context, folder))
+    dataset = data.place(dataset, context.engine, device)
     trainer.fit(
         dataset.x_train,
         dataset.y_train,
+        None if dataset.x_validation is None else (dataset.x_validation, dataset.y_validation),
         batch_size=experiment.batch_size,
         nb_epochs=experiment.epochs,
         run_dir=folder,
         resume=context.resume or extended,
         progress=context.progress and not context.quiet,
         on_epoch=shown_epochs(context),
-        extra={**about, "label_names": list(dataset.classes), "input": dict(READ_AS), **started_from(made)},
+        save_every=context.save_every,
+        extra={**about, **_told(experiment, dataset.classes), **started_from(made)},
     )
     trainer.load_best()
     evaluation = evaluate(
         made.model,
-        dataset.x_test,
+        dataset.x_test.all(),
         dataset.y_test,
         protocol,
         num_classes=dataset.num_classes,
@@ -172,7 +189,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     record = record_of(
         about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
     )
-    record["details"] |= {**started_from(made), **context.told}
+    record["details"] |= {"data": dict(dataset.facts), **started_from(made), **context.told}
     return ranks.first(lambda: _written(record, context, folder))
 
 
@@ -180,6 +197,14 @@ def warn_of_code(experiment: Experiment) -> None:
     """Say once which files of the user's run."""
     if files := [*([experiment.backbone] if is_own(experiment.backbone) else []), *experiment.imports]:
         say(f"warning: {', '.join(files)}: files of code, which run when they are loaded")
+
+
+def _told(experiment: Experiment, classes: Sequence[str]) -> dict[str, Any]:
+    """What checkpoints say of their inputs: names of classes, how images become inputs, how the data was read."""
+    reading, form = dict(experiment.reading), dict(_AS_IS)
+    if "image_size" in reading:
+        form |= {"crop_pct": reading.get("crop_pct", CROP_PCT), "crop_mode": "center"}
+    return {"label_names": list(classes), "input": form, **({"reading": reading} if reading else {})}
 
 
 def _keep_options(experiment: Experiment, folder: Path) -> None:

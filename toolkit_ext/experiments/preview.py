@@ -13,7 +13,7 @@ from toolkit_ext import data, results
 from toolkit_ext.devices import check_device
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.experiments.counting import count_passes
-from toolkit_ext.experiments.experiment import make_trainer, prepare, rehearse
+from toolkit_ext.experiments.experiment import facts, first_images, make_trainer, prepare, rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget, duration
 from toolkit_ext.trainers.compose import AXES, known
@@ -29,12 +29,11 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
         UserError: whatever :func:`toolkit_ext.experiments.experiment.run` would refuse.
     """
     device = check_device(context.device)
-    dataset = data.load(experiment.data, root=context.data_root, download=context.download)
+    dataset = context.open(experiment.data, experiment.reading)
     rehearse(experiment, dataset, device)
     dataset, made, trainer, protocol = prepare(experiment, dataset, device)
-    loop = trainer.axes.loop
-    held = round(len(dataset.y_train) * loop.validation_fraction)
-    kept = len(dataset.y_train) - held
+    sizes = facts(experiment, dataset, made.model, trainer)["data"]
+    kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id
     channels, (height, width) = dataset.in_chans, dataset.image_size
     yield "images", f"{kept} to train, {held} to validate, {len(dataset.y_test)} to attack at the end"
@@ -47,9 +46,11 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     yield "passes", f"{passes.forward:.3g} forward and {passes.backward:.3g} backward in a step"
     results.reset_peak_memory()
     seconds = step_seconds(experiment, dataset, device)
+    in_memory = isinstance(dataset.x_train, data.ImagesInMemory)
+    extra = "validation and attacks" if in_memory else "reading images, validation and attacks"
     yield (
         "time",
-        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; validation and attacks are extra",
+        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; {extra} are extra",
     )
     memory = results.peak_memory()
     on_device = "" if memory["device_mb"] is None else f", {memory['device_mb']:.0f} MB on {device}"
@@ -59,17 +60,19 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     yield "record", str(context.results / "runs" / f"{experiment.run_id}.json")
 
 
-def step_seconds(experiment: Experiment, dataset: data.Dataset, device: torch.device, steps: int = _STEPS) -> float:
-    """Seconds of a training step: those of the second of two short trainings, when all is warm."""
+def step_seconds(
+    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device, steps: int = _STEPS
+) -> float:
+    """Seconds of a training step in memory: those of the second of two short trainings, when all is warm."""
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "lr_schedule": "constant", "schedule": "constant"}
     names = known(METHODS[experiment.method], {**experiment.hyper_parameters, **quiet}) | AXES.keys()
     kept = {name: value for name, value in experiment.hyper_parameters.items() if name in names}
     _, trainer = make_trainer(replace(experiment, hyper_parameters={**kept, **quiet}), dataset, device)
     steps = max(1, min(steps, len(dataset.x_train) // experiment.batch_size))
-    n = steps * experiment.batch_size
+    x, y = first_images(dataset, steps * experiment.batch_size)
     options: dict[str, Any] = {"batch_size": experiment.batch_size, "nb_epochs": 1, "progress": False}
     for _ in range(2):
-        trainer.fit(dataset.x_train[:n], dataset.y_train[:n], **options)
+        trainer.fit(x, y, **options)
     return float(trainer.history[-1]["seconds"]) / steps
 
 

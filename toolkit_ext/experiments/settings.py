@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from toolkit_ext import results
-from toolkit_ext.bounds import COUNT, SEED, check_options
+from toolkit_ext import data, results
+from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, SEED, check_options
+from toolkit_ext.data.reading import Reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.compose import identity
 from toolkit_ext.trainers.methods import METHODS
@@ -31,6 +32,7 @@ class Experiment:
     ``pretrained`` for timm's; ``weights_key`` chooses in a file that has several), or from the checkpoint folder
     ``init``; ``mean`` and ``std`` are their normalisation. ``imports`` are modules that register networks with timm.
     Weights and code identify a run by their content, not by where they lie.
+    ``reading`` has the options of :class:`toolkit_ext.data.Reading` that differ from their defaults.
     """
 
     method: str
@@ -45,6 +47,7 @@ class Experiment:
     protocol: str | None = None
     attacks: tuple[str, ...] = ()
     seed: int = option(0, "seed of weights, batches and attacks", SEED)
+    reading: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     weights_key: str | None = None
     init: str | None = None
@@ -56,6 +59,7 @@ class Experiment:
         check_options(self)
         if self.weights and self.init:
             raise UserError("init: cannot be given with --weights; both say what the training starts from")
+        object.__setattr__(self, "reading", Reading.of(self.reading).given())
 
     @property
     def run_id(self) -> str:
@@ -64,6 +68,8 @@ class Experiment:
 
         hashed = {name: value for name, value in asdict(self).items() if name not in _START}
         hashed |= identity_of_start(self)
+        if not self.reading:
+            del hashed["reading"]  # runs had no such setting before
         if self.method in METHODS:
             hashed["hyper_parameters"] = identity(METHODS[self.method], self.hyper_parameters)
         settings = json.dumps(hashed, sort_keys=True, default=str)
@@ -84,11 +90,11 @@ class Experiment:
         if "imports" in given:
             given["import"] = given.pop("imports")  # as the option is called
         arguments = {"backbone_arg": dict(self.backbone_args)} if self.backbone_args else {}
-        return {**given, **arguments, **self.hyper_parameters}
+        return {**given, **arguments, **self.reading, **self.hyper_parameters}
 
 
 _START = ("weights", "weights_key", "init", "mean", "std", "imports")
-_NESTED = ("backbone_args", "hyper_parameters")
+_NESTED = ("backbone_args", "hyper_parameters", "reading")
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
@@ -116,7 +122,8 @@ class RunContext:
     """Folders, device and display of a run; none of them changes the result.
 
     ``extend`` names a shorter run of the same settings, in ``output`` or by its folder, whose epochs are taken over.
-    ``told`` are further facts for the record, such as how the run was chosen.
+    ``told`` are further facts for the record, such as how the run was chosen. ``in_memory``, ``data_workers`` and
+    ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes.
     """
 
     results: Path = Path("results")
@@ -131,10 +138,25 @@ class RunContext:
     json_lines: bool = False
     tables: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
+    in_memory: str = "auto"
+    data_workers: int | None = None
+    cache: Path | None = None
+    save_every: float = 10.0
 
     def __post_init__(self) -> None:
         for name in self.tables:
             results.check_name("tables", name)
+        NOT_NEGATIVE.check("save_every", self.save_every)
+        assert self.engine
+
+    @property
+    def engine(self) -> data.Engine:
+        """How images are kept."""
+        return data.Engine(self.in_memory, self.data_workers, self.cache)
+
+    def open(self, name: str, reading: Mapping[str, Any]) -> data.Dataset[data.ImageSet]:
+        """The data set called ``name``, read as ``reading`` says."""
+        return data.open_source(name, root=self.data_root, download=self.download, workers=self.data_workers, **reading)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from toolkit_ext.errors import UserError
-from toolkit_ext.results import Curve, Pair, Record, label, pairs, training_log
-from toolkit_ext.results.figures.curves import training_panels
+from toolkit_ext.results import Curve, Pair, Record, label, pairs
+from toolkit_ext.results.figures.curves import history, training_panels
 from toolkit_ext.results.figures.images import draw_pairs, first_broken
 from toolkit_ext.results.figures.plots import COLORS, encode
 from toolkit_ext.results.tables.formatting import budget
@@ -43,11 +42,10 @@ def _short(value: float) -> float:
 
 def training(record: Record) -> Chart | None:
     """Losses, accuracies, eps and learning rate over epochs; None for a run without training."""
-    try:
-        log = training_log(record)
-    except UserError:
+    log = [row for row in history(record) if row.get("epoch") is not None]
+    if not log:
         return None
-    panels = training_panels(log)
+    panels = training_panels(dict.fromkeys(chain.from_iterable(log)))
     unit = 1 / (sum(_HEIGHTS[name] for name in panels) or 1)
     top, data, last = 1.0, [], []
     layout = _layout("Training", 120 + 70 * sum(_HEIGHTS[name] for name in panels))
@@ -65,11 +63,11 @@ def training(record: Record) -> Chart | None:
     return {"text": text, "data": data, "layout": layout}
 
 
-def _series(log: pd.DataFrame, column: str, scale: float) -> tuple[Chart, float]:
-    known = log[["epoch", column]].dropna()
-    values = [_short(scale * value) for value in known[column]]
+def _series(log: Sequence[Mapping[str, float | None]], column: str, scale: float) -> tuple[Chart, float]:
+    known = [(row["epoch"], value) for row in log if (value := row.get(column)) is not None]
+    values = [_short(scale * value) for _, value in known]
     name = column.replace("loss_", "loss ").removesuffix("_acc").replace("_", " ")
-    return {"name": name, "x": known["epoch"].tolist(), "y": values}, values[-1] if values else math.nan
+    return {"name": name, "x": [epoch for epoch, _ in known], "y": values}, values[-1] if values else math.nan
 
 
 def breakdown(record: Record) -> Chart | None:
@@ -117,7 +115,8 @@ def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", l
     from toolkit_ext.evaluation import load_examples
 
     found = load_examples(examples)
-    dataset = data.load(record["data"]["name"], root=data_root)
+    reading = record["details"].get("data", {}).get("reading", {})
+    dataset = data.load(record["data"]["name"], root=data_root, **reading)
     if len(found.indices) and int(found.indices.max()) >= len(dataset.x_test):
         raise UserError(f"examples {examples}: are not of {dataset.name}, which has {len(dataset.x_test)} test images")
     clean = data.to_unit(dataset.x_test[found.indices])

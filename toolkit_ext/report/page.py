@@ -1,4 +1,4 @@
-"""The HTML page: the table, the data of the charts and the compressed libraries that draw them."""
+"""The HTML page: rankings, the packed runs and their details, and the packed libraries that show them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
@@ -18,10 +18,12 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.report.landscape import is_landscape, panels
-from toolkit_ext.report.rows import columns, filters, rows, shared
+from toolkit_ext.report.rankings import rankings
+from toolkit_ext.report.rows import columns, details, filters, rows, shared
 from toolkit_ext.results import Curve, Record, curves, label
 from toolkit_ext.results.figures.curves import model_key
-from toolkit_ext.results.tables.frames import BUDGET
+
+CHUNK = 64  # runs whose details are packed together: larger packs are smaller in sum, and slower to open
 
 
 def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, title: str = "Robustness report") -> str:
@@ -37,11 +39,15 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
     """
     if not records:
         raise UserError("results: there are no runs to report on")
-    ranked = [record for record in records if not is_landscape(record)]
+    runs = [record for record in records if not is_landscape(record)]
     shown = pictures or {}
     return _template().render(
         title=title,
-        **_leaderboard(ranked, shown),
+        rankings=rankings(runs),
+        count=len(runs),
+        **_all_runs(runs),
+        chunks=_chunks(runs, shown),
+        chunk_size=CHUNK,
         panels=panels(records, shown),
         style=asset("itables", "html/dt_bundle.css") + template("report.css"),
         script=template("report.js"),
@@ -51,25 +57,35 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
     )
 
 
-def _leaderboard(records: Sequence[Record], pictures: Mapping[str, str]) -> dict[str, Any]:
+def _all_runs(records: Sequence[Record]) -> dict[str, Any]:
+    """The list of all runs; its rows are packed, and put on the page when the list is opened."""
     if not records:  # nothing was evaluated yet
-        return {"columns": ["method"], "filters": {}, "shared": [], "mixed": [], "rows": [], "sort_by": "method"}
-    several = filters(records)
+        return {"columns": ["method"], "filters": {}, "shared": [], "rows": packed("[]"), "sort_by": "method"}
+    listed = [[row.run_id, *([cell.text, cell.order, cell.hint] for cell in row.cells)] for row in rows(records)]
     return {
         "columns": columns(records),
-        "filters": several,
+        "filters": filters(records),
         "shared": shared(records),
-        "mixed": [name for name in several if name in BUDGET],
-        "rows": rows(records, _curves(records), pictures),
+        "rows": packed(_json(listed)),
         "sort_by": "aa_acc" if any("aa_acc" in record["metrics"] for record in records) else "method",
     }
+
+
+def _chunks(records: Sequence[Record], pictures: Mapping[str, str]) -> list[str]:
+    """The details of :data:`CHUNK` runs each, which the page unpacks when one of them is opened."""
+    of_run = _curves(records)
+    found = [details(r, of_run.get(r["run_id"]), pictures.get(r["run_id"], "")) for r in records]
+    parts = [found[start : start + CHUNK] for start in range(0, len(found), CHUNK)]
+    return [packed(_json([vars(told) for told in part])) for part in parts]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def _template() -> Template:
     made = Environment(loader=FunctionLoader(template), autoescape=True, undefined=StrictUndefined)
     made.filters["label"] = label
-    # A script element ends, and a comment in it starts, with "<".
-    made.filters["json"] = lambda value: json.dumps(value, allow_nan=False).replace("<", "\\u003c")
     return made.get_template("report.html.j2")
 
 
@@ -97,10 +113,10 @@ def template(name: str) -> str:
     return (files("toolkit_ext.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-@cache
+@lru_cache(maxsize=4)
 def packed(text: str) -> str:
     """``text`` gzipped without a time, in base64: a third of the size, and safe inside a script element."""
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 @cache

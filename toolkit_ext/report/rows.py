@@ -29,10 +29,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A run: its cells and details; ``audit`` lines are kind, verdict and message, ``facts`` name and value."""
+    """A run in the list of all runs; the key of its details is ``run_id``."""
 
     run_id: str
     cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What opens under a run: ``audit`` lines are kind, verdict and message, ``facts`` name and value."""
+
+    run_id: str
     command: str
     picture: str
     charts: Sequence[charts.Chart]
@@ -68,24 +75,28 @@ def _text(column: str, value: Any) -> str:
     return budget(value) if column == "eps" else str(value)
 
 
-def rows(records: Sequence[Record], curves: Mapping[str, Curve], pictures: Mapping[str, str]) -> list[Row]:
-    """A row per record; ``curves`` and ``pictures`` by ``run_id``."""
+def rows(records: Sequence[Record]) -> list[Row]:
+    """A row per record."""
     table, names = frame(records), columns(records)
     fewer = fewer_examples(table).tolist()
     return [
-        Row(
-            run_id=record["run_id"],
-            cells=tuple(_cell(record, name, values[name], short) for name in names),
-            command=record["command"],
-            picture=pictures.get(record["run_id"], ""),
-            charts=_charts(record, curves.get(record["run_id"])),
-            attacks=_attacks(record),
-            audit=_audit(record),
-            parameters=[[key, _value(value)] for key, value in sorted(record["hyper_parameters"].items())],
-            facts=_facts(record),
-        )
+        Row(record["run_id"], tuple(_cell(record, name, values[name], short) for name in names))
         for record, values, short in zip(records, table.to_dict("records"), fewer, strict=True)
     ]
+
+
+def details(record: Record, curve: Curve | None = None, picture: str = "") -> Details:
+    """All that the page tells about one run; ``picture`` is a ``data:`` address."""
+    return Details(
+        run_id=record["run_id"],
+        command=record["command"],
+        picture=picture,
+        charts=_charts(record, curve),
+        attacks=_attacks(record),
+        audit=_audit(record),
+        parameters=[[key, _value(value)] for key, value in sorted(record["hyper_parameters"].items())],
+        facts=_facts(record),
+    )
 
 
 def _cell(record: Record, name: str, value: Any, fewer: bool) -> Cell:

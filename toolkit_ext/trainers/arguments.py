@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.backbones.outputs import check_outputs, reason_of, same_buffers, same_modes
-from toolkit_ext.bounds import COUNT
+from toolkit_ext.bounds import COUNT, NOT_NEGATIVE
+from toolkit_ext.data import ImageSet
+from toolkit_ext.data.reading import WORKERS
 from toolkit_ext.errors import UserError, quoted
 from toolkit_ext.fast import detach_computed
 from toolkit_ext.trainers.batches import BatchSource, isolated_rng
@@ -60,6 +62,8 @@ class FitOptions:
     run_dir: str | Path | None = None
     resume: bool = False
     stop_after: int | None = None
+    save_every: float = 10.0
+    workers: int = 0
     progress: bool = True
     on_epoch: OnEpoch | Sequence[OnEpoch] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -69,6 +73,8 @@ class FitOptions:
             raise UserError(f"run_dir: {quoted(self.run_dir)} is not allowed; give the path of a folder")
         for name in ("resume", "progress"):
             object.__setattr__(self, name, _check_flag(name, getattr(self, name)))
+        object.__setattr__(self, "save_every", NOT_NEGATIVE.check("save_every", to_python(self.save_every)))
+        object.__setattr__(self, "workers", WORKERS.check("workers", to_python(self.workers), int))
         for callback in self.callbacks:
             if not callable(callback):
                 raise UserError(f"on_epoch: {quoted(callback)} is not allowed; give a function, or a list of functions")
@@ -104,6 +110,12 @@ class Examples:
     training: ValidationSplit
     names: Mapping[str, Any]
     batch_size: int
+
+    def close(self) -> None:
+        """End the processes that read images ahead."""
+        for owner in (self.source, self.validation):
+            if isinstance(images := getattr(owner, "x", None), ImageSet):
+                images.close()
 
 
 @contextmanager

@@ -17,25 +17,26 @@ from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from toolkit_ext.backbones.estimators import check_classifier, clip_range, overridden, view
 from toolkit_ext.backbones.outputs import returning_logits
 from toolkit_ext.backbones.spectral_norm import spectral_norm
-from toolkit_ext.data import as_tensor, check_labels, split_validation, to_unit
+from toolkit_ext.data import as_image_set, as_tensor, split_validation, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
-from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, check_pair, differentiable, try_step
-from toolkit_ext.trainers.batches import TensorSource, as_images, isolated_rng
+from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
+from toolkit_ext.trainers.batches import ImageSource, isolated_rng
 from toolkit_ext.trainers.callbacks import best_epoch
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
-from toolkit_ext.trainers.fingerprint import held_facts, make_fingerprint, scheduler_facts, stream_facts
+from toolkit_ext.trainers.fingerprint import held_facts, image_facts, make_fingerprint, scheduler_facts, stream_facts
 from toolkit_ext.trainers.generators import first_batch, source_of
+from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
-from toolkit_ext.trainers.monitor import Monitor, ValidationSplit
+from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSplit
 from toolkit_ext.trainers.optim import (
     check_optimizer,
     make_loss,
@@ -46,7 +47,7 @@ from toolkit_ext.trainers.optim import (
     settings_kept,
 )
 from toolkit_ext.trainers.resources import Extensions, RunResources
-from toolkit_ext.trainers.state import RunFolder, digest, fitting_state
+from toolkit_ext.trainers.state import RunFolder, fitting_state
 from toolkit_ext.types import NORMS, Method
 from toolkit_ext.updates.plain import PartlyScheduled
 
@@ -114,46 +115,55 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     def fit(
         self,
         x: Any,
-        y: Any,
-        validation_data: tuple[Any, Any] | None = None,
+        y: Any = None,
+        validation_data: tuple[Any, Any] | Dataset[Any] | None = None,
         batch_size: int = 128,
         nb_epochs: int = 20,
         **kwargs: Any,
     ) -> None:
-        """Train on images ``x`` ``[N, C, H, W]`` with index or one-hot labels ``y``.
+        """Train on images ``x`` ``[N, C, H, W]`` (tensor, array or ``ImageSet``) with index or one-hot labels ``y``.
+
+        ``x`` can also be a torch ``Dataset`` of pairs (image, label), read batch by batch, or a ``DataLoader``, as for
+        :meth:`fit_generator`; then there is no ``y``.
 
         Without ``validation_data`` a share ``validation_fraction`` of the training data is set aside, to choose the
         best epoch by robust accuracy and to sound the alarms; test data never serves for that.
 
         ``kwargs`` are ``run_dir`` (folder for checkpoints and the log), ``resume`` (go on from ``run_dir``),
-        ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``progress`` (bars on a terminal, on by
-        default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport` after every epoch) and
-        ``extra`` (facts to keep with the checkpoints).
+        ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
+        inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
+        (bars on a terminal, on by default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport`
+        after every epoch) and ``extra`` (facts to keep with the checkpoints).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
             NonFiniteLossError: a loss or gradient was not finite; the state is in ``run_dir/failed``.
         """
+        if isinstance(x, DataLoader):
+            refuse_labels(y, "DataLoader")
+            self.fit_generator(x, nb_epochs, validation_data, **kwargs)
+            return
         batch_size = check_count("batch_size", batch_size)
         options = FitOptions.of(kwargs)
-        images, labels = self._pair((x, y))
-        held = self._held(validation_data, images)
-        names = {"data": digest(images, labels), "batch_size": batch_size, **held_facts(held)}
+        inputs = self._inputs(options)
+        images, labels = inputs.pair(x, y)
+        held = inputs.held(validation_data, images)
+        names = {**image_facts(images, labels), "batch_size": batch_size, **held_facts(held)}
         fraction = self.axes.loop.validation_fraction
         if held is None and fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        source = TensorSource(images, labels, batch_size)
-        examples = Examples(source, held, ValidationSplit(images, labels), names, source.batch_size)
-        self._train(examples, nb_epochs, options)
+        source = ImageSource(images, labels, batch_size)
+        training = ValidationSplit(images[:TRAINING_SUBSET].all(), labels[:TRAINING_SUBSET])
+        self._train(Examples(source, held, training, names, source.batch_size), nb_epochs, options)
 
     @differentiable()
     def fit_generator(
         self,
         generator: DataLoader[Any] | DataGenerator,
         nb_epochs: int = 20,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, Any] | Dataset[Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Train on the batches of a torch ``DataLoader`` or an ART ``DataGenerator``.
@@ -168,7 +178,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         options, seed = FitOptions.of(kwargs), self.axes.loop.seed
         source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
         first = first_batch(source, seed)
-        held = self._held(validation_data, first[0])
+        held = self._inputs(options).held(validation_data, first[0])
         names = {"data": "generator", **held_facts(held)}
         names |= stream_facts(source, first, seed, again=options.resume or restarted())
         self._train(Examples(source, held, ValidationSplit(*first[:2]), names, len(first[0])), nb_epochs, options)
@@ -191,29 +201,19 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             raise UserError("load_best: nothing has been trained yet; call fit first")
         self.model.load_state_dict(self.best_state_dict)
 
-    def _pair(self, data: tuple[Any, Any], kind: str = "") -> tuple[Tensor, Tensor]:
-        images = as_images(data[0], *self.clip, self.device, f"{kind}images")
-        labels = check_labels(data[1], len(images), self._classifier.nb_classes, f"{kind}labels")
-        return images, labels.to(self.device)
-
-    def _held(self, data: Any, training: Tensor) -> ValidationSplit | None:
-        if data is None:
-            return None
-        images, labels = self._pair(check_pair("validation_data", data), "validation ")
-        if images.shape[1:] != training.shape[1:]:
-            found, wanted = list(images.shape[1:]), list(training.shape[1:])
-            raise UserError(f"validation_data: images of shape {found} are not allowed; training has {wanted}")
-        return ValidationSplit(images, labels)
+    def _inputs(self, options: FitOptions) -> Inputs:
+        return Inputs(self._classifier.nb_classes, self.clip, self.device, options.workers)
 
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
         began = time.perf_counter()
         epochs, ranks = check_count("nb_epochs", epochs), current(self.device)
         with ExitStack() as stack:
+            stack.callback(examples.close)
             stack.enter_context(isolated_rng(self.axes.loop.seed))
             stack.enter_context(returning_logits(self.model))
             stack.enter_context(frozen(self.model, self.axes.loop.freeze))
             n = min(max(examples.batch_size // ranks.size, 1), 8)
-            x, y = to_unit(examples.training.x[:n]), examples.training.y[:n]
+            x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
             try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
             names = {"method": self.method.name, **examples.names}
             fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
@@ -233,15 +233,6 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                         run.resume(state)
             self._run(run, options)
         self.session_seconds = time.perf_counter() - began
-
-    def _resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        try:
-            run.resume(state)
-        except UserError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            facts = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise UserError(f"resume: the saved state is damaged, or of another version or model ({facts})") from error
 
     def _run(self, run: Run, options: FitOptions) -> None:
         try:
@@ -299,6 +290,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             unwrap=unwrap,
             parallel=parallel,
             plan=make_plan(model, loop, device, sharded=parallel.sharded),
+            save_every=options.save_every,
             progress=options.progress and ranks.is_first,
             on_epoch=options.callbacks,
         )

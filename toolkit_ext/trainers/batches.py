@@ -1,4 +1,4 @@
-"""Batches of tensors that stay on the device, their augmentation, and random numbers that a seed determines."""
+"""Batches of images by row, their augmentation, and random numbers that a seed determines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from toolkit_ext.data import as_tensor, check_images, to_unit
+from toolkit_ext.data import ImageSet, as_image_set, as_tensor, check_images, to_unit
 
 _MOST_PINNED = 1 << 28  # bytes; memory that is pinned cannot be swapped, so whole data sets are not
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
@@ -29,8 +29,11 @@ class BatchSource(Protocol):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
-        """The batches of one epoch, in an order that ``seed`` determines."""
+    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
+        """The batches of one epoch from number ``start`` on, in an order that ``seed`` determines.
+
+        With a ``start`` above 0, random numbers for the batches before it are drawn in this call.
+        """
 
 
 def as_images(
@@ -65,24 +68,26 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-class TensorSource:
-    """Batches drawn by index from tensors that stay on their device, shuffled anew in every epoch.
+class ImageSource:
+    """Batches drawn by row from images in memory or streamed, shuffled anew in every epoch.
 
     A ``batch_size`` above the number of examples makes one batch of them, as in ART.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int) -> None:
-        self.x, self.y, self.batch_size = x, y, min(batch_size, len(x))
+    def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int) -> None:
+        self.x, self.y, self.batch_size = as_image_set(x), y, min(batch_size, len(x))
 
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
         full, rest = divmod(len(self.x), self.batch_size)
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
+    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
         order = sent(torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)), self.x.device)
-        for index in order.split(self.batch_size)[: len(self)]:
-            yield to_unit(self.x[index]), self.y[index], index
+        parts = order.split(self.batch_size)[start : len(self)]
+        for part, images in zip(parts, self.x.batches(parts, seed), strict=True):
+            index = sent(part, self.y.device)
+            yield to_unit(images), self.y[index], index
 
 
 def _flip(x: Tensor) -> Tensor:

@@ -122,6 +122,12 @@ class LoopConfig:
         NOT_NEGATIVE,
         earlier=0,
     )
+    constant_patience: int = option(
+        0,
+        "measurements in a row as a constant classifier after which training stops; 0 is never",
+        NOT_NEGATIVE,
+        earlier=0,
+    )
     sharding: Literal["none", "fsdp"] = option(
         "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
     )

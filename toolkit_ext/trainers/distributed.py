@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from toolkit_ext.backbones.estimators import inner
+from toolkit_ext.data import as_image_set
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import Ranks
 from toolkit_ext.trainers.batches import seed_of
@@ -163,12 +164,17 @@ def facts(
 ) -> Mapping[str, Any]:
     """What has to be the same on all ranks, besides the run's fingerprint."""
     return {
-        "first examples": digest(training.x[:_COMPARED], training.y[:_COMPARED]),
-        "validation data": digest(validation.x, validation.y) if validation else None,
+        "first examples": digest(as_image_set(training.x)[:_COMPARED].all(), training.y[:_COMPARED]),
+        "validation data": _digest(validation) if validation else None,
         "model": digest({name: list(value.shape) for name, value in model.state_dict().items()}),
         "torch": torch.__version__,
         **further,
     }
+
+
+def _digest(validation: ValidationSplit) -> str:
+    images = as_image_set(validation.x)
+    return digest(images.identity() or images.all(), validation.y)
 
 
 def join(

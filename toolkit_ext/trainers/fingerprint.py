@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from toolkit_ext.backbones.estimators import clip_range, describe, operations_of
+from toolkit_ext.data import ImageSet, ImagesInMemory, as_image_set
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.batches import SourceBatch
 from toolkit_ext.trainers.compose import AXES, Axes
@@ -62,9 +63,24 @@ def make_fingerprint(
     return found | _classifier_facts(classifier) | _optimizer_facts(optimizer)
 
 
+def image_facts(images: ImageSet, labels: Tensor) -> dict[str, str]:
+    """The training data; a run of one engine goes on with the other.
+
+    ``files`` is the same for both engines, ``data`` is known of images in memory alone.
+    """
+    if isinstance(images, ImagesInMemory):
+        whole = {"data": digest(images.all(), labels)}
+    else:
+        whole = {} if images.digest else {"data": digest("Dataset", labels)}
+    return whole | ({"files": digest(images.identity(), labels)} if images.digest else {})
+
+
 def held_facts(held: ValidationSplit | None) -> dict[str, Any]:
     """The validation data that the caller gives."""
-    return {"validation": None if held is None else digest(held.x, held.y)}
+    if held is None:
+        return {"validation": None}
+    found = image_facts(as_image_set(held.x), held.y)
+    return {"validation": found.get("files") or found["data"]}
 
 
 def check_weights(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

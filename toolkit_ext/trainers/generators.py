@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -83,7 +84,7 @@ class StreamSource(ABC):
             x, y = images_and_labels(batch)
             images = to_unit(as_images(x, *self.clip, self.device, checked=not self._checked))
             labels = sent(check_labels(y, len(images), self.num_classes), self.device)
-            if len(images) > 1 or largest <= 1:  # else the last one, without batch statistics, see TensorSource
+            if len(images) > 1 or largest <= 1:  # else the last one, without batch statistics, see ImageSource
                 yield images, labels, None
             largest = max(largest, len(images))
         if not largest:
@@ -102,8 +103,13 @@ class StreamSource(ABC):
             self._opened = seed, batch, stream, _random_states(self._generators())
         return batch
 
-    def epoch(self, seed: int) -> Iterator[SourceBatch]:
+    def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
         """See :class:`BatchSource`; the order follows torch's global seed and the loader's own generator."""
+        batches = self._epoch(seed)
+        deque(islice(batches, start), maxlen=0)  # the order is the loader's own, so those before have to be read
+        return batches
+
+    def _epoch(self, seed: int) -> Iterator[SourceBatch]:
         opened, self._opened = self._opened, None
         with self._seeded(seed):
             if opened is None or opened[0] != seed:

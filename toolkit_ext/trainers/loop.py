@@ -22,10 +22,11 @@ from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
-from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor
+from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor, stays_constant
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger
+from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch, restore_generators
 from toolkit_ext.types import (
     AdversarialInputs,
     Attack,
@@ -60,7 +61,9 @@ class Run:
     unwrap: Callable[[nn.Module], nn.Module]
     parallel: DataParallelContext
     plan: fast.Plan
+    save_every: float = 0.0
     progress: bool = True
+    unfinished: UnfinishedEpoch | None = None
     on_epoch: Sequence[OnEpoch] = ()
     history: list[dict[str, Any]] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
@@ -74,6 +77,7 @@ class Run:
         self.trace = GradientTrace()
         self.average = WeightAverage(self.model, loop.ema_decay) if loop.ema_decay else None
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
+        self.clock = SaveClock(self.save_every if self.folder else 0.0, self.parallel.ranks)
         self.finite = NonFiniteCheck(
             self.update.optimizers,
             self._refuse,
@@ -104,15 +108,18 @@ class Run:
             self._epochs(stop_after)
 
     def _epochs(self, stop_after: int) -> None:
-        if not self.history:
+        if not self.history and not self.unfinished:
             self._save()  # so that a stop inside the first epoch can be resumed too
         every = self.axes.loop.measure_every
         for epoch in range(len(self.history) + 1, stop_after + 1):
             if has_stalled(self.history, self.axes.loop.early_stopping):
                 break
-            began = time.perf_counter()
+            if stays_constant(self.history, self.axes.loop.constant_patience):
+                self.alarms.add("stopped_constant", epoch - 1, f"training ended {self.epochs - epoch + 1} epochs early")
+                break
+            began = time.perf_counter() - (self.unfinished.seconds if self.unfinished else 0.0)
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
-                row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch)}
+                row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch, began)}
             if every and (epoch % every == 0 or epoch == self.epochs):
                 with isolated_rng(seed_of(self.axes.loop.seed, MEASURING)):
                     row |= self.monitor.measure(self.measured, row["eps"])
@@ -127,25 +134,26 @@ class Run:
             with isolated_rng(seed_of(self.axes.loop.seed, row["epoch"], MEASURING)):
                 callback(EpochReport(int(row["epoch"]), self.epochs, row, self.history, self.measured))
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        averages = Averages()
-        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, BATCHES))
+    def _epoch(self, epoch: int, began: float) -> dict[str, float]:
+        start, averages, count = self.unfinished.batches if self.unfinished else 0, Averages(), len(self.source)
+        batches = self.source.epoch(seed_of(self.axes.loop.seed, epoch, BATCHES), start)
+        if self.unfinished:
+            averages = self.unfinished.averages_of(self.parallel.ranks)
+            restore_generators(self.unfinished.generators)  # after the source began, which may draw its order
+            self.unfinished = None
         # None: no bar where the output is no terminal.
-        bar = tqdm(
-            batches,
-            f"epoch {epoch}/{self.epochs}",
-            len(self.source),
-            disable=None if self.progress else True,
-            leave=False,
-        )
+        name, hidden = f"epoch {epoch}/{self.epochs}", None if self.progress else True
+        bar = tqdm(batches, name, count, disable=hidden, leave=False, initial=start)
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
-        for index, batch in enumerate(bar):
-            position = epoch - 1 + index / len(self.source)
+        for index, batch in enumerate(bar, start):
+            position = epoch - 1 + index / count
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
-            averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * len(self.source) + index)))
+            averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * count + index)))
             self._show(bar, averages)
+            if index + 1 < count and self.clock.due():
+                self._save_inside(index + 1, time.perf_counter() - began, averages)
         self.finite.seen()
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
 
@@ -220,7 +228,14 @@ class Run:
             self.folder.save(f"snapshot-{row['epoch']:03d}", self.unwrap(self.measured), self.extra)
         self._save()
 
+    def _save_inside(self, batches: int, seconds: float, averages: Averages) -> None:
+        self.finite.seen()
+        self.unfinished = UnfinishedEpoch.now(batches, seconds, averages, self.parallel.ranks)
+        self._save()
+        self.unfinished = None
+
     def _save(self) -> None:
+        self.clock.restart()
         if self.folder:
             self.folder.write_log(self.history)
             self.folder.write_log(self.trace.rows(), "gradients.csv")
@@ -242,6 +257,7 @@ class Run:
                 "best_score": self.best_score,
                 "best_state": self.best_state,
                 **({"extensions": extensions} if (extensions := self.extensions.state_dict()) else {}),
+                **({"unfinished": self.unfinished.state_dict()} if self.unfinished else {}),
             }
         )
 
@@ -257,6 +273,7 @@ class Run:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.extensions.load_state_dict(state.get("extensions", {}))
+        self.unfinished = UnfinishedEpoch(**state["unfinished"]) if "unfinished" in state else None
         self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
         self.history = list(state["history"])
         self.trace.load_state_dict(state["trace"])

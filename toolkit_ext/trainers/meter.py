@@ -29,8 +29,19 @@ class Averages:
         """Add one batch's figures."""
         for name, value in figures.items():
             value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            # What was restored lies on the CPU.
+            self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts so far, on the CPU."""
+        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": dict(self._counts)}
+
+    def add_state(self, state: Mapping[str, Any]) -> None:
+        """Add what :meth:`state_dict` returned; counts are those of one rank."""
+        for name, value in state["sums"].items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = state["counts"][name]
 
     def means(self) -> dict[str, float]:
         """The means so far."""

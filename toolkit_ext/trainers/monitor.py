@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, PGD, generate
-from toolkit_ext.data import to_unit
+from toolkit_ext.data import ImageSet, as_image_set, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.types import Norm
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("toolkit_ext")
 _BATCH = 250
-_TRAIN_SUBSET = 256
+TRAINING_SUBSET = 256
+_CONSTANT = 0.99  # share of one class among the predictions
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,25 @@ class Alarms:
 
 @dataclass(frozen=True)
 class ValidationSplit:
-    """Examples set aside for measuring, on the device."""
+    """Examples set aside for measuring: images on the device or streamed to it, labels on the device."""
 
-    x: Tensor
+    x: Tensor | ImageSet
     y: Tensor
 
     def first(self, n: int) -> ValidationSplit:
         """The first ``n``."""
         return ValidationSplit(self.x[:n], self.y[:n])
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in [0, 1] and labels, in order."""
+        yield from zip(unit_batches(self.x), self.y.split(_BATCH), strict=True)
+
+
+def unit_batches(x: Tensor | ImageSet) -> Iterator[Tensor]:
+    """The images ``x`` in [0, 1], in batches of the size in which all is measured."""
+    images = as_image_set(x)
+    parts = torch.arange(len(images), device=images.device).split(_BATCH)
+    return (to_unit(batch) for batch in images.batches(parts))
 
 
 @torch.no_grad()
@@ -79,17 +91,17 @@ def find_dead(model: nn.Module, held: ValidationSplit) -> DeadLayers | None:
     from toolkit_ext.backbones.dead_layers import dead_layers  # here, because it loads pandas
 
     try:
-        return dead_layers(model, held.x, batch_size=_BATCH)
+        return dead_layers(model, as_image_set(held.x).all(), batch_size=_BATCH)
     except UserError:
         return None
 
 
-def predictions(model: nn.Module, x: Tensor, ranks: Ranks = ALONE) -> Tensor:
+def predictions(model: nn.Module, x: Tensor | ImageSet, ranks: Ranks = ALONE) -> Tensor:
     """Predicted classes ``[N]`` in evaluation mode (the mode is restored), each rank predicting its part."""
-    found = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    for batch, out in zip(x.split(_BATCH), found.split(_BATCH), strict=True):
+    found = torch.zeros(len(x), dtype=torch.int64, device=next(model.parameters()).device)
+    for batch, out in zip(unit_batches(x), found.split(_BATCH), strict=True):
         part = ranks.part(len(batch))
-        predicted = _predict(model, to_unit(batch[part]))
+        predicted = _predict(model, batch[part])
         if ranks.weight(len(batch)):
             out[part] = predicted
     ranks.sum([found])
@@ -99,10 +111,10 @@ def predictions(model: nn.Module, x: Tensor, ranks: Ranks = ALONE) -> Tensor:
 def robust_accuracy(model: nn.Module, held: ValidationSplit, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
     """Share of ``held`` classified rightly under ``attack`` (in evaluation mode), each rank attacking its part."""
     right = torch.zeros((), dtype=torch.int64, device=held.y.device)
-    for x, y in zip(held.x.split(_BATCH), held.y.split(_BATCH), strict=True):
+    for x, y in held.batches():
         part = ranks.part(len(x))
         with ranks.drawing(len(x)):
-            adversarial = generate(attack, model, to_unit(x[part]), y[part]).inputs
+            adversarial = generate(attack, model, x[part], y[part]).inputs
         predicted = _predict(model, adversarial)
         if ranks.weight(len(x)):
             right += (predicted == y[part]).sum()
@@ -126,7 +138,7 @@ class Monitor:
     ) -> None:
         self.validation = validation
         self.attacked = validation.first(limit) if validation else None
-        self.training = training.first(_TRAIN_SUBSET)
+        self.training = training.first(TRAINING_SUBSET)
         self.eps, self.norm = eps, norm
         self.pgd, self.fgsm = PGD(eps=eps, norm=norm, steps=steps), FGSM(eps=eps, norm=norm)
         self.patience, self.ranks = patience, ranks
@@ -167,7 +179,7 @@ class Monitor:
         epoch = int(row["epoch"])
         labels = (self.validation or self.training).y
         most_common = float(labels.bincount().max()) / len(labels)
-        if row["val_top_share"] > max(0.99, most_common):
+        if row["val_top_share"] > max(_CONSTANT, most_common):
             alarms.add("constant_classifier", epoch, f"{row['val_top_share']:.0%} of predictions are one class")
         if self.dead and self.dead.wholly_dead:
             alarms.add("dead_layer", epoch, str(self.dead.alarm))
@@ -183,6 +195,12 @@ class Monitor:
                 f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
             )
             alarms.add("robust_overfitting", epoch, message)
+
+
+def stays_constant(history: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the last ``patience`` measurements in ``history`` found a constant classifier; never if it is 0."""
+    shares = [row["val_top_share"] for row in history if "val_top_share" in row][-patience:]
+    return 0 < patience <= len(shares) and min(shares) >= _CONSTANT
 
 
 def _since_reset(history: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:

@@ -37,7 +37,7 @@ def digest(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             sha.update(str(tuple(part.shape)).encode())
-            sha.update(part.detach().cpu().contiguous().numpy().tobytes())
+            sha.update(part.detach().cpu().contiguous().numpy().data)  # without a copy as bytes, which may be large
         else:
             sha.update(json.dumps(part, sort_keys=True, default=str).encode())
     return sha.hexdigest()[:16]

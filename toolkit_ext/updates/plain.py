@@ -41,7 +41,7 @@ def check_inner(option: str, optimizer: Optimizer) -> None:
 
 def _needs_closure(optimizer: Optimizer) -> bool:
     """Whether ``step()`` has an argument without a default, as in LBFGS and many optimisers of two passes."""
-    parameters = inspect.signature(optimizer.step).parameters.values()
+    _, *parameters = inspect.signature(type(optimizer).step).parameters.values()  # a scheduler wraps that of an object
     return any(entry.default is entry.empty and entry.kind is entry.POSITIONAL_OR_KEYWORD for entry in parameters)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit_ext.claims import SCALES, SEEDS
+from toolkit_ext.claims import SEEDS
 from toolkit_ext.claims.boards import ranking
 from toolkit_ext.claims.claim import load_groups
-from toolkit_ext.claims.page import build
+from toolkit_ext.claims.page import build, shown_scales
 from toolkit_ext.claims.rules import POINTS, Lower
 from toolkit_ext.claims.runs import of_claims, probed, runs_by_scale, titled
 from toolkit_ext.claims.verdict import source_values
@@ -96,9 +96,9 @@ def test_every_figure_has_enough_seeds_or_says_not_measured(records: list[Record
         text = (RESULTS / "claims" / f"{group.name}.md").read_text()
         lines = [line for line in text.splitlines() if line.startswith("| ") and "[seed " not in line]
         runs = runs_by_scale(group, records)
-        for claim in group.claims:
+        for claim in group.measurable(shown_scales(runs)).claims:
             for row in claim.rows:
-                counts = [len(runs[scale].values((row.arm, row.metric))) for scale in SCALES]
+                counts = [len(runs[scale].values((row.arm, row.metric))) for scale in shown_scales(runs)]
                 start = f"| {row.arm} | {titled(row.metric)} |"
                 missing = {line.count("not measured") for line in lines if line.startswith(start)}
                 assert missing == {sum(count < SEEDS for count in counts)}, (row, counts)

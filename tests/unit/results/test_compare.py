@@ -108,7 +108,7 @@ def test_runs_are_found_by_name_path_pattern_and_seed(run: Make, tmp_path: Path)
     with pytest.raises(UserError, match="'mim' names no record"):
         seeds("mim")
     (folder / "broken.json").write_text("{")
-    with pytest.raises(UserError, match=r"broken\.json in .* is not a run record"):
+    with pytest.raises(UserError, match=r"broken\.json: is not a sound run record"):
         seeds("broken")
 
 

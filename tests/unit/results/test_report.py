@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Check, Examples
 from toolkit_ext.report import landscape_pictures, load_pairs, page, pictures, write_page
 from toolkit_ext.report.page import asset
-from toolkit_ext.report.rows import columns, filters, rows, shared
+from toolkit_ext.report.rankings import rankings
+from toolkit_ext.report.rows import columns, details, filters, rows, shared
 from toolkit_ext.results import Record
 
 pytest.importorskip("itables", reason="the extra report is not installed")
@@ -60,33 +62,80 @@ def text(record: Make) -> str:
     return page([record(), record(eps=0.2), record("amp", seed=1)])
 
 
-def test_a_row_and_a_template_for_each_run(text: str) -> None:
+def unpacked(text: str, attribute: str) -> list[Any]:
+    """The values of the packed scripts that have ``attribute``."""
+    found = re.findall(rf'<script type="text/plain" {attribute}>([A-Za-z0-9+/=]+)</script>', text)
+    return [json.loads(gzip.decompress(base64.b64decode(packed))) for packed in found]
+
+
+def details_of(text: str) -> list[dict[str, Any]]:
+    """The details of every run on the page, in order."""
+    return [run for chunk in unpacked(text, 'class="details"') for run in chunk]
+
+
+def test_a_row_and_details_for_each_run(text: str) -> None:
     parts = Parts(text)
     assert parts.open == []
     names = ["pgd-0-0.1", "pgd-0-0.2", "amp-1-0.1"]
-    assert [a["data-run"] for a in parts.all("tr") if "data-run" in a] == names
-    assert [a["data-run"] for a in parts.all("template")] == names
-    assert [a["aria-expanded"] for a in parts.all("button", **{"class": "open"})] == ["false"] * 3
+    (rows,) = unpacked(text, 'id="rows"')
+    assert [row[0] for row in rows] == names
+    assert [run["run_id"] for run in details_of(text)] == names
     assert [a["data-column"] for a in parts.all("select")] == ["method", "attack", "eps", "seed"]
     assert "Of all runs: objective adversarial, update plain" in text
-    assert "These runs are of several values of eps: choose one" in text
 
 
-def test_every_row_opens_to_its_curves_audit_parameters_and_command(text: str) -> None:
-    first = text.split("<template")[1].split("</template>")[0]
-    charts = [json.loads(found) for found in re.findall(r'application/json">(.*?)</script>', first)]
+def test_details_are_in_the_pack_where_the_page_looks(record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("toolkit_ext.report.page"), "CHUNK", 2)
+    made = page([record("pgd", seed=seed) for seed in range(5)])
+    assert [len(chunk) for chunk in unpacked(made, 'class="details"')] == [2, 2, 1]
+    assert Parts(made).all("main") == [{"data-chunk": "2"}]
+
+
+def test_the_page_opens_with_the_best_of_each_threat(record: Make) -> None:
+    bits = {"robust": {"aa": "f800"}}
+    runs = [record("pgd", seed=seed, details=bits) for seed in range(3)] + [record("amp", eps=0.2)]
+    made = page([*runs, record("amp", details={"robust": {"aa": "8000"}}, metrics={"aa_acc": 0.1}, intervals={})])
+    found = rankings(runs)
+    assert [ranking.title for ranking in found] == [f"digits · Linf, eps {eps} · 10 test images" for eps in (0.1, 0.2)]
+    assert [place.runs for place in found[0].places] == [["pgd-0-0.1", "pgd-1-0.1", "pgd-2-0.1"]]
+    assert "5 runs: 5 in 3 groups, whose runs differ in their seed alone." in made
+    assert made.count("pgd is best: 50.0 ± 0.0% AutoAttack") == 2
+    assert 'data-runs="pgd-0-0.1 pgd-1-0.1 pgd-2-0.1"' in made
+
+
+def test_costs_stand_beside_accuracies(record: Make) -> None:
+    claim = {"claim": {"passes": {"forward": 6.0, "backward": 6.0}}}
+    given = {"details": claim, "hyper_parameters": {"epochs": 4, "seed": 0}}
+    (ranking,) = rankings([record("pgd", **given), record("amp", hyper_parameters={"epochs": 4, "seed": 0})])
+    assert ranking.columns == ["clean", "training s", "passes"]
+    cells = {place.name: place.cells for place in ranking.places}
+    assert cells == {"pgd": ["90.0", "12", "48"], "amp": ["90.0", "12", ""]}
+    assert (ranking.places[0].low, ranking.places[0].value, ranking.places[0].high) == (23.66, 50.0, 76.34)
+
+
+def test_runs_that_are_not_ranked_are_counted(record: Make) -> None:
+    tuning = record("mim", details={"claim": {"tuning": True}})
+    made = page([record(), tuning, record("amp", protocol=None, metrics={}, intervals={}, n_examples=0)])
+    assert "3 runs: 1 in 1 groups, whose runs differ in their seed alone; 2 more are only in the list" in made
+    assert '<h2 id="all-heading">All 3 runs</h2>' in made
+
+
+def test_every_run_opens_to_its_curves_audit_parameters_and_command(text: str) -> None:
+    first = details_of(text)[0]
+    charts = first["charts"]
     assert [chart["layout"]["title"]["text"].split(" ")[0] for chart in charts] == ["Training", "What", "AutoAttack"]
     assert charts[2]["data"][0]["y"] == [90.0, 50.0, 50.0]
     assert "at the end loss adversarial 1, val robust 40" in charts[0]["text"]
-    for said in (
-        "toolkit-ext train pgd --seed 0",
-        "zero_gradients (aa/apgd-ce): at 3 attack starts",
+    assert first["command"] == "toolkit-ext train pgd --seed 0"
+    assert ["steps", "10"] in first["parameters"]
+    assert ["AutoAttack: apgd-ce", "9", "4", "50.00", "1.5"] in first["attacks"]
+    said = json.dumps(first["audit"])
+    for told in (
+        "zero_gradients (aa/apgd-ce): at 3",
         "epoch 7: robust_overfitting: fell 3 epochs running",
-        "not asked for",
-        '<th scope="row">steps</th><td>10</td>',
-        "<td>AutoAttack: apgd-ce</td><td>9</td><td>4</td><td>50.00</td><td>1.5</td>",
+        "not asked",
     ):
-        assert said in first, said
+        assert told in said, told
 
 
 def test_nothing_is_fetched_from_anywhere(text: str) -> None:
@@ -95,16 +144,16 @@ def test_nothing_is_fetched_from_anywhere(text: str) -> None:
     assert (policy["content"] or "").startswith("default-src 'none'; script-src 'unsafe-inline' blob:;")
     assert parts.all("link") == []
     assert [a for _, a in parts.elements if "src" in a] == []
-    assert [a["href"] for a in parts.all("a")] == ["#runs"]
+    assert {(a["href"] or "")[0] for a in parts.all("a")} == {"#"}
     style = text.split("<style>")[1].split("</style>")[0]
     assert [u for u in re.findall(r"url\(\s*[\"']?(.{5})", style) if u != "data:"] == []
 
 
 def test_the_libraries_are_on_the_page_with_their_licences(text: str) -> None:
     packed = dict(re.findall(r'<script type="text/plain" id="([\w-]+)">([A-Za-z0-9+/=]+)</script>', text))
-    unpacked = {name: gzip.decompress(base64.b64decode(value)).decode() for name, value in packed.items()}
-    assert "DataTables" in unpacked["table-script"]
-    assert "plotly.js" in unpacked["chart-script"][:500]
+    scripts = {name: gzip.decompress(base64.b64decode(value)).decode() for name, value in packed.items()}
+    assert "DataTables" in scripts["table-script"]
+    assert "plotly.js" in scripts["chart-script"][:500]
     assert len(re.findall("Permission is hereby granted", text)) >= 2
 
 
@@ -127,13 +176,14 @@ def test_text_of_records_stays_text(record: Make) -> None:
     made = page([hostile, record("amp")], title=HOSTILE)
     assert "<script>alert" not in made
     assert Parts(made).open == []
-    assert len(Parts(made).all("template")) == 2
+    assert details_of(made)[0]["command"] == HOSTILE
+    assert len(Parts(made).all("script")) == len(Parts(page([record(), record("amp")])).all("script"))
 
 
 def test_the_sanity_battery_is_shown(record: Make) -> None:
     check = Check("more_steps", "warning", 0.25, "more steps gain nothing", {"pgd20": 0.5})
     audited = Audit((check,), {"transfer": "no other model"}, "Linf", 0.1, 10).to_dict()
-    (row,) = rows([record(details={"audit": audited.pop("checks"), "audit_settings": audited}, warnings=[])], {}, {})
+    row = details(record(details={"audit": audited.pop("checks"), "audit_settings": audited}, warnings=[]))
     assert row.audit[0] == ["more_steps", "warning", "more steps gain nothing (figure 0.25, pgd20 0.5)"]
     assert row.audit[-1] == ["transfer", "left out", "no other model"]
 
@@ -147,20 +197,19 @@ def test_columns_filters_and_what_all_share(record: Make) -> None:
     assert columns(records) == ["method", "attack", "eps", "clean_acc", "aa_acc", "n_examples", "warnings"]
     assert filters(records)["eps"] == ["8/255", "0.1"]
     assert ("norm", "Linf") in shared(records)
-    cells = [dict(zip(columns(records), row.cells, strict=True)) for row in rows(records, {}, {})]
+    cells = [dict(zip(columns(records), row.cells, strict=True)) for row in rows(records)]
     assert [row["aa_acc"].text for row in cells] == ["50.00", "50.00", ""]
     assert [row["eps"].order for row in cells] == [0.1, 8 / 255, -1.0]
     assert cells[0]["aa_acc"].hint == "AutoAttack, 95% interval [23.66, 76.34]"
 
 
 def test_fewer_examples_are_marked(record: Make) -> None:
-    found = rows([record(), record("amp", n_examples=8)], {}, {})
+    found = rows([record(), record("amp", n_examples=8)])
     assert [row.cells[-2].text for row in found] == ["10", "8†"]
 
 
 def test_records_without_a_training_or_images_have_no_such_charts(record: Make) -> None:
-    (row,) = rows([record(details={}, axes=None)], {}, {})
-    assert row.charts == []
+    assert details(record(details={}, axes=None)).charts == []
     assert Parts(page([record(details={}, axes=None)])).open == []
 
 
@@ -183,9 +232,9 @@ def test_pictures_are_on_the_page(record: Make, tmp_path: Path) -> None:
     assert np.array_equal(pair.clean, digits.x_test[5].numpy())
     shown = pictures([record(), record("amp")], tmp_path)
     assert list(shown) == ["pgd-0-0.1"]
-    (image,) = Parts(page([record(), record("amp")], shown)).all("img")
-    assert (image["src"] or "").startswith("data:image/png;base64,iVBOR")
-    assert (image["alt"] or "").startswith("Clean images, adversarial examples")
+    found = {run["run_id"]: run["picture"] for run in details_of(page([record(), record("amp")], shown))}
+    assert found.pop("pgd-0-0.1").startswith("data:image/png;base64,iVBOR")
+    assert set(found.values()) == {""}
     for wrong in (
         {"indices": torch.tensor([3, 5000])},
         {"inputs": torch.zeros(2, 3, 8, 8)},
@@ -209,7 +258,7 @@ def test_the_landscape_has_a_section_of_its_own(record: Make, tmp_path: Path) ->
     html = page([record(), analysis], shown)
     parts = Parts(html)
     assert parts.open == []
-    assert [a["data-run"] for a in parts.all("template")] == [record()["run_id"]]
+    assert [run["run_id"] for run in details_of(html)] == [record()["run_id"]]
     assert len(parts.all("details", id=analysis["run_id"])) == 1
     assert "hessian: pgd on digits, lenet" in html
     assert "PGD-10, Linf eps 8/255" in html

@@ -116,6 +116,7 @@ def test_a_row_opens_to_its_charts_and_closes(driver: Any) -> None:
     assert not driver.execute_script("return 'Plotly' in window")
     button.send_keys("\ue007")
     assert button.get_attribute("aria-expanded") == "true"
+    WebDriverWait(driver, 60).until(lambda _: _find(driver, "section.run"))
     (section,) = _find(driver, "section.run")
     assert driver.switch_to.active_element.text == run
     WebDriverWait(driver, 60).until(lambda _: len(_find(driver, "section.run .chart svg.main-svg")) >= 2)
@@ -125,6 +126,75 @@ def test_a_row_opens_to_its_charts_and_closes(driver: Any) -> None:
     button.click()
     assert button.get_attribute("aria-expanded") == "false"
     assert _find(driver, "section.run") == []
+
+
+def test_a_group_opens_to_its_runs_and_a_run_to_its_details(driver: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    button = _find(driver, "section.ranking button.runs")[0]
+    assert button.accessible_name.startswith("Runs of ")
+    assert button.text.split()[0] == "50"
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    runs = _find(driver, "tr.below button.run")
+    assert len(runs) == 50
+    name = runs[3].text
+    runs[3].send_keys("\ue007")
+    WebDriverWait(driver, 60).until(lambda _: _find(driver, "tr.below section.run"))
+    assert _find(driver, "tr.below section.run h2")[0].text == name
+    runs[3].click()
+    assert _find(driver, "section.run") == []
+    button.click()
+    assert _find(driver, "tr.below") == []
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_part_is_cut_off_and_the_first_column_stays(driver: Any, width: int, scheme: str) -> None:
+    """At the width of a desk and of a phone, in light and in dark."""
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        shade = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (shade == "rgb(255, 255, 255)") == (scheme == "light")
+        moved = """
+            const box = document.querySelector('.ranking .wide'), name = box.querySelector('tbody th');
+            const before = name.getBoundingClientRect().x;
+            box.scrollLeft = 60;
+            return [before, name.getBoundingClientRect().x];
+        """
+        before, after = driver.execute_script(moved)
+        assert before == after
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+HOSTILE = "<img src=x onerror='window.harmed = 1'><script>window.harmed = 1</script>"
+
+
+def test_names_of_records_never_become_elements(driver: Any, record: Make, tmp_path: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    axes = dict.fromkeys(("attack", "objective", "update", "schedule"), HOSTILE)
+    about = {"axes": axes, "command": HOSTILE, "hyper_parameters": {HOSTILE: HOSTILE}, "warnings": [HOSTILE]}
+    runs = [record("pgd"), record("amp") | about | {"method": HOSTILE}]
+    home = driver.current_url
+    driver.get(write_page(runs, tmp_path / "report.html", title=HOSTILE).as_uri())
+    wait = WebDriverWait(driver, 60)
+    wait.until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+    for button in _find(driver, "#runs button.open"):
+        button.send_keys("\ue007")
+    wait.until(lambda _: len(_find(driver, "section.run")) == 2)
+    assert HOSTILE in _column(driver, "method")
+    assert any(HOSTILE in section.text for section in _find(driver, "section.run"))
+    assert driver.execute_script("return window.harmed") is None
+    assert _find(driver, "img") == []
+    driver.get(home)
+    wait.until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
 
 
 def test_nothing_was_fetched(driver: Any) -> None:

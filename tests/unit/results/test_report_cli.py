@@ -23,7 +23,7 @@ def command(record: Make, toolkit: Any, tmp_path: Path) -> Any:
 
 
 def test_table_marks_and_can_leave_the_marks_out(command: Any) -> None:
-    words = ["table", "--where", "eps=0.1", "--columns", "method,aa_acc"]
+    words = ["table", "--where", "eps=0.1", "--columns", "method,aa_acc", "--format", "markdown"]
     code, out, _ = command(*words)
     assert code == 0
     assert "**50.00**" in out
@@ -31,6 +31,40 @@ def test_table_marks_and_can_leave_the_marks_out(command: Any) -> None:
     assert out.splitlines()[0] == "method,aa_acc,aa_acc_vs_best"
     _, out, _ = command(*words, "--format", "csv", "--no-significance")
     assert out.splitlines()[0] == "method,aa_acc"
+
+
+def test_the_table_on_the_screen_needs_no_legend(command: Any) -> None:
+    code, out, _ = command("table", "--no-rebuild")
+    assert code == 0
+    assert out.count("digits · lenet · Linf, eps 0.") == 2
+    for said in ("eps 0.1 · 10 test images · accuracy in %", "50.0 [23.7, 76.3]", "against the best", "│ best"):
+        assert said in out, said
+    assert not set("†≈?") & set(out)
+    _, named, _ = command("table", "--no-rebuild", "--columns", "method,variant,aa_acc")
+    assert [cell.strip() for cell in named.splitlines()[0].split("┃")] == ["method", "variant", "AutoAttack"]
+    _, everything, _ = command("table", "--no-rebuild", "--all")
+    assert everything.startswith("| data | backbone | norm | eps | method |")
+
+
+def test_the_form_of_a_table_follows_its_file(command: Any, tmp_path: Path) -> None:
+    for name, start in (("a.tex", "% \\usepackage"), ("a.csv", "data,backbone"), ("a.md", "| eps | method")):
+        assert command("table", "--no-rebuild", "--out", name)[0] == 0
+        assert (tmp_path / name).read_text().startswith(start), name
+    for words, message in (
+        (["--format", "screen", "--out", "a.md"], "error: --format: screen is not for a file such as a.md"),
+        (["--format", "html"], "error: --format: 'html' is not known"),
+        (["--errors", "sd"], "error: --errors: 'sd' is not known; allowed: paren, pm"),
+    ):
+        code, _, err = command("table", *words)
+        assert code == 2
+        assert message in err
+
+
+def test_one_record_is_read_alone(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit_ext.results.read_records", None)
+    for words in (["table", "--robustbench", "pgd-0-0.1"], ["plot", "--kind", "training", "--run", "pgd-0-0.1"]):
+        code, _, err = command(*words, "--out", "a.json" if words[0] == "table" else "a.png")
+        assert code == 0, err
 
 
 def test_broken_and_foreign_records_are_named_once(command: Any, tmp_path: Path) -> None:
@@ -94,5 +128,6 @@ def test_report(command: Any, tmp_path: Path) -> None:
     assert code == 0, err
     assert "report: page/report.html (2 runs, 0 with pictures)" in err
     text = (tmp_path / "page" / "report.html").read_text()
+    assert "2 runs: 2 in 2 groups" in text
     assert "<h1>My runs</h1>" in text
     assert "amp-0-0.1" not in text

@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from toolkit_ext.results import environment, peak_memory, peak_memory_mb, reset_peak_memory
+from toolkit_ext.results.records.checking import check
 from toolkit_ext.results.records.environment import command_line, git_state, portable, shorten
-from toolkit_ext.results.records.schema import Git, Hardware, Memory, check
+from toolkit_ext.results.records.schema import Git, Hardware, Memory
 
 
 def test_environment_fits_the_record() -> None:

@@ -136,8 +136,9 @@ def test_marks_and_what_they_mean(make: Make) -> None:
     assert text[-3].startswith("≈ not significantly worse than the best")
     assert text[-1].startswith("? not tested against the best")
     latex = to_latex(table, ["method", "aa_acc"], verdicts)
-    assert r"pgd & 74.00$\approx$ \\" in latex
+    assert r"pgd & 74.0 {$\approx$} \\" in latex
     assert r"5\%)" in latex
+    assert r"amp & \bfseries 75.0 \\" in latex
     shown = render(table, "csv", ["method", "aa_acc"], verdicts).splitlines()
     assert shown[:2] == ["method,aa_acc,aa_acc_vs_best", "amp,75.00,best"]
     assert "≈" not in to_markdown(table, ["method"], verdicts)

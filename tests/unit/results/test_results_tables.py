@@ -312,13 +312,17 @@ def test_markdown(ranking: pd.DataFrame) -> None:
 
 
 def test_latex(ranking: pd.DataFrame) -> None:
-    lines = to_latex(ranking, ["method", "aa_acc", "aa_acc_95"]).splitlines()
-    assert "method & AutoAttack & AutoAttack 95\\% \\\\" in lines
-    assert r"clean\_adv & \textbf{51.23} & [45.96, 56.24] \\" in lines
-    assert r"amp & \textbf{51.23} & [45.96, 56.24] \\" in lines
-    assert any(line.startswith("pgd† & 60.00 &") for line in lines)
-    assert lines[0] == r"\begin{tabular}{lll}"
-    assert lines[-1] == r"\par\footnotesize † evaluated on fewer examples than the rest of the table"
+    text = to_latex(ranking, ["method", "aa_acc", "aa_acc_95"])
+    lines = text.splitlines()
+    assert "method & {AutoAttack} & AutoAttack 95\\% \\\\" in lines
+    assert r"clean\_adv & \bfseries 51.2 & [45.96, 56.24] \\" in lines
+    assert r"amp & \bfseries 51.2 & [45.96, 56.24] \\" in lines
+    assert any(line.startswith(r"pgd\textdagger{} & 60.0 &") for line in lines)
+    assert r"\begin{tabular}{lS[table-format=2.1]l}" in lines
+    assert (lines[1], lines[-1]) == (r"\begin{table}", r"\end{table}")
+    assert r"\textdagger{} evaluated on fewer examples than the rest of the table" in text
+    assert r"\label{tab:robustness}" in lines
+    assert r"\caption{100\% of a\_b}" in to_latex(ranking, ["method"], caption="100% of a_b", label="t")
 
 
 def test_csv_of_a_ranking(ranking: pd.DataFrame) -> None:

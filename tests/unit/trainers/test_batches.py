@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import batches
-from toolkit_ext.trainers.batches import TensorSource, sent
+from toolkit_ext.trainers.batches import ImageSource, sent
 from toolkit_ext.trainers.generators import LoaderSource
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -73,7 +73,7 @@ def test_a_bad_value_late_in_the_first_epoch_is_refused() -> None:
 
 
 def test_an_epoch_has_every_example_once() -> None:
-    source = TensorSource(torch.rand(7, 1, 4, 4), torch.arange(7), batch_size=3)
+    source = ImageSource(torch.rand(7, 1, 4, 4), torch.arange(7), batch_size=3)
     for seed in (0, 1):
         places = torch.cat([place for _, _, place in source.epoch(seed) if place is not None])
         assert len(set(places.tolist())) == len(places) == 6  # the seventh alone has no batch statistics

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import PGDTrainer, as_classifier
-from toolkit_ext.trainers.batches import TensorSource, seed_of
+from toolkit_ext.trainers.batches import ImageSource, seed_of
 from toolkit_ext.types import AdversarialInputs, Attack, Batch, BatchPart, Losses, LossFn, Objective, Resources
 
 sys.path.append(str(Path(__file__).parent / "extensions"))
@@ -197,7 +197,7 @@ def test_free_training_is_its_algorithm() -> None:
     trained = trainer(update=FreeRule(replays=3), speed="off")
     trained.fit(x, y, **QUIET)
     expected = model()
-    source, delta = TensorSource(x, y, 16), torch.zeros(16, 1, 8, 8)
+    source, delta = ImageSource(x, y, 16), torch.zeros(16, 1, 8, 8)
     for epoch in (1, 2, 3):
         for images_, labels, _ in source.epoch(seed_of(0, epoch, 0)):
             n = len(labels)

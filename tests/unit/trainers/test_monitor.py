@@ -98,6 +98,23 @@ def test_a_model_that_stays_constant_raises_its_alarm_in_training(make: Any, dat
     assert "constant classifier in epoch 1: 100% of predictions are one class" in caplog.text
 
 
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 2), (2, 4)])
+def test_training_stops_at_a_model_that_stays_constant(
+    patience: int, epochs: int, make: Any, data: Data, tmp_path: Path
+) -> None:
+    def train(resume: bool) -> list[str]:
+        classifier = make()
+        for weight in classifier.model.parameters():
+            nn.init.zeros_(weight)
+        trainer = PGDTrainer(classifier, eps=0.9, steps=1, lr=1e-6, measure_every=2, constant_patience=patience)
+        trainer.fit(*data, nb_epochs=6, batch_size=36, progress=False, run_dir=tmp_path, resume=resume)
+        assert len(trainer.history) == epochs
+        return [alarm["kind"] for alarm in trainer.alarms]
+
+    assert ("stopped_constant" in train(resume=False)) == (epochs < 6)
+    assert ("stopped_constant" in train(resume=True)) == (epochs < 6)  # and does not go on
+
+
 def test_measured_accuracies_are_those_of_the_model(make: Any, data: Data) -> None:
     model = make().model
     held = ValidationSplit(*data)

@@ -21,7 +21,10 @@ BATCH = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1), AdversarialInputs(torch.z
 
 
 class Spoiled(nn.Module):
-    """A linear model, the gradient of whose weights is spoiled from the training pass ``at`` on; its loss is not."""
+    """A linear model, the gradient of whose weights is spoiled from the training pass ``at`` on; its loss is not.
+
+    The first pass is that on which ``fit`` tries its arguments.
+    """
 
     def __init__(self, spoil: Spoil, at: int) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ def test_a_bad_gradient_under_a_finite_loss_moves_nothing(
     weights: list[Tensor] = []
     trained(at=10**6, epochs=1)
     with pytest.raises(NonFiniteLossError, match=r"non-finite (gradient|loss) in step 2 \(.*(nan|inf).*"):
-        trained(at=2 * passes + 1 + bad, epochs=2)
+        trained(at=1 + 2 * passes + 1 + bad, epochs=2)
     assert torch.equal(*weights)
 
 

@@ -9,7 +9,15 @@ from typing import Any
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import choose_protocol, facts_of, load_data, load_models, radius_source, run_own_code
+from toolkit_ext.cli.jobs.models import (
+    choose_protocol,
+    facts_of,
+    load_data,
+    load_models,
+    load_parts,
+    radius_source,
+    run_own_code,
+)
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
@@ -33,8 +41,7 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     sources = [*checkpoints, *filter(None, [values["transfer"]])]
     run_own_code(sources, values["imports"])
     told = [describe(source) for source in checkpoints]
-    dataset = load_data(told, values["data_name"], context)
-    dataset = dataset.subset(None, min(values["n_test"], len(dataset.y_test)))
+    dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
     loaded = load_models(sources, values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
     protocol, source = choose_protocol(told[0], dataset, values), radius_source(told[0], dataset, values)
@@ -87,7 +94,8 @@ class _Job:
             del rules["attacks"]  # attacks can be added to an evaluation, but not to a curve
         sources = [*checkpoints, *self.loaded.weights]
         numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
-        return digest(rules, sources, numbers, self.dataset.name)[:8]
+        reading = [given] if (given := self.dataset.facts.get("reading")) else []
+        return digest(rules, sources, numbers, self.dataset.name, *reading)[:8]
 
     def _options(self) -> dict[str, Any]:
         values = {key: self.values[key] for key in ("seed", "fresh")}
@@ -119,6 +127,7 @@ class _Job:
     def _record(self, one: Evaluation, audited: Audit | None, name: str, found: Sequence[Evaluation]) -> Record:
         about = facts_of(self.loaded.tells, self.loaded.name, self.loaded.backbone, self.dataset)
         record = record_of(about, one.protocol, one, {}, [])
+        record["details"]["data"] = dict(self.dataset.facts)
         if one is not found[-1]:  # the small radii of a curve are no reason for doubt
             record["warnings"] = [text for text in record["warnings"] if not text.startswith("small_eps")]
         if self.loaded.facts:

@@ -14,7 +14,7 @@ from toolkit_ext.backbones.config import KEY
 from toolkit_ext.backbones.exporting import FORMATS, export_model
 from toolkit_ext.backbones.preprocessing import LABELS
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import load_data, load_models, run_own_code
+from toolkit_ext.cli.jobs.models import load_data, load_models, load_parts, run_own_code
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import RunError, UserError, check_choice, one_line
 from toolkit_ext.evaluation.loading.door import through_the_door
@@ -30,9 +30,10 @@ def export(checkpoint: str, to: str, file: Path | None, context: RunContext, val
     if file is None and not folder.is_dir():
         raise UserError("file: is missing; say where to write a model that is not in a checkpoint folder")
     run_own_code([checkpoint], values["imports"])
-    dataset = load_data([describe(checkpoint)], values["data_name"], context)
+    opened = load_data([describe(checkpoint)], values["data_name"], context, values)
+    dataset = load_parts(opened, 1, max(2, values["n"]), context)
     (loaded,) = load_models([checkpoint], values, dataset, torch.device("cpu"))
-    images = to_unit(dataset.x_test[: max(2, values["n"])])
+    images = to_unit(dataset.x_test)
     path = file or folder / f"model{FORMATS[to]}"
     told = export_model(through_the_door(loaded.model, images[:1]), images, path, to)
     console.say(f"{path}: {told}")

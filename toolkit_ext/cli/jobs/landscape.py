@@ -14,7 +14,7 @@ from toolkit_ext import data, results
 from toolkit_ext.attacks import PGD
 from toolkit_ext.backbones.own_code import is_own_code
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import facts_of, load_data, load_models, run_own_code
+from toolkit_ext.cli.jobs.models import facts_of, load_data, load_models, load_parts, run_own_code
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError, check_file_name
 from toolkit_ext.evaluation import Loaded
@@ -79,12 +79,12 @@ def _subject(
     device = check_device(context.device)
     run_own_code(checkpoints, values["imports"])
     told = describe(checkpoints[0])
-    dataset = load_data([told], values["data_name"], context)
+    opened = load_data([told], values["data_name"], context, values)
+    dataset = load_parts(opened, values["n"], values["n_test"], context)
     loaded = load_models(checkpoints, values, dataset, device)
     models = [_differentiable(one, dataset) for one in loaded]
     check_same_architecture(*models)
-    about = facts_of(told, _title(checkpoints[0]), loaded[0].backbone, dataset)
-    dataset = dataset.subset(min(values["n"], len(dataset.y_train)), min(values["n_test"], len(dataset.y_test)))
+    about = facts_of(told, _title(checkpoints[0]), loaded[0].backbone, opened)
     attack = _attack(told.get("hyper_parameters", {}), values)
     subject = Subject(
         models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolkit_ext import data
 from toolkit_ext.backbones.making import facts_in_words
 from toolkit_ext.backbones.own_code import import_modules, is_own_code
 from toolkit_ext.cli import console
+from toolkit_ext.cli.options import take_reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Loaded, Protocol, Shape, load
 from toolkit_ext.evaluation.loading.models import TIMM, runs_code, takes_weights
@@ -21,8 +24,13 @@ from toolkit_ext.experiments.settings import RunContext
 _NETWORKS = f"{TIMM}NAME or FILE.py:FACTORY"
 
 
-def load_data(told: Sequence[Mapping[str, Any]], name: str | None, context: RunContext) -> data.Dataset:
+def load_data(
+    told: Sequence[Mapping[str, Any]], name: str | None, context: RunContext, values: dict[str, Any]
+) -> data.Dataset[data.ImageSet]:
     """The data set called ``name``, or else the one of the checkpoints, of which ``told`` are the recorded facts.
+
+    It is read as for the training of the first checkpoint, if that was on the same data set, but for the options of
+    :class:`toolkit_ext.data.Reading` in ``values``, which are taken out.
 
     Raises:
         UserError: no name, and the checkpoints name no data set or several.
@@ -32,7 +40,17 @@ def load_data(told: Sequence[Mapping[str, Any]], name: str | None, context: RunC
         raise UserError(f"data: the checkpoints were trained on {' and '.join(known)}; give --data")
     if not name and not known:
         raise UserError("data: the checkpoint does not say what it was trained on; give --data")
-    return data.load(name or known[0], root=context.data_root, download=context.download)
+    name = name or known[0]
+    trained = told[0].get("reading", {}) if told[0].get("data", {}).get("name") == name else {}
+    return context.open(name, {**trained, **take_reading(values)})
+
+
+def load_parts(
+    dataset: data.Dataset[data.ImageSet], n_train: int, n_test: int, context: RunContext
+) -> data.Dataset[Tensor]:
+    """The first ``n_train`` training and ``n_test`` test images of ``dataset``, if it has so many, in tensors."""
+    few = dataset.subset(min(n_train, len(dataset.y_train)), min(n_test, len(dataset.y_test)))
+    return data.in_memory(replace(few, x_validation=None, y_validation=None), context.engine)
 
 
 def run_own_code(sources: Sequence[str], imports: Sequence[str]) -> None:
@@ -94,9 +112,11 @@ def radius_source(told: Mapping[str, Any], dataset: data.Dataset, values: Mappin
     return f"usual for {dataset.name}" if trained is None else "that of the training, from the checkpoint"
 
 
-def facts_of(tells: Mapping[str, Any], name: str, backbone: Mapping[str, Any], dataset: data.Dataset) -> dict[str, Any]:
+def facts_of(
+    tells: Mapping[str, Any], name: str, backbone: Mapping[str, Any], dataset: data.Dataset[Any]
+) -> dict[str, Any]:
     """The facts for a record of the model called ``name``: the training that its checkpoint ``tells``, and the data."""
-    known = {key: value for key, value in tells.items() if key != "weights_sha256"}
+    known = {key: value for key, value in tells.items() if key not in ("weights_sha256", "reading")}
     sizes = known.get("data", {"train": 0, "validation": 0})
     unknown = {"method": "unknown", "axes": None, "hyper_parameters": {}, "backbone": dict(backbone), "seed": 0}
     facts: dict[str, Any] = unknown | known

@@ -15,6 +15,7 @@ from toolkit_ext.devices import check_device
 from toolkit_ext.experiments.experiment import rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.experiments.sweep import LOG, Outcome, Workers, state_of, sweep
+from toolkit_ext.trainers.state import digest
 
 
 def _cores() -> int:
@@ -37,12 +38,14 @@ def _say(number: int, of: int, outcome: Outcome) -> None:
 def _check(tasks: list[Task], context: RunContext) -> None:
     """Refuse, before the first run, what any of them would refuse; download data that is missing."""
     device = check_device(context.device)
-    names = dict.fromkeys(task.experiment.data for task in tasks)
-    sets = {name: data.load(name, root=context.data_root, download=context.download) for name in names}
+    sets: dict[str, data.Dataset[data.ImageSet]] = {}
     seen: list[Experiment] = []
     for one in (replace(task.experiment, seed=0) for task in tasks):  # no seed is refused that its bounds allow
         if one not in seen:
-            rehearse(one, sets[one.data], device)
+            source = digest(one.data, one.reading)
+            if source not in sets:
+                sets[source] = context.open(one.data, one.reading)
+            rehearse(one, sets[source], device)
             seen.append(one)
 
 

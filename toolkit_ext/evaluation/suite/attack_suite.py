@@ -17,7 +17,7 @@ from toolkit_ext.evaluation.result import Evaluation, Row, fraction
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
 from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags, reason_undefined
-from toolkit_ext.evaluation.suite.columns import SINGLE, column_job, single_adversary
+from toolkit_ext.evaluation.suite.columns import PARTS, column_job, single_adversary
 from toolkit_ext.evaluation.suite.fast import make_fast
 from toolkit_ext.evaluation.suite.precision import Judge, compare_speed, verified
 
@@ -49,8 +49,9 @@ class AttackSuite:
         return plan(self.protocol.version, self.protocol.norm, self.subject.classes, self.subject.x.shape[2])
 
     def _defined(self, column: str) -> bool:
-        attack, height = SINGLE.get(column, column), self.subject.x.shape[2]
-        reason = reason_undefined(attack, self.protocol.norm, self.subject.classes, height)
+        norm, classes, height = self.protocol.norm, self.subject.classes, self.subject.x.shape[2]
+        reasons = (reason_undefined(attack, norm, classes, height) for attack in PARTS.get(column, (column,)))
+        reason = next(filter(None, reasons), "")
         if reason or self.protocol.radius(column)[1] == 0:
             self.omitted[column] = reason or _NO_RADIUS
         return column not in self.omitted

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
@@ -14,12 +14,17 @@ from toolkit_ext.evaluation.running.runner import Job
 from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, build
 from toolkit_ext.types import Attack
 
-SINGLE = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "square": "square"}
-"""Columns that are a pyautoattack attack with one restart."""
+PARTS = {
+    "apgd_ce": ("apgd-ce",),
+    "apgd_dlr": ("apgd-dlr",),
+    "apgd_ce_t": ("apgd-ce", "apgd-t"),
+    "square": ("square",),
+}
+"""Columns that are pyautoattack's attacks with one restart, each on the images that those before it left."""
 
 
 def gradient_attack(column: str, protocol: Protocol) -> Attack:
-    """The attack of ``fgsm``, ``pgd20``, ``pgd100``, ``mim`` or ``pgd_l2``; PGD has one random start."""
+    """The attack of ``fgsm``, ``pgd20``, ``pgd40``, ``pgd100``, ``mim`` or ``pgd_l2``; PGD has one random start."""
     norm, eps = protocol.radius(column)
     if column == "fgsm":
         return FGSM(eps=eps, norm=norm)
@@ -31,13 +36,23 @@ def gradient_attack(column: str, protocol: Protocol) -> Attack:
 
 
 def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adversary: Callable[[], Perturb]) -> Job:
-    """The job of a column on ``model``; for :data:`SINGLE`, ``adversary`` runs :func:`single_adversary`'s attacks."""
+    """The job of a column on ``model``; for :data:`PARTS`, ``adversary`` runs :func:`single_adversary`'s attacks."""
     norm, eps = protocol.radius(column)
     label = protocol.version != "rand"
-    if column in SINGLE:
-        return Job(column, norm, eps, partial(adversary(), SINGLE[column]), seed, label)
+    if column in PARTS:
+        return Job(column, norm, eps, partial(_one_after_another, adversary(), PARTS[column], model), seed, label)
     attack = gradient_attack(column, protocol)
     return Job(column, norm, eps, lambda x, y: attack(model, x, y).inputs, seed, label)
+
+
+def _one_after_another(perturb: Perturb, attacks: Sequence[str], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """``x`` attacked by the first of ``attacks``, and what it left by the next."""
+    inputs = perturb(attacks[0], x, y)
+    for attack in attacks[1:]:
+        left = model(inputs).argmax(dim=1) == y
+        if left.any():
+            inputs[left] = perturb(attack, x[left], y[left])
+    return inputs
 
 
 def single_adversary(model: nn.Module, threat: Threat, collector: Collector) -> object:

@@ -1,66 +1,164 @@
 
-// The libraries are kept gzipped; Plotly is unpacked only when the first chart is wanted.
-async function unpacked(id) {
-  const text = document.getElementById(id).textContent.trim();
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return URL.createObjectURL(new Blob([await new Response(stream).text()], { type: "text/javascript" }));
+// The libraries, the list of runs and their details are kept gzipped, and unpacked when they are first wanted.
+async function unpacked(place) {
+  const bytes = Uint8Array.from(atob(place.textContent.trim()), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
+
+async function library(id) {
+  return URL.createObjectURL(new Blob([await unpacked(document.getElementById(id))], { type: "text/javascript" }));
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const shade = () => document.documentElement.classList.toggle("dark", dark.matches); // the class that DataTables reads
+dark.addEventListener("change", shade);
+shade();
 
 let plotly;
 function charts() {
-  plotly ??= unpacked("chart-script").then((url) => new Promise((done, failed) => {
-    const script = Object.assign(document.createElement("script"), { src: url, onload: done, onerror: failed });
-    document.head.append(script);
+  plotly ??= library("chart-script").then((url) => new Promise((done, failed) => {
+    document.head.append(Object.assign(document.createElement("script"), { src: url, onload: done, onerror: failed }));
   }));
   return plotly;
 }
 
-async function draw(section) {
-  const places = [...section.querySelectorAll(".chart")];
-  if (!places.length) return;
+// Texts of records become text nodes, never markup.
+function made(tag, about = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(about)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function table(head, lines, rows = false) {
+  const cells = (line) => line.map((text, i) => rows && !i ? made("th", { scope: "row" }, text) : made("td", {}, text));
+  const heading = made("thead", {}, made("tr", {}, ...head.map((text) => made("th", { scope: "col" }, text))));
+  return made("table", {}, ...(head.length ? [heading] : []), made("tbody", {}, ...lines.map((line) => made("tr", {}, ...cells(line)))));
+}
+
+const rows = JSON.parse(await unpacked(document.getElementById("rows")));
+const places = new Map(rows.map((row, place) => [row[0], place]));
+const chunks = [...document.querySelectorAll("script.details")];
+const chunkSize = Number(document.querySelector("main").dataset.chunk);
+const opened = new Map();
+async function details(run) {
+  const place = places.get(run);
+  const chunk = Math.floor(place / chunkSize);
+  if (!opened.has(chunk)) opened.set(chunk, unpacked(chunks[chunk]).then(JSON.parse));
+  return (await opened.get(chunk))[place % chunkSize];
+}
+
+function section(about) {
+  const part = (heading, ...children) => made("div", {}, made("h3", {}, heading), ...children);
+  const audit = about.audit.length ? table(["what", "verdict", "figures"], about.audit)
+    : made("p", {}, "No warning, and no sanity battery in the record.");
+  const attacks = about.attacks.length
+    ? [part("Attacks", table(["attack", "attempted", "broken", "accuracy", "seconds"], about.attacks))] : [];
+  const alt = "Clean images, adversarial examples with what the model sees in them, and the amplified differences";
+  const picture = about.picture ? [made("h3", {}, "Pictures"), made("img", { src: about.picture, alt })] : [];
+  const curves = about.charts.map((chart) => made("div", { class: "chart", role: "img", "aria-label": chart.text }));
+  return made("section", { class: "run", "aria-label": `Details of ${about.run_id}` },
+    made("h2", { tabindex: "-1" }, about.run_id),
+    made("h3", {}, "Command"), made("pre", { class: "command", tabindex: "0" }, about.command),
+    ...(curves.length ? [made("h3", {}, "Curves"), made("div", { class: "charts" }, ...curves)] : []), ...picture,
+    made("div", { class: "parts" }, made("div", {}, part("Audit", audit), ...attacks),
+      part("Hyper-parameters", table([], about.parameters, true)), part("Run", table([], about.facts, true))));
+}
+
+async function draw(place, about) {
+  const drawn = [...place.querySelectorAll(".chart")];
+  if (!drawn.length) return;
   await charts();
-  for (const place of places) {
-    if (!place.isConnected) continue;
-    const chart = JSON.parse(place.querySelector("script").textContent);
-    await window.Plotly.newPlot(place, chart.data, chart.layout, { displayModeBar: false, responsive: true });
+  const style = getComputedStyle(document.body);
+  for (const [index, chart] of drawn.entries()) {
+    if (!chart.isConnected) continue;
+    const layout = structuredClone(about.charts[index].layout);
+    Object.assign(layout, { paper_bgcolor: "transparent", plot_bgcolor: "transparent", autosize: true });
+    layout.font = { color: style.color };
+    for (const name of Object.keys(layout)) {
+      if (/^[xy]axis/.test(name)) layout[name].gridcolor = style.getPropertyValue("--line");
+    }
+    await window.Plotly.newPlot(chart, about.charts[index].data, layout, { displayModeBar: false, responsive: true });
   }
 }
 
-const { jQuery } = await import(await unpacked("table-script"));
+// One listener for every button that opens something below its row.
+async function open(button, run, put) {
+  const about = await details(run);
+  const shown = section(about);
+  put(shown);
+  shown.querySelector("h2").focus({ preventScroll: true });
+  await draw(shown, about);
+}
+
+function below(line, ...children) {
+  const cell = made("td", { colspan: String(line.cells.length) }, ...children);
+  line.after(made("tr", { class: "below" }, cell));
+  return cell;
+}
+
+document.querySelector("main").addEventListener("click", (event) => {
+  const button = event.target.closest("button.runs, button.run");
+  if (!button) return;
+  const expand = button.getAttribute("aria-expanded") === "false";
+  button.setAttribute("aria-expanded", String(expand));
+  if (button.classList.contains("runs")) {
+    const line = button.closest("tr");
+    if (!expand) return void line.nextElementSibling.remove();
+    const items = button.dataset.runs.split(" ").map((run) => made("li", {},
+      made("button", { type: "button", class: "run", "aria-expanded": "false" }, run)));
+    return void below(line, made("ul", { class: "single" }, ...items));
+  }
+  if (!expand) return void button.nextElementSibling?.remove();
+  open(button, button.textContent, (shown) => button.after(shown));
+});
+
+const { jQuery } = await import(await library("table-script"));
 const element = document.getElementById("runs");
-const headings = [...element.querySelectorAll("thead th")];
-const names = headings.map((heading) => heading.dataset.name);
+const names = [...element.querySelectorAll("thead th")].map((heading) => heading.dataset.name);
 const chosen = element.dataset.sort;
-const table = jQuery(element).DataTable({
+const cell = (place) => ({
+  name: names[place],
+  orderSequence: names[place].endsWith("_acc") ? ["desc", "asc"] : ["asc", "desc"],
+  data: (row, kind) => kind === "sort" || kind === "type" ? row[place][1] : row[place][0],
+  createdCell: (td, _, row) => {
+    td.textContent = row[place][0];
+    if (row[place][2]) td.title = row[place][2];
+  },
+});
+const opener = {
+  name: "open", orderable: false, searchable: false, data: () => "",
+  createdCell: (td, _, row) => td.replaceChildren(
+    made("button", { type: "button", class: "open", "aria-expanded": "false", "aria-label": `Details of ${row[0]}` })),
+};
+const list = jQuery(element).DataTable({
+  data: rows,
+  deferRender: true,
+  createdRow: (line, row) => { line.dataset.run = row[0]; },
   order: [[names.indexOf(chosen), chosen === "method" ? "asc" : "desc"]],
-  columns: names.map((name) => ({ name, orderSequence: name.endsWith("_acc") ? ["desc", "asc"] : ["asc", "desc"] })),
+  columns: names.map((_, place) => place ? cell(place) : opener),
   pageLength: 50,
-  lengthMenu: [10, 25, 50, 100, { label: "all", value: -1 }],
+  lengthMenu: [10, 25, 50, 100, 500],
   autoWidth: false,
   language: { search: "Search in all columns" },
 });
 
 for (const select of document.querySelectorAll("#filters select")) {
   select.addEventListener("change", () => {
-    const column = table.column(`${select.dataset.column}:name`);
+    const column = list.column(`${select.dataset.column}:name`);
     column.search(select.value, { exact: Boolean(select.value) }).draw();
   });
 }
-document.getElementById("filters").addEventListener("reset", () => table.search("").columns().search("").draw());
+document.getElementById("filters").addEventListener("reset", () => list.search("").columns().search("").draw());
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button.open");
   if (!button) return;
   const line = button.closest("tr");
-  const row = table.row(line);
-  const open = !row.child.isShown();
-  button.setAttribute("aria-expanded", String(open));
-  if (!open) return void row.child.hide();
-  const kept = document.querySelector(`template[data-run="${CSS.escape(line.dataset.run)}"]`);
-  row.child(kept.content.cloneNode(true).firstElementChild).show();
-  const section = line.nextElementSibling.querySelector("section");
-  section.querySelector("h2").focus();
-  draw(section);
+  const row = list.row(line);
+  const expand = !row.child.isShown();
+  button.setAttribute("aria-expanded", String(expand));
+  if (expand) open(button, line.dataset.run, (shown) => row.child(shown).show());
+  else row.child.hide();
 });
 document.documentElement.dataset.ready = String(Math.round(performance.now()));

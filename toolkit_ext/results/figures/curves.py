@@ -29,7 +29,7 @@ def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
     ``<name>_acc`` (fractions), ``eps``, ``lr``, ``lr1``, ... Raises :class:`UserError` if it is missing or empty.
     """
     log = log_csv if isinstance(log_csv, pd.DataFrame) else read_log(Path(log_csv), "loss_*")
-    shown = training_panels(log)
+    shown = training_panels(log.columns)
     heights = [1 if name in ("eps", "learning rate") else 2 for name in shown]
     figure, rows = panels(6.4, 1.2 + 1.5 * len(shown), len(shown), sharex=True, height_ratios=heights)
     for axes, (name, columns) in zip(rows, shown.items(), strict=True):
@@ -38,21 +38,27 @@ def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
     return save(figure, path)
 
 
-def training_panels(log: pd.DataFrame) -> dict[str, list[str]]:
-    """The panels of a training figure from top to bottom, each with its columns of the log."""
+def training_panels(names: Iterable[str]) -> dict[str, list[str]]:
+    """The panels of a training figure from top to bottom, each with its columns among those of the log."""
+    known = list(names)
     patterns = {"loss": r"loss_.*", "accuracy [%]": r".*_acc", "eps": "eps", "learning rate": r"lr\d*"}
-    columns = {name: [c for c in log.columns if re.fullmatch(pattern, c)] for name, pattern in patterns.items()}
+    columns = {name: [c for c in known if re.fullmatch(pattern, c)] for name, pattern in patterns.items()}
     return {name: found for name, found in columns.items() if found}
 
 
 def training_log(record: Record) -> pd.DataFrame:
     """The epoch log in ``details.training.history``; :class:`UserError` if there is none."""
-    training = record["details"].get("training")
-    history = training.get("history") if isinstance(training, dict) else None
-    log = pd.DataFrame(history or [])
+    log = pd.DataFrame(history(record))
     if "epoch" not in log.columns:
         raise UserError(f"run {record['run_id']}: has no training history; it was evaluated only")
     return log
+
+
+def history(record: Record) -> list[dict[str, float | None]]:
+    """The rows of the epoch log; empty for a run without training."""
+    training = record["details"].get("training")
+    found = training.get("history") if isinstance(training, dict) else None
+    return found or []
 
 
 def _lines(axes: Axes, log: pd.DataFrame, name: str, columns: Sequence[str]) -> None:

@@ -1,15 +1,15 @@
-"""The schema of run records: typed dictionaries, whose annotations :func:`check` reads."""
+"""The schema of run records: typed dictionaries, whose annotations :func:`~.checking.check` reads."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypedDict, cast
 
 from toolkit_ext.errors import UserError, check_file_name
+from toolkit_ext.results.records.checking import check, refusal
 
 SCHEMA = 1
 ALL_RUNS = "all_runs"  # the table of all runs; no other table and no run may have its name
@@ -167,7 +167,7 @@ def validate(record: Mapping[str, Any]) -> Record:
     """Return ``record`` as a :class:`Record`, or raise :class:`UserError` naming the invalid field."""
     if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"record field schema: {record['schema']!r} is not allowed; this version reads {SCHEMA}")
-    check("", record)
+    check("", record, Record)
     check("details", record["details"], Details)
     for field, value in [("run_id", record["run_id"]), *(("tables", name) for name in record["tables"])]:
         check_name(f"record field {field}", value)
@@ -200,70 +200,6 @@ def _check_created(created: str) -> None:
     _demand(offset == timedelta(0), "created", created, "an ISO 8601 time in UTC, such as 2026-11-20T19:05:01Z")
 
 
-_NAMES = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
-_JSON: dict[type, Any] = {dict: dict[str, Any], list: list[Any], float: float}
-
-
-def check(field: str, value: object, hint: Any = Record) -> None:
-    """Raise :class:`UserError` naming the field unless ``value`` has the type ``hint`` and is valid JSON."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        inner = next((inner for kind, inner in _JSON.items() if isinstance(value, kind)), None)
-        if inner is not None:
-            check(field, value, inner)
-        else:
-            held = value is None or isinstance(value, int) or _is_text(value)
-            _demand(held, field, value, "a JSON value")
-    elif is_typeddict(hint):
-        _check_fields(field, value, get_type_hints(hint), required=hint.__total__)
-    elif origin is Literal:
-        _demand(value in args, field, value, "one of " + ", ".join(map(str, args)))
-    elif origin in (list, dict):
-        _check_items(field, value, origin, args[-1])
-    elif type(None) in args:
-        if value is not None:
-            check(field, value, next(arg for arg in args if arg is not type(None)))
-    else:
-        _demand(_is_a(value, hint), field, value, _NAMES[hint])
-
-
-def _check_items(field: str, value: Any, kind: type, hint: Any) -> None:
-    _demand(isinstance(value, kind), field, value, "a list" if kind is list else "an object")
-    for key, item in value.items() if kind is dict else enumerate(value):
-        _demand(kind is list or _is_text(key), field, key, "an object with text as keys")
-        check(_join(field, str(key)) if kind is dict else f"{field}[{key}]", item, hint)
-
-
-def _is_text(value: object) -> bool:
-    """Text that can be written: JSON also has single halves of surrogate pairs."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _is_a(value: object, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if kind is str:
-        return _is_text(value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _check_fields(field: str, value: Any, hints: dict[str, Any], *, required: bool = True) -> None:
-    _demand(isinstance(value, dict), field, value, "an object")
-    if not required:
-        hints = {name: hint for name, hint in hints.items() if name in value}
-        value = {name: value[name] for name in hints}
-    for problem, names in (("is missing", hints.keys() - value.keys()), ("is not known", value.keys() - hints.keys())):
-        if names:
-            raise UserError(f"record field {_join(field, str(min(names, key=str)))}: {problem}")
-    for name, hint in hints.items():
-        check(_join(field, name), value[name], hint)
-
-
-def _join(field: str, name: str) -> str:
-    return f"{field}.{name}" if field else name
-
-
 def _demand(held: bool, field: str, value: object, allowed: str) -> None:
     if not held:
-        shown = repr(value) if len(repr(value)) <= 60 else type(value).__name__
-        raise UserError(f"record field {field or '(top)'}: {shown} is not allowed; it must be {allowed}")
+        raise UserError(f"record field {field}: {refusal(value, allowed)}")

@@ -12,7 +12,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.records.record import read_records
 from toolkit_ext.results.records.schema import ALL_RUNS, Record, check_name
-from toolkit_ext.results.tables.frames import BUDGET, check_columns, frame, metric_columns, missing
+from toolkit_ext.results.tables.frames import BUDGET, check_columns, frame_of, metric_columns, missing, row
 from toolkit_ext.results.tables.rendering import printed, to_csv
 
 BY = ("data", "backbone", "norm", "eps", "method")
@@ -131,18 +131,21 @@ def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
     return atomic_write(Path(tables_dir) / f"{name}.csv", to_csv(table))
 
 
-def rebuild(results_dir: Path | str) -> list[Path]:
+def rebuild(results_dir: Path | str, records: Sequence[Record] | None = None) -> list[Path]:
     """Rebuild every table of ``<results_dir>/tables`` from ``<results_dir>/runs``; return their paths.
+
+    ``records`` are those of ``<results_dir>/runs`` where they are read already.
 
     ``all_runs.csv`` has every run and value (fractions). Each name in a record's ``tables`` is a further table: means
     over seeds of the :func:`reported` runs that name it, in percent. Unreadable records are skipped with a
     :class:`~toolkit_ext.results.records.record.RecordWarning`.
     """
     results = Path(results_dir)
-    records = read_records(results / "runs")
-    written = [write_table(ALL_RUNS, frame(records), results / "tables")]
+    records = read_records(results / "runs") if records is None else records
+    rows = {record["run_id"]: row(record) for record in records}
+    written = [write_table(ALL_RUNS, frame_of(list(rows.values())), results / "tables")]
     kept = reported(records)
     for name in sorted({name for record in kept for name in record["tables"]}):
-        shown = aggregate(frame(r for r in kept if name in r["tables"]), allow_mixed=True)
+        shown = aggregate(frame_of([rows[r["run_id"]] for r in kept if name in r["tables"]]), allow_mixed=True)
         written.append(write_table(name, printed(shown), results / "tables"))
     return written

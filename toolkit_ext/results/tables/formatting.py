@@ -9,16 +9,19 @@ import math
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 
 _LABELS = {
     "clean_acc": "clean",
     "fgsm_acc": "FGSM",
     "pgd20_acc": "PGD-20",
+    "pgd40_acc": "PGD-40",
     "pgd100_acc": "PGD-100",
     "mim_acc": "MIM",
     "pgd_l2_acc": "PGD-L2",
     "apgd_ce_acc": "APGD-CE",
     "apgd_dlr_acc": "APGD-DLR",
+    "apgd_ce_t_acc": "APGD-CE and T",
     "square_acc": "Square",
     "aa_acc": "AutoAttack",
     "union_acc": "union",
@@ -54,9 +57,29 @@ def concise(mean: float, std: float = math.nan, decimals: int = 2) -> str:
     return text if math.isnan(std) else f"{text}({int(f'{std:.{decimals}f}'.replace('.', ''))})"
 
 
-def interval(low: float, high: float) -> str:
+def rounded(mean: float, std: float = math.nan, errors: str = "pm") -> str:
+    """``18.6 ± 1.2`` (``errors="pm"``) or ``18.6(12)`` (``"paren"``), with as many digits as the deviation supports.
+
+    The deviation keeps two digits if they are at most 35, else one (Particle Data Group, *Review of Particle
+    Physics*, section 5.3), but the mean keeps one to three decimals. Without a deviation it has one.
+
+    >>> rounded(18.6249, 0.0612), rounded(18.6249, 1.234, "paren")
+    ('18.62 ± 0.06', '18.6(12)')
+    """
+    if math.isnan(std):
+        return concise(mean, decimals=1)
+    exponent = math.floor(math.log10(std)) if std > 0 else -1
+    digits = 2 if std > 0 and round(std / 10 ** (exponent - 1)) <= 35 else 1
+    decimals = min(3, max(1, digits - 1 - exponent))
+    return (
+        f"{concise(mean, decimals=decimals)} ± {std:.{decimals}f}" if errors == "pm" else concise(mean, std, decimals)
+    )
+
+
+def interval(low: float, high: float, decimals: int = 2) -> str:
     """``[44.12, 54.49]``, in percent, for two fractions; empty if one is NaN."""
-    return "" if math.isnan(low) or math.isnan(high) else f"[{concise(100 * low)}, {concise(100 * high)}]"
+    ends = [concise(100 * end, decimals=decimals) for end in (low, high)]
+    return f"[{', '.join(ends)}]" if all(ends) else ""
 
 
 def number(text: str) -> float:
@@ -83,9 +106,12 @@ def duration(seconds: float) -> str:
 
 def plain(text: str) -> str:
     """``text`` in one line, with control and text-direction characters written as ``\\x1b``."""
+    if text.isprintable():
+        return text
     return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in text)
 
 
+@lru_cache(maxsize=10_000)  # a column has the same text in many rows
 def csv_cell(text: str) -> str:
     """``text`` as a CSV cell, with an apostrophe before formulas but not before numbers such as ``-0.50(6)``."""
     shown = plain(text)

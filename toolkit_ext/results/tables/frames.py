@@ -7,6 +7,7 @@ import math
 import operator as op
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,15 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     ``version``), ``n_examples``, metrics (fractions in [0, 1]), their intervals (``<metric>_lo``, ``<metric>_hi``),
     sizes, times, machine and versions, and last the arguments (``backbone.<name>``) and ``hp.<name>``.
     """
-    rows = [_row(record) for record in records]
+    return frame_of([row(record) for record in records])
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The :func:`frame` of records whose :func:`row` is known."""
     if any("hp.speed" in row for row in rows):
         rows = [{"hp.speed": _NO_SPEED, **row} if "hp.augment" in row else row for row in rows]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    found = pd.DataFrame(rows, columns=sorted(columns, key=_position))
+    columns = sorted(dict.fromkeys(chain.from_iterable(rows)), key=_position)
+    found = pd.DataFrame(list(rows), columns=columns)
     for column in [name for name in found.columns if is_object_dtype(found[name])]:
         values = found[column].dropna()
         if values.map(type).nunique() > 1 and not is_numeric_dtype(pd.Series(values.tolist())):
@@ -54,7 +59,8 @@ def missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _row(record: Record) -> dict[str, Any]:
+def row(record: Record) -> dict[str, Any]:
+    """The values of ``record`` by column."""
     data, hardware, git = record["data"], record["hardware"], record["git"]
     protocol = record["protocol"]
     return {
@@ -96,10 +102,14 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**_BEFORE, **({} if "speed" in given else _BEFORE_SPEED), **given}
 
 
-def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {key: leaf for name, item in value.items() for key, leaf in _flat(f"{prefix}.{name}", item).items()}
-    return {prefix: json.dumps(value) if isinstance(value, list) else value}
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(f"{prefix}.{name}", value)
+        else:
+            found[f"{prefix}.{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return found
 
 
 def _position(column: str) -> tuple[int, int, str]:

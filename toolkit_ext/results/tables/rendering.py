@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from toolkit_ext.errors import check_choice
-from toolkit_ext.results.tables.formatting import budget, concise, csv_cell, interval, label, markdown_cell, plain
+from toolkit_ext.results.tables import latex
+from toolkit_ext.results.tables.formatting import budget, concise, csv_cell, interval, markdown_cell, rounded
+from toolkit_ext.results.tables.formatting import label as heading
 from toolkit_ext.results.tables.frames import BUDGET, missing
 from toolkit_ext.results.tables.frames import columns as select_columns
 
 DAGGER = "†"
 FORMATS = ("csv", "markdown", "latex")
+ERRORS = ("pm", "paren")
 MARKS = {"tied": "≈", "untested": "?"}
 _NOTE = "† evaluated on fewer examples than the rest of the table"
 _TESTED = (
@@ -27,17 +31,27 @@ def metrics_of(table: pd.DataFrame) -> list[str]:
     return [column for column in table.columns if f"{column}_std" in table.columns]
 
 
-def printed(table: pd.DataFrame, columns: Sequence[str] | None = None, *, fractions: bool = False) -> pd.DataFrame:
+def headline(table: pd.DataFrame) -> str | None:
+    """The metric that ranks the rows: AutoAttack's accuracy, or else the last metric that some row has."""
+    known = [metric for metric in metrics_of(table) if table[metric].notna().any()]
+    return "aa_acc" if "aa_acc" in known else known[-1] if known else None
+
+
+def printed(
+    table: pd.DataFrame, columns: Sequence[str] | None = None, *, fractions: bool = False, errors: str | None = None
+) -> pd.DataFrame:
     """The aggregated ``table`` as text: metrics in percent in the concise form ``18.62(6)``.
 
     ``<metric>_95`` is the 95% interval for groups of one run, by default of ``aa_acc`` only. ``fractions`` writes eps
-    as 8/255. A dagger after the method (or the first column) marks a row evaluated on fewer examples than others of
+    as 8/255; ``errors`` (:data:`ERRORS`) rounds by the deviation (:func:`.formatting.rounded`).
+
+    A dagger after the method (or the first column) marks a row evaluated on fewer examples than others of
     the same data set and budget. Raises :class:`UserError` for an unknown column.
     """
     shown = pd.DataFrame(index=table.index)
     for column in table.columns:
         if column in metrics_of(table):
-            shown[column] = _means(table, column)
+            shown[column] = _means(table, column, errors)
             if f"{column}_lo" in table.columns:
                 bounds = zip(table[f"{column}_lo"], table[f"{column}_hi"], strict=True)
                 shown[f"{column}_95"] = [interval(low, high) for low, high in bounds]
@@ -56,38 +70,40 @@ def _scale(metric: str) -> int:
     return 100 if metric.endswith(("_acc", "_err")) else 1
 
 
-def _means(table: pd.DataFrame, metric: str) -> list[str]:
+def _means(table: pd.DataFrame, metric: str, errors: str | None) -> list[str]:
     scale = _scale(metric)
-    return [concise(scale * m, scale * s) for m, s in zip(table[metric], table[f"{metric}_std"], strict=True)]
+    pairs = zip(scale * table[metric], scale * table[f"{metric}_std"], strict=True)
+    return [concise(mean, std) if errors is None else rounded(mean, std, errors) for mean, std in pairs]
 
 
 def _plain(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def blocks(table: pd.DataFrame) -> pd.Series[int]:
-    """A number for each data set and budget; only rows of one block are compared."""
-    keys = [column for column in BUDGET if column in table.columns]
+def blocks(table: pd.DataFrame, *more: str) -> pd.Series[int]:
+    """A number for each data set and budget, and value of the columns ``more``; only rows of one block are compared."""
+    keys = [column for column in (*BUDGET, *more) if column in table.columns]
     return table.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=table.index)
 
 
-def fewer_examples(table: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows were evaluated on fewer examples than others of their block."""
-    most = table.groupby(blocks(table))["n_examples"].transform("max")
+def fewer_examples(table: pd.DataFrame, within: pd.Series[int] | None = None) -> pd.Series[bool]:
+    """Which rows were evaluated on fewer examples than others of their block: ``within``, by default :func:`blocks`."""
+    most = table.groupby(blocks(table) if within is None else within)["n_examples"].transform("max")
     return (table["n_examples"] < most) & (table["n_examples"] > 0)
 
 
-def best(table: pd.DataFrame) -> pd.DataFrame:
+def best(table: pd.DataFrame, within: pd.Series[int] | None = None) -> pd.DataFrame:
     """Which printed means are the best of their block; a boolean column per metric.
 
     Rows on fewer examples are not compared, and a block of one row has no best.
     """
     found = pd.DataFrame(False, index=table.index, columns=metrics_of(table))
-    rivals = table[~fewer_examples(table)]
+    within = blocks(table) if within is None else within
+    rivals = table[~fewer_examples(table, within)]
     for metric in found.columns:
         higher = metric.endswith("_acc")
         values = (rivals[metric] * _scale(metric)).round(2)
-        grouped = values.dropna().groupby(blocks(table).loc[rivals.index])
+        grouped = values.dropna().groupby(within.loc[rivals.index])
         top = grouped.transform("max" if higher else "min")
         found.loc[top.index, metric] = (values.loc[top.index] == top) & (grouped.transform("size") > 1)
     return found
@@ -101,7 +117,12 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    return table.map(lambda value: change(value) if isinstance(value, str) else value)
+    texts = [place for place, kind in enumerate(table.dtypes) if not is_numeric_dtype(kind)]
+    changed = table.copy()
+    for place in texts:
+        column = table.iloc[:, place]
+        changed.isetitem(place, column.map(lambda value: change(value) if isinstance(value, str) else value))
+    return changed
 
 
 def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
@@ -110,50 +131,87 @@ def _marked(shown: pd.DataFrame, verdicts: pd.DataFrame | None) -> pd.DataFrame:
     return shown.assign(**{m: shown[m] + verdicts[m].map(MARKS).fillna("") for m in verdicts.columns if m in shown})
 
 
-def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
+def to_markdown(
+    table: pd.DataFrame,
+    columns: Sequence[str] | None = None,
+    verdicts: pd.DataFrame | None = None,
+    *,
+    errors: str | None = None,
+) -> str:
     """A GitHub Markdown table of an aggregated ``table``, the best of each metric in bold.
 
     ``verdicts`` (:func:`~toolkit_ext.results.tables.significance.vs_best`) adds :data:`MARKS` and their meaning.
     """
-    shown = _marked(_each_text(printed(table, columns, fractions=True), markdown_cell), verdicts)
+    shown = _marked(_each_text(printed(table, columns, fractions=True, errors=errors), markdown_cell), verdicts)
     winners = best(table)
     for metric in winners.columns.intersection(shown.columns):
         shown[metric] = shown[metric].where(~winners[metric], "**" + shown[metric] + "**")
-    headings = [markdown_cell(label(column)) for column in shown.columns]
+    headings = [markdown_cell(heading(column)) for column in shown.columns]
     rows = [headings, ["---"] * len(headings), *shown.to_numpy().tolist()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines + _footnotes(table, shown, verdicts, "\n{}")) + "\n"
 
 
-def to_latex(table: pd.DataFrame, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None) -> str:
-    """A LaTeX ``tabular`` (booktabs) of an aggregated ``table``, marked as by :func:`to_markdown`."""
-    shown = _marked(_each_text(printed(table, columns, fractions=True), plain), verdicts)
-    notes = [note.replace("%", "\\%") for note in _footnotes(table, shown, verdicts, "\\par\\footnotesize {}")]
+def to_latex(
+    table: pd.DataFrame,
+    columns: Sequence[str] | None = None,
+    verdicts: pd.DataFrame | None = None,
+    *,
+    caption: str | None = None,
+    label: str = "tab:robustness",
+    errors: str | None = None,
+) -> str:
+    """A LaTeX ``table`` (booktabs and siunitx) of an aggregated ``table``, marked as by :func:`to_markdown`.
+
+    The ``caption`` says by default what the numbers are and what the marks mean.
+    """
+    shown = _marked(printed(table, columns, fractions=True, errors=errors or "paren"), verdicts)
     winners = best(table).reindex(columns=shown.columns, fill_value=False)
-    headings = [plain(label(column)) for column in shown.columns]
-    bold = winners.replace({True: "textbf: --rwrap;", False: ""}).set_axis(headings, axis=1)
-    shown.columns = headings
-    style = shown.style.apply(lambda _: bold, axis=None).hide(axis="index")
-    style = style.format(escape="latex").format_index(escape="latex", axis="columns")
-    text: str = style.to_latex(hrules=True, column_format="l" * len(shown.columns))
-    return ("\n".join([text.rstrip("\n"), *notes]) + "\n").replace("≈", r"$\approx$")
+    numeric = [*metrics_of(table), "runs", "n_examples"]
+    lines = latex.tabular(shown, [heading(column) for column in shown.columns], winners, numeric)
+    if caption is None:
+        caption = ". ".join([_caption(table), *_footnotes(table, shown, verdicts, "{}")]) + "."
+    return "\n".join(latex.floating(lines, caption, label)) + "\n"
+
+
+def _caption(table: pd.DataFrame) -> str:
+    same = [str(table[c].iloc[0]) for c in ("data", "norm") if c in table and table[c].nunique() == 1]
+    same += [f"eps = {budget(table['eps'].iloc[0])}"] if "eps" in table and table["eps"].nunique() == 1 else []
+    about = f" on {', '.join(same)}" if same else ""
+    several = ", means and standard deviations over seeds" if (table["runs"] > 1).any() else ""
+    return f"Accuracy in %{about}{several}; the best is bold"
 
 
 def _footnotes(table: pd.DataFrame, shown: pd.DataFrame, verdicts: pd.DataFrame | None, form: str) -> list[str]:
     found = set() if verdicts is None else set(verdicts[verdicts.columns.intersection(shown.columns)].stack())
-    notes = {_NOTE: fewer_examples(table).any(), _TESTED: found & {"worse", "tied"}, _UNTESTED: "untested" in found}
-    return [form.format(note) for note, wanted in notes.items() if wanted]
+    notes = [
+        (_NOTE, fewer_examples(table).any()),
+        (_TESTED, found & {"worse", "tied"}),
+        (_UNTESTED, "untested" in found),
+    ]
+    return [form.format(note) for note, wanted in notes if wanted]
 
 
 def render(
-    table: pd.DataFrame, form: str, columns: Sequence[str] | None = None, verdicts: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    form: str,
+    columns: Sequence[str] | None = None,
+    verdicts: pd.DataFrame | None = None,
+    *,
+    errors: str | None = None,
+    **more: str,
 ) -> str:
-    """The aggregated ``table`` in one of :data:`FORMATS`; CSV has ``verdicts`` in columns ``<metric>_vs_best``."""
+    """The aggregated ``table`` in one of :data:`FORMATS`; CSV has ``verdicts`` in columns ``<metric>_vs_best``.
+
+    ``more`` are ``caption`` and ``label`` for LaTeX.
+    """
     check_choice("--format", form, FORMATS)
     if form == "csv":
-        shown = printed(table, columns)
+        shown = printed(table, columns, errors=errors)
         if verdicts is not None:
             told = verdicts.columns.intersection(shown.columns)
             shown = pd.concat([shown, verdicts[told].add_suffix("_vs_best")], axis=1)
         return to_csv(shown)
-    return (to_markdown if form == "markdown" else to_latex)(table, columns, verdicts)
+    if form == "markdown":
+        return to_markdown(table, columns, verdicts, errors=errors)
+    return to_latex(table, columns, verdicts, errors=errors, **more)

@@ -34,7 +34,14 @@ def per_example(record: Record, attack: str) -> Floats | None:
 
 
 def vs_best(
-    table: pd.DataFrame, runs: pd.DataFrame, records: Iterable[Record], *, draws: int = DRAWS, seed: int = 0
+    table: pd.DataFrame,
+    runs: pd.DataFrame,
+    records: Iterable[Record],
+    *,
+    metrics: Sequence[str] | None = None,
+    within: pd.Series[int] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare each mean of ``table`` with the best of its metric among rows of the same data set and budget.
 
@@ -51,14 +58,17 @@ def vs_best(
         table: from :func:`~toolkit_ext.results.tables.aggregate`, in any order.
         runs: the frame behind ``table``.
         records: the records of ``runs``, in any order; others are ignored.
+        metrics: the metrics to compare; by default all of ``table``. Others change no verdict.
+        within: a number for each row of ``table``; rows of one number are compared.
         draws: number of resamples.
         seed: of the resamples.
     """
     known = {record["run_id"]: record for record in records}
     of_row = [[known[name] for name in names if name in known] for names in members(runs, table)]
-    found = pd.DataFrame("", index=table.index, columns=metrics_of(table))
-    fewer, tops = fewer_examples(table).to_numpy(), best(table)
-    for _, rows in table.groupby(blocks(table)).indices.items():
+    found = pd.DataFrame("", index=table.index, columns=metrics_of(table) if metrics is None else list(metrics))
+    within = blocks(table) if within is None else within
+    fewer, tops = fewer_examples(table, within).to_numpy(), best(table, within)
+    for _, rows in table.groupby(within).indices.items():
         rivals = [row for row in rows if not fewer[row]]
         if len(rivals) > 1:
             resampled = _resample({row: of_row[row] for row in rivals}, list(found.columns), draws, seed)
@@ -80,7 +90,9 @@ def _resample(
     attacks = {metric: metric.removesuffix("_acc").removesuffix("_err") for metric in metrics if same}
     bits = {(r["run_id"], metric): per_example(r, attack) for r in runs for metric, attack in attacks.items()}
     kept = {key: value for key, value in bits.items() if value is not None}
-    accuracies = dict(zip(kept, _accuracies(list(kept.values()), n, draws, generator), strict=True))
+    once = {value.tobytes(): value for value in kept.values()}  # AutoAttack and the union often leave the same images
+    drawn = dict(zip(once, _accuracies(list(once.values()), n, draws, generator), strict=True))
+    accuracies = {key: drawn[value.tobytes()] for key, value in kept.items()}
     found: dict[str, list[Floats | None]] = {metric: [] for metric in metrics}
     for group in of_row.values():
         picks = generator.integers(max(1, len(group)), size=(draws, len(group)))

@@ -1,0 +1,155 @@
+"""Images a second and peak memory of our engines, of plain torch and of timm's loader, on the same files.
+
+    python benchmarks/data.py FOLDER                  # FOLDER/train/CLASS/*, such as 1,600 photographs
+    python benchmarks/data.py FOLDER --repeat 2000 --repeat 40000
+
+Each contestant reads one epoch in batches, in a process of its own, and does nothing with them; every row is the best
+of the rounds. Memory is the peak of the sum over that process and its workers; shared pages count once. With
+``--repeat N`` the files are repeated to N by symbolic links.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+import psutil
+import torch
+from csv_tables import RESULTS, write  # type: ignore[import-not-found]
+
+from toolkit_ext import data
+from toolkit_ext.trainers.batches import ImageSource
+
+_EVERY = 0.25  # seconds between two looks at the memory; more often slows down what is measured
+Batches = Iterator[tuple[torch.Tensor, ...]]
+
+
+def ours(folder: Path, size: int, batch: int, workers: int, in_memory: str) -> Batches:
+    """An epoch of our batches in ``in_memory`` on or off."""
+    opened = data.open_source(f"folder:{folder}", workers=workers, image_size=size)
+    placed = data.place(opened, data.Engine(in_memory, workers))
+    for images, labels, _ in ImageSource(placed.x_train, placed.y_train, batch).epoch(0):
+        yield images, labels
+
+
+def plain_torch(folder: Path, size: int, batch: int, workers: int) -> Batches:
+    """torchvision's folder with a plain ``DataLoader``."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    steps = [v2.Resize(int(size / 0.875)), v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    files = ImageFolder(folder / "train", v2.Compose(steps))
+    yield from DataLoader(files, batch, shuffle=True, num_workers=workers)
+
+
+def timms(folder: Path, size: int, batch: int, workers: int) -> Batches:
+    """timm's data set and loader as for evaluation, shuffled by torch's sampler."""
+    from timm.data import create_dataset, create_loader
+
+    files = create_dataset("", str(folder), split="train", is_training=False)
+    loader: Any = create_loader(
+        files, (3, size, size), batch, interpolation="bilinear", crop_pct=0.875, num_workers=workers,
+        mean=(0.0,) * 3, std=(1.0,) * 3, use_prefetcher=False, persistent_workers=False, pin_memory=False,
+    )  # fmt: skip
+    yield from loader
+
+
+CONTESTANTS: dict[str, Any] = {
+    "ours, streamed": partial(ours, in_memory="off"),
+    "ours, in memory": partial(ours, in_memory="on"),
+    "torch": plain_torch,
+    "timm": timms,
+}
+
+
+def measure(name: str, given: tuple[Any, ...], answer: Any) -> None:
+    """Read an epoch and send the seconds to the first batch and in all, and the number of images, to ``answer``."""
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # this process was spawned, and its workers would be too
+    began = time.perf_counter()
+    batches = CONTESTANTS[name](*given)
+    images = len(next(batches)[0])
+    first = time.perf_counter() - began
+    images += sum(len(batch[0]) for batch in batches)
+    answer.put({"start_s": first, "seconds": time.perf_counter() - began, "files": images})
+
+
+def memory(process: psutil.Process) -> float:
+    """MB that ``process`` and its children hold; what several share counts once (PSS)."""
+    total = 0.0
+    with suppress(psutil.NoSuchProcess):
+        for part in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                total += part.memory_full_info().pss / 2**20
+    return total
+
+
+def run(name: str, given: tuple[Any, ...]) -> dict[str, Any]:
+    """:func:`measure` in a fresh process, and the peak of its memory, looked at from outside."""
+    fresh = multiprocessing.get_context("spawn")
+    answer, peak = fresh.Queue(), 0.0
+    process = fresh.Process(target=measure, args=(name, given, answer))
+    process.start()
+    watched = psutil.Process(process.pid)
+    while process.is_alive():
+        peak = max(peak, memory(watched))
+        process.join(_EVERY)
+    return {"contestant": name, **answer.get(timeout=10), "peak_mb": peak}
+
+
+def repeated(folder: Path, count: int, place: Path) -> Path:
+    """``folder`` in ``place`` with its training files repeated to ``count`` by symbolic links."""
+    files = sorted(file for file in (folder / "train").rglob("*") if file.is_file())
+    for number, file in zip(range(count), itertools.cycle(files), strict=False):
+        link = place / "train" / file.parent.name / f"{number}-{file.name}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(file.resolve(), link)
+    os.symlink((folder / "test").resolve(), place / "test")
+    return place
+
+
+@click.command(help=__doc__)
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--size", default=128, show_default=True, help="side of the images")
+@click.option("--batch-size", "batch", default=64, show_default=True, help="images in a batch")
+@click.option("--workers", default=2, show_default=True, help="worker processes, or threads at the start")
+@click.option("--rounds", default=2, show_default=True, help="rounds, of which the best counts")
+@click.option("--repeat", type=int, multiple=True, help="repeat the files to this number; may be given several times")
+@click.option("--only", multiple=True, type=click.Choice(list(CONTESTANTS)), help="only this contestant")
+@click.option("--output", default=RESULTS, type=click.Path(path_type=Path), show_default=True, help="folder of the CSV")
+def main(
+    folder: Path,
+    size: int,
+    batch: int,
+    workers: int,
+    rounds: int,
+    repeat: tuple[int, ...],
+    only: tuple[str, ...],
+    output: Path,
+) -> None:
+    rows = []
+    for count in repeat or (0,):
+        with tempfile.TemporaryDirectory() as place:
+            files = repeated(folder, count, Path(place)) if count else folder
+            for _, name in itertools.product(range(rounds), only or CONTESTANTS):
+                rows.append({"size": size, "workers": workers, **run(name, (files, size, batch, workers))})
+    frame = pd.DataFrame(rows)
+    frame["images_per_s"] = frame["files"] / frame["seconds"]
+    frame["data_mb"] = frame["files"] * 3 * size**2 / 2**20
+    best = frame.sort_values("images_per_s").groupby(["files", "contestant"], sort=False, as_index=False).last()
+    write("data-repeated" if repeat else "data", best.sort_values(["files", "contestant"]), output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+from .dataset import (
+    Dataset as Dataset,
+)
+from .decoding import (
+    in_memory as in_memory,
+)
+from .decoding import (
+    place as place,
+)
+from .images import (
+    ImageSet as ImageSet,
+)
+from .images import (
+    ImagesInMemory as ImagesInMemory,
+)
+from .images import (
+    as_image_set as as_image_set,
+)
+from .items import (
+    as_examples as as_examples,
+)
+from .items import (
+    as_tensors as as_tensors,
+)
+from .reading import (
+    Engine as Engine,
+)
+from .reading import (
+    Reading as Reading,
+)
+from .sources import (
+    NAMES as NAMES,
+)
+from .sources import (
+    load as load,
+)
+from .sources import (
+    open_source as open_source,
+)
+from .tensors import (
+    as_tensor as as_tensor,
+)
+from .tensors import (
+    channel_stats as channel_stats,
+)
+from .tensors import (
+    check_images as check_images,
+)
+from .tensors import (
+    check_labels as check_labels,
+)
+from .tensors import (
+    split_validation as split_validation,
+)
+from .tensors import (
+    to_unit as to_unit,
+)
