@@ -20,8 +20,8 @@ import torch
 from toolkit_ext.claims import Arm, Group, run_group
 from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.cli import console, guarded
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError, check_positive
-from toolkit_ext.experiments.experiment import check_device
 from toolkit_ext.experiments.presets import preset_for
 from toolkit_ext.experiments.recipe import cifar10, script, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext

@@ -23,9 +23,10 @@ import torch
 from toolkit_ext import backbones, data, results
 from toolkit_ext.backbones import Normalized
 from toolkit_ext.cli import console, guarded
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol
-from toolkit_ext.experiments.experiment import check_device, facts, make_trainer, record_of
+from toolkit_ext.experiments.experiment import facts, make_trainer, record_of
 from toolkit_ext.experiments.recipe import cifar10, script, smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.trainers import MethodTrainer

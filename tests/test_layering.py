@@ -12,15 +12,17 @@ import pytest
 PACKAGE = "toolkit_ext"
 ROOT = Path(__file__).parents[1]
 
-BASE = {"bounds", "errors", "io", "types", "units"}
+BASE = {"bounds", "devices", "errors", "io", "tensors", "types", "units"}
 AXES = {"attacks", "objectives", "updates", "schedules"}
 # What each part of the package may import of it, besides itself. An axis folder has no other axis in its row, and
 # neither evaluation nor landscape has the trainers.
 PARTS: dict[str, set[str]] = {
     "bounds": {"errors"},
+    "devices": {"errors"},
     "errors": set(),
     "io": {"errors"},
     "ranks": {"errors"},
+    "tensors": set(),
     "types": {"bounds", "errors"},
     "units": {"errors", "types"},
     "fast": BASE,

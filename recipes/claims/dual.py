@@ -22,7 +22,7 @@ ADAM = tuple({"lr": rate} for rate in (3e-4, 1e-3, 3e-3))
 BOTH = tuple({"lr": eta, "dual_gamma": gamma} for eta in (0.01, 0.03, 0.1) for gamma in (1e-4, 1e-3, 3e-3))
 
 
-WITH_ADAM = {"optimizer": "adam", "weight_decay": 0.0}
+WITH_ADAM: dict[str, Any] = {"optimizer": "adam", "weight_decay": 0.0}
 L2 = {"norm": "L2", "eps": 0.5, "steps": 10}
 
 

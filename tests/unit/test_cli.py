@@ -198,7 +198,7 @@ def test_bad_input_is_one_line_and_exit_code_two(case: str, command: Any, tmp_pa
 def test_cuda_where_there_is_none(command: Any) -> None:
     done = command("train", "pgd", "--device", "cuda")
     assert done.code == 2
-    assert "torch sees no CUDA device; allowed here: cpu" in done.err
+    assert "torch sees no CUDA device; allowed here: auto, cpu" in done.err
 
 
 def test_a_checkpoint_cut_short(command: Any, checkpoint: Path) -> None:

@@ -20,7 +20,7 @@ from toolkit_ext.evaluation.loading.checks import hash_model
 from toolkit_ext.evaluation.result import pack_flags
 from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.evaluation.settings import float32_arithmetic
-from toolkit_ext.evaluation.tensor_files import hash_tensors
+from toolkit_ext.tensors import hash_tensors
 
 SHORT = Budget(n_iter=5, n_queries=30)
 PROTOCOL = Protocol("test", "Linf", 0.05, attacks=("clean", "fgsm", "pgd_l2", "aa"), l2_eps=0.3)

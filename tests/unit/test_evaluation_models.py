@@ -26,6 +26,7 @@ from toolkit_ext.evaluation.loading.models import describe, ensemble
 SHORT = Budget(n_iter=4, n_queries=20)
 PROTOCOL = Protocol("test", "Linf", 0.05, attacks=("clean", "fgsm", "aa"))
 DIGITS = Shape(10, 1, (8, 8))
+NORMAL = {"mean": 0.5, "std": 0.25}
 
 
 def body() -> nn.Sequential:
@@ -184,16 +185,18 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
         ("nowhere", {}, "checkpoint .*nowhere: no such folder or file; give a checkpoint folder, timm:NAME"),
         ("notes.txt", {}, "this kind of file is not known"),
         ("damaged.pt", {}, "is damaged or not TorchScript"),
-        ("state.pt", {}, "a file of weights alone needs timm:NAME"),
+        ("state.pt", {}, "weights alone need timm:NAME or FILE.py:FACTORY"),
         ("damaged.pt2", {}, r"is damaged or not written by torch\.export"),
         ("m.pt", {"weights": weights}, "weights: has no effect on"),
         ("timm:resnet10t", {}, "weights: is missing"),
         ("timm:resnet10x", {"weights": weights}, "'resnet10x' is not known .did you mean"),
-        ("timm:lenet", {"weights": weights}, "do not fit 'lenet' of 10 classes"),
-        ("timm:lenet", {"weights": tmp_path / "none.pth"}, "none.pth: no such file"),
-        ("timm:lenet", {"weights": tmp_path / "code.pth"}, "cannot be read as tensors alone"),
-        ("timm:lenet", {"weights": tmp_path / "list.pth"}, r"list\.pth: "),
-        ("timm:lenet", {"weights": tmp_path / "damaged.safetensors"}, "cannot be read as tensors alone"),
+        ("w.pth", {}, r"has weights alone; name its network, timm:NAME or FILE.py:FACTORY --weights .*w\.pth"),
+        ("timm:lenet", {"weights": weights}, "mean: is missing; give --mean and --std .* timm has no normalisation of"),
+        ("timm:lenet", {"weights": weights, **NORMAL}, "do not fit 'lenet' of 10 classes"),
+        ("timm:lenet", {"weights": tmp_path / "none.pth", **NORMAL}, "none.pth: no such file"),
+        ("timm:lenet", {"weights": tmp_path / "code.pth", **NORMAL}, "cannot be read as tensors alone"),
+        ("timm:lenet", {"weights": tmp_path / "list.pth", **NORMAL}, r"list\.pth: are no state dict"),
+        ("timm:lenet", {"weights": tmp_path / "damaged.safetensors", **NORMAL}, "cannot be read as tensors alone"),
     ]
     for source, options, message in cases:
         where = source if source.startswith("timm:") else tmp_path / source
@@ -268,15 +271,15 @@ def test_an_audit_by_the_command_line(tmp_path: Path, capfd: Any) -> None:
     shown = capfd.readouterr()
     assert "audit: failure (8 images, linf_0.1_digits, Linf, eps 0.1)" in shown.out
     assert "warning: audit: gradients" in shown.err
-    assert shown.err.count("files run code when they are loaded") == 1
-    assert f"warning: {path}, {other}: TorchScript" in shown.err
+    assert shown.err.count("files of code, which run when they are loaded") == 1
+    assert f"warning: {path}, {other}: files of code" in shown.err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--transfer", "x"], "transfer: has no effect without --audit"),
-        (["--weights", "w.pth"], "weights: 1 files for 0 models named timm:NAME"),
+        (["--weights", "w.pth"], "weights: 1 files for 0 models of timm:NAME or FILE.py:FACTORY"),
         (["--backbone-arg", "width=2"], "backbone-arg: has no effect without timm:NAME"),
         (["--mean", "0.5"], "mean: has no effect without timm:NAME"),
         (["--version", "fast"], "version: 'fast' is not known"),

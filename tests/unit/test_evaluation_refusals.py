@@ -77,7 +77,7 @@ def test_absent_cuda() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda logits: (logits, logits), "model: returns tuple for images of shape"),
+        (lambda logits: ("logits", logits), "model: returns tuple for images of shape"),
         (lambda logits: logits[:, 0], r"model: returns shape \[1\] for images"),
         (lambda logits: logits[:, :1], r"model: returns shape \[1, 1\] for images"),
         (lambda logits: logits.detach(), "model: its logits have no gradient"),
@@ -97,8 +97,8 @@ def test_weights_that_are_not_float32() -> None:
 
 
 def test_no_module() -> None:
-    with pytest.raises(UserError, match="model: a function is not allowed"):
-        evaluate(lambda x: x, images(), labels(), PROTOCOL)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="model: a str is not allowed; give a module, a function"):
+        evaluate("model.pt", images(), labels(), PROTOCOL)  # type: ignore[arg-type]
 
 
 def test_place_for_the_examples_that_cannot_be_written(tmp_path: Path) -> None:

@@ -16,7 +16,31 @@ from toolkit_ext.backbones.registry import MEAN, NOT_RECORDED, STD, check_argume
 from toolkit_ext.errors import UserError, one_line
 
 
-class Normalized(nn.Module):
+class Standardized(nn.Module):
+    r"""Any classifier, for images in [0, 1]: :math:`f((x - \mu) / \sigma)`.
+
+    Args:
+        backbone: A classifier, ``[N, C, H, W]`` to logits ``[N, K]``.
+        mean, std: One value per channel or one for all, in units of [0, 1] images; ``std`` is positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # Not in the state dict: as in timm, the values are part of the configuration.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, K]`` of images ``[N, C, H, W]`` in [0, 1]."""
+        logits: Tensor = self.backbone((x - self.mean) / self.std)
+        return logits
+
+
+class Normalized(Standardized):
     r"""A timm model of images in [0, 1]: :math:`f((x - \mu) / \sigma)`; epsilon means the same for every model.
 
     Args:
@@ -28,9 +52,6 @@ class Normalized(nn.Module):
         mean, std: One value per channel, in units of [0, 1] images; ``std`` is positive.
         model_args: Further arguments of the architecture, as plain JSON values.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -44,19 +65,10 @@ class Normalized(nn.Module):
         std: tuple[float, ...],
         model_args: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, mean, std)
         self.name, self.num_classes = name, num_classes
         self.in_chans, self.image_size = in_chans, image_size
         self.model_args = dict(model_args or {})
-        # Not in the state dict: as in timm, the values are part of the configuration.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, K]`` of images ``[N, C, H, W]`` in [0, 1]."""
-        logits: Tensor = self.backbone((x - self.mean) / self.std)
-        return logits
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_classes={self.num_classes}, image_size={self.image_size}"
@@ -179,6 +191,15 @@ def _per_channel(
         value = own if len(own) == in_chans else sum(own) / len(own)
     elif value is None:
         value = {"mean": MEAN, "std": STD}[option]
+    return per_channel(option, value, in_chans)
+
+
+def per_channel(option: str, value: float | Sequence[float], in_chans: int) -> tuple[float, ...]:
+    """The normalisation ``option`` (``mean`` or ``std``) for every channel, from one number or several.
+
+    Raises:
+        UserError: another number of channels; a value that is not finite, or a ``std`` that is not positive.
+    """
     values = (float(value),) * in_chans if isinstance(value, int | float) else tuple(float(v) for v in value)
     if len(values) != in_chans:
         raise UserError(f"{option}: {len(values)} values for {in_chans} channels; give one number or one per channel")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from toolkit_ext.backbones.config import (
     write_config,
 )
 from toolkit_ext.backbones.outputs import same_modes
+from toolkit_ext.backbones.preprocessing import INPUT, LABELS, check_input
 from toolkit_ext.backbones.registry import check_arguments
 from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.io import atomic_write, make_folder
@@ -90,7 +91,9 @@ def save_model(
         model: From :func:`toolkit_ext.backbones.create`, also compiled; saved without parametrisations
             (:func:`baked_state`).
         folder: Destination, created if needed.
-        extra: Plain JSON values to save with the model (data set, class names, method, ...).
+        extra: Plain JSON values to save with the model (data set, method, ...). ``label_names``, a name per class, and
+            ``input``, how images are cropped and resized (``crop_pct``, ``crop_mode``, ``interpolation``), go where
+            timm expects them.
         verify: First build the model that :func:`load_model` would, and compare its logits for one image.
 
     Raises:
@@ -105,7 +108,9 @@ def save_model(
         model.num_classes = logits.shape[1]  # the last layer may have been replaced
     weights = safetensors.torch.save(baked_state(model.backbone), metadata={"format": "pt"})
     digest = hashlib.sha256(weights).hexdigest()
-    text = write_config({**_config(model), KEY: {**(extra or {}), DIGEST: digest}})
+    told = dict(extra or {})
+    config = _config(model, told.pop(LABELS, None), told.get(INPUT))
+    text = write_config({**config, KEY: {**told, DIGEST: digest}})
     if logits is not None:
         _verify(model, text, weights, logits)
     atomic_write(folder / WEIGHTS, weights)
@@ -153,8 +158,8 @@ def _verify(model: Normalized, text: str, weights: bytes, expected: Tensor) -> N
         raise UserError(f"backbone: this {model.name!r} was changed, and its checkpoint would give other logits; {own}")
 
 
-def _config(model: Normalized) -> dict[str, Any]:
-    """timm's own schema of ``config.json``."""
+def _config(model: Normalized, names: Sequence[str] | None, form: Mapping[str, Any] | None) -> dict[str, Any]:
+    """timm's own schema of ``config.json``, with the ``names`` of the classes and the ``form`` of the inputs."""
     cfg: Mapping[str, Any] = getattr(model.backbone, "pretrained_cfg", {})
     keep = ("interpolation", "crop_mode", "fixed_input_size", "first_conv", "classifier")
     return {
@@ -171,7 +176,9 @@ def _config(model: Normalized) -> dict[str, Any]:
             "num_classes": model.num_classes,
             "mean": _decimals(model.mean),
             "std": _decimals(model.std),
+            **(check_input(form) if form else {}),
         },
+        **({LABELS: list(names)} if names else {}),
     }
 
 

@@ -36,12 +36,15 @@ def same_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def logits_in(output: Any) -> Any:
-    """The logits in a model's ``output``: the output itself, or its ``logits`` (dictionary, named tuple, dataclass).
+    """The logits in a model's ``output``: the output itself, its ``logits`` (dictionary, named tuple, dataclass), or
+    the first item of a tuple or list.
 
     In float32 outside of autocast; an output without logits is returned as it is.
     """
     if not isinstance(output, Tensor):
         output = output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        output = output[0]
     if isinstance(output, Tensor) and output.is_floating_point() and not torch.is_autocast_enabled(output.device.type):
         return output.float()
     return output

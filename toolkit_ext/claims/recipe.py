@@ -18,9 +18,10 @@ from toolkit_ext.claims.probes import Probe, Trained
 from toolkit_ext.claims.runs import by_seed, choose, grid, of_claims, probed, tuning_of
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import CommaSeparated
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.counting import count_passes
-from toolkit_ext.experiments.experiment import check_device, facts, make_trainer, run
+from toolkit_ext.experiments.experiment import facts, make_trainer, run
 from toolkit_ext.experiments.recipe import script, smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.io import make_folder

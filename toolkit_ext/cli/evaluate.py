@@ -9,11 +9,11 @@ import click
 
 from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import Command
+from toolkit_ext.cli.model_options import loading_options
 from toolkit_ext.cli.options import (
     NATURAL,
     SEED_NUMBER,
     CommaSeparated,
-    backbone_arg_option,
     data_option,
     reading_options,
     run_context_options,
@@ -42,12 +42,7 @@ from toolkit_ext.cli.options import (
 @click.option("--audit", "audited", is_flag=True, help="check, at the middle eps, that attacks work on this model")
 @click.option("--audit-n", type=NATURAL, default=100, show_default=True, help="test examples for the audit")
 @click.option("--transfer", metavar="CHECKPOINT", help="model whose adversarial examples the audit tries too")
-@click.option(
-    "--weights", multiple=True, type=click.Path(path_type=Path), help="weights of timm:NAME, one for each in order"
-)
-@backbone_arg_option
-@click.option("--mean", type=CommaSeparated(float), default=(), help="mean for timm:NAME, by default timm's own")
-@click.option("--std", type=CommaSeparated(float), default=(), help="standard deviation for timm:NAME, likewise")
+@loading_options
 @click.option(
     "--batch-size",
     default="250",
@@ -73,11 +68,12 @@ from toolkit_ext.cli.options import (
 def evaluate_command(checkpoints: tuple[str, ...], **values: Any) -> None:
     """Evaluate a model by AutoAttack and write a record.
 
-    CHECKPOINT is the folder of a checkpoint, timm:NAME with --weights, a TorchScript file (.pt) or a torch.export file
-    (.pt2); several are evaluated as one ensemble. An interrupted evaluation continues with the batch it was at.
+    CHECKPOINT is the folder of a checkpoint, timm:NAME or your own FILE.py:FACTORY with --weights, robustbench:NAME, a
+    TorchScript file (.pt) or a torch.export file (.pt2); several are evaluated as one ensemble. An interrupted
+    evaluation continues with the batch it was at.
 
-    TorchScript and torch.export files are programs, and loading one runs its code: use only those of people you trust.
-    Checkpoint folders and files of weights are data.
+    TorchScript and torch.export files are programs, and loading one runs its code, as do Python files, --import and
+    RobustBench: use only those of people you trust. Checkpoint folders and files of weights are data.
     """
     from toolkit_ext.cli.jobs.evaluate import evaluate_checkpoints
 

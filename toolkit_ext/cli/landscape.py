@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import click
 
 from toolkit_ext.cli.help import Command
+from toolkit_ext.cli.model_options import loading_options
 from toolkit_ext.cli.options import (
     NATURAL,
     SEED_NUMBER,
@@ -36,7 +36,7 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("landscape", cls=Command)
-@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option(
     "--what",
     type=click.Choice([*ANALYSES, "training"]),
@@ -47,6 +47,7 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @data_option
 @reading_options
+@loading_options
 @click.option("--n", type=NATURAL, default=2000, show_default=True, help="use the first N training examples")
 @click.option("--n-test", type=NATURAL, default=1000, show_default=True, help="use the first N test examples")
 @click.option("--eps", help="radius of the budget, such as 8/255, 0 for clean inputs; by default that of the training")
@@ -60,8 +61,8 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_study_options
 @run_context_options
-def landscape_command(checkpoints: tuple[Path, ...], what: str, **values: Any) -> None:
-    """Measure the adversarial loss landscape at the model in the folder CHECKPOINT.
+def landscape_command(checkpoints: tuple[str, ...], what: str, **values: Any) -> None:
+    """Measure the adversarial loss landscape at the model CHECKPOINT, as evaluate takes it.
 
     Writes a record, a CSV and a figure to the results folder. An interrupted surface continues with the point it was
     at. See docs/landscape.md.

@@ -195,7 +195,7 @@ def run_context_options(command: Command, workers: str = "--workers") -> Command
         ),
         click.option("--quiet", is_flag=True, help="no bars and no line for each epoch"),
         click.option("--json-lines", is_flag=True, help="print a JSON object for each epoch, and the result as one"),
-        click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda or cuda:N"),
+        click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), cpu, cuda or cuda:N"),
         click.option("--download", is_flag=True, help="download the data set if it is missing"),
         data_root_option,
         click.option("--output", type=FOLDER, default="outputs", show_default=True, help="folder of the checkpoints"),

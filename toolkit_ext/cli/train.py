@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from toolkit_ext.cli import console
 from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import TrainCommand
+from toolkit_ext.cli.model_options import import_option, mean_option, std_option, weights_key_option
 from toolkit_ext.cli.options import (
     CommaSeparated,
     backbone_arg_option,
@@ -22,6 +24,8 @@ from toolkit_ext.cli.options import (
 )
 from toolkit_ext.experiments.presets import preset_for
 from toolkit_ext.experiments.settings import Experiment, RunContext
+from toolkit_ext.experiments.starting import as_checkpoint, fine_tuning
+from toolkit_ext.trainers.methods import METHODS
 
 
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
@@ -30,15 +34,22 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     args, reading = values.pop("backbone_arg"), take_reading(values)
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
     given = {name: value for name, value in values.items() if value is not None}
-    return Experiment(method=method, backbone_args=args, hyper_parameters=given, reading=reading, **fixed)
+    experiment = Experiment(method=method, backbone_args=args, hyper_parameters=given, reading=reading, **fixed)
+    return fine_tuning(experiment, METHODS[method].defaults if method in METHODS else {})
 
 
 @click.command("train", cls=TrainCommand)
 @click.argument("method", required=False)
 @click.option("--data", default="digits", show_default=True, help="digits, mnist, ..., folder:PATH, npz:PATH, hf:NAME")
 @reading_options
-@click.option("--backbone", default="lenet", show_default=True, help="any timm classifier, or lenet, resnet18_w, ...")
+@click.option("--backbone", default="lenet", show_default=True, help="timm name, lenet, resnet18_w or FILE.py:FACTORY")
 @backbone_arg_option
+@click.option("--weights", metavar="FILE", help="start from these weights: a file, or pretrained for timm's own")
+@weights_key_option
+@click.option("--init", metavar="FOLDER", help="start from this checkpoint, with other settings: outputs/RUN/best")
+@mean_option
+@std_option
+@import_option
 @click.option("--epochs", default=20, show_default=True, help="passes over the training data")
 @click.option("--batch-size", default=128, show_default=True, help="examples in a step")
 @click.option("--n-train", type=int, help="use the first N training examples only")
@@ -48,6 +59,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
+@click.option("--extend", metavar="RUN", help="begin with the epochs of RUN, a shorter run with the same settings")
 @save_every_option
 @run_context_options
 @config_options
@@ -66,6 +78,10 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
         console.say(f"method: {best.name}, the best of {best.board} in results/CLAIMS.md ({best.method})")
         method, values = best.method, best.with_options(values)
     experiment = experiment_of(method, values)
+    if experiment.init and _by_default("backbone"):
+        experiment = as_checkpoint(experiment)
+    if "lr" in experiment.hyper_parameters and values["lr"] is None:
+        console.say(f"fine-tuning: lr {experiment.hyper_parameters['lr']:g}, as none is given")
     if dry_run:
         _preview(experiment, context)
         return
@@ -76,6 +92,10 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
         console.show(json.dumps({"run_id": record["run_id"], **record["metrics"]}))
     else:
         console.show_table(console.results_table([record]))
+
+
+def _by_default(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.DEFAULT
 
 
 def _preview(experiment: Experiment, context: RunContext) -> None:

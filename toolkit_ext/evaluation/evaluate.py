@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.data import ImageSet, as_tensors
-from toolkit_ext.evaluation.loading.adapters import Classifier, as_module
+from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.checks import find_device, opened
 from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
 from toolkit_ext.evaluation.result import Evaluation, figures
@@ -59,8 +59,10 @@ def evaluate(
     flags allow (TF32 convolutions on CUDA by default). The model, torch's random state and tracers are restored.
 
     Args:
-        model: Maps ``[N, C, H, W]`` float32 in [0, 1] to logits ``[N, K]``. Or an ART ``PyTorchClassifier``, whose
-            ``clip_values`` and preprocessing are applied to images in [0, 1].
+        model: A module or function that maps ``[N, C, H, W]`` float32 in [0, 1] to logits ``[N, K]``, also with other
+            outputs (a dictionary or object with ``logits``, a tuple that begins with them). Or ART's
+            ``PyTorchClassifier``, whose ``clip_values`` and preprocessing are applied to images in [0, 1], or its
+            ``EnsembleClassifier``.
         x: Images ``[N, C, H, W]``, floats in [0, 1] or uint8. Or a torch ``Dataset`` or ``DataLoader`` of images and
             labels, read as a whole.
         y: Index labels ``[N]`` (or one-hot); None with a ``Dataset`` or ``DataLoader``.
@@ -87,6 +89,7 @@ def evaluate(
     protocol, model = load_protocol(protocol), as_module(model)
     images, labels = as_tensors(x, y)
     check_precision(precision, protocol.version)
+    check_identity(model, state_dir)
     device = find_device(model, device)
     ranks = current(device)
     if save_examples is not None:

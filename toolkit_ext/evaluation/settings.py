@@ -21,7 +21,7 @@ from toolkit_ext.evaluation.running.recheck import tolerance
 from toolkit_ext.evaluation.running.state import differences, stored_key
 from toolkit_ext.evaluation.suite.autoattack import Threat, targets
 from toolkit_ext.evaluation.suite.precision import Precision, pass_seconds
-from toolkit_ext.evaluation.tensor_files import hash_tensors
+from toolkit_ext.tensors import hash_tensors
 
 BatchSize = int | Literal["auto"]
 CANDIDATES = (64, 128, 250, 500, 1000)  # batch sizes that "auto" tries

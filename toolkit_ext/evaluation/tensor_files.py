@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.io import atomic_write, say_unchecked
+from toolkit_ext.tensors import hash_tensors
 
 _DIGEST = "sha256"
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
-    """SHA-256 of ``text`` and of every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str], name: str = "") -> Path:

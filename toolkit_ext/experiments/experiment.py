@@ -5,75 +5,67 @@ The command line and all recipes use :func:`run`, so that records from all of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from toolkit_ext import backbones, data, results
-from toolkit_ext.backbones import Normalized
+from toolkit_ext import data, results
+from toolkit_ext.backbones import Made
 from toolkit_ext.cli.console import say
+from toolkit_ext.data.reading import CROP_PCT
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.protocol import small_radius
+from toolkit_ext.experiments.card import write_card
 from toolkit_ext.experiments.display import shown_epochs
+from toolkit_ext.experiments.extending import begin_with
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
+from toolkit_ext.experiments.starting import is_own, start_of, started_from
 from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers.optim import make_optimizer, make_schedulers
+from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
+from toolkit_ext.trainers.optim import make_schedulers
 
 _FEW = 8  # images of a rehearsal
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        UserError: an unknown name, or CUDA on a machine without it.
-    """
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device: {device!r} is not known; allowed: cpu, cuda, cuda:0, ...") from None
-    check_choice("device", found.type, ("cpu", "cuda"))
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: {device!r} is not available, torch sees no CUDA device; allowed here: cpu")
-    return found
+_AS_IS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # images have their size already
 
 
 def make_trainer(
     experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
-) -> tuple[Normalized, MethodTrainer]:
-    """The untrained model of ``experiment`` on ``device``, and the trainer that holds it.
+) -> tuple[nn.Module, MethodTrainer]:
+    """The model that ``experiment`` starts from, on ``device``, and the trainer that holds it.
 
     Raises:
         UserError: an unknown method or backbone, or a hyper-parameter that is not allowed.
     """
+    made, trainer = _make(experiment, dataset, device)
+    return made.model, trainer
+
+
+def _make(
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
+) -> tuple[Made, MethodTrainer]:
     check_choice("method", experiment.method, TRAINERS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        model = backbones.create(
-            experiment.backbone,
-            num_classes=dataset.num_classes,
-            in_chans=dataset.in_chans,
-            image_size=dataset.image_size,
-            **experiment.backbone_args,
-        )
+        made = start_of(experiment, dataset)
         shape = (dataset.in_chans, *dataset.image_size)
-        classifier = as_classifier(model.to(device), shape, dataset.num_classes, str(device))
+        classifier = as_classifier(made.model.to(device), shape, dataset.num_classes, str(device))
         options = {"seed": experiment.seed, **experiment.hyper_parameters}
-        return model, TRAINERS[experiment.method](classifier, **options)
+        return made, TRAINERS[experiment.method](classifier, **options)
 
 
 def facts(
-    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], model: Normalized, trainer: MethodTrainer
+    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], model: nn.Module, trainer: MethodTrainer
 ) -> dict[str, Any]:
     """The facts of a training for its record and its checkpoints, known before it starts."""
     held = cut = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
@@ -92,7 +84,7 @@ def facts(
             "num_classes": dataset.num_classes,
         },
         "backbone": {
-            "name": experiment.backbone,
+            "name": Path(experiment.backbone).name if is_own(experiment.backbone) else experiment.backbone,
             "args": dict(experiment.backbone_args),
             "parameters": sum(weight.numel() for weight in model.parameters()),
         },
@@ -102,21 +94,22 @@ def facts(
 
 def prepare(
     experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device
-) -> tuple[data.Dataset[data.ImageSet], Normalized, MethodTrainer, Protocol]:
-    """The images that ``experiment`` takes of ``dataset``, its untrained model with the trainer, and the evaluation.
+) -> tuple[data.Dataset[data.ImageSet], Made, MethodTrainer, Protocol]:
+    """The images that ``experiment`` takes of ``dataset``, its model with the trainer, and the evaluation.
 
     Raises:
         UserError: an option that is not allowed with this data set or this number of epochs.
     """
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
-    model, trainer = make_trainer(experiment, dataset, device)
+    made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes
     protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
     if axes.loop.validation_fraction > 0 and dataset.y_validation is None:
         data.split_validation(dataset.x_train, dataset.y_train, axes.loop.validation_fraction, axes.loop.seed)
-    optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
+    with frozen(trainer.model, axes.loop.freeze):
+        optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
     make_schedulers([optimizer], axes.loop, len(dataset.y_train), experiment.epochs, resets)
-    return dataset, model, trainer, protocol
+    return dataset, made, trainer, protocol
 
 
 def first_images(dataset: data.Dataset[data.ImageSet], n: int) -> tuple[Tensor, Tensor]:
@@ -155,13 +148,17 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     started = results.environment()
     with ranks.one_by_one(local_rank()):
         dataset = context.open(experiment.data, experiment.reading)
-    dataset, model, trainer, protocol = prepare(experiment, dataset, device)
-    about = facts(experiment, dataset, model, trainer)
+    warn_of_code(experiment)
+    dataset, made, trainer, protocol = prepare(experiment, dataset, device)
+    about = facts(experiment, dataset, made.model, trainer)
     folder = context.output / experiment.run_id
+    for line in made.lines():
+        say(line)
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
     ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
     ranks.first(lambda: _keep_options(experiment, folder))
     results.reset_peak_memory()
+    extended = ranks.first(lambda: begin_with(experiment, trainer, context, folder))
     dataset = data.place(dataset, context.engine, device)
     trainer.fit(
         dataset.x_train,
@@ -170,15 +167,15 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         batch_size=experiment.batch_size,
         nb_epochs=experiment.epochs,
         run_dir=folder,
-        resume=context.resume,
+        resume=context.resume or extended,
         progress=context.progress and not context.quiet,
         on_epoch=shown_epochs(context),
         save_every=context.save_every,
-        extra=about | ({"reading": dict(experiment.reading)} if experiment.reading else {}),
+        extra={**about, **_told(experiment, dataset.classes), **started_from(made)},
     )
     trainer.load_best()
     evaluation = evaluate(
-        model,
+        made.model,
         dataset.x_test.all(),
         dataset.y_test,
         protocol,
@@ -192,8 +189,22 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     record = record_of(
         about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
     )
-    record["details"] |= {"data": dict(dataset.facts), **context.told}
-    return ranks.first(lambda: _written(record, context))
+    record["details"] |= {"data": dict(dataset.facts), **started_from(made), **context.told}
+    return ranks.first(lambda: _written(record, context, folder))
+
+
+def warn_of_code(experiment: Experiment) -> None:
+    """Say once which files of the user's run."""
+    if files := [*([experiment.backbone] if is_own(experiment.backbone) else []), *experiment.imports]:
+        say(f"warning: {', '.join(files)}: files of code, which run when they are loaded")
+
+
+def _told(experiment: Experiment, classes: Sequence[str]) -> dict[str, Any]:
+    """What checkpoints say of their inputs: names of classes, how images become inputs, how the data was read."""
+    reading, form = dict(experiment.reading), dict(_AS_IS)
+    if "image_size" in reading:
+        form |= {"crop_pct": reading.get("crop_pct", CROP_PCT), "crop_mode": "center"}
+    return {"label_names": list(classes), "input": form, **({"reading": reading} if reading else {})}
 
 
 def _keep_options(experiment: Experiment, folder: Path) -> None:
@@ -211,8 +222,10 @@ def _recorded(experiment: Experiment, context: RunContext) -> Record | None:
     return record
 
 
-def _written(record: Record, context: RunContext) -> Record:
+def _written(record: Record, context: RunContext, folder: Path) -> Record:
     say(f"record: {results.write_record(record, context.results / 'runs')}")
+    if (best := folder / "best").is_dir():
+        say(f"model card: {write_card(record, best)}")
     return record
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from toolkit_ext import data, results
+from toolkit_ext.devices import check_device
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.experiments.counting import count_passes
-from toolkit_ext.experiments.experiment import check_device, facts, first_images, make_trainer, prepare, rehearse
+from toolkit_ext.experiments.experiment import facts, first_images, make_trainer, prepare, rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget, duration
 from toolkit_ext.trainers.compose import AXES, known
@@ -30,14 +31,14 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     device = check_device(context.device)
     dataset = context.open(experiment.data, experiment.reading)
     rehearse(experiment, dataset, device)
-    dataset, model, trainer, protocol = prepare(experiment, dataset, device)
-    sizes = facts(experiment, dataset, model, trainer)["data"]
+    dataset, made, trainer, protocol = prepare(experiment, dataset, device)
+    sizes = facts(experiment, dataset, made.model, trainer)["data"]
     kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id
     channels, (height, width) = dataset.in_chans, dataset.image_size
     yield "images", f"{kept} to train, {held} to validate, {len(dataset.y_test)} to attack at the end"
     yield "size", f"{channels} x {height} x {width}, {dataset.num_classes} classes"
-    weights = sum(weight.numel() for weight in model.parameters())
+    weights = sum(weight.numel() for weight in made.model.parameters())
     yield "model", f"{experiment.backbone}, {weights:,} parameters"
     per_epoch = math.ceil(kept / experiment.batch_size)
     yield "steps", f"{per_epoch} an epoch, {per_epoch * experiment.epochs} in {experiment.epochs} epochs"

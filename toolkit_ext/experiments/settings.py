@@ -27,6 +27,11 @@ class Experiment:
     ``hyper_parameters`` are those of the method's axes and of the loop, and may make another choice on an axis.
     ``n_train`` and ``n_test`` take the first examples of each part; the test examples are attacked. ``protocol`` names
     the evaluation, by default the usual one of the data set for the norm and ``eps`` of the method's attack.
+
+    ``backbone`` is a timm name or own code, ``FILE.py:FACTORY``. Training starts from ``weights`` (a file, or
+    ``pretrained`` for timm's; ``weights_key`` chooses in a file that has several), or from the checkpoint folder
+    ``init``; ``mean`` and ``std`` are their normalisation. ``imports`` are modules that register networks with timm.
+    Weights and code identify a run by their content, not by where they lie.
     ``reading`` has the options of :class:`toolkit_ext.data.Reading` that differ from their defaults.
     """
 
@@ -43,15 +48,26 @@ class Experiment:
     attacks: tuple[str, ...] = ()
     seed: int = option(0, "seed of weights, batches and attacks", SEED)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    weights_key: str | None = None
+    init: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.weights and self.init:
+            raise UserError("init: cannot be given with --weights; both say what the training starts from")
         object.__setattr__(self, "reading", Reading.of(self.reading).given())
 
     @property
     def run_id(self) -> str:
         """A name made of the main settings and a hash of all of them."""
-        hashed = asdict(self)
+        from toolkit_ext.experiments.starting import identity_of_start
+
+        hashed = {name: value for name, value in asdict(self).items() if name not in _START}
+        hashed |= identity_of_start(self)
         if not self.reading:
             del hashed["reading"]  # runs had no such setting before
         if self.method in METHODS:
@@ -70,10 +86,14 @@ class Experiment:
         """The options of ``toolkit-ext train`` that describe this run, by name."""
         named = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _NESTED}
         given = {name: value for name, value in named.items() if value is not None or name == "n_test"}
+        given = {name: value for name, value in given.items() if name not in _START or value}
+        if "imports" in given:
+            given["import"] = given.pop("imports")  # as the option is called
         arguments = {"backbone_arg": dict(self.backbone_args)} if self.backbone_args else {}
         return {**given, **arguments, **self.reading, **self.hyper_parameters}
 
 
+_START = ("weights", "weights_key", "init", "mean", "std", "imports")
 _NESTED = ("backbone_args", "hyper_parameters", "reading")
 
 
@@ -101,6 +121,7 @@ def _plain(value: Any) -> Any:
 class RunContext:
     """Folders, device and display of a run; none of them changes the result.
 
+    ``extend`` names a shorter run of the same settings, in ``output`` or by its folder, whose epochs are taken over.
     ``told`` are further facts for the record, such as how the run was chosen. ``in_memory``, ``data_workers`` and
     ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes.
     """
@@ -109,8 +130,9 @@ class RunContext:
     output: Path = Path("outputs")
     data_root: Path = Path("data")
     download: bool = False
-    device: str = "cpu"
+    device: str = "auto"
     resume: bool = False
+    extend: str | None = None
     progress: bool = True
     quiet: bool = False
     json_lines: bool = False

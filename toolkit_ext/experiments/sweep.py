@@ -155,7 +155,7 @@ def _on_worker(task: Task, context: RunContext, threads: int) -> Outcome:
     from distributed import get_worker
 
     name = get_worker().name
-    if torch.device(context.device).type == "cuda" and isinstance(name, int) and not torch.cuda.is_initialized():
+    if context.device.startswith("cuda") and isinstance(name, int) and not torch.cuda.is_initialized():
         os.environ["CUDA_VISIBLE_DEVICES"] = visible(name, torch.cuda.device_count)
     return attempt(task, context, threads)
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import hash_model
-from toolkit_ext.evaluation.tensor_files import hash_tensors
 from toolkit_ext.io import atomic_write, make_folder, say_unchecked
 from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
+from toolkit_ext.tensors import hash_tensors
 from toolkit_ext.types import Attack
 
 _DIGEST = "sha256"

@@ -31,6 +31,7 @@ from toolkit_ext.trainers.callbacks import best_epoch
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
+from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.fingerprint import held_facts, image_facts, make_fingerprint, scheduler_facts, stream_facts
 from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.inputs import Inputs, refuse_labels
@@ -39,7 +40,6 @@ from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSpl
 from toolkit_ext.trainers.optim import (
     check_optimizer,
     make_loss,
-    make_optimizer,
     make_plan,
     make_scaler,
     make_scheduler,
@@ -211,6 +211,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             stack.callback(examples.close)
             stack.enter_context(isolated_rng(self.axes.loop.seed))
             stack.enter_context(returning_logits(self.model))
+            stack.enter_context(frozen(self.model, self.axes.loop.freeze))
             n = min(max(examples.batch_size // ranks.size, 1), 8)
             x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
             try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))

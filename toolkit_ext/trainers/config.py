@@ -55,9 +55,24 @@ def warn_of_deprecated(given: Mapping[str, Any]) -> None:
 class LoopConfig:
     """How the loop trains, whatever the method. Every field is a constructor argument of every trainer."""
 
-    optimizer: str = option("sgd", "optimiser of the weights: sgd, adam or adamw")
+    optimizer: str = option("sgd", "optimiser of the weights: sgd, adam, adamw, or any other name of timm.optim")
     lr: float = option(
         0.1, "learning rate at the start of the schedule (its peak for one-cycle)", Bounds(above=0, most=1e30)
+    )
+    head_lr: float = option(
+        0.0,
+        "learning rate of the head, the last layer; 0 is that of the rest",
+        NOT_NEGATIVE,
+        earlier=0.0,
+    )
+    layer_decay: float = option(
+        1.0,
+        "factor of the learning rate from a layer to the one before it; 1 is off",
+        Bounds(above=0, most=1),
+        earlier=1.0,
+    )
+    freeze: tuple[str, ...] = option(
+        (), "modules whose weights stay: backbone (all but the head), or names such as conv1,layer1", earlier=()
     )
     momentum: float = option(0.9, "momentum of SGD, first beta of Adam", BELOW_ONE)
     weight_decay: float = option(5e-4, "weight decay, applied once a step", NOT_NEGATIVE)
@@ -126,7 +141,10 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.optimizer not in OPTIMIZERS:
+            from timm.optim import list_optimizers  # it imports torch
+
+            check_choice("optimizer", self.optimizer, {*OPTIMIZERS, *list_optimizers()})
         check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_choice("augment", self.augment, AUGMENTATIONS)
         check_choice("precision", self.precision, PRECISIONS)

@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and loss of a run, from the loop's configuration."""
+"""Checks of the user's optimiser, learning-rate schedule and loss of a run, from the loop's configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam
+from torch.optim import Optimizer, SparseAdam
 
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError, quoted
@@ -20,24 +20,6 @@ from toolkit_ext.schedules import lr_scheduler
 from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.types import LossFn
 from toolkit_ext.updates.plain import check_inner
-
-
-def make_optimizer(model: nn.Module, loop: LoopConfig, device: torch.device) -> Optimizer:
-    """The optimiser of all trainable weights; one fused kernel where ``fused_optimizer`` says so.
-
-    Raises:
-        UserError: ``fused_optimizer="on"`` where torch has no such kernel.
-    """
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    fused = True if loop.fused_optimizer == "on" or (loop.fused_optimizer == "auto" and device.type == "cuda") else None
-    try:
-        if loop.optimizer == "sgd":
-            return SGD(weights, lr=loop.lr, momentum=loop.momentum, weight_decay=loop.weight_decay, fused=fused)
-        kind = Adam if loop.optimizer == "adam" else AdamW
-        betas = (loop.momentum, 0.999)
-        return kind(weights, lr=loop.lr, betas=betas, weight_decay=loop.weight_decay, fused=fused)
-    except RuntimeError as error:
-        raise UserError(f"fused_optimizer: 'on' is not possible on {device.type}: {error}; use auto") from error
 
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> Optimizer | None:

@@ -16,13 +16,15 @@ from toolkit_ext.cli.jobs.models import (
     load_models,
     load_parts,
     radius_source,
+    run_own_code,
 )
+from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
-from toolkit_ext.evaluation.loading.models import describe, ensemble, runs_code
+from toolkit_ext.evaluation.loading.models import describe, ensemble
 from toolkit_ext.evaluation.protocol import budgets
 from toolkit_ext.evaluation.settings import parse_batch_size
-from toolkit_ext.experiments.experiment import check_device, record_of
+from toolkit_ext.experiments.experiment import record_of
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.io import make_folder
 from toolkit_ext.ranks import Ranks, start
@@ -36,19 +38,15 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     values["batch_size"] = parse_batch_size(values["batch_size"])
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
+    sources = [*checkpoints, *filter(None, [values["transfer"]])]
+    run_own_code(sources, values["imports"])
     told = [describe(source) for source in checkpoints]
-    _warn_of_code([*checkpoints, *filter(None, [values["transfer"]])])
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
-    loaded = load_models([*checkpoints, *filter(None, [values["transfer"]])], values, dataset, device)
+    loaded = load_models(sources, values, dataset, device)
     other = loaded.pop() if values["transfer"] else None
     protocol, source = choose_protocol(told[0], dataset, values), radius_source(told[0], dataset, values)
     job = _Job(ensemble(loaded), other, dataset, protocol, source, values, context, ranks)
     job.run(checkpoints)
-
-
-def _warn_of_code(sources: Sequence[str]) -> None:
-    if programs := [source for source in sources if runs_code(source)]:
-        console.say(f"warning: {', '.join(programs)}: TorchScript and torch.export files run code when they are loaded")
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class _Job:
         rules = self.protocol.to_dict()
         if len(self.values["eps"]) < 2:
             del rules["attacks"]  # attacks can be added to an evaluation, but not to a curve
-        sources = [str(source) for source in (*checkpoints, *self.values["weights"])]
+        sources = [*checkpoints, *self.loaded.weights]
         numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
         reading = [given] if (given := self.dataset.facts.get("reading")) else []
         return digest(rules, sources, numbers, self.dataset.name, *reading)[:8]
@@ -132,6 +130,8 @@ class _Job:
         record["details"]["data"] = dict(self.dataset.facts)
         if one is not found[-1]:  # the small radii of a curve are no reason for doubt
             record["warnings"] = [text for text in record["warnings"] if not text.startswith("small_eps")]
+        if self.loaded.facts:
+            record["details"]["model"] = self.loaded.facts
         if len(found) > 1:
             record["details"]["curve"] = {"id": name, "eps": [other.protocol.eps for other in found]}
         if audited:

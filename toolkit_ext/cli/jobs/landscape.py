@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from toolkit_ext import backbones, results
+from toolkit_ext import data, results
 from toolkit_ext.attacks import PGD
+from toolkit_ext.backbones.own_code import is_own_code
 from toolkit_ext.cli import console
-from toolkit_ext.cli.jobs.models import facts_of, load_data, load_parts
-from toolkit_ext.errors import check_file_name
-from toolkit_ext.experiments.experiment import check_device
+from toolkit_ext.cli.jobs.models import facts_of, load_data, load_models, load_parts, run_own_code
+from toolkit_ext.devices import check_device
+from toolkit_ext.errors import UserError, check_file_name
+from toolkit_ext.evaluation import Loaded
+from toolkit_ext.evaluation.loading.checks import check_model
+from toolkit_ext.evaluation.loading.door import through_the_door
+from toolkit_ext.evaluation.loading.models import describe
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
@@ -25,12 +31,12 @@ from toolkit_ext.landscape.subject import Study, Subject
 _LONGEST_NAME = 120  # of a table, before what further tables of the analysis add
 
 
-def analyse(checkpoints: tuple[Path, ...], what: str, context: RunContext, values: dict[str, Any]) -> None:
+def analyse(checkpoints: tuple[str, ...], what: str, context: RunContext, values: dict[str, Any]) -> None:
     """Analyse the models in the folders ``checkpoints``; write the record, the table and the figure."""
     usual = results.slug(f"landscape_{what}_{'_'.join(_title(path) for path in checkpoints)}").rstrip(".")
     name = results.check_name("name", check_file_name("name", values["name"] or usual, most=_LONGEST_NAME))
     if what == "training":
-        _compare_trainings({_title(path): path for path in checkpoints}, context, name)
+        _compare_trainings({_title(path): Path(path) for path in checkpoints}, context, name)
         return
     options = Options(**{entry.name: values[entry.name] for entry in fields(Options)})
     started, began = results.environment(), time.perf_counter()
@@ -56,33 +62,46 @@ def _compare_trainings(runs: dict[str, Path], context: RunContext, name: str) ->
         _write(study, context, f"{name}_gradients")
 
 
-def _title(path: Path) -> str:
+def _title(source: str) -> str:
     """A short name: the folder of the run if the checkpoint is ``best`` or ``last``, else that of the checkpoint."""
-    path = path.resolve()
+    if is_own_code(source) or ":" in source:
+        return Path(source).name
+    path = Path(source).resolve()
     if path.is_file():
         return path.parent.name
     return path.parent.name if path.name in ("best", "last") else path.name
 
 
 def _subject(
-    checkpoints: tuple[Path, ...], values: dict[str, Any], context: RunContext, name: str
+    checkpoints: tuple[str, ...], values: dict[str, Any], context: RunContext, name: str
 ) -> tuple[Subject, dict[str, Any]]:
     """Models, data and attack, and the facts of the record."""
     device = check_device(context.device)
-    told = backbones.read_training(checkpoints[0])
-    models = [backbones.load_model(path, device=device) for path in checkpoints]
-    check_same_architecture(*models)
+    run_own_code(checkpoints, values["imports"])
+    told = describe(checkpoints[0])
     opened = load_data([told], values["data_name"], context, values)
-    parameters = sum(weight.numel() for weight in models[0].parameters())
-    backbone = {"name": models[0].name, "args": dict(models[0].model_args), "parameters": parameters}
-    about = facts_of(told, _title(checkpoints[0]), backbone, opened)
     dataset = load_parts(opened, values["n"], values["n_test"], context)
+    loaded = load_models(checkpoints, values, dataset, device)
+    models = [_differentiable(one, dataset) for one in loaded]
+    check_same_architecture(*models)
+    about = facts_of(told, _title(checkpoints[0]), loaded[0].backbone, opened)
     attack = _attack(told.get("hyper_parameters", {}), values)
     subject = Subject(
         models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,
         context.output / "landscape" / name, values["batch_size"], values["seed"], context.progress,
     )  # fmt: skip
     return subject, about
+
+
+def _differentiable(loaded: Loaded, dataset: data.Dataset) -> nn.Module:
+    """The model of ``loaded`` behind its door, if it has weights with a gradient."""
+    weight = next(loaded.model.parameters(), None)
+    if weight is None:
+        raise UserError(f"checkpoint {loaded.name}: has no weights, like frozen TorchScript; a landscape needs them")
+    image = data.to_unit(dataset.x_test[:1]).to(weight.device)
+    model = through_the_door(loaded.model, image)
+    check_model(model, image, dataset.num_classes)
+    return model
 
 
 def _attack(trained: dict[str, Any], values: dict[str, Any]) -> PGD:

@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 
 from toolkit_ext import data
+from toolkit_ext.backbones.making import facts_in_words
+from toolkit_ext.backbones.own_code import import_modules, is_own_code
+from toolkit_ext.cli import console
 from toolkit_ext.cli.options import take_reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Loaded, Protocol, Shape, load
-from toolkit_ext.evaluation.loading.models import TIMM
+from toolkit_ext.evaluation.loading.models import TIMM, runs_code, takes_weights
+from toolkit_ext.evaluation.loading.robustbench import ROBUSTBENCH
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.settings import RunContext
+
+_NETWORKS = f"{TIMM}NAME or FILE.py:FACTORY"
 
 
 def load_data(
@@ -47,24 +53,41 @@ def load_parts(
     return data.in_memory(replace(few, x_validation=None, y_validation=None), context.engine)
 
 
+def run_own_code(sources: Sequence[str], imports: Sequence[str]) -> None:
+    """Import the user's modules, and warn once of everything that runs code."""
+    import_modules(imports)
+    if programs := [*(source for source in sources if runs_code(source)), *imports]:
+        console.say(f"warning: {', '.join(programs)}: files of code, which run when they are loaded")
+
+
 def load_models(
     sources: Sequence[str], values: Mapping[str, Any], dataset: data.Dataset, device: torch.device
 ) -> list[Loaded]:
-    """The models of ``sources`` (CHECKPOINT arguments) for the images of ``dataset``, with the options of evaluate."""
+    """The models of ``sources`` (CHECKPOINT arguments) for the images of ``dataset``, with the options of loading."""
     shape = Shape(dataset.num_classes, dataset.in_chans, dataset.image_size)
-    named = [source for source in sources if source.startswith(TIMM)]
-    if len(values["weights"]) != len(named):
-        given = len(values["weights"])
-        raise UserError(f"weights: {given} files for {len(named)} models named {TIMM}NAME; give one for each")
+    named = [source for source in sources if takes_weights(source)]
+    weights = iter(_weights_of(named, values["weights"]))
     options = {"backbone_args": values["backbone_arg"], "mean": values["mean"], "std": values["std"]}
     if not named and (extra := next((name for name, value in options.items() if value), None)):
-        raise UserError(f"{extra.removesuffix('s').replace('_', '-')}: has no effect without {TIMM}NAME")
-    options = {name: value or None for name, value in options.items()}
-    files = iter(values["weights"])
-    return [
-        load(source, shape, device=device, **({"weights": next(files), **options} if source in named else {}))
-        for source in sources
-    ]
+        raise UserError(f"{extra.removesuffix('s').replace('_', '-')}: has no effect without {_NETWORKS}")
+    options = {name: value or None for name, value in options.items()} | {"weights_key": values["weights_key"]}
+    loaded = []
+    for source in sources:
+        given = {"weights": next(weights), **options} if source in named else {}
+        threat = {"threat": values["threat"]} if source.startswith(ROBUSTBENCH) else {}
+        loaded.append(load(source, shape, device=device, **given, **threat))
+        for line in facts_in_words(loaded[-1].facts):
+            console.say(f"{source}: {line}")
+    return loaded
+
+
+def _weights_of(named: Sequence[str], given: Sequence[str]) -> Sequence[str | None]:
+    """The weights of each of the networks ``named``; own code may have brought its own."""
+    if not given and all(is_own_code(source) for source in named):
+        return [None] * len(named)
+    if len(given) != len(named):
+        raise UserError(f"weights: {len(given)} files for {len(named)} models of {_NETWORKS}; give one for each")
+    return given
 
 
 def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> Protocol:

@@ -11,7 +11,8 @@ import torch
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
-from toolkit_ext.experiments.experiment import check_device, rehearse
+from toolkit_ext.devices import check_device
+from toolkit_ext.experiments.experiment import rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.experiments.sweep import LOG, Outcome, Workers, state_of, sweep
 from toolkit_ext.trainers.state import digest
@@ -57,8 +58,11 @@ def carry_out(tasks: list[Task], context: RunContext, engine: list[Any], dry_run
     console.say(f"{len(tasks)} runs: {told}")
     todo = [task for task in tasks if states[task.run_id] != "recorded"]
     _check(todo, context)
-    gpus = torch.cuda.device_count() if torch.device(context.device).type == "cuda" else 0
+    device = check_device(context.device)
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     chosen = Workers.choose(len(todo), _cores(), gpus, *engine)
+    if not chosen.scheduler:  # workers elsewhere find their own
+        context = replace(context, device=str(device))
     if dry_run:
         for task in tasks:
             console.show(f"{states[task.run_id]:8}  {task.run_id}  toolkit-ext {shlex.join(task.words)}")

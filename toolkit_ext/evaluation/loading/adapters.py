@@ -1,117 +1,23 @@
-"""Adapters to torch modules: programs from files, ensembles, ART classifiers."""
+"""What Python callers give as a model, as a torch module: functions, ART classifiers, ensembles."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from art.estimators.classification import PyTorchClassifier
-from timm.models import load_state_dict
+from art.estimators.classification import EnsembleClassifier, PyTorchClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit_ext.backbones.estimators import overridden, view
-from toolkit_ext.errors import UserError, one_line
+from toolkit_ext.backbones.estimators import clip_range, operations_of, overridden, view
+from toolkit_ext.backbones.outputs import logits_in
+from toolkit_ext.errors import UserError
 
-Classifier: TypeAlias = nn.Module | PyTorchClassifier
+Classifier: TypeAlias = nn.Module | PyTorchClassifier | EnsembleClassifier | Callable[[Tensor], Any]
 """A model that an evaluation accepts."""
-
-
-class FromFile(nn.Module):
-    """A TorchScript or torch.export program from a file; ``digest`` identifies it, as its code is not printed."""
-
-    def __init__(self, program: nn.Module, digest: str, device: torch.device) -> None:
-        super().__init__()
-        self.program, self.digest = program, digest
-        for module in program.modules():
-            if not hasattr(module, "training"):  # frozen TorchScript has no modes
-                module.training = False
-        self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)  # tells the device
-
-    def train(self, mode: bool = True) -> FromFile:
-        """Set the mode of this module and of TorchScript; an exported program has none."""
-        self.training = mode
-        if isinstance(self.program, torch.jit.ScriptModule):
-            self.program.train(mode)  # type: ignore[no-untyped-call]
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        try:
-            logits: Tensor = self.program(x)
-        except (AssertionError, RuntimeError) as error:
-            # A guard of an exported program; torch 2.6 raises RuntimeError.
-            if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
-                raise
-            found, reason = list(x.shape), one_line(error)
-            message = f"model: was exported for other inputs than {found} ({reason}); export with a dynamic batch"
-            raise UserError(message) from error
-        return logits
-
-    def extra_repr(self) -> str:
-        return f"sha256={self.digest}"
-
-
-def read_state(weights: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors or torch file (``weights_only``); :class:`UserError` if there is none."""
-    if not weights.is_file():
-        raise UserError(f"weights {weights}: no such file")
-    try:
-        state = load_state_dict(str(weights), weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors raise different ones
-        raise UserError(f"weights {weights}: cannot be read as tensors alone ({one_line(error, 120)})") from error
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"weights {weights}: are no state dict; it must map names to tensors")
-    return dict(state)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide TorchScript's deprecation warning, and the logged traceback of a damaged file."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            for category in (FutureWarning, DeprecationWarning):
-                warnings.filterwarnings("ignore", category=category, message=r"`torch\.jit")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def read_script(path: Path, device: torch.device) -> FromFile:
-    """Read a TorchScript program; :class:`UserError` if the file is not one."""
-    expected = "TorchScript; a file of weights alone needs timm:NAME"
-    return _read(path, expected, lambda: torch.jit.load(str(path), map_location=device), device)  # type: ignore[no-untyped-call]
-
-
-def read_export(path: Path, device: torch.device) -> FromFile:
-    """Read a ``torch.export`` program; :class:`UserError` if the file is not one."""
-
-    def read() -> nn.Module:
-        program = torch.export.load(str(path))
-        if device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
-
-            program = move_to_device_pass(program, device)
-        return program.module()
-
-    return _read(path, "written by torch.export", read, device)
-
-
-def _read(path: Path, expected: str, read: Callable[[], nn.Module], device: torch.device) -> FromFile:
-    try:
-        with _quiet():
-            program = read()
-    except Exception as error:
-        raise UserError(f"checkpoint {path}: is damaged or not {expected} ({one_line(error, 120)})") from error
-    return FromFile(program, hashlib.sha256(path.read_bytes()).hexdigest(), device)
 
 
 class Ensemble(nn.Module):
@@ -153,18 +59,91 @@ def _check_classes(counts: Sequence[int | None]) -> None:
         raise UserError(f"ensemble: its members have {' and '.join(map(str, known))} classes; all must have the same")
 
 
-def as_module(model: Classifier) -> nn.Module:
-    """``model``, or an ART ``PyTorchClassifier`` as a module on images in [0, 1].
+class WeightedSum(nn.Module):
+    """``z(x) = Σ_m w_m f_m(x)``, the prediction of ART's ``EnsembleClassifier``: ``[N, C, H, W]`` to ``[N, K]``."""
+
+    weights: Tensor
+
+    def __init__(self, models: Sequence[nn.Module], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(models)
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The weighted sum of the members' logits ``[N, K]``."""
+        answers = [weight * logits_in(member(x)) for weight, member in zip(self.weights, self.members, strict=True)]
+        return torch.stack(answers).sum(dim=0)
+
+
+class Function(nn.Module):
+    """A function of images ``[N, C, H, W]`` as a module; it has no weights to tell it from another one."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        """What the function returns."""
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__qualname__", type(self.function).__name__)
+
+
+def check_identity(model: nn.Module, state_dir: object) -> None:
+    """Refuse to store batches of a :class:`Function`, which another function of the same name could go on with.
 
     Raises:
-        UserError: preprocessing or a postprocessing defence without a gradient; a subclass that predicts in another
-            way than by its model, which the attacks would bypass.
+        UserError: a function, and a folder to store batches in.
     """
-    if not isinstance(model, PyTorchClassifier):
+    if state_dir is not None and any(isinstance(module, Function) for module in model.modules()):
+        raise UserError(
+            "state_dir: a function has no weights that identify it; give a torch.nn.Module, or no state_dir"
+        )
+
+
+def as_module(model: Classifier) -> nn.Module:
+    """``model`` as a module on images in [0, 1].
+
+    Args:
+        model: A module, a function of images, ART's ``PyTorchClassifier``, or its ``EnsembleClassifier`` of those.
+
+    Raises:
+        UserError: another kind of object; preprocessing or a postprocessing defence without a gradient; a subclass
+            that predicts in another way than by its model, which the attacks would bypass.
+    """
+    if isinstance(model, nn.Module):
         return model
-    if own := overridden(model):
+    if isinstance(model, EnsembleClassifier):
+        return _of_ensemble(model)
+    if isinstance(model, PyTorchClassifier):
+        _check_open(model)
+        return view(model)
+    if callable(model) and not isinstance(model, type):
+        return Function(model)
+    found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise UserError(
+        f"model: {found} is not allowed; give a module, a function that returns logits, or an ART classifier"
+    )
+
+
+def _check_open(model: PyTorchClassifier | EnsembleClassifier) -> None:
+    if isinstance(model, PyTorchClassifier) and (own := overridden(model)):
         raise UserError(f"model: {own} would be bypassed; evaluate its .model, or a module that does the same")
     if model.postprocessing_defences:
         names = ", ".join(type(defence).__name__ for defence in model.postprocessing_defences)
         raise UserError(f"model: the postprocessing defence {names} hides the logits; evaluate the classifier without")
-    return view(model)
+
+
+def _of_ensemble(model: EnsembleClassifier) -> WeightedSum:
+    _check_open(model)
+    if operations_of(model):
+        raise UserError("model: preprocessing of an EnsembleClassifier is not supported; give it to the members")
+    others = [type(member).__name__ for member in model.classifiers if not isinstance(member, PyTorchClassifier)]
+    if others:
+        raise UserError(f"model: a member of the EnsembleClassifier is a {others[0]}; all must be PyTorchClassifier")
+    if ranges := {clip_range(member) for member in model.classifiers} - {clip_range(model)}:
+        raise UserError(
+            f"model: members have clip_values {ranges.pop()}, the ensemble {clip_range(model)}; give the same"
+        )
+    return WeightedSum([as_module(member) for member in model.classifiers], np.ravel(model.classifier_weights).tolist())

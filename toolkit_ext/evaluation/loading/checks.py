@@ -20,7 +20,7 @@ from toolkit_ext.evaluation.loading.door import Door, through_the_door
 from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector
 from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_precision
-from toolkit_ext.evaluation.tensor_files import hash_tensors
+from toolkit_ext.tensors import hash_tensors
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,6 @@ def _enter(model: nn.Module, image: Tensor, num_classes: int | None) -> tuple[nn
 
 def find_device(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
     """The model's device; :class:`UserError` if ``device`` is another one."""
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model: a {type(model).__name__} is not allowed; give a torch.nn.Module that returns logits")
     tensor = next(chain(model.parameters(), model.buffers()), None)
     wanted = _parse_device(device)
     if tensor is None:
