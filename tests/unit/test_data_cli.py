@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from toolkit_ext import data
+from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import Experiment, RunContext
 
@@ -80,6 +81,17 @@ def test_the_identity_has_the_reading_where_it_is_given_and_never_the_engine() -
     assert sized.run_id != plain.run_id
     assert Experiment("pgd", data="digits", seed=3).run_id == "digits-lenet-pgd-s3-16dda79c"
     assert not {"in_memory", "data_workers", "cache", "save_every"} & set(Experiment.__dataclass_fields__)
+
+
+def test_config_yaml_repeats_the_reading() -> None:
+    sized = Experiment("pgd", data="folder:x", reading={"image_size": 8, "on_bad_image": "error", "test_fraction": 0.5})
+    assert sized.reading == {"image_size": 8, "test_fraction": 0.5}
+    told = sized.options()
+    words = [f"--{name.replace('_', '-')}={told[name]}" for name in ("data", *sized.reading)]
+    given = train_command.make_context("train", ["pgd", *words]).params
+    values = {name: value for name, value in given.items() if name not in RunContext.__dataclass_fields__}
+    assert values.pop("dry_run") is False
+    assert experiment_of(values.pop("method"), values).run_id == sized.run_id
 
 
 WRONG = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,12 @@ def test_memory_layout_of_the_caller_does_not_matter() -> None:
     assert torch.equal(found.examples.inputs, run().examples.inputs)
 
 
-def test_progress_counts_images_times_attacks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_images_times_attacks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(progress=True)
+    assert capsys.readouterr() == ("", "")  # no terminal, no bar
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run(progress=True)
     text = capsys.readouterr().err
     # clean, four parts of AutoAttack, two columns.
