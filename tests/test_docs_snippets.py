@@ -80,6 +80,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the tutorial trains three models
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", [page for page in TUTORIALS if is_slow(page)], ids=lambda page: page.stem)
 def test_the_whole_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

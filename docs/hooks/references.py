@@ -31,7 +31,7 @@ def public_names(package: str) -> dict[str, str]:
     file = next((folder / name for name in ("__init__.pyi", "__init__.py") if (folder / name).exists()), None)
     tree = ast.parse((file or folder.with_suffix(".py")).read_text())
     here = f"toolkit_ext.{package}"
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             source = f"{here}.{node.module}" if node.level else node.module or ""
