@@ -13,8 +13,10 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import Experiment
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from toolkit_ext.backbones import Made
-    from toolkit_ext.data import Dataset
+    from toolkit_ext.data import Dataset, ImageSet
 
 # For weights that are good already: the rates of a training from scratch would undo them.
 _LR = {"sgd": 0.01}
@@ -66,7 +68,7 @@ def _code(name: str) -> str:
     return f"{path.name}@{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-def start_of(experiment: Experiment, dataset: Dataset[Any]) -> Made:
+def start_of(experiment: Experiment, dataset: Dataset[Tensor | ImageSet]) -> Made:
     """The network of ``experiment`` for the images of ``dataset``, with the weights that its training starts from.
 
     Raises:
