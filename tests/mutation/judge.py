@@ -19,7 +19,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType
 from typing import Any
 
-from mutation.mutants import REPOSITORY, Mutant
+from tests.mutation.mutants import REPOSITORY, Mutant
 
 _OPTIONS = (
     "-q",

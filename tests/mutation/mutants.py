@@ -11,8 +11,9 @@ from pathlib import Path
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
-from mutmut.mutation.file_mutation import IgnoredCode, Mutation, MutationVisitor
+from mutmut.mutation.file_mutation import Mutation, MutationVisitor
 from mutmut.mutation.mutators import mutation_operators
+from mutmut.mutation.pragma_handling import IgnoredCode
 
 REPOSITORY = Path(__file__).parents[2]
 _TEXT_CALLS = {"warn", "warning", "info", "debug", "print", "tqdm"}
@@ -84,7 +85,7 @@ class Site:
         """The mutant, or None if it is no Python."""
         nodes = self.mutation.original_node, self.mutation.mutated_node
         before, after = (" ".join(self.module.code_for_node(node).split())[:80] for node in nodes)
-        source = self.module.deep_replace(*nodes).code
+        source = cst.ensure_type(self.module.deep_replace(*nodes), cst.Module).code
         try:
             compile(source, self.path, "exec")
         except SyntaxError:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mutation.judge import Child, import_all, imported_by, run_tests, run_unchanged  # noqa: E402
-from mutation.mutants import Mutant, sample, sites  # noqa: E402
-from mutation.summary import FIELDS, summary  # noqa: E402
-from mutation.targets import GROUPS, files_of, group_of  # noqa: E402
+from tests.mutation.judge import Child, import_all, imported_by, run_tests, run_unchanged
+from tests.mutation.mutants import Mutant, sample, sites
+from tests.mutation.summary import FIELDS, summary
+from tests.mutation.targets import GROUPS, files_of, group_of
 
 SIZE, SEED = 400, 0
 RESULTS = Path(__file__).parent / "results.csv"

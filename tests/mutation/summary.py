@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from mutation.targets import GROUPS, group_of
 from statsmodels.stats.proportion import proportion_confint
+
+from tests.mutation.targets import GROUPS, group_of
 
 FIELDS = ("key", "file", "function", "line", "change", "outcome", "killed_by", "cpu_seconds")
 

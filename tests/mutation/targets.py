@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutation.mutants import REPOSITORY
+from tests.mutation.mutants import REPOSITORY
 
 _UPDATES = (
     "tests/unit/test_updates_rules.py",
@@ -20,11 +20,13 @@ _OBJECTIVES = (
 )
 _SCHEDULES = ("tests/unit/test_schedules_api.py", "tests/parity/test_schedules.py")
 _LAYERWISE = (
+    "tests/unit/test_layerwise_penalty.py",
     "tests/parity/test_layerwise_cg.py",
     "tests/parity/test_layerwise_formula.py",
     "tests/unit/test_layerwise.py",
 )
 _RESULTS = (
+    "tests/unit/results/test_inference_certain.py",
     "tests/unit/results/test_inference.py",
     "tests/unit/results/test_results_significance.py",
     "tests/unit/results/test_compare.py",

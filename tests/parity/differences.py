@@ -67,7 +67,7 @@ def awp() -> float:
 
 def trades_steps() -> float:
     """Examples, weights and batch-norm statistics after three steps as published."""
-    return max(trades.difference("unclamped", 2).values())
+    return float(max(trades.difference("unclamped", 2).values()))
 
 
 def mart_steps() -> float:
@@ -78,7 +78,8 @@ def mart_steps() -> float:
         torch.manual_seed(number)
         attacked = generate(PGD(eps=trades.EPS, alpha=trades.ALPHA, steps=trades.STEPS), ours, x, y)
         ours.train()
-        update.step(lambda x=x, y=y, a=attacked: MARTLoss(mart_lambda=5.0)(ours, Batch(x, y, a), F.cross_entropy))
+        batch = Batch(x, y, attacked)
+        update.step(lambda batch=batch: MARTLoss(mart_lambda=5.0)(ours, batch, F.cross_entropy))  # type: ignore[misc]
         torch.manual_seed(number)
         own = _pgd(theirs, x, y)
         theirs.train()
@@ -107,7 +108,8 @@ def _mart(model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: floa
     rival = q.masked_fill(of_label, 0.0).amax(1)
     boosted = -q[of_label].log() - (1 - rival).log()
     divergence = (p * (p.log() - q.log())).sum(1)
-    return (boosted + weight * divergence * (1 - p[of_label])).mean()
+    loss: Tensor = (boosted + weight * divergence * (1 - p[of_label])).mean()
+    return loss
 
 
 def hessian_dense() -> tuple[float, float]:
