@@ -1,0 +1,51 @@
+"""Which mutants are made and drawn; needs the extra ``mutation``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mutmut")
+
+from tests.mutation.mutants import Site, sample, sites
+
+SOURCE = '''
+"""No mutant of this text."""
+
+def clipped(x: float, low: float = 0) -> float:
+    """Nor of this."""
+    if x < low:
+        raise ValueError(f"{x} is below " + str(low))
+    logger.warning("odd: %s", x)
+    return cast("float", x) * 2
+'''
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> list[Site]:
+    (tmp_path / "module.py").write_text(SOURCE)
+    return sites("module.py", tmp_path)
+
+
+def test_texts_and_types_have_no_mutants(found: list[Site]) -> None:
+    mutants = [mutant for site in found if (mutant := site.mutant())]
+    assert sorted(mutant.change for mutant in mutants) == [
+        "0 -> 1",
+        "2 -> 3",
+        "< low -> <= low",
+        'cast("float", x) * 2 -> cast("float", x) / 2',
+    ]
+    assert {(mutant.function, mutant.module) for mutant in mutants} == {("clipped", "module")}
+    for mutant in mutants:
+        before, after = mutant.change.split(" -> ")
+        assert mutant.source != SOURCE
+        assert mutant.source.replace(after, before, 1) == SOURCE
+
+
+def test_a_sample_is_in_proportion_and_its_seed_fixes_it(found: list[Site]) -> None:
+    groups = [found * 6, found * 2]
+    drawn = sample(groups, 16, seed=3)
+    assert [mutant.key for mutant in drawn] == [mutant.key for mutant in sample(groups, 16, seed=3)]
+    assert [mutant.key for mutant in drawn] != [mutant.key for mutant in sample(groups, 16, seed=4)]
+    assert len(sample(groups, 1000, seed=0)) == 32
