@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Made by scripts from their data, which other tests repeat.
-GENERATED = {"methods.md", "scaling.md"}
+GENERATED = {"methods.md", "parity.md", "scaling.md"}
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in GENERATED)]
 
 _NO_PROSE = re.compile(r"```.*?```|`[^`]*`|<!--.*?-->|\]\([^)]*\)|https?:\S+", re.DOTALL)

@@ -284,7 +284,6 @@ def test_an_audit_by_the_command_line(tmp_path: Path, capfd: Any) -> None:
         (["--mean", "0.5"], "mean: has no effect without timm:NAME"),
         (["--version", "fast"], "version: 'fast' is not known"),
         (["--eps", "0.1,0.1"], "eps: 0.1 is given twice"),
-        (["--audit", "--audit-n", "0"], "0 is not allowed"),
         (["--attacks", "pgd21"], "attacks: 'pgd21' is not known .did you mean pgd20"),
     ],
 )
@@ -293,6 +292,13 @@ def test_bad_options_are_one_line(words: list[str], message: str, tmp_path: Path
     with pytest.raises(UserError, match=message) as error:
         call(tmp_path, str(tmp_path / "m"), "--data", "digits", *words)
     assert "\n" not in str(error.value)
+
+
+def test_an_audit_of_no_images_is_refused(toolkit: Any, tmp_path: Path) -> None:
+    code, _, error = toolkit("evaluate", str(tmp_path), "--audit", "--audit-n", "0")
+    assert code == 2
+    assert "--audit-n" in error
+    assert "0 is not allowed; it must be an integer at least 1" in error
 
 
 def test_help_says_what_runs_code(toolkit: Any) -> None:

@@ -20,7 +20,7 @@ def pages(times):
     for _ in range(times):
         torch.ones(2_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-pages(2)
+pages(50)  # until the heap has its size
 print(int(told), pages(50))
 """
 

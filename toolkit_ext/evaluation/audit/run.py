@@ -78,7 +78,7 @@ def audit(
     protocol = load_protocol(protocol)
     if protocol.eps == 0:
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
-    model, substitute = as_module(model), None if transfer is None else as_module(transfer)
+    model, substitute = as_module(model), None if transfer is None else _as_substitute(transfer)
     x = check_images(x).detach().cpu()
     model = _behind_the_door(model, x)
     substitute = _checked_substitute(model, substitute, x)
@@ -107,6 +107,13 @@ def _behind_the_door(model: nn.Module, x: Tensor) -> nn.Module:
     device = find_device(model)
     with isolated(model, device):
         return through_the_door(model, to_unit(x[:1]).to(device))
+
+
+def _as_substitute(transfer: Classifier) -> nn.Module:
+    try:
+        return as_module(transfer)
+    except UserError as error:
+        raise UserError(f"transfer: {error}") from error
 
 
 def _checked_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> nn.Module | None:
