@@ -38,7 +38,7 @@ class Mutant:
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-class _Mutations(MutationVisitor):
+class _Mutations(MutationVisitor):  # type: ignore[misc]  # mutmut is not typed
     """mutmut's mutations, each with its line."""
 
     def __init__(self) -> None:
