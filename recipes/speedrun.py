@@ -27,6 +27,7 @@ from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol
 from toolkit_ext.experiments.experiment import facts, make_trainer, record_of
+from toolkit_ext.experiments.preview import step_seconds
 from toolkit_ext.experiments.recipe import cifar10, script, smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.trainers import MethodTrainer
@@ -70,18 +71,6 @@ def experiment(minutes: float, data_set: str, seed: int) -> Experiment:
     return cifar10("trades", milestones=(), data=data_set, seed=seed, **chosen, **evaluation)
 
 
-def step_seconds(chosen: Experiment, held: data.Dataset, device: torch.device) -> float:
-    """Seconds of a training step: the second of two short trainings, after the libraries have chosen their kernels."""
-    quiet = {"validation_fraction": 0.0, "measure_every": 0, "lr_schedule": "constant", "schedule": "constant"}
-    kept = {name: value for name, value in chosen.hyper_parameters.items() if name != "eps_warmup_epochs"}
-    _, trainer = make_trainer(replace(chosen, hyper_parameters={**kept, **quiet}), held, device)
-    steps = max(1, min(PROBE_STEPS, len(held.x_train) // chosen.batch_size))
-    n = steps * chosen.batch_size
-    for _ in range(2):
-        trainer.fit(held.x_train[:n], held.y_train[:n], batch_size=chosen.batch_size, nb_epochs=1, progress=False)
-    return float(trainer.history[-1]["seconds"]) / steps
-
-
 def epochs_within(seconds: float, step: float, steps_per_epoch: int) -> int:
     """Whole epochs that fit into ``seconds``, less a reserve.
 
@@ -101,7 +90,7 @@ def train(
     chosen: Experiment, held: data.Dataset, device: torch.device, clock: Clock, most: int | None
 ) -> tuple[Any, ...]:
     """The run with its number of epochs, the trained model and its trainer."""
-    step = step_seconds(chosen, held, device)
+    step = step_seconds(chosen, held, (held.x_train, held.y_train), device, PROBE_STEPS)
     kept = 1 - float(chosen.hyper_parameters["validation_fraction"])
     per_epoch = -(-round(kept * len(held.y_train)) // chosen.batch_size)
     epochs = epochs_within(clock.budget - clock.spent, step, per_epoch)

@@ -119,19 +119,22 @@ def first_images(dataset: data.Dataset[data.ImageSet], n: int) -> tuple[Tensor, 
     return found.x_train, found.y_train
 
 
-def rehearse(experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device) -> None:
-    """Refuse what :func:`run` would refuse: prepare the run, and take one step on a few images.
+def rehearse(
+    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device
+) -> tuple[data.Dataset[data.ImageSet], Made, MethodTrainer, Protocol]:
+    """Refuse what :func:`run` would refuse: :func:`prepare` the run, and take one step of another on a few images.
 
     Raises:
         UserError: as :func:`run`, but for folders that cannot be written.
     """
-    prepare(experiment, dataset, device)
+    prepared = prepare(experiment, dataset, device)
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "compile_mode": "none"}
     short = replace(experiment, hyper_parameters={**experiment.hyper_parameters, **quiet})
     _, trainer = make_trainer(short, dataset, device)
     x, y = first_images(dataset, _FEW)
     with suppress(RunError):  # such as a loss that is not finite, which is the run's own failure
         trainer.fit(x, y, batch_size=len(x), nb_epochs=experiment.epochs, stop_after=1, progress=False)
+    return prepared
 
 
 def run(experiment: Experiment, context: RunContext) -> Record:

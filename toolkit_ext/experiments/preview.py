@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolkit_ext import data, results
 from toolkit_ext.devices import check_device
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.experiments.counting import count_passes
-from toolkit_ext.experiments.experiment import facts, first_images, make_trainer, prepare, rehearse
+from toolkit_ext.experiments.experiment import facts, first_images, make_trainer, rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget, duration
 from toolkit_ext.trainers.compose import AXES, known
@@ -30,8 +31,7 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     """
     device = check_device(context.device)
     dataset = context.open(experiment.data, experiment.reading)
-    rehearse(experiment, dataset, device)
-    dataset, made, trainer, protocol = prepare(experiment, dataset, device)
+    dataset, made, trainer, protocol = rehearse(experiment, dataset, device)
     sizes = facts(experiment, dataset, made.model, trainer)["data"]
     kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id
@@ -45,7 +45,8 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     passes = _passes(experiment)
     yield "passes", f"{passes.forward:.3g} forward and {passes.backward:.3g} backward in a step"
     results.reset_peak_memory()
-    seconds = step_seconds(experiment, dataset, device)
+    images = first_images(dataset, _STEPS * experiment.batch_size)
+    seconds = step_seconds(experiment, dataset, images, device)
     in_memory = isinstance(dataset.x_train, data.ImagesInMemory)
     extra = "validation and attacks" if in_memory else "reading images, validation and attacks"
     yield (
@@ -61,15 +62,19 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
 
 
 def step_seconds(
-    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device, steps: int = _STEPS
+    experiment: Experiment,
+    dataset: data.Dataset[Any],
+    images: tuple[Tensor, Tensor],
+    device: torch.device,
+    steps: int = _STEPS,
 ) -> float:
-    """Seconds of a training step in memory: those of the second of two short trainings, when all is warm."""
+    """Seconds of a training step on ``images`` with their labels: that of the second of two short trainings."""
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "lr_schedule": "constant", "schedule": "constant"}
     names = known(METHODS[experiment.method], {**experiment.hyper_parameters, **quiet}) | AXES.keys()
     kept = {name: value for name, value in experiment.hyper_parameters.items() if name in names}
     _, trainer = make_trainer(replace(experiment, hyper_parameters={**kept, **quiet}), dataset, device)
-    steps = max(1, min(steps, len(dataset.x_train) // experiment.batch_size))
-    x, y = first_images(dataset, steps * experiment.batch_size)
+    steps = max(1, min(steps, len(images[0]) // experiment.batch_size))
+    x, y = (part[: steps * experiment.batch_size] for part in images)
     options: dict[str, Any] = {"batch_size": experiment.batch_size, "nb_epochs": 1, "progress": False}
     for _ in range(2):
         trainer.fit(x, y, **options)
