@@ -98,7 +98,12 @@ def last_epoch(trained: Trained) -> Found:
 @_probe
 def full_autoattack(trained: Trained, n: int) -> Found:
     """The run's attacks and all of AutoAttack on the first ``n`` test images."""
-    attacks = (*trained.experiment.attacks, "aa")
+    return other_attacks(n, (*trained.experiment.attacks, "aa"))(trained)
+
+
+@_probe
+def other_attacks(trained: Trained, n: int, attacks: tuple[str, ...]) -> Found:
+    """``attacks`` on the first ``n`` test images."""
     first = replace(trained, dataset=trained.dataset.subset(None, min(n, len(trained.dataset.y_test))))
     return Found(evaluation=_evaluated(first, trained.model(), trained.protocol(attacks)))
 

@@ -100,7 +100,7 @@ def _run_arm(
     record = _run_once(experiment, context)
     if not record["metrics"]:
         return [record]
-    return [record, *(_run_probe(name, probe, experiment, record, context) for name, probe in probes.items())]
+    return [record, *(run_probe(name, probe, experiment, record, context) for name, probe in probes.items())]
 
 
 def _tuned(
@@ -158,7 +158,7 @@ def _run_anew(experiment: Experiment, context: RunContext) -> Record:
         return _write(about, experiment.run_id, context, started)
 
 
-def _run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, context: RunContext) -> Record:
+def run_probe(name: str, probe: Probe, experiment: Experiment, of: Record, context: RunContext) -> Record:
     """Measure ``probe`` on the model of run ``of`` and write its record, unless it exists."""
     run_id = f"{of['run_id']}-{name}"
     if (written := context.results / "runs" / f"{run_id}.json").exists():

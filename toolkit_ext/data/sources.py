@@ -42,7 +42,7 @@ def load(
             ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (resized to 32 x 32), ``cifar10-jpeg``
             (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; accuracies differ from CIFAR-10),
             ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, ``npz:PATH`` or ``hf:NAME``. See ``docs/data.md``.
-        root: Folder of the files, with torchvision's layout.
+        root: Folder of the files, with torchvision's layout, and of a relative ``PATH`` that exists there alone.
         download: Let torchvision download missing files.
         workers: Threads that decode images; by default one per core.
         cache: Folder for decoded images.
@@ -90,9 +90,9 @@ def open_source(
     kind, colon, place = name.partition(":")
     check_choice("data", f"{kind}:{_ADDRESSED[kind][0]}" if colon and kind in _ADDRESSED else name, NAMES)
     how, engine = Reading.of(reading), Engine(workers=workers)
-    if colon:
-        return with_facts(_ADDRESSED[kind][1](name, place, how, engine), how)
     root = Path(root).expanduser()
+    if colon:
+        return with_facts(_ADDRESSED[kind][1](name, _found(kind, place, root), how, engine), how)
     if name == "cifar10-jpeg":
         return with_facts(_cifar10_jpeg(name, root, download, how, engine), how)
     how.refuse(name, *(option for option in how.given() if (name, option) != ("gtsrb", "image_size")))
@@ -103,6 +103,12 @@ def open_source(
     except Exception as error:  # torchvision: RuntimeError if files are missing; anything if they are damaged
         raise UserError(_what_now(name, root, download, error)) from error
     return with_facts(found.opened(), how)
+
+
+def _found(kind: str, place: str, root: Path) -> str:
+    """``place``; below ``root`` where it is a relative path that only exists there."""
+    below = kind != "hf" and not Path(place).expanduser().exists() and (root / place).exists()
+    return str(root / place) if below else place
 
 
 def _what_now(name: str, root: Path, download: bool, error: Exception) -> str:
