@@ -29,7 +29,7 @@ ARMS: dict[str, dict[str, Any]] = {"standard": {}, "pgd": FEW_STEPS, "trades": {
 SETTING: dict[str, Any] = {"lr": 0.03, "lr_schedule": "onecycle", "weight_decay": 1e-4, "augment": "flip"}
 
 
-def experiment(method: str, weights: str, seed: int) -> Experiment:
+def experiment(method: str, weights: str, epochs: int, seed: int) -> Experiment:
     """The training of ``method``; the clean accuracy is that of all test images, and of the last epoch."""
     return Experiment(
         method,
@@ -38,7 +38,7 @@ def experiment(method: str, weights: str, seed: int) -> Experiment:
         backbone="tf_efficientnet_lite0",
         weights=weights,
         hyper_parameters={**SETTING, **ARMS[method], "validation_fraction": 0.0},
-        epochs=4,
+        epochs=epochs,
         batch_size=32,
         n_test=400,
         protocol="linf_4_255",
@@ -49,12 +49,15 @@ def experiment(method: str, weights: str, seed: int) -> Experiment:
 
 @script(__doc__)
 @click.option("--weights", required=True, metavar="FILE", help="ImageNet weights of timm's tf_efficientnet_lite0")
+@click.option("--epochs", type=NATURAL, default=10, show_default=True, help="passes over the training images")
 @click.option("--n-test", type=NATURAL, default=400, show_default=True, help="images that APGD-CE and APGD-T attack")
 @click.option("--n-autoattack", type=NATURAL, default=50, show_default=True, help="images that AutoAttack attacks")
 @click.option("--seed", default=0, show_default=True, help="seed of the head, batches and attacks")
-def main(context: RunContext, small: bool, weights: str, n_test: int, n_autoattack: int, seed: int) -> None:
+def main(
+    context: RunContext, small: bool, weights: str, epochs: int, n_test: int, n_autoattack: int, seed: int
+) -> None:
     context = replace(context, resume=True, tables=("finetune_photos",))
-    runs = [experiment(method, weights, seed) for method in ARMS]
+    runs = [experiment(method, weights, epochs, seed) for method in ARMS]
     if small:
         runs = [smoke(replace(chosen, weights=None, reading={})) for chosen in runs]
     trained = [run(chosen, context) for chosen in runs]
