@@ -115,3 +115,12 @@ def test_folder_with_other_classes_or_broken_image(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:20])
     with pytest.raises(UserError, match=r"cannot read the image .*0\.png"):
         load(f"folder:{tmp_path / 'b'}")
+
+
+def test_a_relative_path_is_also_looked_for_below_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "root" / "photos", {"train": [(4, 4)], "test": [(4, 4)]})
+    assert load("folder:photos", root="root").name == "folder:photos"
+    (tmp_path / "photos").mkdir()  # the path itself comes first
+    with pytest.raises(UserError, match="no folder photos/train"):
+        load("folder:photos", root="root")

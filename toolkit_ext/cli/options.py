@@ -15,6 +15,7 @@ import click
 from toolkit_ext.bounds import COUNT, SEED, Bounds
 from toolkit_ext.data.reading import Reading
 from toolkit_ext.errors import UserError
+from toolkit_ext.experiments.retention import KINDS
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
@@ -163,13 +164,23 @@ def take_reading(values: dict[str, Any]) -> dict[str, Any]:
     return Reading.of({name: value for name, value in taken.items() if value is not None}).given()
 
 
-save_every_option = click.option(
-    "--save-every",
-    type=float,
-    default=10.0,
-    show_default=True,
-    help="minutes between saves inside an epoch, from which --resume continues; 0: only at its end",
-)
+def checkpoint_options(command: Command) -> Command:
+    """The options of a run's checkpoints: how often they are saved, and which of them stay."""
+    every = click.option(
+        "--save-every",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="minutes between saves inside an epoch, from which --resume continues; 0: only at its end",
+    )
+    keep = click.option(
+        "--keep",
+        type=CommaSeparated(str),
+        default=",".join(KINDS),
+        show_default=True,
+        help="checkpoints that stay when the run is done; without last it cannot be extended",
+    )
+    return every(keep(command))
 
 
 def run_context_options(command: Command, workers: str = "--workers") -> Command:

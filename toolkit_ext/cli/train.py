@@ -15,13 +15,14 @@ from toolkit_ext.cli.model_options import import_option, mean_option, std_option
 from toolkit_ext.cli.options import (
     CommaSeparated,
     backbone_arg_option,
+    checkpoint_options,
     hyper_parameter_options,
     reading_options,
     run_context_options,
-    save_every_option,
     take_reading,
     take_run_context,
 )
+from toolkit_ext.cli.resume import FOLDER, check_same
 from toolkit_ext.experiments.presets import preset_for
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.experiments.starting import as_checkpoint, fine_tuning
@@ -58,9 +59,9 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--attacks", type=CommaSeparated(str), default=(), help="columns to evaluate instead of the protocol's")
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
-@click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
+@click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run, or of the one named: RUN")
 @click.option("--extend", metavar="RUN", help="begin with the epochs of RUN, a shorter run with the same settings")
-@save_every_option
+@checkpoint_options
 @run_context_options
 @config_options
 def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
@@ -82,6 +83,8 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
         experiment = as_checkpoint(experiment)
     if "lr" in experiment.hyper_parameters and values["lr"] is None:
         console.say(f"fine-tuning: lr {experiment.hyper_parameters['lr']:g}, as none is given")
+    if folder := click.get_current_context().meta[FOLDER]:
+        check_same(experiment, context, folder)
     if dry_run:
         _preview(experiment, context)
         return

@@ -69,7 +69,7 @@ def _count(method: str, epochs: int, options: dict[str, Any]) -> _Counter:
 
 def count_passes(method: str, **hyper_parameters: Any) -> Passes:
     """The passes of a training step of ``method``: the mean of six steps of a small network on random images."""
-    periodic = TRAINERS[method].method.schedule == "periodic"
+    periodic = hyper_parameters.get("schedule", TRAINERS[method].method.schedule) == "periodic"
     # A constant eps: at 0, where a period usually starts, no adversarial examples are generated.
     options = {"periods": 1, "eps_min": "8/255"} if periodic else {}
     # The difference of two epochs and one: without the passes before training, which are made once.

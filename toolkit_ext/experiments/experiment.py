@@ -26,6 +26,7 @@ from toolkit_ext.experiments.card import write_card
 from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.extending import begin_with
 from toolkit_ext.experiments.presets import protocol_of
+from toolkit_ext.experiments.retention import in_words, retain
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
 from toolkit_ext.experiments.starting import is_own, start_of, started_from
 from toolkit_ext.io import atomic_write, make_folder
@@ -120,9 +121,11 @@ def first_images(dataset: data.Dataset[data.ImageSet], n: int) -> tuple[Tensor, 
 
 
 def rehearse(
-    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device
+    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device, folder: Path | None = None
 ) -> tuple[data.Dataset[data.ImageSet], Made, MethodTrainer, Protocol]:
     """Refuse what :func:`run` would refuse: :func:`prepare` the run, and take one step of another on a few images.
+
+    Its checkpoints go to ``folder``, if one is given.
 
     Raises:
         UserError: as :func:`run`, but for folders that cannot be written.
@@ -133,7 +136,7 @@ def rehearse(
     _, trainer = make_trainer(short, dataset, device)
     x, y = first_images(dataset, _FEW)
     with suppress(RunError):  # such as a loss that is not finite, which is the run's own failure
-        trainer.fit(x, y, batch_size=len(x), nb_epochs=experiment.epochs, stop_after=1, progress=False)
+        trainer.fit(x, y, batch_size=len(x), nb_epochs=experiment.epochs, stop_after=1, run_dir=folder, progress=False)
     return prepared
 
 
@@ -229,6 +232,7 @@ def _written(record: Record, context: RunContext, folder: Path) -> Record:
     say(f"record: {results.write_record(record, context.results / 'runs')}")
     if (best := folder / "best").is_dir():
         say(f"model card: {write_card(record, best)}")
+    say(f"checkpoints: {in_words(retain(folder, context.keep))} in {folder}")
     return record
 
 

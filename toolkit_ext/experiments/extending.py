@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.experiments.retention import find_run
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.io import atomic_folder
 from toolkit_ext.trainers import MethodTrainer
@@ -25,7 +26,7 @@ def begin_with(experiment: Experiment, trainer: MethodTrainer, context: RunConte
     """
     if context.extend is None:
         return False
-    source = _find(context)
+    source = find_run("extend", context.extend, context.output, _PARTS)
     done = _epochs(source)
     if done >= experiment.epochs:
         raise UserError(f"extend: {source} has {done} epochs already; give more with --epochs")
@@ -43,14 +44,6 @@ def begin_with(experiment: Experiment, trainer: MethodTrainer, context: RunConte
             with atomic_folder(folder / part) as copy:
                 shutil.copytree(source / part, copy, dirs_exist_ok=True)
     return True
-
-
-def _find(context: RunContext) -> Path:
-    name = str(context.extend)
-    for folder in (context.output / name, Path(name)):
-        if all((folder / part).is_dir() for part in _PARTS):
-            return folder
-    raise UserError(f"extend: {name!r} is no run in {context.output}, and no folder of one")
 
 
 def _epochs(source: Path) -> int:

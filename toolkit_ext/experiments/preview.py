@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from toolkit_ext.devices import check_device
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.experiments.experiment import facts, first_images, make_trainer, rehearse
+from toolkit_ext.experiments.retention import disk_use, in_words
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget, duration
 from toolkit_ext.trainers.compose import AXES, known
@@ -31,7 +34,9 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     """
     device = check_device(context.device)
     dataset = context.open(experiment.data, experiment.reading)
-    dataset, made, trainer, protocol = rehearse(experiment, dataset, device)
+    with TemporaryDirectory() as place:
+        dataset, made, trainer, protocol = rehearse(experiment, dataset, device, Path(place))
+        disk = disk_use(Path(place))
     sizes = facts(experiment, dataset, made.model, trainer)["data"]
     kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id
@@ -57,7 +62,9 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     on_device = "" if memory["device_mb"] is None else f", {memory['device_mb']:.0f} MB on {device}"
     yield "memory", f"about {memory['host_mb']:.0f} MB{on_device} while training"
     yield "evaluation", f"{protocol.norm} eps {budget(protocol.eps)}: {', '.join(protocol.attacks)}"
+    snapshots = len(trainer.axes.schedule.resets(experiment.epochs)[1:-1]) if "snapshots" in context.keep else 0
     yield "checkpoints", str(context.output / experiment.run_id)
+    yield "disk", f"about {in_words(_kept(disk, context.keep, snapshots))}"
     yield "record", str(context.results / "runs" / f"{experiment.run_id}.json")
 
 
@@ -81,7 +88,13 @@ def step_seconds(
     return float(trainer.history[-1]["seconds"]) / steps
 
 
+def _kept(disk: Mapping[str, int], keep: Collection[str], snapshots: int) -> dict[str, int]:
+    """Bytes of the checkpoints that stay, by kind; each of the ``snapshots`` is as large as ``best``."""
+    found = {kind: size for kind, size in disk.items() if kind in keep}
+    return found | ({"snapshots": snapshots * disk["best"]} if snapshots else {})
+
+
 def _passes(experiment: Experiment) -> Passes:
-    length = {"reset_epochs", "milestones"}  # the small training has other lengths
+    length = {"reset_epochs", "periods", "milestones"}  # the small training has other lengths
     given = {name: value for name, value in experiment.hyper_parameters.items() if name not in length}
     return count_passes(experiment.method, **given)

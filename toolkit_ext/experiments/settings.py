@@ -14,7 +14,8 @@ import yaml
 from toolkit_ext import data, results
 from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, SEED, check_options
 from toolkit_ext.data.reading import Reading
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.experiments.retention import KINDS
 from toolkit_ext.trainers.compose import identity
 from toolkit_ext.trainers.methods import METHODS
 from toolkit_ext.types import option
@@ -122,6 +123,7 @@ class RunContext:
     """Folders, device and display of a run; none of them changes the result.
 
     ``extend`` names a shorter run of the same settings, in ``output`` or by its folder, whose epochs are taken over.
+    ``keep`` are the checkpoints that stay when the run is recorded: ``last``, ``best``, ``snapshots``.
     ``told`` are further facts for the record, such as how the run was chosen. ``in_memory``, ``data_workers`` and
     ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes.
     """
@@ -142,11 +144,14 @@ class RunContext:
     data_workers: int | None = None
     cache: Path | None = None
     save_every: float = 10.0
+    keep: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
         for name in self.tables:
             results.check_name("tables", name)
         NOT_NEGATIVE.check("save_every", self.save_every)
+        for kind in self.keep:
+            check_choice("keep", kind, KINDS)
         assert self.engine
 
     @property
