@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 
 from toolkit_ext import backbones
 from toolkit_ext.experiments.recipe import cifar10, digits
@@ -151,6 +153,55 @@ def test_digits_methods_covers_every_method_alike() -> None:
     for method, each in made.items():
         axes = compose(TRAINERS[method].method, each.hyper_parameters)
         assert axes.attack.eps == {"standard": 0.0, "amp": 0.0, "dual": 0.5}.get(method, 0.1)
+
+
+def test_finetune_photos_trains_three_arms_and_attacks_each_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few = ("--weights", "none.safetensors", "--n-test", "4", "--n-autoattack", "1")
+    records = start("finetune_photos", monkeypatch, tmp_path, "--smoke", *few)
+    of = {record["run_id"]: record for record in records}
+    trained = {record["method"]: run_id for run_id, record in of.items() if "probe" not in record["details"]}
+    assert trained.keys() == {"standard", "pgd", "trades"}
+    for run_id in trained.values():
+        apgd, aa = of[f"{run_id}-apgd_ce_t-4"], of[f"{run_id}-aa-1"]
+        assert (apgd["n_examples"], aa["n_examples"]) == (4, 1)
+        assert {"clean_acc", "apgd_ce_t_acc"} <= apgd["metrics"].keys()
+        assert "aa_acc" in aa["intervals"]
+    assert (tmp_path / "tables" / "finetune_photos.csv").exists()
+
+
+def test_the_arms_of_finetune_photos_differ_in_the_method_alone() -> None:
+    found = names_of("finetune_photos")
+    arms: list[Experiment] = [found["experiment"](method, "w.safetensors", 0) for method in found["ARMS"]]
+    attacks = {"eps", "alpha", "steps", "trades_beta"}
+    same = [{name: value for name, value in arm.options().items() if name not in {"method", *attacks}} for arm in arms]
+    assert all(options == same[0] for options in same)
+    for arm in arms:
+        assert compose(TRAINERS[arm.method].method, arm.hyper_parameters).attack.eps in (0.0, 4 / 255)
+
+
+def test_imagenet_smoke_streams_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    for part, count in (("train", 24), ("test", 4)):
+        for name in ("cat", "dog"):
+            (folder := tmp_path / "data" / "imagenette160" / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(noise.integers(0, 255, (80, 72, 3), "uint8")).save(folder / f"{number:02}.png")
+    options = ("--smoke", "--data-root", str(tmp_path / "data"), "--workers", "0")
+    (record,) = start("imagenet", monkeypatch, tmp_path, *options)
+    assert record["data"]["name"] == "folder:imagenette160"
+    assert record["protocol"]["eps"] == pytest.approx(4 / 255)
+    pinned = names_of("imagenet")["EXPERIMENT"].hyper_parameters
+    kept = {name: pinned[name] for name in ("eps", "steps", "lr", "weight_decay", "label_smoothing", "ema_decay")}
+    assert kept.items() <= record["hyper_parameters"].items()
+
+
+def test_the_imagenet_experiment_is_possible() -> None:
+    experiment = names_of("imagenet")["EXPERIMENT"]
+    axes = compose(TRAINERS["pgd"].method, experiment.hyper_parameters)
+    optimizer = AdamW([nn.Parameter(torch.zeros(1))], lr=axes.loop.lr)
+    make_schedulers([optimizer], axes.loop, 10, experiment.epochs, axes.schedule.resets(experiment.epochs))
 
 
 @pytest.mark.parametrize(
