@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyautoattack
 import pytest
 import timm
 import torch
@@ -101,6 +102,36 @@ def test_the_same_weights_through_every_door_give_the_same_figures(code: Path, t
     for door in doors:
         found = attack(door)
         assert found.metrics == expected.metrics
+        assert all(torch.equal(found.robust[name], row) for name, row in expected.robust.items())
+
+
+@pytest.mark.slow
+def test_a_public_network_gives_the_same_figures_through_every_door(tmp_path: Path) -> None:
+    """The ResNet-18 that pyautoattack brings as an example, 45 MB of weights and a class."""
+    examples = Path(pyautoattack.__file__).parent / "examples"
+    source, shape = f"{examples / 'resnet.py'}:ResNet18", Shape(10, 3, (32, 32))
+    model = load(source, shape, weights=examples / "model_test.pt").model.eval()
+    state = model.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({"epoch": 3, "net": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.th")
+    torch.save({"state_dict": {f"model._orig_mod.{name}": value for name, value in state.items()}}, tmp_path / "w.ckpt")
+    torch.manual_seed(0)
+    x = nn.functional.interpolate(torch.rand(8, 3, 4, 4), size=32, mode="bicubic").clamp(0, 1)
+    y = model(x).argmax(dim=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript
+        torch.jit.trace(model, x).save(str(tmp_path / "m.pt"))
+    shapes = {"x": {0: torch.export.Dim("batch")}}
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=shapes), tmp_path / "m.pt2")
+    doors = [load(source, shape, weights=tmp_path / f"w.{suffix}").model for suffix in ("safetensors", "th", "ckpt")]
+    doors += [load(tmp_path / name).model for name in ("m.pt", "m.pt2")]
+    doors += [PyTorchClassifier(model, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0, 1), device_type="cpu")]
+    protocol = Protocol("test", "Linf", 0.5 / 255, attacks=("clean", "fgsm", "pgd20"))
+    expected = evaluate(model, x, y, protocol, progress=False)
+    assert expected.metrics["clean_acc"] == 1
+    assert 0 < expected.metrics["pgd20_acc"] < 1
+    for door in doors:
+        found = evaluate(door, x, y, protocol, progress=False)
         assert all(torch.equal(found.robust[name], row) for name, row in expected.robust.items())
 
 
