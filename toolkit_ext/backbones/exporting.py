@@ -66,7 +66,7 @@ def _compare(run: Runner, images: Tensor, wanted: Tensor, to: str) -> str:
     if not change <= CLOSE:
         raise RunError(f"export: the logits of the {to} file differ by {change:.2g} of the largest; no file is written")
     same = int((found.argmax(dim=1) == wanted.argmax(dim=1)).sum())
-    return f"logits differ by at most {change:.1g} of the largest, {same} of {len(wanted)} classes are the same"
+    return f"logits differ by at most {change:.1g} of the largest; {same} of {len(wanted)} images keep their class"
 
 
 def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
