@@ -116,7 +116,7 @@ def test_a_public_network_gives_the_same_figures_through_every_door(tmp_path: Pa
     torch.save({"epoch": 3, "net": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.th")
     torch.save({"state_dict": {f"model._orig_mod.{name}": value for name, value in state.items()}}, tmp_path / "w.ckpt")
     torch.manual_seed(0)
-    x = nn.functional.interpolate(torch.rand(8, 3, 4, 4), size=32, mode="bicubic").clamp(0, 1)
+    x = nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=32, mode="bicubic").clamp(0, 1)
     y = model(x).argmax(dim=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates TorchScript
@@ -126,10 +126,10 @@ def test_a_public_network_gives_the_same_figures_through_every_door(tmp_path: Pa
     doors = [load(source, shape, weights=tmp_path / f"w.{suffix}").model for suffix in ("safetensors", "th", "ckpt")]
     doors += [load(tmp_path / name).model for name in ("m.pt", "m.pt2")]
     doors += [PyTorchClassifier(model, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0, 1), device_type="cpu")]
-    protocol = Protocol("test", "Linf", 0.5 / 255, attacks=("clean", "fgsm", "pgd20"))
+    protocol = Protocol("test", "Linf", 0.5 / 255, attacks=("clean", "fgsm", "mim"))
     expected = evaluate(model, x, y, protocol, progress=False)
     assert expected.metrics["clean_acc"] == 1
-    assert 0 < expected.metrics["pgd20_acc"] < 1
+    assert 0 < expected.metrics["mim_acc"] < 1
     for door in doors:
         found = evaluate(door, x, y, protocol, progress=False)
         assert all(torch.equal(found.robust[name], row) for name, row in expected.robust.items())
