@@ -41,6 +41,7 @@ class Kind:
     id_of: Callable[[Any], str] = lambda run: ""
     project: str = PROJECT
     variable: str = ""
+    forgets: bool = False  # it wants the settings again when a run goes on
 
 
 KINDS: dict[str, Kind] = {
@@ -53,7 +54,9 @@ KINDS: dict[str, Kind] = {
         variable="WANDB_PROJECT",
     ),
     "trackio": Kind(
-        lambda name, known: {"name": known or name, "resume": "allow" if known else "never"}, lambda run: run.name
+        lambda name, known: {"name": known or name, "resume": "allow" if known else "never"},
+        lambda run: run.name,
+        forgets=True,
     ),
 }
 
@@ -175,7 +178,7 @@ class Trackers:
         tracker = make(os.environ.get(kind.variable) or kind.project, *places, **kind.options(run_name, known["run"]))
         tracker.start()
         self._open[name] = tracker
-        if name not in self._state:
+        if name not in self._state or kind.forgets:
             tracker.store_init_configuration(self._settings)
         self._state[name] = {"run": kind.id_of(tracker.tracker) or None, "epochs": known["epochs"]}
 

@@ -187,3 +187,22 @@ def test_a_tracker_that_writes_files_needs_a_folder() -> None:
 def test_settings_become_flat() -> None:
     tree = {"a": {"b": {"c": 1}, "d": None}, "e": (1, 2), "f": Path("g"), "h": True}
     assert flat(tree) == {"a.b.c": 1, "e": "1, 2", "f": "g", "h": True}
+
+
+def test_the_command_line_tracks_a_run_by_its_run_id(
+    notebook: type[Notebook], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolkit_ext.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    size = ["--epochs", "1", "--n-train", "64", "--batch-size", "32", "--n-test", "2", "--backbone-arg", "width=1"]
+    run = ["train", "fgsm", *size, "--attacks", "clean", "--no-progress", "--track", "notebook"]
+    cli.main(run, standalone_mode=False)
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert notebook.calls[0] == ("start", folder.name)
+    assert notebook.calls[1][1].items() >= {"data.name": "digits", "batch_size": 32, "method": "fgsm"}.items()
+    assert len(logged(notebook.calls)) == 1
+    assert "track" not in (folder / "config.yaml").read_text()
+    for command in (run, ["sweep", "--methods", "fgsm", "--workers", "0", *size, "--track", "other"]):
+        with pytest.raises(UserError, match=r"track: 'other' is not known; allowed: mlflow, "):
+            cli.main([*command[:-1], "other", "--dry-run"], standalone_mode=False)
