@@ -144,6 +144,16 @@ def test_marks_and_what_they_mean(make: Make) -> None:
     assert "≈" not in to_markdown(table, ["method"], verdicts)
 
 
+def test_only_the_metrics_asked_for_are_compared(make: Make) -> None:
+    records = [_run(make, name, _first(count), clean_acc=0.9) for name, count in (("amp", 150), ("mim", 90))]
+    runs = frame(records)
+    table = aggregate(runs)
+    every, one = vs_best(table, runs, records), vs_best(table, runs, records, metrics=["aa_acc"])
+    assert {"clean_acc", "aa_acc"} <= set(every.columns)
+    assert list(one.columns) == ["aa_acc"]
+    assert list(one["aa_acc"]) == list(every["aa_acc"])
+
+
 def test_members_are_the_runs_that_were_averaged(make: Make) -> None:
     records = [
         make("pgd", seed=1),
