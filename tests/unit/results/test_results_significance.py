@@ -69,7 +69,7 @@ def test_the_spread_between_seeds_counts(make: Make) -> None:
     assert _verdicts(steady + low) == {"amp": "best", "pgd": "worse"}
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.lists(st.floats(0, 0.2), max_size=8))
 def test_holm_is_that_of_statsmodels(values: list[float]) -> None:
     expected = multipletests(values, 0.05, method="holm")[0].tolist() if values else []
@@ -115,7 +115,7 @@ def test_other_budgets_and_fewer_examples_are_not_compared(make: Make) -> None:
     assert _verdicts(records) == {"amp": "", "pgd": "", "mim": ""}
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=4), st.integers(0, 3))
 def test_order_does_not_matter_and_equals_are_never_worse(make: Make, counts: list[int], seed: int) -> None:
     records = [_run(make, f"m{index}", _first(count, 40)) for index, count in enumerate(counts)]

@@ -78,9 +78,7 @@ def test_labels_in_every_form_give_the_same_weights(make: Any, data: Data, label
     assert same(weights(trainer), weights(reference))
 
 
-def test_the_attack_of_each_step_is_the_next_in_the_list(
-    make: Any, data: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_step_uses_the_next_attack(make: Any, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     at = MultiAttack.at
 
