@@ -72,7 +72,7 @@ def module(pl: Any) -> Any:
                 self.net, self.automatic_optimization = net(), not manual
 
             def forward(self, x: Tensor) -> Tensor:
-                return self.net(x)
+                return self.net(x)  # type: ignore[no-any-return]
 
             def configure_optimizers(self) -> Any:
                 return optimizer(self.parameters())
@@ -127,11 +127,10 @@ def test_it_evaluates_every_few_epochs_and_when_asked(
     from toolkit_ext.evaluation import lightning
 
     epochs: list[int] = []
-    original = lightning.evaluate
 
     def noting(model: Any, *args: Any, **options: Any) -> Any:
         epochs.append(model.trainer.current_epoch + 1)
-        return original(model, *args, **options)
+        return evaluate(model, *args, **options)
 
     monkeypatch.setattr(lightning, "evaluate", noting)
     robustness = lightning.RobustnessCallback((X[:4], Y[:4]), QUICK, every=every)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -141,15 +142,15 @@ class Trackers:
         """Open while the run trains on from ``history``, of which each tracker gets the rows that it lacks."""
         self._state = self._saved(len(history))
         for name in self._names:
-            self._attempt(name, lambda name=name: self._start(name))  # type: ignore[misc]
+            self._attempt(name, partial(self._start, name))
         self._log(history)
         try:
             yield
         finally:
             self._board.close()
-            for name, tracker in list(self._open.items()):
+            while self._open:
+                name, tracker = self._open.popitem()
                 self._attempt(name, tracker.finish)
-            self._open.clear()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Log the figures of a finished epoch."""
@@ -159,12 +160,10 @@ class Trackers:
     def _log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for name, tracker in list(self._open.items()):
             told = self._state[name]
-            for row in rows:
-                if row["epoch"] > told["epochs"] and self._attempt(
-                    name,
-                    lambda tracker=tracker, row=row: tracker.log(dict(row), step=row["epoch"]),  # type: ignore[misc]
-                ):
-                    told["epochs"] = row["epoch"]
+            for row in (row for row in rows if row["epoch"] > told["epochs"]):
+                if not self._attempt(name, partial(tracker.log, dict(row), step=row["epoch"])):
+                    break
+                told["epochs"] = row["epoch"]
         self._keep()
 
     def _start(self, name: str) -> None:
@@ -190,7 +189,9 @@ class Trackers:
                 action()
         except Exception as error:  # trackers raise what they like
             log.warning("track: %s failed (%s); training goes on without it", name, one_line(error))
-            self._open.pop(name, None)
+            if tracker := self._open.pop(name, None):
+                with redirect_stdout(sys.stderr), suppress(Exception):
+                    tracker.finish()  # it may hold what later runs of this process need, as MLflow does
             return False
         return True
 

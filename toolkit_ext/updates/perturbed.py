@@ -76,7 +76,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
     ascent: GradientReducer
     figures: dict[str, Tensor]
     _begun: Perturbation | None = None  # by first_step
-    _ended: Perturbation | None = None  # kept, as a scaler knows its passes by their id until it is updated
+    _passes: Sequence[GradientPass] = ()  # of the last step, as a scaler knows them by their id until its update
 
     def __init__(self, base: Optimizer, batch_norm: BatchNormPasses, model: nn.Module | None, **options: Any) -> None:
         name = type(self).__name__
@@ -135,7 +135,9 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         if closure is None and begun is None:
             raise UserError(f"{name}: {NO_CLOSURE}")
         if closure is None:
-            return self._descend() if begun and begun.restored else self.second_step()
+            end = self._descend if begun and begun.restored else self.second_step
+            end()
+            return None
         if begun is not None:
             raise UserError(f"{name}: a closure is not allowed after first_step; call second_step")
         loss = self._evaluate(closure, 0)
@@ -166,7 +168,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         if len(begun.passes) == allowed:
             name = type(self).__name__
             raise UserError(f"{name}.first_step: call {allowed + 1} is not allowed with {allowed} ascents a step")
-        begun.passes.append(GradientPass(self.param_groups, lambda: self._ascend_once(begun)))
+        begun.passes.append(GradientPass(self.param_groups, lambda: self._ascend_once(self._begun)))
         if scaler is None:
             begun.passes[-1].step()
         else:
@@ -188,7 +190,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         Raises:
             UserError: :meth:`first_step` was not called once for every ascent; the weights are θ.
         """
-        begun, self._ended, needed = self._begun, self._begun, max(self.rounds, 1)
+        begun, needed = self._begun, max(self.rounds, 1)
         try:
             if begun is not None:
                 begun.restore()
@@ -198,7 +200,7 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
             if begun.ascents == needed:
                 self.step() if scaler is None else scaler.step(self)
         finally:
-            self._begun = None
+            self._begun, self._passes = None, begun.passes if begun else ()
         if zero_grad:
             self.zero_grad()
 
@@ -206,8 +208,9 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         weights = self._weights()
         return Perturbation(weights, [weight.detach().clone() for weight in weights])
 
-    def _ascend_once(self, begun: Perturbation) -> None:
+    def _ascend_once(self, begun: Perturbation | None) -> None:
         """The weights become θ + Δ after one more step of ascent."""
+        assert begun is not None
         begun.ascents += 1
         if not self.rounds:
             return

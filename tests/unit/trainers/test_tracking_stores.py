@@ -18,7 +18,7 @@ pytest.importorskip("accelerate")
 X, Y = torch.rand(48, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 3
 
 
-def train_in_two_parts(tracker: str, run: Path) -> list[dict[str, Any]]:
+def train_in_two_parts(tracker: str, run: Path) -> Any:
     """The rows of two epochs, the second of them resumed."""
     for resume in (False, True):
         torch.manual_seed(0)
