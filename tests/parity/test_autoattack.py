@@ -16,7 +16,8 @@ from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.suite.autoattack import plan, set_budget
 
-SHORT = Budget(n_iter=8, n_queries=60)
+SHORT = Budget(n_iter=5, n_queries=30)
+LONGER = Budget(n_iter=8, n_queries=60)
 EPS = {"Linf": 0.05, "L2": 0.5}
 
 
@@ -122,8 +123,8 @@ def test_equal_for_other_versions(classes: int, version: str) -> None:
 def test_equal_where_every_kind_of_attack_has_work(norm: str) -> None:
     torch.manual_seed(1)
     model, x, y = case(5, Quantized(5, 300.0), n=30)
-    evaluation = ours(model, x, y, norm, "standard", 0, SHORT)
-    compare(evaluation, x, y, *reference(model, x, y, norm, "standard", 5, 0, SHORT))
+    evaluation = ours(model, x, y, norm, "standard", 0, LONGER)
+    compare(evaluation, x, y, *reference(model, x, y, norm, "standard", 5, 0, LONGER))
     assert evaluation.details["aa/square"]["broken"] > 0
     assert evaluation.details["aa/apgd-ce"]["broken"] > 0
 
