@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -21,7 +23,13 @@ X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), tor
 
 
 def trained(name: str, **arguments: Any) -> nn.Module:
-    """A model whose batch norms have statistics of their own, in training mode."""
+    """A model whose batch norms have statistics of their own, in training mode; the same weights each time."""
+    return copy.deepcopy(_trained(name, tuple(arguments.items())))
+
+
+@cache
+def _trained(name: str, given: tuple[tuple[str, Any], ...]) -> nn.Module:
+    arguments = dict(given)
     torch.manual_seed(0)
     model = backbones.create(name, num_classes=10, in_chans=3, image_size=16, **arguments)
     for module in model.modules():
