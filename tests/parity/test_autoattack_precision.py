@@ -78,8 +78,10 @@ def test_same_verdicts_for_any_number_of_classes(name: str, norm: str) -> None:
     assert kept > 0
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("name", BACKBONES)
+IN_COLOUR = [("lenet", "Linf"), ("lenet", "L2"), ("resnet18_w", "Linf"), ("vit_tiny_patch16_224", "L2")]
+
+
+@pytest.mark.parametrize(("name", "norm"), IN_COLOUR)
 def test_same_verdicts_on_images_in_colour(name: str, norm: str) -> None:
     model, x, y = case(name, 5, n=12, channels=3)
     expected = reference(model, x, y, norm, 5, SHORT)
