@@ -58,8 +58,8 @@ def unchanged(model: nn.Module, before: dict[str, Tensor]) -> bool:
 # The backbone, and how many of its batch norms follow a convolution.
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "resnet18_w": ({"width": 2}, 20),
-    "resnet18": ({"small_stem": True}, 20),
-    "preact_resnet18": ({}, 8),  # in each block, the one after the first convolution
+    "resnet18": ({"small_stem": True, "channels": (64, 8, 16, 32)}, 20),
+    "preact_resnet18": ({"channels": (64, 8, 16, 32)}, 8),  # in each block, the one after the first convolution
     "mobilenetv3_small_050": ({}, 34),  # with the activation inside
     "lenet": ({"width": 2}, 0),
 }
