@@ -29,7 +29,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 CLASSES = (2, 3, 5, 10, 43)
 # How attacks depend on the number of classes is no matter of the backbone: the cheapest one shows it for all numbers.
-QUICK_CLASSES = {"lenet": CLASSES, "resnet18_w": (2, 10), "vit_tiny_patch16_224": (2, 10)}
+QUICK_CLASSES = {"lenet": CLASSES, "resnet18_w": (2, 43), "vit_tiny_patch16_224": (3, 10)}
 
 
 def case(name: str, classes: int, n: int = 8, channels: int = 1) -> tuple[nn.Module, Tensor, Tensor]:
