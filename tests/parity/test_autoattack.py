@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
-from toolkit_ext.evaluation.suite.autoattack import plan, set_budget
+from toolkit_ext.evaluation.suite.autoattack import Collector, Threat, build, plan, set_budget
 
 SHORT = Budget(n_iter=5, n_queries=30)
 LONGER = Budget(n_iter=8, n_queries=60)
@@ -104,6 +104,17 @@ def test_equal_for_any_number_of_classes(classes: int, scale: float, norm: str) 
     evaluation = ours(model, x, y, norm, "standard", 3, SHORT)
     compare(evaluation, x, y, *reference(model, x, y, norm, "standard", classes, 3, SHORT))
     assert evaluation.metrics["aa_acc"] < evaluation.metrics["clean_acc"] == 0.9
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(2, 1), (4, 3), (10, 9), (43, 9)])
+def test_the_targets_are_all_other_classes_and_at_most_the_library_s(classes: int, expected: int) -> None:
+    """Small models are broken by the first targets, so that the verdicts above would not miss the others."""
+    device = torch.device("cpu")
+    adversary = build(nn.Identity(), Threat("Linf", 0.1, "standard", classes, 0, device, SHORT), Collector())
+    found = [part.n_target_classes for part in (adversary.apgd_targeted, adversary.fab)]
+    assert found == [expected, expected]
+    library = AutoAttack(nn.Identity(), norm="Linf", eps=0.1, version="standard", device=device)
+    assert expected == min(library.apgd_targeted.n_target_classes, classes - 1)
 
 
 @pytest.mark.parametrize("classes", [3, 5])
