@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState  # noqa: F401  read before the ranks are forked
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -165,17 +166,12 @@ def run(rank: int, port: int) -> None:
 
 
 def main() -> None:
-    """Start the ranks, and end with them."""
+    """Start the ranks, and end with them; an error of one ends both."""
     lenet()  # trained once, before the ranks are forked
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    processes = [context.Process(target=run, args=(rank, port)) for rank in range(SIZE)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    start_processes(run, args=(port,), nprocs=SIZE, start_method="fork" if sys.platform == "linux" else "spawn")
 
 
 if __name__ == "__main__":
