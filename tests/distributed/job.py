@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import PartialState  # noqa: F401  read before the ranks are forked
 from torch import Tensor, distributed
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parent))
