@@ -22,7 +22,7 @@ from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.evaluation.settings import float32_arithmetic
 from toolkit_ext.tensors import hash_tensors
 
-SHORT = Budget(n_iter=5, n_queries=30)
+SHORT = Budget(n_iter=3, n_queries=12)
 PROTOCOL = Protocol("test", "Linf", 0.05, attacks=("clean", "fgsm", "pgd_l2", "aa"), l2_eps=0.3)
 
 
@@ -69,7 +69,7 @@ def test_record_is_plain_json_and_complete() -> None:
     record = evaluation.to_record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["protocol"] == {"name": "test", "norm": "Linf", "eps": 0.05, "version": "standard"}
-    assert record["details"]["settings"]["budget"] == {"n_iter": 5, "n_queries": 30}
+    assert record["details"]["settings"]["budget"] == {"n_iter": 3, "n_queries": 12}
     assert record["details"]["settings"]["target_classes"] == 3
     assert record["details"]["settings"]["tolerance"] == {"Linf": 1e-6, "L2": pytest.approx(4e-6)}
     assert record["details"]["settings"]["versions"]["torch"] == torch.__version__
