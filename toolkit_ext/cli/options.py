@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from toolkit_ext.data.reading import Reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.retention import KINDS
 from toolkit_ext.experiments.settings import RunContext
+from toolkit_ext.io import parse_json
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
 from toolkit_ext.units import Eps
@@ -134,8 +134,8 @@ def _parse_backbone_args(ctx: click.Context, param: click.Parameter, pairs: tupl
         if not equals:
             raise UserError(f"backbone-arg: {pair!r} is not allowed; write NAME=VALUE, such as width=8")
         try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
+            found[name] = parse_json(value)
+        except ValueError:
             found[name] = value
     return found
 
@@ -181,6 +181,14 @@ def checkpoint_options(command: Command) -> Command:
         help="checkpoints that stay when the run is done; without last it cannot be extended",
     )
     return every(keep(command))
+
+
+track_option = click.option(
+    "--track",
+    type=CommaSeparated(str),
+    default=(),
+    help="log every epoch to these trackers: tensorboard, mlflow, wandb, trackio; several with commas",
+)
 
 
 def run_context_options(command: Command, workers: str = "--workers") -> Command:

@@ -21,6 +21,7 @@ from toolkit_ext.cli.options import (
     run_context_options,
     take_reading,
     take_run_context,
+    track_option,
 )
 from toolkit_ext.cli.resume import FOLDER, check_same
 from toolkit_ext.experiments.presets import preset_for
@@ -62,6 +63,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run, or of the one named: RUN")
 @click.option("--extend", metavar="RUN", help="begin with the epochs of RUN, a shorter run with the same settings")
 @checkpoint_options
+@track_option
 @run_context_options
 @config_options
 def train_command(method: str | None, dry_run: bool, **values: Any) -> None:

@@ -22,6 +22,7 @@ from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget, duration
 from toolkit_ext.trainers.compose import AXES, known
 from toolkit_ext.trainers.methods import METHODS
+from toolkit_ext.trainers.tracking import check_trackers
 
 _STEPS = 3  # timed, in the second of two short trainings
 
@@ -37,6 +38,7 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     with TemporaryDirectory() as place:
         dataset, made, trainer, protocol = rehearse(experiment, dataset, device, Path(place))
         disk = disk_use(Path(place))
+    check_trackers(context.track, context.output)
     sizes = facts(experiment, dataset, made.model, trainer)["data"]
     kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id
