@@ -51,7 +51,7 @@ def experiment(method: str, weights: str, seed: int) -> Experiment:
 
 
 @script(__doc__)
-@click.option("--weights", required=True, metavar="FILE", help="ImageNet weights of timm's tf_efficientnet_lite0")
+@click.option("--weights", default="pretrained", show_default=True, help="ImageNet weights: a file, or timm's download")
 @click.option("--n-test", type=NATURAL, default=400, show_default=True, help="images that APGD-CE and APGD-T attack")
 @click.option("--n-autoattack", type=NATURAL, default=50, show_default=True, help="images that AutoAttack attacks")
 @click.option("--seed", default=0, show_default=True, help="seed of the head, batches and attacks")

@@ -158,7 +158,7 @@ def test_digits_methods_covers_every_method_alike() -> None:
 def test_finetune_photos_trains_three_arms_and_attacks_each_twice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    few = ("--weights", "none.safetensors", "--n-test", "4", "--n-autoattack", "1")
+    few = ("--n-test", "4", "--n-autoattack", "1")
     records = start("finetune_photos", monkeypatch, tmp_path, "--smoke", *few)
     of = {record["run_id"]: record for record in records}
     trained = {record["method"]: run_id for run_id, record in of.items() if "probe" not in record["details"]}

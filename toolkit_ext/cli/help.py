@@ -11,7 +11,7 @@ from rich_click import RichCommand, RichContext, RichHelpConfiguration, RichHelp
 from rich_click.rich_panel import RichOptionPanel
 
 from toolkit_ext.cli.config import PRINT, settled
-from toolkit_ext.cli.resume import FOLDER, with_settings
+from toolkit_ext.cli.resume import RESUMED, with_settings
 from toolkit_ext.results.tables.formatting import budget
 from toolkit_ext.trainers.compose import AXES, compose, known, options
 from toolkit_ext.trainers.config import LoopConfig
@@ -105,7 +105,7 @@ class TrainCommand(Command):
     """``train``: with a METHOD, help shows what that method has, with its own defaults."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        args, ctx.meta[FOLDER] = with_settings(args)
+        args, ctx.meta[RESUMED] = with_settings(args)
         ctx.meta["method"] = next((word for word in args if word in METHODS), None)
         return super().parse_args(ctx, args)
 

@@ -13,7 +13,7 @@ from toolkit_ext.experiments.retention import find_run
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
 from toolkit_ext.trainers.methods import METHODS
 
-FOLDER = "toolkit_ext.resumed_folder"
+RESUMED = "toolkit_ext.resumed_folder"
 _FLAG, _OUTPUT, _CONFIG = "--resume", "--output", "config.yaml"
 
 

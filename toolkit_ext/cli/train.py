@@ -23,7 +23,7 @@ from toolkit_ext.cli.options import (
     take_run_context,
     track_option,
 )
-from toolkit_ext.cli.resume import FOLDER, check_same
+from toolkit_ext.cli.resume import RESUMED, check_same
 from toolkit_ext.experiments.presets import preset_for
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.experiments.starting import as_checkpoint, fine_tuning
@@ -85,7 +85,7 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
         experiment = as_checkpoint(experiment)
     if "lr" in experiment.hyper_parameters and values["lr"] is None:
         console.say(f"fine-tuning: lr {experiment.hyper_parameters['lr']:g}, as none is given")
-    if folder := click.get_current_context().meta[FOLDER]:
+    if folder := click.get_current_context().meta[RESUMED]:
         check_same(experiment, context, folder)
     if dry_run:
         _preview(experiment, context)

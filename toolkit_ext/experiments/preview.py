@@ -93,7 +93,7 @@ def step_seconds(
 def _kept(disk: Mapping[str, int], keep: Collection[str], snapshots: int) -> dict[str, int]:
     """Bytes of the checkpoints that stay, by kind; each of the ``snapshots`` is as large as ``best``."""
     found = {kind: size for kind, size in disk.items() if kind in keep}
-    return found | ({"snapshots": snapshots * disk["best"]} if snapshots else {})
+    return found | ({"snapshots": snapshots * disk.get("best", 0)} if snapshots else {})
 
 
 def _passes(experiment: Experiment) -> Passes:

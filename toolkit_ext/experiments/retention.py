@@ -12,7 +12,7 @@ KINDS = ("last", "best", "snapshots")
 _SNAPSHOT = "snapshot-"
 
 
-def kind_of(name: str) -> str:
+def _kind(name: str) -> str:
     """The kind of the checkpoint folder ``name``: itself, or ``snapshots``."""
     return "snapshots" if name.startswith(_SNAPSHOT) else name
 
@@ -21,7 +21,7 @@ def disk_use(folder: Path) -> dict[str, int]:
     """Bytes of the checkpoints of the run in ``folder``, by kind; those it does not have are left out."""
     found: dict[str, int] = {}
     for checkpoint in sorted(folder.iterdir()):
-        if (kind := kind_of(checkpoint.name)) in KINDS and checkpoint.is_dir():
+        if (kind := _kind(checkpoint.name)) in KINDS and checkpoint.is_dir():
             found[kind] = found.get(kind, 0) + sum(file.stat().st_size for file in checkpoint.iterdir())
     return found
 
@@ -39,7 +39,7 @@ def _shown(size: int) -> str:
 def retain(folder: Path, keep: Collection[str]) -> dict[str, int]:
     """Delete the checkpoints in ``folder`` of the kinds that ``keep`` lacks; what :func:`disk_use` is then."""
     for checkpoint in list(folder.iterdir()):
-        kind = kind_of(checkpoint.name)
+        kind = _kind(checkpoint.name)
         if kind in KINDS and kind not in keep and checkpoint.is_dir():
             shutil.rmtree(checkpoint)
     return disk_use(folder)
