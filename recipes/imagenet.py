@@ -46,9 +46,17 @@ def photographs(experiment: Experiment) -> Experiment:
     """The smoke test of ``experiment`` on a few photographs, with a narrow ConvNeXt."""
     # bf16 is slow in depthwise convolutions on CPUs.
     short = with_hyper_parameters(smoke(experiment), {"validation_fraction": 0.25, "precision": "fp32"})
-    narrow = {"backbone": "convnext_atto", "backbone_args": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}}
-    source = {"data": "folder:imagenette160", "reading": {"image_size": 64}, "n_train": 48, "batch_size": 16}
-    return replace(short, weights=None, protocol=experiment.protocol, **narrow, **source)
+    return replace(
+        short,
+        data="folder:imagenette160",
+        reading={"image_size": 64},
+        backbone="convnext_atto",
+        backbone_args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
+        batch_size=16,
+        n_train=48,
+        weights=None,
+        protocol=experiment.protocol,
+    )
 
 
 @script(__doc__)

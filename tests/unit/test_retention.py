@@ -12,7 +12,7 @@ from toolkit_ext import results
 from toolkit_ext.cli.resume import with_settings
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.experiment import run
-from toolkit_ext.experiments.retention import disk_use, find_run, in_words, retain
+from toolkit_ext.experiments.retention import KINDS, disk_use, find_run, in_words, retain
 from toolkit_ext.experiments.settings import Experiment, RunContext
 
 TINY: dict[str, Any] = {
@@ -33,16 +33,16 @@ def checkpoints(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("keep", "left"),
     [
-        (None, {"last", "best", "snapshot-001"}),
+        (KINDS, {"last", "best", "snapshot-001"}),
         (("best",), {"best"}),
         (("best", "snapshots"), {"best", "snapshot-001"}),
     ],
 )
 def test_checkpoints_that_are_not_kept_are_deleted_when_the_run_is_recorded(
-    keep: tuple[str, ...] | None, left: set[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    keep: tuple[str, ...], left: set[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     experiment = Experiment("pgd", hyper_parameters=PERIODIC, **TINY)
-    context = RunContext(tmp_path / "results", tmp_path, progress=False, **({} if keep is None else {"keep": keep}))
+    context = RunContext(tmp_path / "results", tmp_path, progress=False, keep=keep)
     record = run(experiment, context)
     folder = tmp_path / record["run_id"]
     assert checkpoints(folder) == left
@@ -53,6 +53,7 @@ def test_checkpoints_that_are_not_kept_are_deleted_when_the_run_is_recorded(
 
 def test_what_is_kept_does_not_identify_a_run() -> None:
     assert "keep" not in Experiment("pgd").options()
+    assert RunContext().keep == KINDS
     with pytest.raises(UserError, match="keep: 'worst' is not known"):
         RunContext(keep=("worst",))
 
