@@ -70,6 +70,7 @@ class NoAttack:
     """The clean inputs, for methods without an attack."""
 
     eps: ClassVar[float] = 0.0
+    soft_labels: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         return AdversarialInputs(x.detach())

@@ -33,7 +33,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
     try:
         return tuple(POSITIVE.check("class_weights", float(word)) for word in text.split(","))
     except ValueError:
-        allowed = f"{', '.join(WORDS)}, or a number for each class such as 1,2.5,1"
+        allowed = f"{', '.join(WORDS)}, or a positive number for each class such as 1,2.5,1"
         raise UserError(f"class_weights: {quoted(text)} is not allowed; give {allowed}") from None
 
 
