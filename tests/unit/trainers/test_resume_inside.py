@@ -88,7 +88,6 @@ CASES = [
     ("dual", "tensors"),
     ("awp", "tensors"),
     ("trades", "tensors"),
-    ("trades", "streamed"),
     ("pgd", "dataset"),
     ("pgd", "streamed"),
     ("pgd", "loader"),
