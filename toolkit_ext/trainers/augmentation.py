@@ -113,9 +113,9 @@ def _make_policy(loop: LoopConfig) -> Policy | None:
         return None
     from torchvision.transforms import v2
 
-    if loop.auto_augment == "trivial":
-        return v2.TrivialAugmentWide()
-    return v2.RandAugment(loop.rand_ops, loop.rand_magnitude)
+    trivial = loop.auto_augment == "trivial"
+    policy: Policy = v2.TrivialAugmentWide() if trivial else v2.RandAugment(loop.rand_ops, loop.rand_magnitude)
+    return policy
 
 
 def _make_mix(loop: LoopConfig) -> Any:

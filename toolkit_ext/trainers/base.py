@@ -39,7 +39,7 @@ from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
 from toolkit_ext.trainers.loss import loss_of_run
-from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSplit
+from toolkit_ext.trainers.monitor import TRAINING_SUBSET, ValidationSplit, make_monitor
 from toolkit_ext.trainers.optim import (
     check_optimizer,
     make_plan,
@@ -50,7 +50,7 @@ from toolkit_ext.trainers.optim import (
 )
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, fitting_state
-from toolkit_ext.types import NORMS, LossFn, Method
+from toolkit_ext.types import LossFn, Method
 from toolkit_ext.updates.plain import PartlyScheduled
 
 log = logging.getLogger("toolkit_ext")
@@ -271,7 +271,6 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         extensions = Extensions(axes, model, resources)
         own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
-        norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
             model=model,
             axes=extensions.axes,
@@ -281,16 +280,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             loss_fn=loss_fn,
             source=source,
             augmentation=Augmentation(loop, classes),
-            monitor=Monitor(
-                examples.validation,
-                examples.training,
-                attack.eps,
-                norm,
-                steps,
-                limit,
-                loop.overfit_patience,
-                # Sharded weights need all ranks in every pass, so there each measures everything.
-                ALONE if parallel.sharded else ranks,
+            # Sharded weights need all ranks in every pass, so there each measures everything.
+            monitor=make_monitor(
+                examples.validation, examples.training, attack, loop, ALONE if parallel.sharded else ranks
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,

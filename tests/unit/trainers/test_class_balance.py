@@ -10,7 +10,7 @@ import pytest
 import torch
 from art.data_generators import PyTorchDataGenerator
 from sklearn.utils.class_weight import compute_class_weight
-from tiny import X, Y, classifier
+from tiny import X, Y, classifier  # type: ignore[import-not-found]
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset

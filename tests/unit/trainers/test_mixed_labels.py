@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tiny import X, Y, classifier, net
+from tiny import X, Y, classifier, net  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,7 +72,8 @@ def test_every_method_trains_or_refuses_before_anything_starts(method: str) -> N
         trainer.fit(X, Y, batch_size=12, nb_epochs=1, progress=False)
         assert all(weight.isfinite().all() for weight in trainer.model.parameters())
         return
-    for name, value in {"mixup": 0.3, "cutmix": 1}.items():
+    options: dict[str, Any] = {"mixup": 0.3, "cutmix": 1}
+    for name, value in options.items():
         with pytest.raises(UserError) as caught:
             TRAINERS[method](classifier(), **quick(method), **{name: value})
         assert str(caught.value).startswith(f"{name}: {value:g} is not allowed with objective")
