@@ -224,7 +224,7 @@ def test_fab_goes_as_near_as_the_library_until_it_is_within_the_ball() -> None:
     assert (model(inside).argmax(dim=1) != y[~far]).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([1, 7, 64]), st.floats(0, 3))
 def test_the_projection_is_the_library_s(seed: int, size: int, offset: float) -> None:
     """Also with normals of 0, points on faces of the box, and hyperplanes that miss it."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -190,7 +190,6 @@ def test_a_model_that_is_always_wrong() -> None:
     assert torch.equal(evaluation.examples.inputs, x)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5000), st.floats(0, 1))
 def test_wilson_solves_its_equation(n: int, share: float) -> None:
     """The bounds are the proportions ``p`` with ``|share - p| = z sqrt(p (1 - p) / n)``."""
@@ -202,7 +201,6 @@ def test_wilson_solves_its_equation(n: int, share: float) -> None:
         assert abs(correct / n - bound) == pytest.approx(z * math.sqrt(bound * (1 - bound) / n), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
 def test_packed_flags_come_back(flags: list[bool]) -> None:
     assert unpack_flags(pack_flags(torch.tensor(flags)), len(flags)).tolist() == flags
