@@ -10,6 +10,7 @@ from toolkit_ext.attacks import ATTACKS
 from toolkit_ext.errors import UserError, check_choice, quoted
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
+from toolkit_ext.trainers.class_balance import as_text
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
 from toolkit_ext.units import to_python
@@ -66,6 +67,8 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
             found |= {name: value}
             if value == before:
                 del found[name]
+    if "class_weights" in found:
+        found["class_weights"] = as_text(found["class_weights"])
     return found
 
 
