@@ -7,9 +7,10 @@ threat models. NeurIPS 2023. Claim: from clean weights, with two steps of APGD a
 convolution stem has 72.7% clean and 49.5% robust accuracy after 300 epochs (the table of the authors' repository).
 
 The settings are those of the authors' code (github.com/nmndeep/revisiting-at) for up to 100 epochs, with 80 images on
-each of 8 GPUs. Different here: timm's stem, PGD for APGD, flips of centre crops for heavy augmentation, Adam's second
-beta 0.999, bf16 for fp16. Images are streamed from ``DIR/imagenet/{train,val}/CLASS/*``. ``--smoke`` trains a small
-ConvNeXt for one epoch on a few photographs in ``DIR/imagenette160``. The full run has not been made.
+each of 8 GPUs. Different here: timm's stem, PGD for APGD, torchvision's RandAugment, no random erasing, crops of centre
+crops, Adam's second beta 0.999, bf16 for fp16. Images are streamed from ``DIR/imagenet/{train,val}/CLASS/*``.
+``--smoke`` trains a small ConvNeXt for one epoch on a few photographs in ``DIR/imagenette160``. The full run has not
+been made.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ EXPERIMENT = Experiment(
     reading={"image_size": 224},
     backbone="convnext_tiny",
     hyper_parameters={
-        **{"eps": 4 / 255, "steps": 2, "augment": "flip", "label_smoothing": 0.1},
+        **{"eps": 4 / 255, "steps": 2, "label_smoothing": 0.1},
+        **{"augment": "resized-crop-flip", "auto_augment": "rand", "mixup": 0.8, "cutmix": 1.0},
         **{"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "lr_schedule": "cosine", "warmup_epochs": 10.0},
         **{"ema_decay": 0.9999, "precision": "bf16-mixed"},
         **{"validation_fraction": 0.01, "validation_limit": 1000, "measure_every": 5},

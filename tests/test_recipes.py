@@ -193,7 +193,7 @@ def test_imagenet_smoke_streams_photographs(monkeypatch: pytest.MonkeyPatch, tmp
     assert record["data"]["name"] == "folder:imagenette160"
     assert record["protocol"]["eps"] == pytest.approx(4 / 255)
     pinned = names_of("imagenet")["EXPERIMENT"].hyper_parameters
-    kept = {name: pinned[name] for name in ("eps", "steps", "lr", "weight_decay", "label_smoothing", "ema_decay")}
+    kept = {name: pinned[name] for name in ("eps", "steps", "lr", "mixup", "label_smoothing", "ema_decay")}
     assert kept.items() <= record["hyper_parameters"].items()
 
 
