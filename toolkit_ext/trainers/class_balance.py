@@ -15,11 +15,15 @@ WORDS = ("none", "balanced")
 
 
 def as_text(weights: Any) -> Any:
-    """A list of numbers as the text that :func:`parse_weights` reads; other values as they are."""
+    """Numbers, in a list or in a text, as one text for the same numbers; other values as they are."""
     items = weights.tolist() if hasattr(weights, "tolist") else weights
-    if isinstance(items, Sequence) and not isinstance(items, str | bytes):
-        return ",".join(map(str, items))
-    return weights
+    items = items.split(",") if isinstance(items, str) else items
+    if not isinstance(items, Sequence) or isinstance(items, bytes):
+        return weights
+    try:
+        return ",".join(str(float(item)).removesuffix(".0") for item in items)
+    except (TypeError, ValueError):
+        return weights if isinstance(weights, str) else ",".join(map(str, items))
 
 
 def parse_weights(text: str) -> tuple[float, ...]:

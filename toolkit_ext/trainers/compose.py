@@ -10,6 +10,7 @@ from toolkit_ext.attacks import ATTACKS
 from toolkit_ext.errors import UserError, check_choice, quoted
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
+from toolkit_ext.trainers.class_balance import as_text
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
 from toolkit_ext.units import to_python
@@ -56,6 +57,8 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     >>> identity(TRAINERS["dual"].method, {"lr": 0.1, "dual_gamma_schedule": "as_lr"})
     {'lr': 0.1}
     """
+    if "class_weights" in given:
+        given = {**given, "class_weights": as_text(given["class_weights"])}
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
     named = [(axis, name) for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
     kinds: list[type[Any]] = [LoopConfig, *(AXES[axis][name] for axis, name in named)]

@@ -20,8 +20,10 @@ from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.trainers import MARTTrainer, PGDTrainer, StandardTrainer
 from toolkit_ext.trainers.batches import ImageSource
 from toolkit_ext.trainers.class_balance import class_weights
+from toolkit_ext.trainers.compose import identity
 from toolkit_ext.trainers.config import LoopConfig
 from toolkit_ext.trainers.loss import loss_of_run
+from toolkit_ext.trainers.methods import METHODS
 
 FEW = torch.tensor([0] * 60 + [2] * 15 + [3] * 5)  # no example of class 1
 CPU = torch.device("cpu")
@@ -146,6 +148,14 @@ def test_what_cannot_be_is_refused_in_one_line(case: str) -> None:
         call()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_the_same_weights_are_the_same_run_in_any_form() -> None:
+    forms: list[Any] = [[1, 2, 0.5], (1.0, 2.0, 0.5), np.array([1, 2, 0.5]), "1,2,0.5", " 1.0, 2,.5"]
+    found = [identity(METHODS["pgd"], {"class_weights": weights}) for weights in forms]
+    assert found == [{"class_weights": "1,2,0.5"}] * 5
+    assert identity(METHODS["pgd"], {"class_weights": "none"}) == {}
+    assert identity(METHODS["pgd"], {"class_weights": "balanced"}) == {"class_weights": "balanced"}
 
 
 def test_a_list_of_weights_works_with_a_loader() -> None:
