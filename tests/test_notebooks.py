@@ -37,6 +37,7 @@ def test_it_was_run_in_order_and_is_small(notebook: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # AutoAttack on a network of timm
 @pytest.mark.filterwarnings("default")  # of the libraries that users' code calls
 @_each
 def test_it_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
