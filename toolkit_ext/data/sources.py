@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,31 @@ def open_source(
     Raises:
         UserError: as for :func:`load`.
     """
+    return _open(name, Path(root), download, Reading.of(reading), Engine(workers=workers))
+
+
+def open_training(
+    name: str, *, root: str | Path, download: bool, workers: int | None, reading: Reading
+) -> Dataset[ImageSet]:
+    """As :func:`open_source`, for the training part alone; the source gets those of the options that it takes.
+
+    The test part is empty.
+
+    Raises:
+        UserError: as for :func:`open_source`.
+    """
+    taken = _TAKEN.get(name.partition(":")[0], ())
+    given = {option: value for option, value in reading.given().items() if option in taken}
+    found = _open(name, Path(root), download, replace(Reading.of(given), training_only=True), Engine(workers=workers))
+    return replace(found, x_test=found.x_test[:0], y_test=found.y_test[:0], x_validation=None, y_validation=None)
+
+
+def _open(name: str, root: Path, download: bool, how: Reading, engine: Engine) -> Dataset[ImageSet]:
     kind, colon, place = name.partition(":")
     check_choice("data", f"{kind}:{_ADDRESSED[kind][0]}" if colon and kind in _ADDRESSED else name, NAMES)
-    how, engine = Reading.of(reading), Engine(workers=workers)
     if colon:
         return with_facts(_ADDRESSED[kind][1](name, place, how, engine), how)
-    root = Path(root).expanduser()
+    root = root.expanduser()
     if name == "cifar10-jpeg":
         return with_facts(_cifar10_jpeg(name, root, download, how, engine), how)
     how.refuse(name, *(option for option in how.given() if (name, option) != ("gtsrb", "image_size")))
@@ -196,5 +216,11 @@ _ADDRESSED: dict[str, tuple[str, Callable[[str, str, Reading, Engine], Dataset[I
     "npz": ("PATH", open_npz),
     "hf": ("NAME", open_hugging_face),
 }
+_TAKEN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("folder", "hf"), ("image_size", "crop_pct", "on_bad_image")),
+    "cifar10-jpeg": ("on_bad_image",),
+    "gtsrb": ("image_size",),
+}
+"""Options of how images are read that a source takes, whatever its parts."""
 NAMES: tuple[str, ...] = (*_LOADERS, "cifar10-jpeg", *(f"{kind}:{place}" for kind, (place, _) in _ADDRESSED.items()))
 """The names that :func:`load` accepts; ``folder:PATH`` stands for any path."""

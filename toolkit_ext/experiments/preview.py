@@ -31,10 +31,13 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     """
     device = check_device(context.device)
     dataset = context.open(experiment.data, experiment.reading)
+    extra = context.open_extra(experiment, dataset)
     dataset, made, trainer, protocol = rehearse(experiment, dataset, device)
     sizes = facts(experiment, dataset, made.model, trainer)["data"]
     kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id
+    if extra is not None:
+        yield "extra", f"{len(extra.y_train)} images of {extra.name}, {experiment.extra_fraction:g} of each batch"
     channels, (height, width) = dataset.in_chans, dataset.image_size
     yield "images", f"{kept} to train, {held} to validate, {len(dataset.y_test)} to attack at the end"
     yield "size", f"{channels} x {height} x {width}, {dataset.num_classes} classes"

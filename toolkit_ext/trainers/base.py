@@ -26,13 +26,21 @@ from toolkit_ext.data import as_image_set, as_tensor, split_validation, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
 from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
-from toolkit_ext.trainers.batches import ImageSource, isolated_rng
+from toolkit_ext.trainers.batches import isolated_rng
 from toolkit_ext.trainers.callbacks import best_epoch
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
+from toolkit_ext.trainers.extra_data import make_source, refuse_extra
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
-from toolkit_ext.trainers.fingerprint import held_facts, image_facts, make_fingerprint, scheduler_facts, stream_facts
+from toolkit_ext.trainers.fingerprint import (
+    extra_facts,
+    held_facts,
+    image_facts,
+    make_fingerprint,
+    scheduler_facts,
+    stream_facts,
+)
 from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
@@ -133,7 +141,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
         inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
         (bars on a terminal, on by default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport`
-        after every epoch) and ``extra`` (facts to keep with the checkpoints).
+        after every epoch), ``extra`` (facts to keep with the checkpoints), ``extra_data`` (further images with labels,
+        in the same forms) and ``extra_fraction`` (their share of each batch, 0.7 by default, see :class:`MixedSource`).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
@@ -148,13 +157,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         inputs = self._inputs(options)
         images, labels = inputs.pair(x, y)
         held = inputs.held(validation_data, images)
+        extra = inputs.extra(options.extra_data, images)
         names = {**image_facts(images, labels), "batch_size": batch_size, **held_facts(held)}
+        names |= extra_facts(extra, options.extra_fraction)
         fraction = self.axes.loop.validation_fraction
         if held is None and fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        source = ImageSource(images, labels, batch_size)
+        source = make_source(images, labels, batch_size, extra, options.extra_fraction, current(self.device))
         training = ValidationSplit(images[:TRAINING_SUBSET].all(), labels[:TRAINING_SUBSET])
         self._train(Examples(source, held, training, names, source.batch_size), nb_epochs, options)
 
@@ -176,6 +187,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``label``, ...); further parts, such as indices, are left out. So is a last batch of one image.
         """
         options, seed = FitOptions.of(kwargs), self.axes.loop.seed
+        refuse_extra(options.extra_data)
         source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
         first = first_batch(source, seed)
         held = self._inputs(options).held(validation_data, first[0])

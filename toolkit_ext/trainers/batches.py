@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from toolkit_ext.data import ImageSet, as_image_set, as_tensor, check_images, to_unit
+from toolkit_ext.data import ImageSet, ImagesInMemory, as_image_set, as_tensor, check_images, to_unit
+from toolkit_ext.ranks import ALONE, Ranks
 
 _MOST_PINNED = 1 << 28  # bytes; memory that is pinned cannot be swapped, so whole data sets are not
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
@@ -68,14 +69,31 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def read(x: ImageSet, parts: Sequence[Tensor], ranks: Ranks = ALONE, seed: int = 0) -> Iterator[Tensor]:
+    """The images of each of ``parts``; of a stream only those that belong to this rank, with zeros for the others.
+
+    So random numbers are drawn for the whole batch on every rank, and each image is decoded by one.
+    """
+    if ranks.alone or isinstance(x, ImagesInMemory):
+        yield from x.batches(parts, seed)
+        return
+    own = [part[ranks.part(len(part))] for part in parts]
+    for part, images in zip(parts, x.batches(own, seed), strict=True):
+        whole = images.new_zeros(len(part), *images.shape[1:])
+        whole[ranks.part(len(part))] = images
+        yield whole
+
+
 class ImageSource:
     """Batches drawn by row from images in memory or streamed, shuffled anew in every epoch.
 
-    A ``batch_size`` above the number of examples makes one batch of them, as in ART.
+    A ``batch_size`` above the number of examples makes one batch of them, as in ART. Of several ``ranks``, each reads
+    its own images of a stream, see :func:`read`.
     """
 
-    def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int) -> None:
+    def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int, ranks: Ranks = ALONE) -> None:
         self.x, self.y, self.batch_size = as_image_set(x), y, min(batch_size, len(x))
+        self.ranks = ranks
 
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
@@ -83,11 +101,15 @@ class ImageSource:
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
-        order = sent(torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)), self.x.device)
-        parts = order.split(self.batch_size)[start : len(self)]
-        for part, images in zip(parts, self.x.batches(parts, seed), strict=True):
+        order = self._order(torch.Generator().manual_seed(seed))
+        parts = sent(order, self.x.device).split(self.batch_size)[start : len(self)]
+        for part, images in zip(parts, read(self.x, parts, self.ranks, seed), strict=True):
             index = sent(part, self.y.device)
             yield to_unit(images), self.y[index], index
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """The rows of an epoch, one batch after the other."""
+        return torch.randperm(len(self.x), generator=generator)
 
 
 def _flip(x: Tensor) -> Tensor:
