@@ -37,6 +37,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "deep": ("deep", {**SHORT, "deep_steps": 2}),
     "dual": ("dual", {**SHORT, "steps": 2, "warmup_epochs": 0.0}),
     "amp of the batch": ("amp", {**SHORT, "ascent_on": "batch"}),
+    "pgd in parts": ("pgd", {**LINF, "augment": "flip", "accumulate": 3}),
+    "awp in parts of the batch": ("awp", {**LINF, "ascent_on": "batch", "accumulate": 2}),
     "awp of the batch": ("awp", {**LINF, "ascent_on": "batch"}),
 }
 # An update that keeps a perturbation for each example of a batch, gathered from all ranks after each step.

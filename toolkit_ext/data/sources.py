@@ -24,6 +24,7 @@ from toolkit_ext.errors import UserError, check_choice, one_line
 
 Part = tuple[Tensor, Tensor]
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
+_SIGNS = 43  # classes of GTSRB
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 
@@ -183,6 +184,13 @@ def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dat
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     side = image_size or 32
+    if (folder := root / name / "GTSRB" / "Training").is_dir():
+        found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        if missing := sorted({f"{index:05d}" for index in range(_SIGNS)} ^ found):
+            # torchvision numbers the folders that there are, and the test part has numbers of its own.
+            raise UserError(
+                f"data {name}: {folder} must have a folder for each class, 00000 to 00042; see {missing[0]}"
+            )
 
     def part(split: str) -> Part:
         source = GTSRB(root, split=split, download=download)
@@ -191,7 +199,7 @@ def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dat
         order = order_of(len(items))
         return torch.stack([items[place][0] for place in order.tolist()]), labels[order]
 
-    return Dataset(name, *part("train"), *part("test"), 43, tuple(f"{index:02d}" for index in range(43)))
+    return Dataset(name, *part("train"), *part("test"), _SIGNS, tuple(f"{index:02d}" for index in range(_SIGNS)))
 
 
 def _cifar10_jpeg(name: str, root: Path, download: bool, reading: Reading, engine: Engine) -> Dataset[ImageSet]:

@@ -32,6 +32,7 @@ from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.trainers.accumulation import check_accumulate
 from toolkit_ext.trainers.extra_data import extra_per_batch
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.optim import make_schedulers
@@ -105,6 +106,7 @@ def prepare(
     made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes
     protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
+    check_accumulate(axes.loop.accumulate, experiment.batch_size)
     if experiment.extra_fraction is not None:
         extra_per_batch(experiment.batch_size, experiment.extra_fraction)
     if axes.loop.validation_fraction > 0 and dataset.y_validation is None:
@@ -132,6 +134,8 @@ def rehearse(
     """
     prepared = prepare(experiment, dataset, device)
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "compile_mode": "none"}
+    if prepared[2].axes.loop.accumulate > 1:
+        quiet["accumulate"] = 2
     short = replace(experiment, hyper_parameters={**experiment.hyper_parameters, **quiet})
     _, trainer = make_trainer(short, dataset, device)
     x, y = first_images(dataset, _FEW)

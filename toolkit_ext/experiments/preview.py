@@ -85,6 +85,6 @@ def step_seconds(
 
 
 def _passes(experiment: Experiment) -> Passes:
-    length = {"reset_epochs", "milestones"}  # the small training has other lengths
+    length = {"reset_epochs", "milestones", "accumulate"}  # the small training has other lengths, and batches
     given = {name: value for name, value in experiment.hyper_parameters.items() if name not in length}
     return count_passes(experiment.method, **given)

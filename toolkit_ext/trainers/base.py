@@ -25,6 +25,8 @@ from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import as_image_set, as_tensor, split_validation, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
+from toolkit_ext.trainers.accumulation import Accumulation, check_accumulate
+from toolkit_ext.trainers.activation_checkpointing import check_checkpointing, checkpointed
 from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
 from toolkit_ext.trainers.batches import isolated_rng
 from toolkit_ext.trainers.callbacks import best_epoch
@@ -107,6 +109,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         if self.axes.loop.spectral != "none":
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
+        check_checkpointing(self.model, self.axes)
         self._scheduler = scheduler
         used = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
         self._optimizer = check_optimizer(used, self.model)
@@ -224,7 +227,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             stack.enter_context(isolated_rng(self.axes.loop.seed))
             stack.enter_context(returning_logits(self.model))
             stack.enter_context(frozen(self.model, self.axes.loop.freeze))
-            n = min(max(examples.batch_size // ranks.size, 1), 8)
+            stack.enter_context(checkpointed(self.model, use=self.axes.loop.checkpoint_activations))
+            check_accumulate(self.axes.loop.accumulate, examples.batch_size, ranks.size)
+            n = min(max(examples.batch_size // ranks.size // self.axes.loop.accumulate, 1), 8)
             x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
             try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
             names = {"method": self.method.name, **examples.names}
@@ -302,6 +307,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             unwrap=unwrap,
             parallel=parallel,
             plan=make_plan(model, loop, device, sharded=parallel.sharded),
+            accumulation=Accumulation(loop.accumulate, examples.batch_size, parallel, update, extensions.axes.attack),
             save_every=options.save_every,
             progress=options.progress and ranks.is_first,
             on_epoch=options.callbacks,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
-from toolkit_ext.errors import check_choice
+from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
 from toolkit_ext.types import option
@@ -128,6 +128,17 @@ class LoopConfig:
         NOT_NEGATIVE,
         earlier=0,
     )
+    accumulate: int = option(
+        1,
+        "parts of a batch that are computed one after the other, for one step: memory for 1/N of the images",
+        COUNT,
+        earlier=1,
+    )
+    checkpoint_activations: bool = option(
+        False,
+        "keep the inputs of the model's blocks alone and compute the rest again in backward passes, to save memory",
+        earlier=False,
+    )
     sharding: Literal["none", "fsdp"] = option(
         "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
     )
@@ -155,3 +166,7 @@ class LoopConfig:
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
         check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+        if self.accumulate > 1 and self.precision == "fp16-mixed":
+            raise UserError("accumulate: is not allowed with precision fp16-mixed; use bf16-mixed or fp32")
+        if self.accumulate > 1 and self.sharding != "none":
+            raise UserError(f"accumulate: is not allowed with sharding {self.sharding}; use none")
