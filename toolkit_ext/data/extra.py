@@ -72,8 +72,7 @@ def open_extra(
         log.warning("extra_data: %d of %d images of %s are test images of %s", count, len(labels), name, dataset.name)
     facts = {"name": name, "images": len(labels), "sha256": found.facts["sha256"], "duplicates": count}
     facts |= {key: found.facts[key] for key in ("skipped", "skipped_images") if key in found.facts}
-    classes = {"num_classes": dataset.num_classes, "classes": dataset.classes}
-    return replace(found, y_train=labels, facts=facts, **classes)
+    return replace(found, y_train=labels, facts=facts, num_classes=dataset.num_classes, classes=dataset.classes)
 
 
 def _labels(extra: Dataset[ImageSet], dataset: Dataset[Any]) -> Tensor:

@@ -51,10 +51,10 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     images = first_images(dataset, _STEPS * experiment.batch_size)
     seconds = step_seconds(experiment, dataset, images, device)
     in_memory = isinstance(dataset.x_train, data.ImagesInMemory)
-    extra = "validation and attacks" if in_memory else "reading images, validation and attacks"
+    further = "validation and attacks" if in_memory else "reading images, validation and attacks"
     yield (
         "time",
-        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; {extra} are extra",
+        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; {further} are extra",
     )
     memory = results.peak_memory()
     on_device = "" if memory["device_mb"] is None else f", {memory['device_mb']:.0f} MB on {device}"

@@ -170,8 +170,14 @@ class RunContext:
         """The extra data of ``experiment`` for a training on ``dataset``; None if it has none."""
         if experiment.extra_data is None:
             return None
-        where = {"root": self.data_root, "download": self.download, "workers": self.data_workers}
-        return data.open_extra(experiment.extra_data, dataset, **where, **experiment.reading)
+        return data.open_extra(
+            experiment.extra_data,
+            dataset,
+            root=self.data_root,
+            download=self.download,
+            workers=self.data_workers,
+            **experiment.reading,
+        )
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Accumulation:
         if self.off:
             return compute(batch)
         inputs = batch.perturbed.inputs
-        leaves = [weight for weight in self.model.parameters() if weight.requires_grad]
+        leaves: list[Tensor] = [weight for weight in self.model.parameters() if weight.requires_grad]
         leaves += [inputs] if inputs.requires_grad else []
         return accumulated(self._split(batch), compute, leaves, together=self.together)
 

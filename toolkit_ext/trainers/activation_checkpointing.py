@@ -9,6 +9,7 @@ from typing import Any
 import timm.layers
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
@@ -100,11 +101,15 @@ def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _keep_buffers(model: nn.Module, stack: ExitStack) -> None:
-    """Let modules leave their buffers alone while they are computed again, which is inside of a backward pass."""
+    """Let the modules of ``model`` leave their buffers alone while they are computed again, inside a backward pass.
+
+    The hooks are torch's global ones: batch norm with hooks of its own would not be folded for attacks.
+    """
+    owners = {module for module in model.modules() if any(True for _ in module.buffers(recurse=False))}
     before: dict[nn.Module, list[list[Tensor]]] = {}
 
     def keep(module: nn.Module, args: Any) -> None:
-        if module.training and torch._C._current_graph_task_id() != -1:
+        if module in owners and module.training and torch._C._current_graph_task_id() != -1:
             before.setdefault(module, []).append([buffer.clone() for buffer in module.buffers(recurse=False)])
 
     @torch.no_grad()
@@ -113,8 +118,7 @@ def _keep_buffers(model: nn.Module, stack: ExitStack) -> None:
             for buffer, value in zip(module.buffers(recurse=False), before[module].pop(), strict=True):
                 buffer.copy_(value)
 
-    for module in model.modules():
-        if any(True for _ in module.buffers(recurse=False)):
-            stack.callback(module.register_forward_pre_hook(keep).remove)
-            # Also where the computation ends early, with an exception of torch's own, as all that is needed is there.
-            stack.callback(module.register_forward_hook(restore, always_call=True).remove)
+    if owners:
+        stack.callback(register_module_forward_pre_hook(keep).remove)
+        # Also where the computation ends early, with an exception of torch's own, as all that is needed is there.
+        stack.callback(register_module_forward_hook(restore, always_call=True).remove)
