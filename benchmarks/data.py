@@ -4,9 +4,8 @@
     python benchmarks/data.py FOLDER --repeat 2000 --repeat 40000
 
 Each contestant reads one epoch in batches, in a process of its own, and does nothing with them; every row is the best
-of the rounds. Memory is the peak of the sum over that process and its workers; what they share counts once, and mapped
-files (libraries), which other programs share too, do not count. With ``--repeat N`` the files are repeated to N by
-symbolic links.
+of the rounds. Memory is the peak of the sum over that process and its workers; shared pages count once. With
+``--repeat N`` the files are repeated to N by symbolic links.
 """
 
 from __future__ import annotations
@@ -87,14 +86,13 @@ def measure(name: str, given: tuple[Any, ...], answer: Any) -> None:
 
 
 def memory(process: psutil.Process) -> float:
-    """MB of the heaps and shared memory of ``process`` and its children; what several share counts once (Linux)."""
-    total = 0
+    """MB that ``process`` and its children hold; what several share counts once (PSS)."""
+    total = 0.0
     with suppress(psutil.NoSuchProcess):
         for part in (process, *process.children(recursive=True)):
-            with suppress(OSError):
-                lines = Path(f"/proc/{part.pid}/smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
-    return total / 2**10
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                total += part.memory_full_info().pss / 2**20
+    return total
 
 
 def run(name: str, given: tuple[Any, ...]) -> dict[str, Any]:
