@@ -50,11 +50,11 @@ WRAPPED: dict[str, tuple[str, ...]] = {
         "trainers/base.py",
         "trainers/fingerprint.py",
         "trainers/generators.py",
-        "trainers/optim.py",
+        "trainers/loss.py",
     ),
     "torchattacks": ("attacks/adapters.py",),
     "pyautoattack": ("evaluation/",),
-    "accelerate": ("ranks/launch.py",),
+    "accelerate": ("ranks/launch.py", "trainers/tracking.py"),
 }
 
 

@@ -170,6 +170,12 @@ save_every_option = click.option(
     show_default=True,
     help="minutes between saves inside an epoch, from which --resume continues; 0: only at its end",
 )
+track_option = click.option(
+    "--track",
+    type=CommaSeparated(str),
+    default=(),
+    help="log every epoch to these trackers: tensorboard, mlflow, wandb, trackio; several with commas",
+)
 
 
 def run_context_options(command: Command, workers: str = "--workers") -> Command:

@@ -36,6 +36,7 @@ from toolkit_ext.trainers.accumulation import check_accumulate
 from toolkit_ext.trainers.extra_data import extra_per_batch
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.optim import make_schedulers
+from toolkit_ext.trainers.tracking import check_trackers
 
 _FEW = 8  # images of a rehearsal
 _AS_IS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # images have their size already
@@ -163,6 +164,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     dataset, made, trainer, protocol = prepare(experiment, dataset, device)
     about = facts(experiment, dataset, made.model, trainer)
     folder = context.output / experiment.run_id
+    ranks.first(lambda: check_trackers(context.track, folder))
     for line in made.lines():
         say(line)
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
@@ -185,6 +187,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         save_every=context.save_every,
         extra_data=placed and (placed.x_train, placed.y_train),
         extra_fraction=experiment.extra_fraction,
+        track=context.track,
         extra={**about, **_told(experiment, dataset.classes), **started_from(made)},
     )
     trainer.load_best()

@@ -28,8 +28,10 @@ from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
 from toolkit_ext.trainers.accumulation import Accumulation, check_accumulate
 from toolkit_ext.trainers.activation_checkpointing import check_checkpointing, checkpointed
 from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
+from toolkit_ext.trainers.augmentation import Augmentation, check_channels, probabilities
 from toolkit_ext.trainers.batches import isolated_rng
 from toolkit_ext.trainers.callbacks import best_epoch
+from toolkit_ext.trainers.class_balance import check_weights, refuse_stream
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
@@ -46,10 +48,10 @@ from toolkit_ext.trainers.fingerprint import (
 from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
-from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSplit
+from toolkit_ext.trainers.loss import loss_of_run
+from toolkit_ext.trainers.monitor import TRAINING_SUBSET, ValidationSplit, make_monitor
 from toolkit_ext.trainers.optim import (
     check_optimizer,
-    make_loss,
     make_plan,
     make_scaler,
     make_scheduler,
@@ -58,7 +60,7 @@ from toolkit_ext.trainers.optim import (
 )
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, fitting_state
-from toolkit_ext.types import NORMS, Method
+from toolkit_ext.types import LossFn, Method
 from toolkit_ext.updates.plain import PartlyScheduled
 
 log = logging.getLogger("toolkit_ext")
@@ -106,6 +108,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
+        check_weights(self.axes.loop.class_weights, classifier.nb_classes)
+        check_channels(self.axes.loop, classifier.input_shape[0])
         if self.axes.loop.spectral != "none":
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
@@ -144,8 +148,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
         inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
         (bars on a terminal, on by default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport`
-        after every epoch), ``extra`` (facts to keep with the checkpoints), ``extra_data`` (further images with labels,
-        in the same forms) and ``extra_fraction`` (their share of each batch, 0.7 by default, see :class:`MixedSource`).
+        after every epoch), ``track`` (trackers, such as ``mlflow,wandb``), ``extra`` (facts to keep with the
+        checkpoints), ``extra_data`` (further images with labels, in the same forms) and ``extra_fraction`` (their share
+        of each batch, 0.7 by default, see :class:`MixedSource`).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
@@ -168,7 +173,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        source = make_source(images, labels, batch_size, extra, options.extra_fraction, current(self.device))
+        source = make_source(
+            images, labels, batch_size, self.axes.loop, current(self.device), extra, options.extra_fraction
+        )
         training = ValidationSplit(images[:TRAINING_SUBSET].all(), labels[:TRAINING_SUBSET])
         self._train(Examples(source, held, training, names, source.batch_size), nb_epochs, options)
 
@@ -191,6 +198,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         """
         options, seed = FitOptions.of(kwargs), self.axes.loop.seed
         refuse_extra(options.extra_data)
+        refuse_stream(self.axes.loop.sampler, self.axes.loop.class_weights)
         source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
         first = first_batch(source, seed)
         held = self._inputs(options).held(validation_data, first[0])
@@ -231,7 +239,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             check_accumulate(self.axes.loop.accumulate, examples.batch_size, ranks.size)
             n = min(max(examples.batch_size // ranks.size // self.axes.loop.accumulate, 1), 8)
             x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
-            try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
+            y = probabilities(y, self._classifier.nb_classes) if self.axes.loop.mixes else y
+            loss_fn = loss_of_run(self._classifier, self.axes.loop, examples.source, ranks, self.device)
+            try_step(self._classifier, self.model, x, y, loss_fn)
             names = {"method": self.method.name, **examples.names}
             fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
             if not ranks.alone:
@@ -240,7 +250,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 ranks.agree({**fingerprint, **about})
             check_batch(ranks, examples.batch_size)
             stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
-            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack)
+            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack, loss_fn)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
@@ -267,6 +277,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         fingerprint: Mapping[str, Any],
         ranks: Ranks,
         stack: ExitStack,
+        loss_fn: LossFn,
     ) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
@@ -280,25 +291,18 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         extensions = Extensions(axes, model, resources)
         own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
-        norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
             model=model,
             axes=extensions.axes,
             extensions=extensions,
             update=update,
             scheduler=make_schedulers(scheduled, loop, len(source), epochs, resets) if own is None else own,
-            loss_fn=make_loss(self._classifier, loop),
+            loss_fn=loss_fn,
             source=source,
-            monitor=Monitor(
-                examples.validation,
-                examples.training,
-                attack.eps,
-                norm,
-                steps,
-                limit,
-                loop.overfit_patience,
-                # Sharded weights need all ranks in every pass, so there each measures everything.
-                ALONE if parallel.sharded else ranks,
+            augmentation=Augmentation(loop, classes),
+            # Sharded weights need all ranks in every pass, so there each measures everything.
+            monitor=make_monitor(
+                examples.validation, examples.training, attack, loop, ALONE if parallel.sharded else ranks
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
@@ -311,4 +315,5 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             save_every=options.save_every,
             progress=options.progress and ranks.is_first,
             on_epoch=options.callbacks,
+            track=options.trackers,
         )

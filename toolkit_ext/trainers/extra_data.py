@@ -11,6 +11,7 @@ from toolkit_ext.data import ImageSet, JoinedImages
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.trainers.batches import ImageSource
+from toolkit_ext.trainers.config import LoopConfig
 
 _ROUNDING = 1e-9  # 10 * 0.7 is a little more than 7, 100 * 0.29 a little less than 29
 
@@ -86,13 +87,23 @@ def make_source(
     x: ImageSet,
     y: Tensor,
     batch_size: int,
+    loop: LoopConfig,
+    ranks: Ranks,
     extra: tuple[ImageSet, Tensor] | None,
     fraction: float | None,
-    ranks: Ranks,
 ) -> ImageSource:
-    """The batches of images ``x`` with labels ``y``; mixed with ``extra`` ones where there are any."""
+    """The batches of images ``x`` with labels ``y``; mixed with ``extra`` ones where there are any.
+
+    Raises:
+        UserError: extra images with a balanced sampler, or a batch without images of both.
+    """
+    if loop.mixes:  # each rank needs the images that its own are mixed with
+        ranks = ALONE
+    balanced = loop.sampler == "balanced"
     if extra is None or fraction is None:
-        return ImageSource(x, y, batch_size, ranks)
+        return ImageSource(x, y, batch_size, ranks, balanced=balanced)
+    if balanced:
+        raise UserError("extra_data: is not allowed with sampler balanced, which draws of one set; use shuffle")
     return MixedSource(x, y, extra, batch_size, fraction, ranks)
 
 
