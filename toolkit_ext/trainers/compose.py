@@ -57,6 +57,8 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     >>> identity(TRAINERS["dual"].method, {"lr": 0.1, "dual_gamma_schedule": "as_lr"})
     {'lr': 0.1}
     """
+    if "class_weights" in given:
+        given = {**given, "class_weights": as_text(given["class_weights"])}
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
     named = [(axis, name) for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
     kinds: list[type[Any]] = [LoopConfig, *(AXES[axis][name] for axis, name in named)]
