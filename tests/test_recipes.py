@@ -174,7 +174,7 @@ def test_finetune_photos_trains_three_arms_and_attacks_each_twice(
 def test_the_arms_of_finetune_photos_differ_in_the_method_alone() -> None:
     found = names_of("finetune_photos")
     arms: list[Experiment] = [found["experiment"](method, "w.safetensors", 0) for method in found["ARMS"]]
-    attacks = {"eps", "alpha", "steps", "trades_beta"}
+    attacks = {"eps", "alpha", "steps", "trades_beta", "schedule", "eps_warmup_epochs"}
     same = [{name: value for name, value in arm.options().items() if name not in {"method", *attacks}} for arm in arms]
     assert all(options == same[0] for options in same)
     for arm in arms:
