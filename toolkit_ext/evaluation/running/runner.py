@@ -166,7 +166,7 @@ class Runner:
         x, y = self.subject.batch(indices)
         if job.seed is not None:
             torch.manual_seed(job.seed)
-        models = (self.subject.model, *filter(None, [self.subject.half]))
+        models = (self.subject.model, *filter(None, [self.subject.copied]))
         with torch.no_grad():
             with watching(job.norm, *models) as first:
                 inputs = job.perturb(x, y)

@@ -92,8 +92,8 @@ class AttackSuite:
     def _check(self, reject_probabilities: bool) -> None:
         model, collector = self.subject.model, self.runner.collector
         x, y = self.subject.batch(slice(self.settings.batch_size))
-        if half := self.subject.half:
-            self.runner.once("speed", partial(compare_speed, half, model, x, collector))
+        if self.settings.precision == "bf16-verified":
+            self.runner.once("speed", partial(compare_speed, self.subject.copied, model, x, collector))
         self.runner.once("inputs", partial(check_inputs, model, x, y, collector.logger))
         self.runner.once("checks", partial(check_defence, model, x, y, self.protocol.version, collector))
         if reject_probabilities and any(flag.kind == "probabilities" for flag in self.runner.flags):
@@ -119,17 +119,21 @@ class AttackSuite:
 
     def _attacks(self, make: Callable[..., Any]) -> Perturb:
         """Runs the attacks of ``make``'s ``AutoAttack`` object in the chosen precision."""
-        full = self._adversary(make, self.subject.model)
-        if self.subject.half is None:
+        full, copied = self._adversary(make, self.subject.model), self.subject.copied
+        if copied is None or (self.settings.precision == "fp32" and not self._steady):
             return partial(perturb, full)
-        half = self._adversary(make, self.subject.half, Judge(self.subject.model))
-        return partial(verified, half, full)
+        return partial(verified, self._adversary(make, copied, Judge(self.subject.model)), full)
+
+    @property
+    def _steady(self) -> bool:
+        """Whether the model answers the same again, and in another batch."""
+        changing = any(flag.kind in ("randomized", "batch_dependent") for flag in self.runner.flags)
+        return self.protocol.version != "rand" and not changing
 
     def _adversary(self, make: Callable[..., Any], model: nn.Module, judge: Judge | None = None) -> Any:
         adversary = make(model, self.settings.threat, self.runner.collector)
-        # Fast attacks reuse answers, and ask in other batches, which such models would notice.
-        changing = any(flag.kind in ("randomized", "batch_dependent") for flag in self.runner.flags)
-        if self.settings.precision != "fp32-reference" and not changing:
+        # Fast attacks reuse answers, and ask in other batches, which other models would notice.
+        if self.settings.precision != "fp32-reference" and self._steady:
             make_fast(adversary, judge)
         return adversary
 
