@@ -12,10 +12,8 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from toolkit_ext.evaluation.suite.precision import Judge, filled_up
+from toolkit_ext.evaluation.suite.precision import Judge, filled_up, room
 
-# Images per pass from which a larger pass gains little, see benchmarks/autoattack.py.
-_FULL = {"cpu": 64, "cuda": 512}
 _AHEAD = 32  # queries of one image in a pass; of more, most would come after one that is taken
 
 
@@ -99,10 +97,10 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
         return margin, best
 
     def _search(self, walk: _Walk) -> None:
-        windows, share = Windows.draw(self, walk.best.shape), 1.0
+        windows, share = Windows.draw(self, walk.best.shape), 1.0  # share of the last queries that changed an image
         while len(alive := (walk.right & (walk.query < self.n_queries)).nonzero().flatten()):
-            room = _FULL.get(alive.device.type, _FULL["cuda"]) / (len(alive) * max(share, 1 / _AHEAD))
-            asked = walk.ahead[alive].clamp_max(max(1, min(_AHEAD, int(room))))
+            most = min(_AHEAD, int(room(alive) / max(share, 1 / _AHEAD))) if room(alive) > 1 else 1
+            asked = walk.ahead[alive].clamp_max(most)
             share = self._ask(walk, windows, alive, asked.minimum(self.n_queries - walk.query[alive]))
 
     def _ask(self, walk: _Walk, windows: Windows, alive: Tensor, count: Tensor) -> float:
