@@ -89,7 +89,7 @@ def folded_copy(model: nn.Module, example: Tensor) -> nn.Module | None:
         with _evaluating_parametrizations(model):
             pairs = foldable_pairs(lambda: plain_copy(model), example)
             made = plain_copy(model) if pairs else None
-    except UserError:
+    except Exception:  # a user's module may raise anything in a copy; then it is used as it is
         return None
     if made is not None:
         fold(made, pairs)

@@ -10,9 +10,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 import torch
@@ -53,10 +52,6 @@ class Job:
     seed: int | None = None
     recheck_label: bool = True
     clean: bool = False
-
-
-class _TimeUp(Exception):  # noqa: N818  # no error
-    """No further batch may be attacked."""
 
 
 @dataclass
@@ -136,43 +131,19 @@ class Runner:
         self.attempted[job.name] = robust
         return after
 
-    def run_ahead(self, jobs: Sequence[Job], robust: Tensor) -> None:
-        """Attack and store batches until time is up, each image by as many ``jobs`` as possible before the next image.
-
-        A job attacks what the one before left, in the batches of :meth:`run`, which then finds them stored.
-        """
-        left: Iterator[Tensor] = iter([robust.nonzero().flatten()])
-        for job in jobs:
-            left = self._survivors(job, left)
-        with suppress(_TimeUp):
-            for _ in left:
-                pass
-
-    def _survivors(self, job: Job, candidates: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Indices of the images that survive ``job``, after each batch that ``candidates`` fill."""
-        waiting, full, numbers = torch.empty(0, dtype=torch.int64), self.batch_size, count()
-        for more in chain(candidates, [None]):
-            waiting = waiting if more is None else torch.cat([waiting, more])
-            while len(waiting) >= (full if more is not None else 1):
-                indices, waiting = waiting[:full], waiting[full:]
-                self.bar.set_postfix_str(job.name)
-                if (stored := self._stored(job, next(numbers), indices)) is None:
-                    raise _TimeUp
-                yield indices[~stored[0]["broken"]]
-
     def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored | None]:
         """Results of the batches ``parts``, in order; each rank attacks some and receives the rest."""
         if self.ranks.alone:
-            yield from (self._stored(job, number, indices) for number, indices in enumerate(parts))
+            yield from (self.stored(job, number, indices) for number, indices in enumerate(parts))
             return
         own: dict[int, Stored | None] = {}
         for number in range(self.ranks.rank, len(parts), self.ranks.size):
             with friendly_errors("in the evaluation", self.subject.device):
-                own[number] = self._stored(job, number, parts[number])
+                own[number] = self.stored(job, number, parts[number])
         found = {number: stored for theirs in self.ranks.gather(own) for number, stored in theirs.items()}
         yield from (found[number] for number in range(len(parts)))
 
-    def _stored(self, job: Job, number: int, indices: Tensor) -> Stored | None:
+    def stored(self, job: Job, number: int, indices: Tensor) -> Stored | None:
         """The saved result of batch ``number``; attacks and saves it if there is none, unless time is up."""
         name = f"{job.name}-{number:05d}"
         stored = self.state.load(name, "messages", "rejected", "seconds")

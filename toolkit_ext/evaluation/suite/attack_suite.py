@@ -14,6 +14,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import check_defence
 from toolkit_ext.evaluation.loading.inputs import check_inputs
 from toolkit_ext.evaluation.result import Evaluation, Flag, Row, add_passes, fraction
+from toolkit_ext.evaluation.running.ahead import run_ahead
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
 from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags, reason_undefined
@@ -115,7 +116,7 @@ class AttackSuite:
         start = robust = self._start("aa")
         after, jobs = {"clean": robust}, self._jobs()
         if self.runner.clock.minutes is not None and self._steady and self.runner.ranks.alone:
-            self.runner.run_ahead(list(jobs.values()), robust)
+            run_ahead(self.runner, list(jobs.values()), robust)
         for attack, job in jobs.items():
             robust = after[attack] = self.robust[job.name] = self.runner.run(job, robust)
             if attack == "square" and self.runner.judged:

@@ -39,7 +39,16 @@ class Windows:
         drawn = torch.rand(attack.n_queries, 2 + channels)
         top, left = ((length - side) * drawn[:, axis] for axis, length in enumerate((height, width)))
         value = 2.0 * attack.eps * torch.sign(2 * drawn[:, 2:, None, None] - 1)
-        return cls(*(each.to(attack.device) for each in (top.long(), left.long(), side, value)))
+        return cls(top.long(), left.long(), side, value)
+
+    def to(self, device: torch.device) -> Windows:
+        """These windows on ``device``."""
+        return Windows(*(each.to(device) for each in (self.top, self.left, self.side, self.value)))
+
+    def at(self, query: int) -> tuple[slice, slice]:
+        """Rows and columns of the window of ``query``."""
+        top, left, side = int(self.top[query]), int(self.left[query]), int(self.side[query])
+        return slice(top, top + side), slice(left, left + side)
 
     def changes(self, queries: Tensor, shape: torch.Size) -> Tensor:
         """What ``queries`` ``[T]`` add to images of ``shape``: ``[T, C, H, W]``, zero outside the windows."""
@@ -60,8 +69,20 @@ class _Walk:
     best: Tensor  # [N, C, H, W]
     margin: Tensor  # [N] of best
     right: Tensor  # [N] bool, not yet lost
+
+    def take(self, image: Tensor, new: Tensor, margin: Tensor, lost: Tensor) -> None:
+        """Go on from ``new`` ``[M, C, H, W]``, with its ``margin`` ``[M]``, for the images ``image`` ``[M]``."""
+        self.best[image], self.margin[image] = new, margin
+        self.right[image[lost]] = False
+
+
+@dataclass
+class _Pace:
+    """How far each of ``N`` images is, once they do not walk in step."""
+
     query: Tensor  # [N] the next one
     ahead: Tensor  # [N] queries to ask at once
+    share: float = 1.0  # of the last pass's queries, those that changed an image
 
 
 class FastSquare(SquareAttack):  # type: ignore[misc]
@@ -90,28 +111,47 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
             margin = self._margin(best, y)
             right = ~self._lost(best, y, margin)
             low, high = (x - self.eps).clamp_(0.0, 1.0), (x + self.eps).clamp_(0.0, 1.0)
-            query = torch.zeros_like(y)
-            self._search(_Walk(y, low, high, best, margin, right, query, torch.ones_like(query)))
+            self._search(_Walk(y, low, high, best, margin, right))
             denied = right & (margin <= 0)
             best[denied] = x[denied]
         return margin, best
 
     def _search(self, walk: _Walk) -> None:
-        windows, share = Windows.draw(self, walk.best.shape), 1.0  # share of the last queries that changed an image
-        while len(alive := (walk.right & (walk.query < self.n_queries)).nonzero().flatten()):
-            most = min(_AHEAD, int(room(alive) / max(share, 1 / _AHEAD))) if room(alive) > 1 else 1
-            asked = walk.ahead[alive].clamp_max(most)
-            share = self._ask(walk, windows, alive, asked.minimum(self.n_queries - walk.query[alive]))
+        windows, query = Windows.draw(self, walk.best.shape), 0
+        while query < self.n_queries and len(alive := walk.right.nonzero().flatten()) and room(alive) == 1:
+            self._ask(walk, windows, query, alive)
+            query += 1
+        pace, windows = _Pace(torch.full_like(walk.y, query), torch.ones_like(walk.y)), windows.to(walk.y.device)
+        while len(alive := (walk.right & (pace.query < self.n_queries)).nonzero().flatten()):
+            most = min(_AHEAD, int(room(alive) / max(pace.share, 1 / _AHEAD)))
+            asked = pace.ahead[alive].clamp_max(most)
+            self._ask_ahead(walk, pace, windows, alive, asked.minimum(self.n_queries - pace.query[alive]))
 
-    def _ask(self, walk: _Walk, windows: Windows, alive: Tensor, count: Tensor) -> float:
-        """Ask the next ``count`` ``[A]`` queries of the images ``alive`` ``[A]``; the share that changes the image."""
+    def _ask(self, walk: _Walk, windows: Windows, query: int, alive: Tensor) -> None:
+        """Ask ``query`` of all images ``alive`` ``[A]``."""
+        (rows, columns), value = windows.at(query), windows.value[query].to(walk.best.device)
+        # Outside the window the best image is in the ball and the box already.
+        old, low, high = (each[alive, :, rows, columns] for each in (walk.best, walk.low, walk.high))
+        new = torch.clamp(old + value, low, high)
+        changed = (new != old).flatten(1).any(dim=1)
+        if not changed.any():
+            return
+        chosen = filled_up(changed)
+        image = alive[chosen]
+        trial = walk.best[image]
+        trial[:, :, rows, columns] = new[chosen]
+        found, lost = self._look(trial, walk.y[image])
+        taken = changed[chosen] & ((found < walk.margin[image]) | lost)
+        walk.take(image[taken], trial[taken], found[taken], lost[taken])
+
+    def _ask_ahead(self, walk: _Walk, pace: _Pace, windows: Windows, alive: Tensor, count: Tensor) -> None:
+        """Ask the next ``count`` ``[A]`` queries of the images ``alive`` ``[A]``."""
         owner = torch.arange(len(alive), device=alive.device).repeat_interleave(count)
         later = torch.arange(len(owner), device=alive.device) - (count.cumsum(0) - count)[owner]
         image = alive[owner]
         old = walk.best[image]
-        new = torch.clamp(
-            old + windows.changes(walk.query[image] + later, old.shape), walk.low[image], walk.high[image]
-        )
+        change = windows.changes(pace.query[image] + later, old.shape)
+        new = torch.clamp(old + change, walk.low[image], walk.high[image])
         changed = (new != old).flatten(1).any(dim=1)
         first = count
         if changed.any():
@@ -120,19 +160,14 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
             taken = changed[chosen] & ((found < walk.margin[image[chosen]]) | lost)
             first = count.scatter_reduce(0, owner[chosen[taken]], later[chosen[taken]], "amin")
             taken &= later[chosen] == first[owner[chosen]]
-            self._take(walk, image[chosen[taken]], new[chosen[taken]], found[taken], lost[taken])
-        walk.query[alive] += (first + 1).minimum(count)
-        walk.ahead[alive] = torch.where(first < count, (count // 2).clamp_min(1), 2 * count)
-        return float(changed.float().mean())
+            walk.take(image[chosen[taken]], new[chosen[taken]], found[taken], lost[taken])
+        pace.query[alive] += (first + 1).minimum(count)
+        pace.ahead[alive] = torch.where(first < count, (count // 2).clamp_min(1), 2 * count)
+        pace.share = float(changed.float().mean())
 
     def _look(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         margin = self._margin(x, y)
         return margin, self._lost(x, y, margin)
-
-    @staticmethod
-    def _take(walk: _Walk, image: Tensor, new: Tensor, margin: Tensor, lost: Tensor) -> None:
-        walk.best[image], walk.margin[image] = new, margin
-        walk.right[image[lost]] = False
 
     def _margin(self, x: Tensor, y: Tensor) -> Tensor:
         """Logit of the label minus the largest other, ``[N]``."""
