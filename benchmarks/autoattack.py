@@ -110,15 +110,15 @@ def rounds(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Iterat
     """A row for every batch and variant; the variants take turns in another order for every batch."""
     names = list(VARIANTS)
     for number, (images, labels) in enumerate(zip(x.split(BATCH), y.split(BATCH), strict=True)):
-        found = {}
+        found: dict[str, tuple[Found, float]] = {}
         for name in names[number % len(names) :] + names[: number % len(names)]:
             started = time.perf_counter()
-            robust = VARIANTS[name](model, images.clone(), labels, protocol)
-            found[name] = robust, time.perf_counter() - started
+            verdicts = VARIANTS[name](model, images.clone(), labels, protocol)
+            found[name] = verdicts, time.perf_counter() - started
         for name, ((robust, details), seconds) in found.items():
             differ = robust != found["pyautoattack"][0][0]
             row = {"variant": name, "n": len(labels), "seconds": seconds, "robust": int(robust.sum())}
-            row |= {key: details["aa"]["passes"][key] for key in ("passes", "images")}
+            row |= {key: details["aa"].get("passes", {}).get(key, 0) for key in ("passes", "images")}
             row |= {"differ": int(differ.sum()), "only_here_robust": int((differ & robust).sum())}
             yield row | {"details": details}
 

@@ -76,13 +76,13 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are known, ready for JSON."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, {})}
 
 
 def add_passes(*counts: Mapping[str, int] | None) -> dict[str, int] | None:
-    """The sum of ``counts``; None if one of them is unknown, or none is given."""
+    """The sum of ``counts``; None if one of them is unknown."""
     known = [each for each in counts if each is not None]
-    return dict(sum(map(Counter, known), Counter())) or None if len(known) == len(counts) else None
+    return dict(sum(map(Counter, known), Counter())) if len(known) == len(counts) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,8 +105,8 @@ class AttackSuite:
     def _check(self, reject_probabilities: bool) -> None:
         model, collector = self.subject.model, self.runner.collector
         x, y = self.subject.batch(slice(self.settings.batch_size))
-        if self.settings.precision == "bf16-verified":
-            self.runner.once("speed", partial(compare_speed, self.subject.copied, model, x, collector))
+        if (copied := self.subject.copied) is not None and self.settings.precision == "bf16-verified":
+            self.runner.once("speed", partial(compare_speed, copied, model, x, collector))
         self.runner.once("inputs", partial(check_inputs, model, x, y, collector.logger))
         self.runner.once("checks", partial(check_defence, model, x, y, self.protocol.version, collector))
         if reject_probabilities and any(flag.kind == "probabilities" for flag in self.runner.flags):
