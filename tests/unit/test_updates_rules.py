@@ -163,6 +163,16 @@ def test_awp_perturbs_weights_by_name() -> None:
     torch.testing.assert_close(moved, 0.1 * weights[0].norm())
 
 
+@pytest.mark.parametrize("name", ["amp", "awp"])
+def test_statistics_of_a_compiled_model_are_those_of_one_pass(name: str) -> None:
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    update = UPDATES[name]().bind(compiled, optimizer)  # type: ignore[arg-type]
+    update.step(lambda: Losses({"adversarial": F.cross_entropy(compiled(X), Y)}))
+    assert model[1].num_batches_tracked == 1
+
+
 def test_dual_gives_the_penalty_to_the_clean_gradient() -> None:
     model, update = bound("dual")
     losses = terms(network())()

@@ -133,7 +133,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
         inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
         (bars on a terminal, on by default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport`
-        after every epoch) and ``extra`` (facts to keep with the checkpoints).
+        after every epoch), ``track`` (trackers, such as ``mlflow,wandb``) and ``extra`` (facts to keep with the
+        checkpoints).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
@@ -293,4 +294,5 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             save_every=options.save_every,
             progress=options.progress and ranks.is_first,
             on_epoch=options.callbacks,
+            track=options.trackers,
         )

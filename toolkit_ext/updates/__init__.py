@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from toolkit_ext.updates.rules import AMPRule, AWPRule, DualRule, PlainRule
 
 if TYPE_CHECKING:
+    from toolkit_ext.updates.batch_norm import hold_running_statistics
     from toolkit_ext.updates.dual import DualOptimizer
-    from toolkit_ext.updates.perturbed import hold_running_statistics
     from toolkit_ext.updates.weight_perturbation import AMP, AWP
 
 UPDATES: dict[str, type] = {"plain": PlainRule, "dual": DualRule, "amp": AMPRule, "awp": AWPRule}
@@ -33,7 +33,7 @@ _NEED_TORCH = {
     "AMP": "weight_perturbation",
     "AWP": "weight_perturbation",
     "DualOptimizer": "dual",
-    "hold_running_statistics": "perturbed",
+    "hold_running_statistics": "batch_norm",
 }
 
 
