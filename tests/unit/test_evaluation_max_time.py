@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.running.clock import Clock
@@ -98,3 +100,26 @@ def test_refusals(options: dict[str, Any], message: str, tmp_path: Path) -> None
     assert str(caught.value) == message
     with pytest.raises(UserError, match="max_time"):
         evaluate_budgets(model, x, y, PROTOCOL, [0.1, 0.2], **{"state_dir": tmp_path, **options})
+
+
+def test_the_command_writes_a_stopped_evaluation_beside_the_runs(
+    toolkit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=8, width=1)
+    data = {"name": "digits", "train": 9, "validation": 0}
+    backbones.save_model(model, tmp_path / "model", {"method": "pgd", "hyper_parameters": {}, "data": data, "seed": 0})
+    words = ("evaluate", "model", "--n", "60", "--attacks", "clean,fgsm", "--no-progress")
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        stopped = toolkit(*words, "--max-time", "0.5")
+    assert stopped.code == 0, stopped.err
+    assert "stopped after 0.5 minutes, with 60 of 60 images judged" in stopped.err
+    assert [path.parent.name for path in Path("results").rglob("*.json")] == ["partial"]
+    (record,) = (json.loads(path.read_text()) for path in Path("results").rglob("*.json"))
+    assert record["details"]["partial"] == {"judged": 60, "of": 60, "minutes": 0.5}
+    assert record["omitted"] == {"fgsm": "max_time was over before all images were attacked"}
+    assert toolkit(*words).code == 0
+    assert len(list(Path("results/runs").glob("*.json"))) == 1
+    refused = toolkit(*words, "--max-time", "5", "--eps", "0.1,0.2")
+    assert "max_time: is not allowed with several radii; evaluate them one by one" in refused.err
