@@ -60,7 +60,7 @@ def library(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Found
     adversary = AutoAttack(model, norm=protocol.norm, eps=protocol.eps, seed=0)
     with honest_dynamic_check(), watching(protocol.norm, model) as asked:
         labels = adversary.run_standard_evaluation(x, y, batch_size=BATCH)[1]
-    return labels == y, {"aa": {"passes": asked.passes}}
+    return labels == y, {"aa": dict(asked.passes)}
 
 
 def ours(precision: Any, seed: int = 0) -> Verdicts:
@@ -118,7 +118,7 @@ def rounds(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Iterat
         for name, ((robust, details), seconds) in found.items():
             differ = robust != found["pyautoattack"][0][0]
             row = {"variant": name, "n": len(labels), "seconds": seconds, "robust": int(robust.sum())}
-            row |= {key: details["aa"].get("passes", {}).get(key, 0) for key in ("passes", "images")}
+            row |= {key: details["aa"].get(key, 0) for key in ("passes", "images")}
             row |= {"differ": int(differ.sum()), "only_here_robust": int((differ & robust).sum())}
             yield row | {"details": details}
 
@@ -141,9 +141,8 @@ def parts(rows: Iterable[dict[str, Any]], limits: Mapping[str, tuple[float, floa
 
 
 def _counts(facts: Mapping[str, Any]) -> dict[str, float]:
-    passes = {"passes": 0, "images": 0, "images_with_gradient": 0} | dict(facts.get("passes", {}))
-    counted = {name: passes[name] for name in ("passes", "images", "images_with_gradient")}
-    return {name: facts[name] for name in ("attempted", "broken", "seconds")} | counted
+    names = ("attempted", "broken", "seconds", "passes", "images", "images_with_gradient")
+    return {name: facts.get(name, 0) for name in names}  # an attack without images has no passes
 
 
 def image_seconds(model: nn.Module, x: Tensor, precision: Any) -> tuple[float, float]:

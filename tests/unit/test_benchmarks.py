@@ -216,7 +216,7 @@ def test_variants_of_autoattack_take_turns_and_are_summed_over_batches(monkeypat
         def run(model: Any, x: torch.Tensor, y: torch.Tensor, protocol: Any) -> Any:
             order.append(name)
             counts = {"passes": 10, "images": 10 * len(y), "images_with_gradient": 4 * len(y)}
-            facts = {"attempted": len(y), "broken": wrong, "seconds": 3.0, "passes": counts}
+            facts = {"attempted": len(y), "broken": wrong, "seconds": 3.0, **counts}
             idle = {"attempted": 0, "broken": 0, "seconds": 1.0}
             return torch.arange(len(y)) >= wrong, {"aa": facts, "aa/square": facts, "aa/fab-t": idle}
 

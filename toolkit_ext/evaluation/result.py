@@ -77,7 +77,8 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are known, ready for JSON."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, {})}
+        facts = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return facts | facts.pop("passes", {})  # only numbers, as a record's rows have
 
 
 def add_passes(*counts: Mapping[str, int] | None) -> dict[str, int] | None:
@@ -168,8 +169,8 @@ class Evaluation:
         warnings: Reasons for doubt, including AutoAttack's own.
         omitted: Attacks that could not be run, with the reason.
         details: Per attack: examples ``attempted``, ``broken``, wall ``seconds``, the ``accuracy`` after it, its
-            ``passes`` and, for gradient attacks, the share of ``zero_gradients`` (see :class:`Row`). Each part of
-            AutoAttack attacks what the earlier ones left; a column attacks every correct image.
+            ``passes`` and ``images`` and, for gradient attacks, the share of ``zero_gradients`` (see :class:`Row`).
+            Each part of AutoAttack attacks what the earlier ones left; a column attacks every correct image.
         robust: Per attack, ``[N]`` bool: correct and not broken by it (by a part of AutoAttack: nor by earlier parts).
         examples: The first adversarial example found for each broken image.
         seconds: Wall time of all attacks, each counted once (rows of ``details`` may overlap).
