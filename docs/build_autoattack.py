@@ -37,18 +37,18 @@ def ways(found: pd.DataFrame) -> Iterator[str]:
     """One line for each way to run AutoAttack."""
     yield "| | seconds | times faster | passes | images in them | robust, % | verdicts that differ |"
     yield "| --- |" + " ---: |" * 6
-    for row in found.itertuples():
-        counts = f"{row.passes} | {row.images} | {100 * row.aa_acc:.1f} | {row.differ}"
-        yield f"| {row.variant} | {row.seconds:.1f} | {row.times_faster:.2f} | {counts} |"
+    for row in found.to_dict("records"):
+        counts = f"{row['passes']} | {row['images']} | {100 * row['aa_acc']:.1f} | {row['differ']}"
+        yield f"| {row['variant']} | {row['seconds']:.1f} | {row['times_faster']:.2f} | {counts} |"
 
 
 def shares(found: pd.DataFrame) -> Iterator[str]:
-    """One line for each of our ways and attacks."""
+    """One line for each of our ways and attacks that had images left."""
     yield "| | attack | images | share of the time | passes | images in a pass | limit, of its time |"
     yield "| --- | --- |" + " ---: |" * 5
-    for row in found.itertuples():
-        passes = f"{row.passes} | {row.images_per_pass:.1f} | {row.limit_seconds / row.seconds:.0%}"
-        yield f"| {row.variant} | `{row.attack}` | {row.attempted} | {row.share:.0%} | {passes} |"
+    for row in found[found["passes"] > 0].to_dict("records"):
+        passes = f"{row['passes']} | {row['images_per_pass']:.1f} | {row['limit_seconds'] / row['seconds']:.0%}"
+        yield f"| {row['variant']} | `{row['attack']}` | {row['attempted']} | {row['share']:.0%} | {passes} |"
 
 
 def text(page: str, measured: Path = MEASURED) -> str:

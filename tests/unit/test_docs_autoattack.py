@@ -15,6 +15,7 @@ fp32,48,32,4000,60000,1,2.5,0.52083,a net,0.03,A CPU,avx2,2,2.15
 """
 PARTS = """variant,attack,attempted,seconds,passes,images,share,images_per_pass,limit_seconds
 fp32,square,25,16,1000,31000,0.5,31,12
+fp32,fab-t,0,0,0,0,0,,0
 """
 
 
@@ -36,6 +37,7 @@ def test_the_tables_say_what_was_measured(build: dict[str, Any], tmp_path: Path)
     made = build["text"](f"before\n{build['START']}{build['END']}\nafter\n", tmp_path)
     assert "| fp32 | 32.0 | 2.50 | 4000 | 60000 | 52.1 | 1 |\n" in made
     assert "| fp32 | `square` | 25 | 50% | 1000 | 31.0 | 75% |\n" in made
+    assert "fab-t" not in made
     assert made.startswith("before\n")
     assert made.endswith("after\n")
 
