@@ -69,6 +69,8 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
             found |= {name: value}
             if value == before:
                 del found[name]
+    if "class_weights" in found:
+        found["class_weights"] = as_text(found["class_weights"])
     return found
 
 
