@@ -69,7 +69,11 @@ class BatchPart:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch: clean inputs ``x`` ``[N, C, H, W]`` in [0, 1], index labels ``y`` ``[N]``, and its attack."""
+    """One training batch: clean inputs ``x`` ``[N, C, H, W]`` in [0, 1], labels ``y``, and its attack.
+
+    Labels are classes ``[N]``, or probabilities ``[N, K]`` where examples are mixed (``mixup``, ``cutmix``); objectives
+    that take these say so by ``soft_labels = True``.
+    """
 
     x: Tensor
     y: Tensor
@@ -159,7 +163,11 @@ class RemembersExamples(Protocol):
 
 @runtime_checkable
 class Attack(Protocol):
-    """Makes the perturbed inputs of a batch. A frozen dataclass whose fields are hyper-parameters."""
+    """Makes the perturbed inputs of a batch. A frozen dataclass whose fields are hyper-parameters.
+
+    Where examples are mixed, an attack with ``soft_labels = True`` gets ``y`` as probabilities ``[N, K]``, any other
+    the most probable class.
+    """
 
     @property
     def eps(self) -> float:
@@ -174,7 +182,11 @@ class Attack(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """Turns a batch into named loss terms. A frozen dataclass whose fields are hyper-parameters."""
+    """Turns a batch into named loss terms. A frozen dataclass whose fields are hyper-parameters.
+
+    Two further class attributes are optional: ``soft_labels = True`` where ``batch.y`` may be probabilities ``[N, K]``,
+    and ``uses_loss = False`` where ``loss_fn``, with its weights of the classes, is not called.
+    """
 
     @property
     def uses_attack(self) -> bool:

@@ -179,6 +179,7 @@ class Evaluation:
         carried: Per column, the number of images counted as broken because they were at a smaller radius.
         partial: Empty unless ``max_time`` stopped the evaluation: ``judged`` images ``of`` so many, after ``minutes``.
             Then everything else is about the first ``judged`` images alone.
+        balanced: The metrics with every class counting alike, see :func:`.balanced_accuracy`.
     """
 
     protocol: Protocol
@@ -195,6 +196,7 @@ class Evaluation:
     settings: dict[str, Any]
     carried: dict[str, int] = field(default_factory=dict)
     partial: dict[str, float] = field(default_factory=dict)
+    balanced: dict[str, float] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, Any]:
         """The fields of a run record that an evaluation fills, ready for JSON.
@@ -215,6 +217,7 @@ class Evaluation:
                 "robust": {name: pack_flags(flags) for name, flags in self.robust.items()},
                 **({"carried": dict(self.carried)} if self.carried else {}),
                 **({"partial": dict(self.partial)} if self.partial else {}),
+                **({"balanced": dict(self.balanced)} if self.balanced else {}),
             },
         }
 

@@ -26,8 +26,10 @@ from toolkit_ext.data import as_image_set, as_tensor, split_validation, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
 from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
+from toolkit_ext.trainers.augmentation import Augmentation, check_channels, probabilities
 from toolkit_ext.trainers.batches import ImageSource, isolated_rng
 from toolkit_ext.trainers.callbacks import best_epoch
+from toolkit_ext.trainers.class_balance import check_weights, refuse_stream
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
@@ -36,10 +38,10 @@ from toolkit_ext.trainers.fingerprint import held_facts, image_facts, make_finge
 from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
-from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSplit
+from toolkit_ext.trainers.loss import loss_of_run
+from toolkit_ext.trainers.monitor import TRAINING_SUBSET, ValidationSplit, make_monitor
 from toolkit_ext.trainers.optim import (
     check_optimizer,
-    make_loss,
     make_plan,
     make_scaler,
     make_scheduler,
@@ -48,7 +50,7 @@ from toolkit_ext.trainers.optim import (
 )
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, fitting_state
-from toolkit_ext.types import NORMS, Method
+from toolkit_ext.types import LossFn, Method
 from toolkit_ext.updates.plain import PartlyScheduled
 
 log = logging.getLogger("toolkit_ext")
@@ -96,6 +98,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
+        check_weights(self.axes.loop.class_weights, classifier.nb_classes)
+        check_channels(self.axes.loop, classifier.input_shape[0])
         if self.axes.loop.spectral != "none":
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
@@ -155,7 +159,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        source = ImageSource(images, labels, batch_size)
+        source = ImageSource(images, labels, batch_size, balanced=self.axes.loop.sampler == "balanced")
         training = ValidationSplit(images[:TRAINING_SUBSET].all(), labels[:TRAINING_SUBSET])
         self._train(Examples(source, held, training, names, source.batch_size), nb_epochs, options)
 
@@ -177,6 +181,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``label``, ...); further parts, such as indices, are left out. So is a last batch of one image.
         """
         options, seed = FitOptions.of(kwargs), self.axes.loop.seed
+        refuse_stream(self.axes.loop.sampler, self.axes.loop.class_weights)
         source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
         first = first_batch(source, seed)
         held = self._inputs(options).held(validation_data, first[0])
@@ -215,7 +220,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             stack.enter_context(frozen(self.model, self.axes.loop.freeze))
             n = min(max(examples.batch_size // ranks.size, 1), 8)
             x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
-            try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
+            y = probabilities(y, self._classifier.nb_classes) if self.axes.loop.mixes else y
+            loss_fn = loss_of_run(self._classifier, self.axes.loop, examples.source, ranks, self.device)
+            try_step(self._classifier, self.model, x, y, loss_fn)
             names = {"method": self.method.name, **examples.names}
             fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
             if not ranks.alone:
@@ -224,7 +231,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 ranks.agree({**fingerprint, **about})
             check_batch(ranks, examples.batch_size)
             stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
-            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack)
+            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack, loss_fn)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
@@ -251,6 +258,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         fingerprint: Mapping[str, Any],
         ranks: Ranks,
         stack: ExitStack,
+        loss_fn: LossFn,
     ) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
@@ -264,25 +272,18 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         extensions = Extensions(axes, model, resources)
         own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
-        norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
             model=model,
             axes=extensions.axes,
             extensions=extensions,
             update=update,
             scheduler=make_schedulers(scheduled, loop, len(source), epochs, resets) if own is None else own,
-            loss_fn=make_loss(self._classifier, loop),
+            loss_fn=loss_fn,
             source=source,
-            monitor=Monitor(
-                examples.validation,
-                examples.training,
-                attack.eps,
-                norm,
-                steps,
-                limit,
-                loop.overfit_patience,
-                # Sharded weights need all ranks in every pass, so there each measures everything.
-                ALONE if parallel.sharded else ranks,
+            augmentation=Augmentation(loop, classes),
+            # Sharded weights need all ranks in every pass, so there each measures everything.
+            monitor=make_monitor(
+                examples.validation, examples.training, attack, loop, ALONE if parallel.sharded else ranks
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
-from toolkit_ext.errors import check_choice
+from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
+from toolkit_ext.trainers.class_balance import as_text, parse_weights
 from toolkit_ext.types import option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
+AUGMENTATIONS = ("none", "flip", "crop", "crop-flip", "resized-crop", "resized-crop-flip")
 SWITCH = ("auto", "on", "off")
+_ALPHA = Bounds(least=0, most=1000)
 
 
 log = logging.getLogger("toolkit_ext")
@@ -82,10 +84,40 @@ class LoopConfig:
     label_smoothing: float = option(0.0, "label smoothing of the cross-entropy, in [0, 1)", BELOW_ONE)
     ema_decay: float = option(0.0, "decay of the weight average that is evaluated and kept; 0 is off", BELOW_ONE)
     clip_grad: float = option(0.0, "largest norm of the gradient of a step; 0 is off", NOT_NEGATIVE)
-    augment: str = option("none", "on the device: none, flip, crop (a random shift) or crop-flip")
+    augment: str = option(
+        "none", "on the device: none, flip, crop (a random shift), crop-flip, resized-crop or resized-crop-flip"
+    )
     crop_padding: int = option(
         4, "pixels of zeros around an image that is cropped: the longest shift", Bounds(least=1, most=256)
     )
+    crop_scale: float = option(
+        0.08, "smallest share of an image's area that resized-crop keeps", Bounds(above=0, most=1), earlier=0.08
+    )
+    auto_augment: Literal["none", "rand", "trivial"] = option(
+        "none", "learned policy for each image: none, rand (RandAugment) or trivial (TrivialAugment)", earlier="none"
+    )
+    rand_ops: int = option(2, "operations of RandAugment on an image", Bounds(least=1, most=14), earlier=2)
+    rand_magnitude: int = option(9, "strength of RandAugment's operations", Bounds(least=0, most=30), earlier=9)
+    mixup: float = option(
+        0.0, "MixUp: alpha of Beta(alpha, alpha), from which the share of the second image is drawn; 0 is off",
+        _ALPHA, earlier=0.0,
+    )  # fmt: skip
+    cutmix: float = option(
+        0.0, "CutMix: alpha of Beta(alpha, alpha), from which the share of the patch is drawn; 0 is off; with mixup, "
+        "each batch takes one of the two at random", _ALPHA, earlier=0.0,
+    )  # fmt: skip
+    mix_prob: float = option(
+        1.0, "share of the batches that mixup and cutmix mix", Bounds(above=0, most=1), earlier=1.0
+    )
+    sampler: Literal["shuffle", "balanced"] = option(
+        "shuffle",
+        "order of an epoch: shuffle (every image once) or balanced (as many images of each class, drawn again if few)",
+        earlier="shuffle",
+    )
+    class_weights: str = option(
+        "none", "weights of the classes in the loss: none, balanced (inverse frequency) or a number for each",
+        earlier="none",
+    )  # fmt: skip
     spectral: Literal["none", "reshaped", "operator"] = option(
         "none", "spectral normalisation of linear and convolution weights: none, reshaped or operator"
     )
@@ -140,7 +172,11 @@ class LoopConfig:
     seed: int = option(0, "seed of the weights, the batches and the attacks", SEED)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_weights", as_text(self.class_weights))
         check_options(self)
+        parse_weights(self.class_weights)
+        if self.sampler == self.class_weights == "balanced":
+            raise UserError("class_weights: balanced is not allowed with sampler balanced; one of them is enough")
         if self.optimizer not in OPTIMIZERS:
             from timm.optim import list_optimizers  # it imports torch
 
@@ -155,3 +191,8 @@ class LoopConfig:
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
         check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+
+    @property
+    def mixes(self) -> str:
+        """The option that mixes examples, and with them labels; empty if none does."""
+        return "mixup" if self.mixup else "cutmix" if self.cutmix else ""

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
+from toolkit_ext.trainers.augmentation import Augmentation
 from toolkit_ext.trainers.averaging import WeightAverage
-from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
+from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, isolated_rng, seed_of
 from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
 from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
@@ -53,6 +54,7 @@ class Run:
     scheduler: Any
     loss_fn: LossFn
     source: BatchSource
+    augmentation: Augmentation
     monitor: Monitor
     epochs: int
     folder: RunFolder | None
@@ -170,8 +172,7 @@ class Run:
         bar.set_postfix(losses | {name: f"{value:.1%}" for name, value in measured.items() if value is not None})
 
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
-        loop = self.axes.loop
-        x, y, part = self.parallel.take(augment(x, loop.augment, loop.crop_padding), y, indices)
+        x, y, part = self.parallel.take(*self.augmentation(x, y), indices)
         x = self.plan.arrange(x)
         batch = Batch(x, y, AdversarialInputs(x), part)
         report = self._update(batch, self.axes.attack.at(eps=eps, step=number), number)

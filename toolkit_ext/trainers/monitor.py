@@ -15,10 +15,11 @@ from toolkit_ext.attacks import FGSM, PGD, generate
 from toolkit_ext.data import ImageSet, as_image_set, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
-from toolkit_ext.types import Norm
+from toolkit_ext.types import NORMS, Attack, Norm
 
 if TYPE_CHECKING:
     from toolkit_ext.backbones.dead_layers import DeadLayers
+    from toolkit_ext.trainers.config import LoopConfig
 
 log = logging.getLogger("toolkit_ext")
 _BATCH = 250
@@ -195,6 +196,14 @@ class Monitor:
                 f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
             )
             alarms.add("robust_overfitting", epoch, message)
+
+
+def make_monitor(
+    validation: ValidationSplit | None, training: ValidationSplit, attack: Attack, loop: LoopConfig, ranks: Ranks
+) -> Monitor:
+    """The monitor of a run with this ``attack``, at its radius and in its norm."""
+    norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
+    return Monitor(validation, training, attack.eps, norm, steps, limit, loop.overfit_patience, ranks)
 
 
 def stays_constant(history: Sequence[dict[str, Any]], patience: int) -> bool:
