@@ -77,8 +77,10 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are known, ready for JSON."""
-        facts = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return facts | facts.pop("passes", {})  # only numbers, as a record's rows have
+        facts = {
+            name: value for name, value in dataclasses.asdict(self).items() if name != "passes" and value is not None
+        }
+        return {**facts, **(self.passes or {})}  # only numbers, as a record's rows have
 
 
 def add_passes(*counts: Mapping[str, int] | None) -> dict[str, int] | None:
