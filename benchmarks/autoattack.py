@@ -177,7 +177,7 @@ def summary(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 @click.option("--eps", help="radius in Linf  [default: 0.1; for --backbone resnet18 0.03]")
 @click.option("--n", default=1000, show_default=True, help="test images")
 @click.option("--epochs", default=10, show_default=True, help="of the training")
-@click.option("--quick", is_flag=True, help="48 images, 8 epochs")
+@click.option("--quick", is_flag=True, help="40 images, 8 epochs")
 @click.option("--output", default=RESULTS, type=click.Path(path_type=Path), show_default=True, help="folder of the CSV")
 def main(
     checkpoint: Path | None,
@@ -192,7 +192,7 @@ def main(
     """Compare the speed and the verdicts of the ways to run standard AutoAttack."""
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     retain_freed()
-    n, epochs = (48, 8) if quick else (n, epochs)
+    n, epochs = (40, 8) if quick else (n, epochs)
     eps = eps or ("0.03" if backbone == "resnet18" and not checkpoint else "0.1")
     protocol = Protocol("benchmark", "Linf", parse_eps(eps, "Linf"))
     made = stored(checkpoint, data_root) if checkpoint else trained(backbone, data_root, protocol.eps, epochs)
