@@ -223,6 +223,13 @@ class Update(Stateful, Protocol):
         """One step; ``closure`` computes the loss terms at the current weights and sets no gradients."""
 
 
+@runtime_checkable
+class TotalOnly(Protocol):
+    """An :class:`Update` that differentiates nothing but ``Losses.total``; of the terms it reads the values alone."""
+
+    total_only: bool
+
+
 @dataclass(frozen=True)
 class TrainingStep:
     """What an :class:`InputUpdate` gets instead of a closure.

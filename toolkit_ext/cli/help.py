@@ -26,7 +26,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("what", "k", "tol", "trace_samples", "density_steps", "density_samples", "distances", "directions", "span"),
         *("points", "dimensions", "degree"),
     ),
-    "Data": ("data", "data_name", "data_root", "download", "n_train", "n_test", "n"),
+    "Data": ("data", "data_name", "data_root", "download", "n_train", "n_test", "n", "extra_data", "extra_fraction"),
     "Reading of images": (
         *("image_size", "crop_pct", "train_split", "validation_split", "test_split", "test_fraction"),
         *("group_pattern", "on_bad_image", "in_memory", "data_workers", "cache"),
@@ -40,7 +40,18 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Update": ("update",),
     "Schedule of epsilon": ("schedule",),
     "Optimisation": (
-        *("epochs", "batch_size", "optimizer", "lr", "head_lr", "layer_decay", "momentum", "weight_decay"),
+        *(
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "checkpoint_activations",
+            "optimizer",
+            "lr",
+            "head_lr",
+            "layer_decay",
+            "momentum",
+            "weight_decay",
+        ),
         *("lr_schedule", "warmup_epochs"),
         *("milestones", "ema_decay", "clip_grad", "seed"),
     ),

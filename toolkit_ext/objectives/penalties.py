@@ -35,6 +35,7 @@ class GradientPenalty:
         UserError: a bad option; no gradient from logits to inputs; overflow in float16 (before any backward pass).
     """
 
+    differentiates_twice: ClassVar[bool] = True
     soft_labels: ClassVar[bool] = True
 
     penalty_lambda: float = option(1.0, "weight of the gradient penalty", NOT_NEGATIVE)

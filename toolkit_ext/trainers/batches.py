@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit_ext.data import ImageSet, as_image_set, as_tensor, check_images, to_unit
+from toolkit_ext.data import ImageSet, ImagesInMemory, as_image_set, as_tensor, check_images, to_unit
+from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.trainers.class_balance import BalancedOrder
 
 _MOST_PINNED = 1 << 28  # bytes; memory that is pinned cannot be swapped, so whole data sets are not
@@ -68,15 +69,34 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def read(x: ImageSet, parts: Sequence[Tensor], ranks: Ranks = ALONE, seed: int = 0) -> Iterator[Tensor]:
+    """The images of each of ``parts``; of a stream only those that belong to this rank, with zeros for the others.
+
+    So random numbers are drawn for the whole batch on every rank, and each image is decoded by one.
+    """
+    if ranks.alone or isinstance(x, ImagesInMemory):
+        yield from x.batches(parts, seed)
+        return
+    own = [part[ranks.part(len(part))] for part in parts]
+    for part, images in zip(parts, x.batches(own, seed), strict=True):
+        whole = images.new_zeros(len(part), *images.shape[1:])
+        whole[ranks.part(len(part))] = images
+        yield whole
+
+
 class ImageSource:
     """Batches drawn by row from images in memory or streamed, shuffled anew in every epoch.
 
     A ``batch_size`` above the number of examples makes one batch of them, as in ART. With ``balanced``, an epoch has as
-    many draws as there are examples, with replacement, of every class the same share, see :class:`BalancedOrder`.
+    many draws as there are examples, with replacement, of every class the same share, see :class:`BalancedOrder`. Of
+    several ``ranks``, each reads its own images of a stream, see :func:`read`.
     """
 
-    def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int, *, balanced: bool = False) -> None:
+    def __init__(
+        self, x: Tensor | ImageSet, y: Tensor, batch_size: int, ranks: Ranks = ALONE, *, balanced: bool = False
+    ) -> None:
         self.x, self.y, self.batch_size = as_image_set(x), y, min(batch_size, len(x))
+        self.ranks = ranks
         self._balanced = BalancedOrder(y) if balanced else None
 
     def __len__(self) -> int:
@@ -85,10 +105,9 @@ class ImageSource:
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
-        parts = sent(self._order(torch.Generator().manual_seed(seed)), self.x.device).split(self.batch_size)[
-            start : len(self)
-        ]
-        for part, images in zip(parts, self.x.batches(parts, seed), strict=True):
+        order = self._order(torch.Generator().manual_seed(seed))
+        parts = sent(order, self.x.device).split(self.batch_size)[start : len(self)]
+        for part, images in zip(parts, read(self.x, parts, self.ranks, seed), strict=True):
             index = sent(part, self.y.device)
             yield to_unit(images), self.y[index], index
 

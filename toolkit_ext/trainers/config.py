@@ -160,6 +160,17 @@ class LoopConfig:
         NOT_NEGATIVE,
         earlier=0,
     )
+    accumulate: int = option(
+        1,
+        "parts of a batch that are computed one after the other, for one step: memory for 1/N of the images",
+        COUNT,
+        earlier=1,
+    )
+    checkpoint_activations: bool = option(
+        False,
+        "keep the inputs of the model's blocks alone and compute the rest again in backward passes, to save memory",
+        earlier=False,
+    )
     sharding: Literal["none", "fsdp"] = option(
         "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
     )
@@ -191,6 +202,12 @@ class LoopConfig:
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
         check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+        if self.accumulate > 1 and self.precision == "fp16-mixed":
+            raise UserError("accumulate: is not allowed with precision fp16-mixed; use bf16-mixed or fp32")
+        if self.accumulate > 1 and self.sharding != "none":
+            raise UserError(f"accumulate: is not allowed with sharding {self.sharding}; use none")
+        if self.accumulate > 1 and self.class_weights != "none":
+            raise UserError("accumulate: is not allowed with class_weights, whose loss is no mean over examples; use 1")
 
     @property
     def mixes(self) -> str:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
+from toolkit_ext.trainers.accumulation import Accumulation
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.augmentation import Augmentation
 from toolkit_ext.trainers.averaging import WeightAverage
@@ -63,6 +64,7 @@ class Run:
     unwrap: Callable[[nn.Module], nn.Module]
     parallel: DataParallelContext
     plan: fast.Plan
+    accumulation: Accumulation
     save_every: float = 0.0
     progress: bool = True
     unfinished: UnfinishedEpoch | None = None
@@ -187,8 +189,7 @@ class Run:
             return self._losses(replace(batch, perturbed=perturbed), number)
 
         def perturb() -> AdversarialInputs:
-            with self.parallel.drawing():
-                return self.attacks.generate(attack, batch)
+            return self.accumulation.perturb(attack, batch, lambda part: self.attacks.generate(attack, part))
 
         if isinstance(self.update, InputUpdate):
             with self.parallel.own_draws(number):
@@ -198,10 +199,13 @@ class Run:
             return self.update.step(lambda: losses(perturbed))
 
     def _losses(self, batch: Batch, number: int) -> Losses:
-        with self.plan.passes():
-            losses = self.axes.objective(self.model, batch, self.loss_fn)
+        losses = self.accumulation.losses(batch, self._terms)
         self.finite.look(losses, batch, number)
         return self.parallel.scaled(losses)
+
+    def _terms(self, batch: Batch) -> Losses:
+        with self.plan.passes():
+            return self.axes.objective(self.model, batch, self.loss_fn)
 
     def _figures(self, report: StepReport) -> dict[str, Tensor]:
         losses = {f"loss_{name}": term for name, term in report.losses.items()}

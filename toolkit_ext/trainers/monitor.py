@@ -15,6 +15,7 @@ from toolkit_ext.attacks import FGSM, PGD, generate
 from toolkit_ext.data import ImageSet, as_image_set, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
+from toolkit_ext.trainers.batches import read
 from toolkit_ext.types import NORMS, Attack, Norm
 
 if TYPE_CHECKING:
@@ -64,16 +65,16 @@ class ValidationSplit:
         """The first ``n``."""
         return ValidationSplit(self.x[:n], self.y[:n])
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images in [0, 1] and labels, in order."""
-        yield from zip(unit_batches(self.x), self.y.split(_BATCH), strict=True)
+    def batches(self, ranks: Ranks = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in [0, 1] and labels, in order; each rank reads its own images, see :func:`.batches.read`."""
+        yield from zip(unit_batches(self.x, ranks), self.y.split(_BATCH), strict=True)
 
 
-def unit_batches(x: Tensor | ImageSet) -> Iterator[Tensor]:
-    """The images ``x`` in [0, 1], in batches of the size in which all is measured."""
+def unit_batches(x: Tensor | ImageSet, ranks: Ranks = ALONE) -> Iterator[Tensor]:
+    """The images ``x`` in [0, 1], in batches of the size in which all is measured; each rank reads its own."""
     images = as_image_set(x)
     parts = torch.arange(len(images), device=images.device).split(_BATCH)
-    return (to_unit(batch) for batch in images.batches(parts))
+    return (to_unit(batch) for batch in read(images, parts, ranks))
 
 
 @torch.no_grad()
@@ -100,7 +101,7 @@ def find_dead(model: nn.Module, held: ValidationSplit) -> DeadLayers | None:
 def predictions(model: nn.Module, x: Tensor | ImageSet, ranks: Ranks = ALONE) -> Tensor:
     """Predicted classes ``[N]`` in evaluation mode (the mode is restored), each rank predicting its part."""
     found = torch.zeros(len(x), dtype=torch.int64, device=next(model.parameters()).device)
-    for batch, out in zip(unit_batches(x), found.split(_BATCH), strict=True):
+    for batch, out in zip(unit_batches(x, ranks), found.split(_BATCH), strict=True):
         part = ranks.part(len(batch))
         predicted = _predict(model, batch[part])
         if ranks.weight(len(batch)):
@@ -112,7 +113,7 @@ def predictions(model: nn.Module, x: Tensor | ImageSet, ranks: Ranks = ALONE) ->
 def robust_accuracy(model: nn.Module, held: ValidationSplit, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
     """Share of ``held`` classified rightly under ``attack`` (in evaluation mode), each rank attacking its part."""
     right = torch.zeros((), dtype=torch.int64, device=held.y.device)
-    for x, y in held.batches():
+    for x, y in held.batches(ranks):
         part = ranks.part(len(x))
         with ranks.drawing(len(x)):
             adversarial = generate(attack, model, x[part], y[part]).inputs

@@ -154,11 +154,7 @@ def test_the_same_weights_are_the_same_run_in_any_form() -> None:
     forms: list[Any] = [[1, 2, 0.5], (1.0, 2.0, 0.5), np.array([1, 2, 0.5]), "1,2,0.5", " 1.0, 2,.5"]
     found = [identity(METHODS["pgd"], {"class_weights": weights}) for weights in forms]
     assert found == [{"class_weights": "1,2,0.5"}] * 5
-<<<<<<< HEAD
     assert identity(METHODS["pgd"], {"class_weights": "none"}) == {}
-=======
-    assert identity(METHODS["pgd"], {"class_weights": "none"}) == identity(METHODS["pgd"], {})
->>>>>>> docs
     assert identity(METHODS["pgd"], {"class_weights": "balanced"}) == {"class_weights": "balanced"}
 
 
