@@ -24,8 +24,8 @@ from toolkit_ext.experiments.experiment import run
 from toolkit_ext.experiments.recipe import script, smoke
 from toolkit_ext.experiments.settings import Experiment, RunContext
 
-# The weights have no robustness to begin with, so eps rises first. At full eps from the start and a rate of 1e-3, the loss
-# of PGD training was that of guessing after two epochs, and the model withstood FGSM but not PGD.
+# The weights have no robustness to begin with, so eps rises first. At full eps from the start and a rate of 1e-3, the
+# loss of PGD training was that of guessing after two epochs, and the model withstood FGSM but not PGD.
 FEW_STEPS: dict[str, Any] = {
     **{"eps": 4 / 255, "alpha": 3 / 255, "steps": 2},
     **{"schedule": "warmup", "eps_warmup_epochs": 3.0},
