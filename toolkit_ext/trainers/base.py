@@ -259,9 +259,14 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
         scheduled = update.scheduled if isinstance(update, PartlyScheduled) else update.optimizers
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
-        resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
+        numbered = getattr(source, "examples", None)
+        resources = RunResources(tuple(shape), classes, device, parallel.exchange_ascent, loop, numbered)
         extensions = Extensions(axes, model, resources)
+        scheduled = [*scheduled, *resources.optimizers]
         own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
+        if own is not None and resources.optimizers:
+            name = self.axes.names["objective"]
+            raise UserError(f"scheduler: not allowed with the objective {name}, which trains a second network")
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(

@@ -77,6 +77,11 @@ class ImageSource:
     def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int) -> None:
         self.x, self.y, self.batch_size = as_image_set(x), y, min(batch_size, len(x))
 
+    @property
+    def examples(self) -> int:
+        """Number of training examples."""
+        return len(self.x)
+
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
         full, rest = divmod(len(self.x), self.batch_size)

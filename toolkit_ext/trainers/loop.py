@@ -171,7 +171,7 @@ class Run:
         loop = self.axes.loop
         x, y, part = self.parallel.take(augment(x, loop.augment, loop.crop_padding), y, indices)
         x = self.plan.arrange(x)
-        batch = Batch(x, y, AdversarialInputs(x), part)
+        batch = Batch(x, y, AdversarialInputs(x), part, eps)
         report = self._update(batch, self.axes.attack.at(eps=eps, step=number), number)
         self.scheduler.step()
         if self.average:
