@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from toolkit_ext.updates.free import FreeRule
 from toolkit_ext.updates.rules import AMPRule, AWPRule, DualRule, PlainRule
 
 if TYPE_CHECKING:
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
     from toolkit_ext.updates.perturbed import hold_running_statistics
     from toolkit_ext.updates.weight_perturbation import AMP, AWP
 
-UPDATES: dict[str, type] = {"plain": PlainRule, "dual": DualRule, "amp": AMPRule, "awp": AWPRule}
+UPDATES: dict[str, type] = {
+    "plain": PlainRule,
+    "dual": DualRule,
+    "amp": AMPRule,
+    "awp": AWPRule,
+    "free": FreeRule,
+}
 
 __all__ = [
     "AMP",
@@ -25,6 +32,7 @@ __all__ = [
     "AWPRule",
     "DualOptimizer",
     "DualRule",
+    "FreeRule",
     "PlainRule",
     "hold_running_statistics",
 ]
