@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from toolkit_ext.updates.free import FreeRule
-from toolkit_ext.updates.rules import AMPRule, AWPRule, DualRule, PlainRule
+from toolkit_ext.updates.rules import AMPRule, ASAMRule, AWPRule, DualRule, PlainRule, SAMRule
 
 if TYPE_CHECKING:
     from toolkit_ext.updates.dual import DualOptimizer
     from toolkit_ext.updates.perturbed import hold_running_statistics
+    from toolkit_ext.updates.sharpness import SAM
     from toolkit_ext.updates.weight_perturbation import AMP, AWP
 
 UPDATES: dict[str, type] = {
@@ -21,19 +22,24 @@ UPDATES: dict[str, type] = {
     "dual": DualRule,
     "amp": AMPRule,
     "awp": AWPRule,
+    "sam": SAMRule,
+    "asam": ASAMRule,
     "free": FreeRule,
 }
 
 __all__ = [
     "AMP",
     "AWP",
+    "SAM",
     "UPDATES",
     "AMPRule",
+    "ASAMRule",
     "AWPRule",
     "DualOptimizer",
     "DualRule",
     "FreeRule",
     "PlainRule",
+    "SAMRule",
     "hold_running_statistics",
 ]
 
@@ -41,6 +47,7 @@ _NEED_TORCH = {
     "AMP": "weight_perturbation",
     "AWP": "weight_perturbation",
     "DualOptimizer": "dual",
+    "SAM": "sharpness",
     "hold_running_statistics": "perturbed",
 }
 
