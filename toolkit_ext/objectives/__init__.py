@@ -3,6 +3,7 @@
 from toolkit_ext.objectives.cross_entropy import Adversarial, Clean, CleanAdversarial
 from toolkit_ext.objectives.divergences import MARTLoss, TRADESLoss
 from toolkit_ext.objectives.penalties import GradientPenalty, Orthogonal
+from toolkit_ext.objectives.single_step import GradAlign, NuclearNorm, PriorGuidedLoss
 from toolkit_ext.types import Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -13,6 +14,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mart": MARTLoss,
     "gradient_penalty": GradientPenalty,
     "orthogonal": Orthogonal,
+    "grad_align": GradAlign,
+    "nuat": NuclearNorm,
+    "fgsm_pgi": PriorGuidedLoss,
 }
 
 __all__ = [
@@ -20,8 +24,11 @@ __all__ = [
     "Adversarial",
     "Clean",
     "CleanAdversarial",
+    "GradAlign",
     "GradientPenalty",
     "MARTLoss",
+    "NuclearNorm",
     "Orthogonal",
+    "PriorGuidedLoss",
     "TRADESLoss",
 ]
