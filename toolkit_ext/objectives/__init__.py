@@ -1,7 +1,9 @@
 """The objective axis: named loss terms of a batch; each class lists the names of its ``terms``."""
 
+from toolkit_ext.objectives.companions import HelperLoss, LearnedBoundary
 from toolkit_ext.objectives.cross_entropy import Adversarial, Clean, CleanAdversarial
 from toolkit_ext.objectives.divergences import MARTLoss, TRADESLoss
+from toolkit_ext.objectives.improved_kl import ImprovedKL
 from toolkit_ext.objectives.penalties import GradientPenalty, Orthogonal
 from toolkit_ext.objectives.single_step import GradAlign, NuclearNorm, PriorGuidedLoss
 from toolkit_ext.types import Objective
@@ -17,6 +19,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "grad_align": GradAlign,
     "nuat": NuclearNorm,
     "fgsm_pgi": PriorGuidedLoss,
+    "hat": HelperLoss,
+    "lbgat": LearnedBoundary,
+    "ikl": ImprovedKL,
 }
 
 __all__ = [
@@ -26,6 +31,9 @@ __all__ = [
     "CleanAdversarial",
     "GradAlign",
     "GradientPenalty",
+    "HelperLoss",
+    "ImprovedKL",
+    "LearnedBoundary",
     "MARTLoss",
     "NuclearNorm",
     "Orthogonal",
