@@ -42,7 +42,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Optimisation": (
         *("epochs", "batch_size", "optimizer", "lr", "head_lr", "layer_decay", "momentum", "weight_decay"),
         *("lr_schedule", "warmup_epochs"),
-        *("milestones", "ema_decay", "clip_grad", "augment", "crop_padding", "seed"),
+        *("milestones", "ema_decay", "swa_start", "clip_grad", "augment", "crop_padding", "seed"),
     ),
     "Speed": ("device", "speed", "precision", "craft_precision", "compile_mode", "fused_optimizer"),
     "Several processes": ("sharding", "sync_batch_norm", "ascent_on", "rank", "ranks"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
-from toolkit_ext.errors import check_choice
+from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
 from toolkit_ext.types import option
@@ -81,6 +81,12 @@ class LoopConfig:
     milestones: tuple[int, ...] = option((), "epochs at which multistep divides the rate by 10; none is 1/2 and 3/4")
     label_smoothing: float = option(0.0, "label smoothing of the cross-entropy, in [0, 1)", BELOW_ONE)
     ema_decay: float = option(0.0, "decay of the weight average that is evaluated and kept; 0 is off", BELOW_ONE)
+    swa_start: int = option(
+        0,
+        "epochs before the equal average of the weights after each later one (SWA), in place of ema_decay; 0 is off",
+        NOT_NEGATIVE,
+        earlier=0,
+    )
     clip_grad: float = option(0.0, "largest norm of the gradient of a step; 0 is off", NOT_NEGATIVE)
     augment: str = option("none", "on the device: none, flip, crop (a random shift) or crop-flip")
     crop_padding: int = option(
@@ -145,6 +151,8 @@ class LoopConfig:
             from timm.optim import list_optimizers  # it imports torch
 
             check_choice("optimizer", self.optimizer, {*OPTIMIZERS, *list_optimizers()})
+        if self.ema_decay and self.swa_start:
+            raise UserError("swa_start: not allowed with ema_decay; there is one weight average")
         check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_choice("augment", self.augment, AUGMENTATIONS)
         check_choice("precision", self.precision, PRECISIONS)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.attack_runner import AttackRunner
-from toolkit_ext.trainers.averaging import WeightAverage
+from toolkit_ext.trainers.averaging import make_average
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
 from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
 from toolkit_ext.trainers.compose import Axes, earlier
@@ -75,7 +75,7 @@ class Run:
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
         self.trace = GradientTrace()
-        self.average = WeightAverage(self.model, loop.ema_decay) if loop.ema_decay else None
+        self.average = make_average(self.model, loop, self.epochs)
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
         self.clock = SaveClock(self.save_every if self.folder else 0.0, self.parallel.ranks)
         self.finite = NonFiniteCheck(
@@ -120,6 +120,8 @@ class Run:
             began = time.perf_counter() - (self.unfinished.seconds if self.unfinished else 0.0)
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch, began)}
+            if self.average:
+                self.average.after_epoch(self.model, epoch)
             if every and (epoch % every == 0 or epoch == self.epochs):
                 with isolated_rng(seed_of(self.axes.loop.seed, MEASURING)):
                     row |= self.monitor.measure(self.measured, row["eps"])
@@ -175,7 +177,7 @@ class Run:
         report = self._update(batch, self.axes.attack.at(eps=eps, step=number), number)
         self.scheduler.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.after_step(self.model)
         self.extensions.after_step(self.model, batch)
         return self._figures(report)
 
