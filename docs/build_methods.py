@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import Field
+from dataclasses import Field, astuple
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def counted() -> dict[str, costs.Passes]:
 
 
 def as_json(passes: Mapping[str, costs.Passes]) -> str:
-    """The text of ``costs.json``: forward and backward passes by method."""
-    return json.dumps({name: [cost.forward, cost.backward] for name, cost in passes.items()}, indent=2) + "\n"
+    """The text of ``costs.json``: the fields of ``Passes`` by method."""
+    return json.dumps({name: astuple(cost) for name, cost in passes.items()}, indent=2) + "\n"
 
 
 def overview() -> Iterator[str]:

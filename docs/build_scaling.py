@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit_ext.experiments.costs import Passes
+from toolkit_ext.experiments.costs import Passes, recorded_passes
 from toolkit_ext.experiments.counting import count_passes
 from toolkit_ext.io import atomic_write
 from toolkit_ext.trainers import TRAINERS
@@ -42,8 +42,9 @@ def passes() -> Iterator[str]:
     """Passes of every method at its defaults."""
     yield "| method | forward | backward | of these to the weights | in training passes |"
     yield "| --- | ---: | ---: | ---: | ---: |"
+    recorded = recorded_passes()
     for name in TRAINERS:
-        cost = count_passes(name)
+        cost = recorded[name]
         counts = " | ".join(f"{count:.3g}" for count in (cost.forward, cost.backward, cost.weight_backward))
         yield f"| `{name}` | {counts} | {in_training_passes(cost):.1f} |"
 
@@ -92,8 +93,9 @@ def imagenet() -> Iterator[str]:
     """GPU time of a training by every method, at one throughput that stands for the reader's own."""
     yield "| method | c | 8 GPUs (h) | 64 GPUs (h) | images/s to decode, 8 GPUs | 64 GPUs |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    recorded = recorded_passes()
     for name, options in METHODS.items():
-        c = in_training_passes(count_passes(name, **options))
+        c = in_training_passes(count_passes(name, **options) if options else recorded[name])
         hours = [EPOCHS * IMAGES * c / (RATE * gpus) / 3600 for gpus in (8, 64)]
         decode = [RATE * gpus / c for gpus in (8, 64)]
         label = f"`{name}`, {options['steps']} steps" if options else f"`{name}`"

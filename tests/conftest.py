@@ -1,13 +1,24 @@
 """One thread for each test process: the same bits everywhere, and no fight for cores between the processes."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("no deadline", deadline=None)  # a busy machine is slow: seconds are no property
+settings.load_profile("no deadline")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Commands that tests run in their own process may take more threads; the next test has one again."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
     ),
     "torchattacks": ("attacks/adapters.py",),
     "pyautoattack": ("evaluation/",),
-    "accelerate": ("ranks/launch.py",),
+    "accelerate": ("ranks/launch.py", "trainers/tracking.py"),
 }
 
 

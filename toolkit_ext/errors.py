@@ -18,6 +18,12 @@ def one_line(error: object, most: int = 200) -> str:
     return _printable(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
+def message_line(text: str) -> str:
+    """``text`` as one printable line; of a very long one the middle is left out."""
+    shown = _printable(text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]} ... {shown[-_LONGEST // 3 :]}"
+
+
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
@@ -29,9 +35,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        shown = _printable(str(message))
-        whole = len(shown) <= _LONGEST
-        super().__init__(shown if whole else f"{shown[: _LONGEST // 2]} ... {shown[-_LONGEST // 3 :]}")
+        super().__init__(message_line(str(message)))
 
 
 class RunError(RuntimeError):

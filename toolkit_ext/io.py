@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -42,6 +43,14 @@ def friendly_write_errors(path: Path) -> Iterator[None]:
         if not isinstance(cause, OSError):
             raise
         raise UserError(f"output {path}: cannot be written ({cause.strerror or one_line(cause)})") from error
+
+
+def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """The value of a JSON text that may be anybody's; a :class:`ValueError` if it is damaged or nested too deeply."""
+    try:
+        return json.loads(text, parse_constant=parse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def make_folder(path: Path) -> Path:

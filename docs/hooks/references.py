@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "trainers": "Trainers",
     "evaluation": "Evaluation",
+    "evaluation.lightning": "Lightning",
     "updates": "Updates",
     "attacks": "Attacks",
     "objectives": "Objectives",

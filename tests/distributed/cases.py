@@ -130,13 +130,11 @@ def torchrun(
     *arguments: str | Path, processes: int = 2, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Start ``arguments`` on ``processes`` ranks of this machine."""
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-        *options,
-    ]
-    command = [*launcher, *map(str, arguments)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return started(*launcher, *options, *arguments)
+
+
+def started(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """What Python does with ``words`` in the root of the repository."""
+    command = [sys.executable, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=250)

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import LINF, fitted, torchrun  # type: ignore[import-not-found]
+from cases import LINF, fitted, started  # type: ignore[import-not-found]
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         if not (place / "done").exists():
             place.mkdir()
             fitted("pgd", LINF, nb_epochs=3, stop_after=1, run_dir=place / "from-one")
-            done = torchrun(Path(__file__).parent / "job.py", place)
+            done = started(Path(__file__).parent / "job.py", place)
             (place / "done").write_text(done.stdout + done.stderr)
     return place
 

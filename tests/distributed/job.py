@@ -1,7 +1,13 @@
-"""What torchrun starts on two ranks: every case, its results saved by each rank in the folder that is given."""
+"""Every case on two ranks; each saves its results in the folder that is given.
+
+This process reads the libraries once and forks the ranks, with the environment that torchrun would give them:
+torchrun, which test_ranks_killed.py uses, reads them three times.
+"""
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState  # noqa: F401  read before the ranks are forked
 from torch import Tensor, distributed
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -38,8 +46,8 @@ from toolkit_ext.ranks import RankError, told_elsewhere
 from toolkit_ext.trainers import MethodTrainer
 from toolkit_ext.trainers.fsdp import can_shard
 
-FOLDER = Path(sys.argv[1])
-team, device = ranks.start(torch.device("cpu"))
+FOLDER, SIZE = Path(sys.argv[1]), 2
+team = ranks.ALONE
 
 
 def counted(run: Callable[[], MethodTrainer]) -> dict[str, Any]:
@@ -134,8 +142,12 @@ class Hungry(torch.nn.Module):
         return logits
 
 
-def main() -> None:
+def run(rank: int, port: int) -> None:
     """Every case; the last one ends with rank 1 out of memory."""
+    global team
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE}
+    os.environ |= {name: str(value) for name, value in {**place, "RANK": rank, "LOCAL_RANK": rank}.items()}
+    team, _ = ranks.start(torch.device("cpu"))
     found: dict[str, Any] = {
         "methods": {name: counted(partial(fitted, *choice)) for name, choice in METHODS.items()},
         "one step": {name: counted(partial(fitted, *choice, **ONE)) for name, choice in ONE_STEP.items()},
@@ -153,4 +165,14 @@ def main() -> None:
     torch.save(found, FOLDER / f"rank-{team.rank}.pt")
 
 
-main()
+def main() -> None:
+    """Start the ranks, and end with them; an error of one ends both."""
+    lenet()  # trained once, before the ranks are forked
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_processes(run, args=(port,), nprocs=SIZE, start_method="fork" if sys.platform == "linux" else "spawn")
+
+
+if __name__ == "__main__":
+    main()

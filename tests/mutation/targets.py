@@ -11,6 +11,7 @@ _UPDATES = (
     "tests/unit/test_updates_dual.py",
     "tests/parity/test_updates_perturbed_formula.py",
     "tests/unit/test_updates_perturbed.py",
+    "tests/unit/test_updates_two_calls.py",
     "tests/unit/test_updates_batch_norm.py",
 )
 _OBJECTIVES = (

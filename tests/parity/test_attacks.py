@@ -198,7 +198,7 @@ def test_train_mode_puts_running_statistics_back(model: nn.Module, batch: tuple[
     kind=st.sampled_from([FGSM, RandomFGSM, PGD, MIM, TPGD, MultiAttack]),
     seed=st.integers(0, 2**20),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_stays_in_the_ball_and_the_box(eps: float, kind: Any, seed: int) -> None:
     model = small_model()
     torch.manual_seed(seed)

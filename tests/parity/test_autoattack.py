@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate
 from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
-from toolkit_ext.evaluation.suite.autoattack import plan, set_budget
+from toolkit_ext.evaluation.suite.autoattack import Collector, Threat, build, plan, set_budget
 
-SHORT = Budget(n_iter=8, n_queries=60)
+SHORT = Budget(n_iter=5, n_queries=30)
+LONGER = Budget(n_iter=8, n_queries=60)
 EPS = {"Linf": 0.05, "L2": 0.5}
 
 
@@ -105,6 +106,17 @@ def test_equal_for_any_number_of_classes(classes: int, scale: float, norm: str) 
     assert evaluation.metrics["aa_acc"] < evaluation.metrics["clean_acc"] == 0.9
 
 
+@pytest.mark.parametrize(("classes", "expected"), [(2, 1), (4, 3), (10, 9), (43, 9)])
+def test_the_targets_are_all_other_classes_and_at_most_the_library_s(classes: int, expected: int) -> None:
+    """Small models are broken by the first targets, so that the verdicts above would not miss the others."""
+    device = torch.device("cpu")
+    adversary = build(nn.Identity(), Threat("Linf", 0.1, "standard", classes, 0, device, SHORT), Collector())
+    found = [part.n_target_classes for part in (adversary.apgd_targeted, adversary.fab)]
+    assert found == [expected, expected]
+    library = AutoAttack(nn.Identity(), norm="Linf", eps=0.1, version="standard", device=device)
+    assert expected == min(library.apgd_targeted.n_target_classes, classes - 1)
+
+
 @pytest.mark.parametrize("classes", [3, 5])
 @pytest.mark.parametrize("version", ["plus", "rand"])
 def test_equal_for_other_versions(classes: int, version: str) -> None:
@@ -122,8 +134,8 @@ def test_equal_for_other_versions(classes: int, version: str) -> None:
 def test_equal_where_every_kind_of_attack_has_work(norm: str) -> None:
     torch.manual_seed(1)
     model, x, y = case(5, Quantized(5, 300.0), n=30)
-    evaluation = ours(model, x, y, norm, "standard", 0, SHORT)
-    compare(evaluation, x, y, *reference(model, x, y, norm, "standard", 5, 0, SHORT))
+    evaluation = ours(model, x, y, norm, "standard", 0, LONGER)
+    compare(evaluation, x, y, *reference(model, x, y, norm, "standard", 5, 0, LONGER))
     assert evaluation.details["aa/square"]["broken"] > 0
     assert evaluation.details["aa/apgd-ce"]["broken"] > 0
 

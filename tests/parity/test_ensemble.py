@@ -26,7 +26,7 @@ def images(n: int = 5) -> Tensor:
 
 
 @given(count=st.integers(1, 5), classes=st.integers(2, 6), seed=st.integers(0, 2**16))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_logits_are_logarithms_of_mean_probabilities(count: int, classes: int, seed: int) -> None:
     members, x = [member(seed + i, classes) for i in range(count)], images()
     outputs = [np.exp(model(x).detach().numpy()) for model in members]

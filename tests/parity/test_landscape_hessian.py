@@ -67,7 +67,7 @@ def exact(model: nn.Module, examples: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @given(seed=st.integers(0, 1000), batch_size=st.integers(1, 25))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_product_is_the_exact_hessians(model: Any, examples: Any, exact: Tensor, seed: int, batch_size: int) -> None:
     vector = torch.randn(len(exact), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     product = Hessian(model, *examples, batch_size=batch_size) @ vector

@@ -62,7 +62,7 @@ def zero_minimises(weights: Tensor, x: Tensor, y: Tensor, eps: float) -> bool:
 
 
 @given(seed=SEEDS, eps=EPS, classes=st.integers(2, 4), size=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_version_space_is_that_of_the_vertices(seed: int, eps: float, classes: int, size: int) -> None:
     weights, x, y = problem(seed, 4, classes, size)
     expected = []
@@ -73,7 +73,7 @@ def test_version_space_is_that_of_the_vertices(seed: int, eps: float, classes: i
 
 
 @given(seed=SEEDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_version_space_is_not_empty_nor_everything(seed: int) -> None:
     """The radius itself, for W that classifies all examples rightly: inside just below, outside just above."""
     weights, x, _ = problem(seed, 5)
@@ -89,7 +89,7 @@ def test_version_space_is_not_empty_nor_everything(seed: int) -> None:
 
 
 @given(seed=SEEDS, scale=st.floats(0.1, 2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_trapped_means_that_zero_minimises(seed: int, scale: float) -> None:
     weights, x, y = problem(seed)
     radius = float(trap_radius(weights, x[:1], y[:1])[0])
@@ -99,7 +99,7 @@ def test_trapped_means_that_zero_minimises(seed: int, scale: float) -> None:
 
 
 @given(seed=SEEDS, scale=st.sampled_from([0.3, 0.8, 1.2, 3.0]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_trapped_for_the_mean_loss(seed: int, scale: float) -> None:
     weights, x, y = problem(seed, n=4)
     radius = float(dataset_trap_radius(weights, x, y))
@@ -108,7 +108,7 @@ def test_trapped_for_the_mean_loss(seed: int, scale: float) -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_one_example_as_a_data_set(seed: int) -> None:
     weights, x, y = problem(seed)
     each = torch.stack([dataset_trap_radius(weights, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
@@ -117,7 +117,7 @@ def test_one_example_as_a_data_set(seed: int) -> None:
 
 
 @given(seed=SEEDS, small=EPS, large=EPS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_version_spaces_shrink_and_traps_grow(seed: int, small: float, large: float) -> None:
     small, large = sorted((small, large))
     weights, x, y = random_directions(50, 3, 3, seed=seed), *problem(seed)[1:]
@@ -126,7 +126,7 @@ def test_version_spaces_shrink_and_traps_grow(seed: int, small: float, large: fl
 
 
 @given(seed=SEEDS, n=st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_critical_eps_is_the_linear_programmes(seed: int, n: int) -> None:
     """Maximise ``Σ v_k·s_k`` under ``Σ N_k ‖v_k‖₁ ≤ 1`` and ``Σ v_k = 0``, with v split in positive and negative."""
     classes, size = 4, 2

@@ -48,7 +48,7 @@ def quadratic(seed: int, examples: int, size: int, spread: float) -> tuple[Objec
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_concave_quadratic_takes_at_most_as_many_steps_as_unknowns(seed: int, size: int) -> None:
     evaluate, best = quadratic(seed, examples=5, size=size, spread=10)
     found = maximise(evaluate, torch.zeros_like(best), size)
@@ -73,7 +73,7 @@ def bumpy(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_example_ever_falls_where_the_objective_is_not_concave(seed: int) -> None:
     start = torch.empty(6, 4, dtype=torch.float64).uniform_(-2, 2, generator=torch.Generator().manual_seed(seed))
     values = [bumpy(start)[0]] + [bumpy(maximise(bumpy, start, steps))[0] for steps in (1, 2, 5, 20)]
@@ -101,7 +101,7 @@ def test_without_a_gradient_an_example_stays() -> None:
 
 
 @given(seed=st.integers(0, 10_000), least=st.floats(0, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_slope_along_the_next_direction_is_the_inner_product(seed: int, least: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     gradient, direction = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)

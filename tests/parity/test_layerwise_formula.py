@@ -51,7 +51,7 @@ def coefficients(attack: Deep, model: nn.Sequential, x: Tensor) -> list[float]:
 
 @pytest.mark.parametrize("variables", VARIABLES)
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_reaches_the_closed_form_in_as_many_steps_as_unknowns(variables: str, seed: int) -> None:
     model = linear_network(seed)
     x, y = 0.4 + 0.2 * torch.rand(4, 1, 1, 3).double(), torch.randn(4, 2).double()

@@ -160,7 +160,7 @@ def test_the_gradient_of_orthogonality_is_that_of_finite_differences(shape: tupl
 
 
 @given(rows=st.integers(1, 5), columns=st.integers(1, 5), seed=st.integers(0, 2**16), scale=st.floats(0.1, 3))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_orthogonality_is_positive_and_zero_for_orthonormal_rows(
     rows: int, columns: int, seed: int, scale: float
 ) -> None:

@@ -69,7 +69,7 @@ def test_epsilon_falls_back_to_its_minimum_exactly_at_each_reset() -> None:
     target=st.floats(0, 0.6),
     shape=st.sampled_from(["cosine", "linear"]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_epsilon_stays_between_its_bounds_and_grows_within_a_period(
     epochs: int, data: st.DataObject, low: float, span: float, target: float, shape: Any
 ) -> None:
@@ -85,7 +85,6 @@ def test_epsilon_stays_between_its_bounds_and_grows_within_a_period(
 
 
 @given(warm=st.floats(0, 20), position=st.floats(0, 40), target=st.floats(0, 1))
-@settings(deadline=None)
 def test_warm_up_is_a_line_from_zero_then_flat(warm: float, position: float, target: float) -> None:
     expected = target if warm == 0 else target * min(1.0, position / warm)
     assert Warmup(eps_warmup_epochs=warm).eps(position, target) == pytest.approx(expected, abs=1e-15)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit_ext.evaluation.audit import STATUSES, Audit, Check, judge
@@ -38,7 +38,6 @@ def test_compare(strong: range, weak: range, status: str, figure: float) -> None
     assert ("doubt" in found.explanation) == (status != "pass")
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_compare_never_fails_both_ways(pairs: list[tuple[bool, bool]]) -> None:
     one, other = (torch.tensor(column) for column in zip(*pairs, strict=True))

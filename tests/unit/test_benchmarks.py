@@ -14,7 +14,7 @@ import torch
 
 from toolkit_ext import backbones
 from toolkit_ext.evaluation.settings import float32_arithmetic
-from toolkit_ext.experiments.costs import Passes
+from toolkit_ext.experiments.costs import Passes, recorded_passes
 from toolkit_ext.fast.formats import is_native
 from toolkit_ext.results.records.environment import machine_name
 from toolkit_ext.trainers import TRAINERS
@@ -52,7 +52,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_is_measured_beside_its_limit_and_every_method_too(
     tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    main = importlib.import_module("train_step").main
+    main, costs = importlib.import_module("train_step").main, importlib.import_module("method_costs")
+    for name in ("STEPS", "TURNS"):
+        monkeypatch.setattr(costs, name, 1)
+    # Counted as in the test of one method below.
+    monkeypatch.setattr(costs, "count_passes", lambda method: recorded_passes()[method])
     main(["--quick", "--rounds", "1", "--output", str(tmp_path)], standalone_mode=False)
     steps = pd.read_csv(tmp_path / f"train_step-quick-{machine_name()}.csv").set_index("contestant")
     assert (steps["seconds"] > 0).all()

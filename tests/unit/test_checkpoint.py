@@ -80,6 +80,7 @@ assert not any(name.split(".")[0] == "toolkit_ext" for name in sys.modules)
 """
 
 
+@pytest.mark.slow  # an interpreter that reads timm; in this process, test_bit_identical_logits loads with timm too
 def test_timm_architecture_loads_without_this_package(tmp_path: Path) -> None:
     """A stock ViT, trained with spectral norm and an orthogonal layer, in a process that knows timm only."""
     model = make("vit_tiny_patch16_224")

@@ -223,7 +223,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(PATHS), value=VALUES)
 def test_any_json_anywhere_is_one_line(
     path: tuple[str, ...], value: Any, saved: Path, config: dict[str, Any], tmp_path: Path
@@ -231,7 +231,7 @@ def test_any_json_anywhere_is_one_line(
     survives(written(saved, tmp_path / "model", changed_at(config, path, value)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=st.dictionaries(st.sampled_from(sorted(ARCHITECTURE)), VALUES, max_size=3))
 def test_any_value_of_a_known_argument_is_one_line(
     arguments: dict[str, Any], saved: Path, config: dict[str, Any], tmp_path: Path

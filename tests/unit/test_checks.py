@@ -67,7 +67,7 @@ def test_images_are_named_in_messages() -> None:
         check_images(with_value(2), "validation images")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     labels=st.lists(st.integers(0, 6), min_size=1, max_size=20),
     kind=st.sampled_from([torch.uint8, torch.int32, torch.int64]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -162,22 +163,29 @@ SYSTEM = {
     "text": (OSError("broken\nin two"), "error: the system: broken in two"),
     "memory": (MemoryError(), "error: out of memory; "),
 }
+PATHS = {
+    "long": (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), "error: xxxx"),
+    "loop": (OSError(errno.ELOOP, "Too many levels of symbolic links", "a/b"), "error: a/b: Too many levels"),
+    "folder": (IsADirectoryError(errno.EISDIR, "Is a directory", "a"), "error: a: Is a directory"),
+    "rights": (PermissionError(errno.EACCES, "Permission denied", "a"), "error: a: Permission denied"),
+}
 
 
-@pytest.mark.parametrize("case", SYSTEM)
-def test_an_error_of_the_system_is_one_line_and_exit_code_one(
+@pytest.mark.parametrize("case", [*SYSTEM, *PATHS])
+def test_an_error_of_the_system_is_one_line_and_exit_code_one_or_two_for_a_wrong_path(
     case: str, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error, message = SYSTEM[case]
+    error, message = (SYSTEM | PATHS)[case]
 
     def fail(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr("toolkit_ext.cli.methods.recorded_passes", fail)
     done = command("methods")
-    assert done.code == 1
+    assert done.code == (2 if case in PATHS else 1)
     assert done.err.startswith(message)
     assert len(done.err.splitlines()) == 1
+    assert len(done.err) < 1_500
 
 
 @pytest.mark.parametrize("case", ERRORS)

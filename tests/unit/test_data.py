@@ -226,7 +226,7 @@ def test_subset() -> None:
         small().subset(n_train=0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     labels=st.lists(st.integers(0, 3), min_size=4, max_size=80),
     fraction=st.floats(0.05, 0.95),

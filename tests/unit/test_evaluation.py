@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
 from toolkit_ext.evaluation.settings import float32_arithmetic
 from toolkit_ext.tensors import hash_tensors
 
-SHORT = Budget(n_iter=5, n_queries=30)
+SHORT = Budget(n_iter=3, n_queries=12)
 PROTOCOL = Protocol("test", "Linf", 0.05, attacks=("clean", "fgsm", "pgd_l2", "aa"), l2_eps=0.3)
 
 
@@ -69,7 +69,7 @@ def test_record_is_plain_json_and_complete() -> None:
     record = evaluation.to_record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["protocol"] == {"name": "test", "norm": "Linf", "eps": 0.05, "version": "standard"}
-    assert record["details"]["settings"]["budget"] == {"n_iter": 5, "n_queries": 30}
+    assert record["details"]["settings"]["budget"] == {"n_iter": 3, "n_queries": 12}
     assert record["details"]["settings"]["target_classes"] == 3
     assert record["details"]["settings"]["tolerance"] == {"Linf": 1e-6, "L2": pytest.approx(4e-6)}
     assert record["details"]["settings"]["versions"]["torch"] == torch.__version__
@@ -190,7 +190,6 @@ def test_a_model_that_is_always_wrong() -> None:
     assert torch.equal(evaluation.examples.inputs, x)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5000), st.floats(0, 1))
 def test_wilson_solves_its_equation(n: int, share: float) -> None:
     """The bounds are the proportions ``p`` with ``|share - p| = z sqrt(p (1 - p) / n)``."""
@@ -202,7 +201,6 @@ def test_wilson_solves_its_equation(n: int, share: float) -> None:
         assert abs(correct / n - bound) == pytest.approx(z * math.sqrt(bound * (1 - bound) / n), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
 def test_packed_flags_come_back(flags: list[bool]) -> None:
     assert unpack_flags(pack_flags(torch.tensor(flags)), len(flags)).tolist() == flags

@@ -15,7 +15,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Budget, Evaluation, Protocol, evaluate, evaluate_budgets, load_examples
 from toolkit_ext.evaluation.running.recheck import distance, recheck, tolerance
 
-SHORT = Budget(n_iter=5, n_queries=30)
+SHORT = Budget(n_iter=3, n_queries=12)
 ATTACKS = ("clean", "fgsm", "pgd20", "pgd_l2", "apgd_ce", "aa")
 PROTOCOL = Protocol("test", "Linf", 0.5, attacks=ATTACKS, l2_eps=0.3)
 RADII: tuple[str | float, ...] = ("16/255", 0.02, 0.12)

@@ -18,7 +18,7 @@ from toolkit_ext.evaluation.suite import precision
 from toolkit_ext.evaluation.suite.autoattack import perturb
 from toolkit_ext.evaluation.suite.precision import HalfCopy, channels_last, pass_seconds, verified
 
-SHORT = Budget(n_iter=6, n_queries=40)
+SHORT = Budget(n_iter=4, n_queries=16)
 PROTOCOL = Protocol("test", "Linf", 0.01, attacks=("clean", "apgd_ce", "square", "aa"))
 
 

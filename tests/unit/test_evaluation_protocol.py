@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit_ext.errors import UserError
@@ -80,7 +80,6 @@ def test_radius_of_the_l2_column() -> None:
     assert load_protocol("l2_1.5_mnist").radius("pgd_l2") == ("L2", 1.5)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 255), st.sampled_from(["Linf", "L2"]), st.sampled_from(COLUMNS))
 def test_eps_as_text_is_the_number(levels: int, norm: Any, column: str) -> None:
     text, number = Protocol("p", norm, f"{levels}/255", l2_eps=1), Protocol("p", norm, levels / 255, l2_eps=1)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -68,7 +68,6 @@ def test_no_examples() -> None:
     assert rejected == {}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["Linf", "L2"]), st.floats(0.01, 3))
 def test_rounding_stays_within_the_tolerance(seed: int, norm: Any, eps: float) -> None:
     """A float32 perturbation scaled to the sphere is accepted, one larger by a ten-thousandth of eps is not."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def run(model: nn.Module, x: Tensor, y: Tensor, folder: Path | None, **options: 
     return evaluate(model, x, y, state_dir=folder, **(defaults | options))
 
 
+@cache
+def uninterrupted() -> tuple[Evaluation, int]:
+    """The evaluation of :func:`case` that was never stopped, and its passes; its examples are compared, not changed."""
+    model, x, y = case()
+    return run(model, x, y, None), model.calls
+
+
 def facts(evaluation: Evaluation) -> dict[str, Any]:
     """The record, but for the wall times."""
     record = evaluation.to_record()
@@ -78,8 +86,7 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
 @pytest.mark.parametrize("part", range(10))
 def test_stopped_at_any_point(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = case()
-    whole = run(model, x, y, None)
-    total, finished = model.calls, [0]
+    (whole, total), finished = uninterrupted(), [0]
 
     save = State.save
 
@@ -160,8 +167,7 @@ def test_kill_9(moment: str, tmp_path: Path) -> None:
     assert done > 1
 
     model, x, y = case()
-    whole, total = run(model, x, y, None), model.calls
-    model.calls = 0
+    whole, total = uninterrupted()
     assert_same(run(model, x, y, tmp_path), whole)
     assert model.calls < total
     assert len(list(tmp_path.glob("batch-*.safetensors"))) > done
@@ -169,8 +175,7 @@ def test_kill_9(moment: str, tmp_path: Path) -> None:
 
 def test_further_attacks_are_added_to_what_is_there(tmp_path: Path) -> None:
     model, x, y = case()
-    whole, total = run(model, x, y, None), model.calls
-    model.calls = 0
+    whole, total = uninterrupted()
     run(model, x, y, tmp_path, protocol=PROTOCOL.at(attacks=("fgsm", "aa")))
     first, model.calls = model.calls, 0
     assert_same(run(model, x, y, tmp_path), whole)

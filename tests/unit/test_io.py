@@ -124,6 +124,23 @@ def test_the_checksum_is_that_of_the_file(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "state.pt", weights_only=True)["a"].tolist() == list(range(1000))
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("[" * 100_000, "nested"), ('{"a":' * 100_000, "nested"), (b"\xff", "utf-8"), ("{", "Expecting"), ("1,", "Extra")],
+)
+def test_json_of_anybody_is_a_value_or_a_value_error(text: str | bytes, reason: str) -> None:
+    assert io.parse_json('{"a": [1, null]}') == {"a": [1, None]}
+    with pytest.raises(ValueError, match=reason):
+        io.parse_json(text)
+
+
+def test_json_is_parsed_by_one_function() -> None:
+    """``json.loads`` of a text nested too deeply is a RecursionError; here it reads what we made."""
+    own = {"io.py", "backbones/config.py", "evaluation/running/state.py", "experiments/costs.py"}
+    found = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "json.load" in path.read_text()}
+    assert found == own
+
+
 def test_what_killed_processes_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
     old, new = tmp_path / ".log.csv.abcdefgh.tmp", tmp_path / ".run.json.0123abcd.tmp"
     others = [tmp_path / name for name in (".gitignore", "notes.tmp", ".hidden.settings", "log.csv")]

@@ -62,6 +62,7 @@ def test_a_random_point_fills_the_cube() -> None:
     assert 0.49 < found.max() <= 0.5
     assert -0.5 <= found.min() < -0.49
     assert found.var().item() == pytest.approx(1 / 12, rel=0.05)  # of a uniform law on a range of 1
+    assert found.abs().T.corrcoef().fill_diagonal_(0).abs().max() < 0.1  # coordinates are independent
 
 
 def test_the_steepest_direction_is_of_length_one_and_zero_stays_zero() -> None:

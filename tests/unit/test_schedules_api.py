@@ -120,6 +120,12 @@ def test_bad_learning_rate_options_are_told(name: str, options: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
+def test_the_lowest_rate_is_compared_with_that_of_the_start_not_of_the_moment() -> None:
+    optimizer = SGD([{"params": [torch.zeros(3, requires_grad=True)], "initial_lr": 0.1, "lr": 0.0}])
+    scheduler = lr_scheduler(optimizer, "cosine", **(OPTIONS | {"min_lr": 0.01}))
+    assert min(advance(optimizer, scheduler, 12)[3:]) >= 0.01
+
+
 EPS_BAD: list[tuple[type[Any], dict[str, Any], str]] = [
     (Warmup, {"eps_warmup_epochs": -1.0}, "eps_warmup_epochs: -1.0"),
     (Periodic, {"eps_min": 0.4, "eps_max": 0.3}, "eps_min: 0.4 is above eps_max 0.3"),

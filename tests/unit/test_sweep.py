@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from filelock import FileLock
 
 import toolkit_ext
@@ -46,9 +45,7 @@ def context(tmp_path: Path) -> RunContext:
 
 @pytest.fixture
 def command(toolkit: Any) -> Any:
-    threads = torch.get_num_threads()
-    yield partial(toolkit, "sweep")
-    torch.set_num_threads(threads)
+    return partial(toolkit, "sweep")
 
 
 def test_the_grid_is_every_combination_once() -> None:

@@ -25,7 +25,7 @@ Make = Callable[..., PerturbedOptimizer]
     scope=st.sampled_from(["global", "per_tensor"]),
     seed=st.integers(0, 10**6),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_amp_stays_in_its_ball(epsilon: float, inner_lr: float, inner_iter: int, scope: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weights = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 4), (5,), ()]]
@@ -49,7 +49,7 @@ def test_amp_stays_in_its_ball(epsilon: float, inner_lr: float, inner_iter: int,
 
 
 @given(gamma=st.floats(1e-3, 2), steps=st.integers(1, 4), seed=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_awp_stays_within_gamma_of_each_layer(gamma: float, steps: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weights = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 4), (2, 2, 2), (5,)]]

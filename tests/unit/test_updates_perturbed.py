@@ -68,7 +68,7 @@ def test_an_empty_ball_is_the_base_optimiser_to_the_bit(make: Make, options: dic
 
 @BOTH
 @given(fails_at=st.integers(0, 3), error=st.sampled_from([ValueError, KeyboardInterrupt]))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_weights_are_restored_to_the_bit_when_the_closure_raises(
     make: Make, fails_at: int, error: type[BaseException]
 ) -> None:

@@ -185,6 +185,16 @@ def test_asam_scales_weights_by_name_those_of_batch_norm_too() -> None:
         torch.testing.assert_close(delta, 0.1 * scale**2 * gradient / size, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["amp", "awp", "sam", "asam"])
+def test_statistics_of_a_compiled_model_are_those_of_one_pass(name: str) -> None:
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    update = UPDATES[name]().bind(compiled, optimizer)  # type: ignore[arg-type]
+    update.step(lambda: Losses({"adversarial": F.cross_entropy(compiled(X), Y)}))
+    assert model[1].num_batches_tracked == 1
+
+
 def test_dual_gives_the_penalty_to_the_clean_gradient() -> None:
     model, update = bound("dual")
     losses = terms(network())()

@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit_ext.backbones.registry import check_arguments, is_architecture, shown
 from toolkit_ext.errors import UserError, one_line
+from toolkit_ext.io import parse_json
 from toolkit_ext.types import NORMS
 from toolkit_ext.units import plain
 
@@ -92,8 +93,8 @@ def _parse(data: bytes) -> dict[str, Any]:
     if len(data) > _MOST_BYTES:
         raise UserError(f"{CONFIG} has {len(data)} bytes; at most {_MOST_BYTES} are allowed")
     try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(data)
+    except ValueError as error:
         raise UserError(_FORM) from error
     if isinstance(config, dict) and isinstance(told := config.get(KEY), dict) and MODULE in told:
         own = f"a module of your own, {shown(told[MODULE])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,8 +13,14 @@ from rich_click import RichGroup
 
 from toolkit_ext.cli.console import say, say_error, set_up_logging
 from toolkit_ext.cli.help import CONTEXT_SETTINGS
-from toolkit_ext.errors import RunError, UserError, one_line
+from toolkit_ext.errors import RunError, UserError, message_line, one_line
 from toolkit_ext.fast import allocator
+
+# What the system says of a path that was given wrongly: bad input, like every other wrong value.
+_BAD_PATHS = {
+    errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP,
+    errno.EINVAL, errno.EROFS,
+}  # fmt: skip
 
 # Module and text in the list of commands; a command is imported when it is used.
 COMMANDS = {
@@ -97,8 +104,8 @@ def guarded(command: click.Command) -> None:
         say_error("out of memory; all finished epochs and batches are saved, so that the same command can go on")
         sys.exit(1)
     except OSError as error:
-        say_error(f"{error.filename or 'the system'}: {error.strerror or one_line(error)}")
-        sys.exit(1)
+        say_error(message_line(f"{error.filename or 'the system'}: {error.strerror or one_line(error)}"))
+        sys.exit(2 if error.errno in _BAD_PATHS else 1)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted: all finished epochs and batches are saved; the same command with --resume goes on from there")
         sys.exit(130)

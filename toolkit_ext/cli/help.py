@@ -50,6 +50,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
         "early_stopping",
         "constant_patience",
+        "track",
     ),
     "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
     "Export": ("to", "file", "top", "as_csv", "private"),

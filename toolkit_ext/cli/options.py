@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from toolkit_ext.bounds import COUNT, SEED, Bounds
 from toolkit_ext.data.reading import Reading
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import RunContext
+from toolkit_ext.io import parse_json
 from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig
 from toolkit_ext.units import Eps
@@ -133,8 +133,8 @@ def _parse_backbone_args(ctx: click.Context, param: click.Parameter, pairs: tupl
         if not equals:
             raise UserError(f"backbone-arg: {pair!r} is not allowed; write NAME=VALUE, such as width=8")
         try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
+            found[name] = parse_json(value)
+        except ValueError:
             found[name] = value
     return found
 
@@ -169,6 +169,12 @@ save_every_option = click.option(
     default=10.0,
     show_default=True,
     help="minutes between saves inside an epoch, from which --resume continues; 0: only at its end",
+)
+track_option = click.option(
+    "--track",
+    type=CommaSeparated(str),
+    default=(),
+    help="log every epoch to these trackers: tensorboard, mlflow, wandb, trackio; several with commas",
 )
 
 

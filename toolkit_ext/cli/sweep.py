@@ -11,7 +11,13 @@ import click
 
 from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import Command
-from toolkit_ext.cli.options import CommaSeparated, run_context_options, save_every_option, take_run_context
+from toolkit_ext.cli.options import (
+    CommaSeparated,
+    run_context_options,
+    save_every_option,
+    take_run_context,
+    track_option,
+)
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.settings import RunContext, Task
@@ -100,6 +106,7 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
 @click.option("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask cluster instead")
 @click.option("--dry-run", is_flag=True, help="list the runs and the state of each, and stop")
 @save_every_option
+@track_option
 @partial(run_context_options, workers="--data-workers")
 @config_options
 def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: bool, **values: Any) -> None:

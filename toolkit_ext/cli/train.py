@@ -21,6 +21,7 @@ from toolkit_ext.cli.options import (
     save_every_option,
     take_reading,
     take_run_context,
+    track_option,
 )
 from toolkit_ext.experiments.presets import preset_for
 from toolkit_ext.experiments.settings import Experiment, RunContext
@@ -61,6 +62,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run")
 @click.option("--extend", metavar="RUN", help="begin with the epochs of RUN, a shorter run with the same settings")
 @save_every_option
+@track_option
 @run_context_options
 @config_options
 def train_command(method: str | None, dry_run: bool, **values: Any) -> None:

@@ -19,7 +19,7 @@ from toolkit_ext.data.images import ImageSet, ImagesInMemory, StreamedImages
 from toolkit_ext.data.reading import Engine
 from toolkit_ext.data.threads import in_threads
 from toolkit_ext.errors import UserError
-from toolkit_ext.io import atomic_folder, atomic_write, make_folder
+from toolkit_ext.io import atomic_folder, atomic_write, make_folder, parse_json
 
 log = logging.getLogger("toolkit_ext.data")
 _IMAGES, _ABOUT = "images.npy", "about.json"
@@ -111,14 +111,14 @@ def _cached(folder: Path, shape: tuple[int, ...]) -> Tensor | None:
     if not (folder / _ABOUT).is_file():
         return None
     try:
-        about = json.loads((folder / _ABOUT).read_bytes())
+        about = parse_json((folder / _ABOUT).read_bytes())
         # First, because NumPy raises many kinds of errors on a damaged file.
         if about["sha256"] == _hash(folder / _IMAGES):
             x = torch.from_numpy(np.load(folder / _IMAGES, allow_pickle=False))
             if tuple(x.shape) == shape and x.dtype == torch.uint8:
                 log.info("cache: decoded images read from %s", folder)
                 return x
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     log.warning("cache: %s is damaged; the images are decoded again", folder)
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Literal, Self
 
 from toolkit_ext.bounds import check_options
 from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive, one_line
+from toolkit_ext.io import parse_json
 from toolkit_ext.types import NORMS, Norm
 from toolkit_ext.units import Eps, parse_eps
 
@@ -119,10 +119,10 @@ def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
         check_choice("protocol", str(name_or_path), protocol_names())
         path = next(file for folder in _FOLDERS if (file := folder / f"{name_or_path}.json").is_file())
     try:
-        fields = json.loads(path.read_text())
+        fields = parse_json(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"protocol {path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"protocol {path}: not a readable JSON file ({one_line(error)})") from error
     try:
         return Protocol(**fields)

@@ -16,6 +16,7 @@ from torch import Tensor
 from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.evaluation.tensor_files import read_tensors, write_tensors
+from toolkit_ext.io import parse_json
 from toolkit_ext.types import Norm
 
 
@@ -101,7 +102,7 @@ def load_examples(path: str | Path) -> Examples:
     """Read a file of :meth:`Examples.save`; :class:`UserError` for any other file."""
     try:
         tensors, texts = read_tensors(Path(path))
-        attacks = json.loads(texts["attacks"])
+        attacks = parse_json(texts["attacks"])
         names = [attack["name"] for attack in attacks]
         codes = tensors.pop("attack").tolist()
         balls = {attack["name"]: (attack["norm"], attack["eps"]) for attack in attacks}

@@ -34,6 +34,7 @@ from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.optim import make_schedulers
+from toolkit_ext.trainers.tracking import check_trackers
 
 _FEW = 8  # images of a rehearsal
 _AS_IS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # images have their size already
@@ -155,6 +156,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     dataset, made, trainer, protocol = prepare(experiment, dataset, device)
     about = facts(experiment, dataset, made.model, trainer)
     folder = context.output / experiment.run_id
+    ranks.first(lambda: check_trackers(context.track, folder))
     for line in made.lines():
         say(line)
     say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
@@ -174,6 +176,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         progress=context.progress and not context.quiet,
         on_epoch=shown_epochs(context),
         save_every=context.save_every,
+        track=context.track,
         extra={**about, **_told(experiment, dataset.classes), **started_from(made)},
     )
     trainer.load_best()

@@ -19,6 +19,7 @@ from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget, duration
 from toolkit_ext.trainers.compose import AXES, known
 from toolkit_ext.trainers.methods import METHODS
+from toolkit_ext.trainers.tracking import check_trackers
 
 _STEPS = 3  # timed, in the second of two short trainings
 
@@ -32,6 +33,7 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     device = check_device(context.device)
     dataset = context.open(experiment.data, experiment.reading)
     dataset, made, trainer, protocol = rehearse(experiment, dataset, device)
+    check_trackers(context.track, context.output)
     sizes = facts(experiment, dataset, made.model, trainer)["data"]
     kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id

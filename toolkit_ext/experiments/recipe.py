@@ -17,7 +17,7 @@ import torch
 
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.help import CONTEXT_SETTINGS, Command
-from toolkit_ext.cli.options import run_context_options, save_every_option, take_run_context
+from toolkit_ext.cli.options import run_context_options, save_every_option, take_run_context, track_option
 from toolkit_ext.experiments.experiment import run
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.fast.formats import is_native
@@ -108,6 +108,7 @@ def script(text: str | None, **defaults: str) -> Callable[[Callable[..., None]],
         @click.command(help=text, cls=Command, context_settings=settings)
         @click.option("--smoke", "small", is_flag=True, help=smoke_help)
         @save_every_option
+        @track_option
         @run_context_options
         def command(**values: Any) -> None:
             context = take_run_context(values)

@@ -123,7 +123,8 @@ class RunContext:
 
     ``extend`` names a shorter run of the same settings, in ``output`` or by its folder, whose epochs are taken over.
     ``told`` are further facts for the record, such as how the run was chosen. ``in_memory``, ``data_workers`` and
-    ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes.
+    ``cache`` say how images are kept, see :class:`toolkit_ext.data.Engine`; ``save_every`` is in minutes; ``track``
+    names trackers, see :mod:`toolkit_ext.trainers.tracking`.
     """
 
     results: Path = Path("results")
@@ -142,6 +143,7 @@ class RunContext:
     data_workers: int | None = None
     cache: Path | None = None
     save_every: float = 10.0
+    track: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.tables:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import hash_model
-from toolkit_ext.io import atomic_write, make_folder, say_unchecked
+from toolkit_ext.io import atomic_write, make_folder, parse_json, say_unchecked
 from toolkit_ext.landscape.adversarial_loss import BATCH_SIZE, checked, measure, move_to, restored
 from toolkit_ext.landscape.directions import Plane
 from toolkit_ext.tensors import hash_tensors
@@ -52,7 +52,7 @@ class _Shard:
         if not path.exists():
             return {}
         try:
-            saved = json.loads(path.read_text())
+            saved = parse_json(path.read_text())
             digest = saved.pop(_DIGEST, None)
             if digest is None:
                 say_unchecked(path)
@@ -62,7 +62,7 @@ class _Shard:
             points = {
                 int(index): {name: float(row[name]) for name in _COLUMNS} for index, row in saved["points"].items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"output {path}: is damaged; remove it to compute its points again") from error
         if not same:
             raise UserError(f"output {self.folder}: holds the points of another surface; choose another folder")

@@ -66,6 +66,7 @@ class FitOptions:
     workers: int = 0
     progress: bool = True
     on_epoch: OnEpoch | Sequence[OnEpoch] = ()
+    track: str | Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +79,9 @@ class FitOptions:
         for callback in self.callbacks:
             if not callable(callback):
                 raise UserError(f"on_epoch: {quoted(callback)} is not allowed; give a function, or a list of functions")
+        several = isinstance(self.track, list | tuple) and all(isinstance(name, str) for name in self.track)
+        if not several and not isinstance(self.track, str):
+            raise UserError(f"track: {quoted(self.track)} is not allowed; give names, such as mlflow,tensorboard")
         if self.stop_after is not None:
             object.__setattr__(self, "stop_after", check_count("stop_after", self.stop_after))
         try:
@@ -91,6 +95,13 @@ class FitOptions:
     def callbacks(self) -> tuple[OnEpoch, ...]:
         """``on_epoch`` as a tuple."""
         return tuple(self.on_epoch) if isinstance(self.on_epoch, list | tuple) else (cast(OnEpoch, self.on_epoch),)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """``track`` as a tuple, each name once."""
+        given = [self.track] if isinstance(self.track, str) else self.track
+        names = [word.strip() for name in given for word in name.split(",")]
+        return tuple(dict.fromkeys(name for name in names if name))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> FitOptions:

@@ -133,7 +133,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
         inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
         (bars on a terminal, on by default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport`
-        after every epoch) and ``extra`` (facts to keep with the checkpoints).
+        after every epoch), ``track`` (trackers, such as ``mlflow,wandb``) and ``extra`` (facts to keep with the
+        checkpoints).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
@@ -259,14 +260,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
         scheduled = update.scheduled if isinstance(update, PartlyScheduled) else update.optimizers
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
-        numbered = getattr(source, "examples", None)
-        resources = RunResources(tuple(shape), classes, device, parallel.exchange_ascent, loop, numbered)
+        exchange, known = parallel.exchange_ascent, getattr(source, "examples", None)
+        resources = RunResources(tuple(shape), classes, device, exchange, loop, known, self._scheduler is None)
         extensions = Extensions(axes, model, resources)
         scheduled = [*scheduled, *resources.optimizers]
         own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
-        if own is not None and resources.optimizers:
-            name = self.axes.names["objective"]
-            raise UserError(f"scheduler: not allowed with the objective {name}, which trains a second network")
         resets = self.axes.schedule.resets(epochs)
         norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
@@ -298,4 +296,5 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             save_every=options.save_every,
             progress=options.progress and ranks.is_first,
             on_epoch=options.callbacks,
+            track=options.trackers,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +24,8 @@ from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, d
 from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor, stays_constant
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
-from toolkit_ext.trainers.state import RunFolder, TensorBoardLogger
+from toolkit_ext.trainers.state import RunFolder
+from toolkit_ext.trainers.tracking import Trackers, settings_of
 from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch, restore_generators
 from toolkit_ext.types import (
     AdversarialInputs,
@@ -65,6 +65,7 @@ class Run:
     progress: bool = True
     unfinished: UnfinishedEpoch | None = None
     on_epoch: Sequence[OnEpoch] = ()
+    track: Sequence[str] = ()
     history: list[dict[str, Any]] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
     best_score: tuple[float, float] = (-1.0, -1.0)
@@ -87,9 +88,10 @@ class Run:
         )
         self.meter = GradientMeter(loop.clip_grad, self.finite.gradient)
         self.parallel.share(self.update, loop, self.axes.names["update"], self.finite.gradients)
-        folder = self.folder if self.parallel.ranks.is_first else None
         self._shown = 0.0
-        self.board = TensorBoardLogger(folder.path / "tensorboard" if folder else None)
+        told = settings_of(self.extensions.given, self.fingerprint, self.epochs, self.extra)
+        path = self.folder.path if self.folder else None
+        self.trackers = Trackers(self.track, path, told, self.parallel.ranks)
 
     @property
     def measured(self) -> nn.Module:
@@ -100,7 +102,7 @@ class Run:
         """Train from the epoch after the last one in ``history`` up to ``stop_after``."""
         optimizers = self.update.optimizers
         with (
-            closing(self.board),
+            self.trackers.running(self.history),
             self.meter.attached(optimizers),
             self.finite.attached(),
             self.plan.applied(self.model, self.measured, optimizers=optimizers),
@@ -217,7 +219,6 @@ class Run:
 
     def _finish(self, row: dict[str, Any]) -> None:
         self.history.append(row)
-        self.board.add(row)
         self.monitor.sound(self.alarms, self.history)
         score = (row.get("val_robust_acc", -1.0), row.get("val_clean_acc", -1.0))
         # Where nothing is measured, the last epoch counts as best.
@@ -229,6 +230,7 @@ class Run:
         if row["epoch"] in self.axes.schedule.resets(self.epochs)[1:-1] and self.folder:
             self.folder.save(f"snapshot-{row['epoch']:03d}", self.unwrap(self.measured), self.extra)
         self._save()
+        self.trackers.add(row)  # after it is saved: trackers are never ahead of the run
 
     def _save_inside(self, batches: int, seconds: float, averages: Averages) -> None:
         self.finite.seen()

@@ -36,6 +36,7 @@ class RunResources:
         exchange: turns means over this process's part of a batch into those over the whole.
         loop: the run's configuration, for optimisers of its networks.
         examples: number of training examples, where they are numbered.
+        scheduled: the run makes its own learning-rate schedules.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class RunResources:
         exchange: GradientReducer,
         loop: LoopConfig,
         examples: int | None = None,
+        scheduled: bool = True,
     ) -> None:
         self.input_shape, self.num_classes, self.device, self.loop = input_shape, num_classes, device, loop
-        self.exchange, self.examples, self.seed = exchange, examples, loop.seed
+        self.exchange, self.examples, self.scheduled, self.seed = exchange, examples, scheduled, loop.seed
         self.optimizers: list[Optimizer] = []
         self._networks: list[nn.Module] = []
         self._checkpoints: list[str] = []
@@ -71,7 +73,13 @@ class RunResources:
         return made
 
     def optimizer(self, network: nn.Module) -> Optimizer:
-        """The run's optimiser for ``network``, one rate for all of its layers; the run's schedule moves it."""
+        """The run's optimiser for ``network``, one rate for all of its layers; the run's schedule moves it.
+
+        Raises:
+            UserError: the run's schedule is the caller's.
+        """
+        if not self.scheduled:
+            raise UserError("scheduler: not allowed with an objective that trains a second network; use lr_schedule")
         made = make_optimizer(network, replace(self.loop, layer_decay=1.0, head_lr=0.0), self.device)
         self.optimizers.append(made)
         return made
@@ -130,7 +138,7 @@ class Extensions:
     """The choices of a run that bind, keep state or move on after a step, and the run's resources for them."""
 
     def __init__(self, axes: Axes, model: nn.Module, resources: RunResources) -> None:
-        self.resources = resources
+        self.resources, self.given = resources, axes  # as given, before they are bound
         bound = {name: getattr(axes, name) for name in ("attack", "objective")}
         for name, choice in bound.items():
             if isinstance(choice, Bindable):

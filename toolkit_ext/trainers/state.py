@@ -24,7 +24,16 @@ from toolkit_ext.backbones import Normalized
 from toolkit_ext.backbones.checkpoint import save_model, save_weights, unwrapped
 from toolkit_ext.backbones.config import CONFIG, KEY
 from toolkit_ext.errors import UserError, check_file_name, one_line
-from toolkit_ext.io import atomic_file, atomic_folder, atomic_write, locked, make_folder, recover_folder, say_unchecked
+from toolkit_ext.io import (
+    atomic_file,
+    atomic_folder,
+    atomic_write,
+    locked,
+    make_folder,
+    parse_json,
+    recover_folder,
+    say_unchecked,
+)
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.units import plain
 
@@ -72,7 +81,7 @@ def _foreign(tree: Any, path: str = "state") -> Iterator[str]:
 def _read_state(file: Path) -> dict[str, Any]:
     problem = f"checkpoint {file}: cannot be read, it is cut short or damaged"
     try:
-        told = json.loads(file.with_name(CONFIG).read_bytes())[KEY]
+        told = parse_json(file.with_name(CONFIG).read_bytes())[KEY]
         with file.open("rb") as stored:
             sound = told.get(_DIGEST) in (None, hashlib.file_digest(stored, "sha256").hexdigest())
         state = torch.load(file, map_location="cpu", weights_only=True) if sound else None

@@ -12,8 +12,8 @@ from toolkit_ext.updates.free import FreeRule
 from toolkit_ext.updates.rules import AMPRule, ASAMRule, AWPRule, DualRule, PlainRule, SAMRule
 
 if TYPE_CHECKING:
+    from toolkit_ext.updates.batch_norm import hold_running_statistics
     from toolkit_ext.updates.dual import DualOptimizer
-    from toolkit_ext.updates.perturbed import hold_running_statistics
     from toolkit_ext.updates.sharpness import SAM
     from toolkit_ext.updates.weight_perturbation import AMP, AWP
 
@@ -48,7 +48,7 @@ _NEED_TORCH = {
     "AWP": "weight_perturbation",
     "DualOptimizer": "dual",
     "SAM": "sharpness",
-    "hold_running_statistics": "perturbed",
+    "hold_running_statistics": "batch_norm",
 }
 
 

@@ -81,6 +81,15 @@ class DualOptimizer(WrappedOptimizer):
         """The parameter groups of both optimisers, those of ``clean`` first."""
         return [*self.clean.param_groups, *self.adversarial.param_groups]
 
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:  # type: ignore[override]
+        """The state of each parameter, under ``clean`` and ``adversarial``; to read only."""
+        found: dict[Tensor, dict[str, Any]] = {}
+        for name, optimizer in (("clean", self.clean), ("adversarial", self.adversarial)):
+            for parameter, values in optimizer.state.items():
+                found.setdefault(parameter, {})[name] = values
+        return found
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Raises :class:`UserError`: add the group to both optimisers."""
         raise UserError("DualOptimizer.add_param_group: not allowed; add the group to clean and to adversarial")

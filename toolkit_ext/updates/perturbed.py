@@ -7,54 +7,66 @@ optimiser moves θ along ∇L(θ + Δ). They differ in the steps and in the set.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.amp import GradScaler
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, GradientReducer, StepReport, no_exchange
+from toolkit_ext.updates.batch_norm import hold_running_statistics
 from toolkit_ext.updates.plain import NO_CLOSURE, WrappedOptimizer, check_inner, detached, gradients
 from toolkit_ext.updates.rules import BatchNormPasses
 
 
-@contextmanager
-def hold_running_statistics(model: nn.Module | None = None) -> Iterator[None]:
-    """In the context, forward passes in training mode do not update running batch-norm statistics.
+@dataclass
+class Perturbation:
+    """A step that has begun: its ``weights``, θ = ``origin``, Δ (None before the first ascent), and its passes."""
 
-    This covers the layers of ``model``, or, without it, every layer called in the process, through a global hook of
-    torch. Models compiled with ``torch.compile`` ignore that hook, so give ``model`` for them.
+    weights: list[Tensor]
+    origin: list[Tensor]
+    delta: list[Tensor] | None = None
+    ascents: int = 0  # passes whose gradients were finite
+    passes: list[GradientPass] = field(default_factory=list)
+    restored: bool = False
+
+    def restore(self) -> None:
+        """Put the weights back to θ."""
+        torch._foreach_copy_(self.weights, self.origin)
+        torch.clear_autocast_cache()
+        self.restored = True
+
+    @property
+    def norm(self) -> Tensor:
+        """‖Δ‖₂."""
+        return get_total_norm(self.delta) if self.delta else self.origin[0].new_zeros(())
+
+
+class GradientPass:
+    """What a ``GradScaler`` takes for an optimiser: it unscales the gradients, and calls ``step`` if they are finite.
+
+    It counts one unscaling for each object, so every pass has its own.
     """
-    held: dict[nn.Module, bool] = {}
 
-    def hold(module: nn.Module, _inputs: object = None) -> None:
-        if isinstance(module, _BatchNorm) and module not in held:
-            held[module] = module.track_running_stats
-            module.track_running_stats = False
-
-    hook = register_module_forward_pre_hook(hold) if model is None else None
-    try:
-        for module in model.modules() if model is not None else ():
-            hold(module)
-        yield
-    finally:
-        if hook is not None:
-            hook.remove()
-        for module, tracked in held.items():
-            module.track_running_stats = tracked  # type: ignore[assignment]
+    def __init__(self, param_groups: list[dict[str, Any]], step: Callable[[], None]) -> None:
+        self.param_groups, self.step = param_groups, step
 
 
 class PerturbedOptimizer(WrappedOptimizer, ABC):
     """Base of :class:`AMP` and :class:`AWP`: ``step(closure)`` around a base optimiser.
 
     Parameter groups and state are the base optimiser's, so torch's schedulers work with either; Δ is not kept. After
-    a step, ``figures`` holds ``perturbation_norm`` = ‖Δ‖₂ and ``rise_under_perturbation`` = L(θ + Δ) − L(θ).
+    a step, ``figures`` holds ``perturbation_norm`` = ‖Δ‖₂ and, with a closure, ``rise_under_perturbation`` =
+    L(θ + Δ) − L(θ).
+
+    Where a closure does not fit, as with a ``GradScaler``, :meth:`first_step` and :meth:`second_step` make the same
+    step in several calls.
     """
 
     base: Optimizer
@@ -63,6 +75,8 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
     exchange: GradientReducer
     ascent: GradientReducer
     figures: dict[str, Tensor]
+    _begun: Perturbation | None = None  # by first_step
+    _passes: Sequence[GradientPass] = ()  # of the last step, as a scaler knows them by their id until its update
 
     def __init__(self, base: Optimizer, batch_norm: BatchNormPasses, model: nn.Module | None, **options: Any) -> None:
         name = type(self).__name__
@@ -101,18 +115,31 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
     def _weights(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
+    @overload  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor]) -> Tensor: ...
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step; ``closure`` does ``zero_grad()``, forward, ``backward()`` and returns the loss.
 
         It is called at θ and after each step of ascent. Returns the loss at θ. If it raises, the weights are
-        unchanged, bit for bit.
+        unchanged, bit for bit. Without a closure it is :meth:`second_step`.
 
         Raises:
-            UserError: there is no closure, or it does not return a tensor.
+            UserError: no closure and no :meth:`first_step` before, or both; the closure does not return a tensor.
         """
+        name, begun = f"{type(self).__name__}.step", self._begun
+        if closure is None and begun is None:
+            raise UserError(f"{name}: {NO_CLOSURE}")
         if closure is None:
-            raise UserError(f"{type(self).__name__}.step: {NO_CLOSURE}")
+            end = self._descend if begun and begun.restored else self.second_step
+            end()
+            return None
+        if begun is not None:
+            raise UserError(f"{name}: a closure is not allowed after first_step; call second_step")
         loss = self._evaluate(closure, 0)
         norm, risen = self._perturb(closure) if self.rounds else (loss.new_zeros(()), loss)
         self.figures = {"perturbation_norm": norm, "rise_under_perturbation": risen - loss.detach()}
@@ -120,25 +147,97 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
         self.base.step()
         return loss
 
+    @torch.no_grad()
+    def first_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> None:
+        """Move the weights to θ + Δ, from the gradients at the current weights.
+
+        Call it after the backward pass at θ, and again after each further pass of a step with several ascents. Forward
+        passes that shall not count in batch norm belong into :func:`.hold_running_statistics`.
+
+        Args:
+            zero_grad: clear the gradients afterwards.
+            scaler: the scaler of the loss; the gradients are unscaled here. If they are not finite, the weights stay,
+                and :meth:`second_step` leaves the step out.
+
+        Raises:
+            UserError: it was called for every ascent of this step already.
+        """
+        if self._begun is None:
+            self._begun = self._at_origin()
+        begun, allowed = self._begun, max(self.rounds, 1)
+        if len(begun.passes) == allowed:
+            name = type(self).__name__
+            raise UserError(f"{name}.first_step: call {allowed + 1} is not allowed with {allowed} ascents a step")
+        begun.passes.append(GradientPass(self.param_groups, lambda: self._ascend_once(self._begun)))
+        if scaler is None:
+            begun.passes[-1].step()
+        else:
+            scaler.step(cast(Optimizer, begun.passes[-1]))
+        if zero_grad:
+            self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> None:
+        """Move the weights back to θ and step the base optimiser along the gradients at θ + Δ.
+
+        With a ``scaler``, gradients that are not finite in any pass of the step leave θ as it is; call
+        ``scaler.update()`` afterwards. To clip, call ``scaler.unscale_(optimizer)`` before.
+
+        Args:
+            zero_grad: clear the gradients afterwards.
+            scaler: the scaler of the loss.
+
+        Raises:
+            UserError: :meth:`first_step` was not called once for every ascent; the weights are θ.
+        """
+        begun, needed = self._begun, max(self.rounds, 1)
+        try:
+            if begun is not None:
+                begun.restore()
+            if begun is None or len(begun.passes) != needed:
+                calls, name = len(begun.passes) if begun else 0, type(self).__name__
+                raise UserError(f"{name}.second_step: first_step was called {calls} times, not {needed}, in this step")
+            if begun.ascents == needed:
+                self.step() if scaler is None else scaler.step(self)
+        finally:
+            self._begun, self._passes = None, begun.passes if begun else ()
+        if zero_grad:
+            self.zero_grad()
+
+    def _at_origin(self) -> Perturbation:
+        weights = self._weights()
+        return Perturbation(weights, [weight.detach().clone() for weight in weights])
+
+    def _ascend_once(self, begun: Perturbation | None) -> None:
+        """The weights become θ + Δ after one more step of ascent."""
+        assert begun is not None
+        begun.ascents += 1
+        if not self.rounds:
+            return
+        grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in begun.weights]
+        self.ascent(grads)
+        if begun.delta is not None:
+            torch._foreach_copy_(begun.weights, begun.origin)
+        begun.delta = self._ascend(begun.delta, grads, begun.origin)
+        torch._foreach_add_(begun.weights, begun.delta)
+        torch.clear_autocast_cache()  # holds half-precision copies of the old weights
+
+    def _descend(self) -> None:
+        assert self._begun is not None
+        self.figures = {"perturbation_norm": self._begun.norm}
+        self.exchange(gradients(self.base))
+        self.base.step()
+
     def _perturb(self, closure: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """‖Δ‖₂ and L(θ + Δ); leaves ∇L(θ + Δ) in the gradients, and the weights at θ."""
-        weights, delta = self._weights(), None
-        origin = [weight.detach().clone() for weight in weights]
+        begun = self._at_origin()
         try:
             for index in range(1, self.rounds + 1):
-                grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-                self.ascent(grads)
-                if delta is not None:
-                    torch._foreach_copy_(weights, origin)
-                delta = self._ascend(delta, grads, origin)
-                torch._foreach_add_(weights, delta)
-                torch.clear_autocast_cache()  # holds half-precision copies of the old weights
+                self._ascend_once(begun)
                 loss = self._evaluate(closure, index)
         finally:
-            torch._foreach_copy_(weights, origin)
-            torch.clear_autocast_cache()
-        assert delta is not None
-        return get_total_norm(delta), loss.detach()
+            begun.restore()
+        return begun.norm, loss.detach()
 
     def _evaluate(self, closure: Callable[[], Tensor], index: int) -> Tensor:
         counted = {"once": index == 0, "last": index == self.rounds, "every": True}[self.batch_norm]

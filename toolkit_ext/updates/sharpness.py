@@ -50,6 +50,8 @@ class SAM(PerturbedOptimizer):
             return loss
 
         optimizer.step(closure)
+
+    With a ``GradScaler``, ``first_step`` and ``second_step`` as for :class:`.AMP`.
     """
 
     rho: float

@@ -48,6 +48,16 @@ class AMP(PerturbedOptimizer):
             return loss
 
         optimizer.step(closure)
+
+    In mixed precision with a ``GradScaler``, which takes no closures; ``first_step`` comes after each of the first
+    ``inner_iter`` passes::
+
+        scaler.scale(F.cross_entropy(model(x), y)).backward()
+        optimizer.first_step(zero_grad=True, scaler=scaler)
+        with hold_running_statistics(model):
+            scaler.scale(F.cross_entropy(model(x), y)).backward()
+        optimizer.second_step(zero_grad=True, scaler=scaler)
+        scaler.update()
     """
 
     epsilon: float
@@ -112,6 +122,8 @@ class AWP(PerturbedOptimizer):
 
     Raises:
         UserError: an option outside its range, no weights to perturb, or a base that cannot step without a closure.
+
+    Example: as for :class:`AMP`, also with ``first_step`` and ``second_step``.
     """
 
     gamma: float

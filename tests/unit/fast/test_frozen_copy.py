@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -21,7 +23,13 @@ X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), tor
 
 
 def trained(name: str, **arguments: Any) -> nn.Module:
-    """A model whose batch norms have statistics of their own, in training mode."""
+    """A model whose batch norms have statistics of their own, in training mode; the same weights each time."""
+    return copy.deepcopy(_trained(name, tuple(arguments.items())))
+
+
+@cache
+def _trained(name: str, given: tuple[tuple[str, Any], ...]) -> nn.Module:
+    arguments = dict(given)
     torch.manual_seed(0)
     model = backbones.create(name, num_classes=10, in_chans=3, image_size=16, **arguments)
     for module in model.modules():
@@ -50,8 +58,8 @@ def unchanged(model: nn.Module, before: dict[str, Tensor]) -> bool:
 # The backbone, and how many of its batch norms follow a convolution.
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "resnet18_w": ({"width": 2}, 20),
-    "resnet18": ({"small_stem": True}, 20),
-    "preact_resnet18": ({}, 8),  # in each block, the one after the first convolution
+    "resnet18": ({"small_stem": True, "channels": (64, 8, 16, 32)}, 20),
+    "preact_resnet18": ({"channels": (64, 8, 16, 32)}, 8),  # in each block, the one after the first convolution
     "mobilenetv3_small_050": ({}, 34),  # with the activation inside
     "lenet": ({"width": 2}, 0),
 }

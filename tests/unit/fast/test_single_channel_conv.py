@@ -59,7 +59,7 @@ def derivatives(model: nn.Module, x: Tensor) -> list[Tensor]:
     channels=st.integers(1, 4),
     last=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_sums_are_the_gradient(
     kernel: tuple[int, int], padding: tuple[int, int], more: tuple[int, int], channels: int, last: bool
 ) -> None:

@@ -15,7 +15,7 @@ from toolkit_ext.cli import cli
 from toolkit_ext.errors import UserError
 from toolkit_ext.results import Record, read_records, write_record
 from toolkit_ext.results.inference.compare import compare, find_runs
-from toolkit_ext.results.inference.samples import outcomes
+from toolkit_ext.results.inference.samples import outcomes, sample_of
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3] / "results" / "runs"
@@ -49,7 +49,10 @@ def test_several_seeds_count_seeds_and_images(run: Make) -> None:
     assert aa.estimate.value == pytest.approx(20.0)
     assert "over 200 images and 3 and 3 seeds, paired by seed" in found.headline()
     assert "is higher than that of pgd-0-abc (3 seeds): +20.00 points" in found.headline()
-    assert found.table().splitlines()[2].startswith("| AutoAttack | 51.00 | 71.00 | +20.00 |")
+    header, rule, row = found.table().splitlines()
+    assert header == "| metric | first | second | difference | 90% interval | p | detectable |"
+    assert rule == "| --- | --- | --- | --- | --- | --- | --- |"
+    assert row.startswith("| AutoAttack | 51.00 | 71.00 | +20.00 |")
     assert "seeds apart" in compare(first, second[:2]).counted
 
 
@@ -89,6 +92,15 @@ def test_the_same_run_twice_and_runs_without_outcomes_are_refused(run: Make) -> 
     bare["details"].pop("robust")
     with pytest.raises(UserError, match="no outcomes by image"):
         compare([one], [bare])
+
+
+def test_runs_without_outcomes_are_a_number_each(run: Make) -> None:
+    runs = {seed: run("pgd", seed, 0.5 + seed / 10) for seed in range(3)}
+    assert outcomes(runs[0], "aa_gap") is None
+    del runs[1]["details"]["robust"]
+    found = sample_of(runs, "aa_acc", lambda record, metric: 100 * record["metrics"][metric])
+    assert found.outcomes == pytest.approx(np.array([[50.0], [60.0], [70.0]]))
+    assert (found.seeds, found.images) == ((0, 1, 2), "")
 
 
 def test_runs_are_found_by_name_path_pattern_and_seed(run: Make, tmp_path: Path) -> None:

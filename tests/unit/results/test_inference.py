@@ -151,6 +151,21 @@ def test_three_runs_of_a_kind_do_not_show_a_majority_but_five_do() -> None:
     assert Share(5, 5).detectable(50.0) == pytest.approx(100 * 0.8**0.2 - 50)
 
 
+def test_the_smallest_share_that_so_many_runs_find_above_nothing_has_a_closed_form() -> None:
+    # One run of n is enough, and at least one of n has a power of 80% where (1 - p)^n is 20%.
+    for runs in (1, 5, 40):
+        assert Share(0, runs).detectable() == pytest.approx(100 * (1 - 0.2 ** (1 / runs)))
+
+
+def test_the_moments_of_many_tables_at_once_are_those_of_each() -> None:
+    tables = simulated(np.random.default_rng(3), (4, 3, 20), (0.5, 0.7), 0.3)
+    together = moments(tables)
+    for index in range(4):
+        alone = moments([table[index] for table in tables])
+        for several, one in zip(together, alone, strict=True):
+            assert several[index] == pytest.approx(float(one))
+
+
 def test_holm_is_that_of_statsmodels() -> None:
     values = [0.04, 0.001, 0.03, 0.2, 0.03, 0.9]
     assert holm(values) == pytest.approx(list(multipletests(values, method="holm")[1]))

@@ -159,24 +159,36 @@ def test_any_damage_to_a_record_is_told_or_means_nothing(sound: Record, tmp_path
     assert told > 550
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"schema": 1}', None])
-def test_an_unreadable_record_in_the_way_of_a_run_is_one_line_and_not_done(
-    content: bytes | None, toolkit: Callable[..., Any], tmp_path: Path
-) -> None:
-    experiment = Experiment("pgd")
-    context = RunContext(results=tmp_path / "results", output=tmp_path / "outputs", progress=False)
-    assert state_of(experiment, context) == "new"
-    path = tmp_path / "results" / "runs" / f"{experiment.run_id}.json"
+def context_in(folder: Path) -> RunContext:
+    return RunContext(results=folder / "results", output=folder / "outputs", progress=False)
+
+
+def put_in_the_way(experiment: Experiment, context: RunContext, content: bytes | None) -> None:
+    """A file with ``content`` where the record of ``experiment`` goes; without content, a folder."""
+    path = context.results / "runs" / f"{experiment.run_id}.json"
     path.parent.mkdir(parents=True)
     if content is None:
         path.mkdir()
     else:
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"schema": 1}', None])
+def test_an_unreadable_record_in_the_way_of_a_run_is_one_line_and_not_done(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    experiment, context = Experiment("pgd"), context_in(tmp_path)
+    assert state_of(experiment, context) == "new"
+    put_in_the_way(experiment, context, content)
     assert state_of(experiment, context) == "unreadable"
     with pytest.raises(UserError, match=r"^record .*: is not a sound run record: \S.*; move the file away") as caught:
         run(experiment, context)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_counts_an_unreadable_record_as_not_done(toolkit: Callable[..., Any], tmp_path: Path) -> None:
+    put_in_the_way(Experiment("pgd"), context_in(tmp_path), b"{")
     outcome = toolkit("sweep", "--methods", "pgd", "--seeds", "0", "--dry-run")
     assert "1 runs: 0 recorded, 0 stopped, 0 new, 1 with an unreadable record" in outcome.err
     assert outcome.out.startswith("unreadable")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 
@@ -79,7 +80,7 @@ class Texts(HTMLParser):
             self.cells[-1] = (self.cells[-1] + data).strip("\n")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hostile(make: Callable[..., Any]) -> Callable[[str], Any]:
     """A record with a text in every place where there may be one."""
 
@@ -123,37 +124,41 @@ def test_the_console_obeys_no_name(text: str, hostile: Any, capsys: pytest.Captu
     assert "\x1b[31m" not in caught.get()
 
 
+class Shape(HTMLParser):
+    """The elements of a page with the names of their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.scripts: list[str] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, tuple(name for name, _ in attrs)))
+        self.inside = tag == "script" and ("type", "application/json") in attrs
+        self.scripts += [""] if self.inside else []
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.scripts[-1] += data
+
+
+@cache
+def shape_of(hostile: Any, name: str) -> list[tuple[str, tuple[str, ...]]]:
+    """The shape of the report of a record with this name everywhere; its scripts are JSON."""
+    from toolkit_ext.report.page import page
+
+    shape = Shape()
+    shape.feed(page([hostile(name)], title=name))
+    for script in shape.scripts:
+        json.loads(script)
+    return shape.found
+
+
 @pytest.mark.parametrize("text", MARKUP)
 def test_the_report_holds_text_alone(text: str, hostile: Any) -> None:
     """The page of a hostile record has the elements, and the attributes, of the page of a tame one."""
-    from toolkit_ext.report.page import page
-
-    class Shape(HTMLParser):
-        """The elements of a page with the names of their attributes."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.found: list[tuple[str, tuple[str, ...]]] = []
-            self.scripts: list[str] = []
-            self.inside = False
-
-        def handle_starttag(self, tag: str, attrs: Any) -> None:
-            self.found.append((tag, tuple(name for name, _ in attrs)))
-            self.inside = tag == "script" and ("type", "application/json") in attrs
-            self.scripts += [""] if self.inside else []
-
-        def handle_endtag(self, tag: str) -> None:
-            self.inside = False
-
-        def handle_data(self, data: str) -> None:
-            if self.inside:
-                self.scripts[-1] += data
-
-    shapes = []
-    for name in (text, "tame"):
-        shape = Shape()
-        shape.feed(page([hostile(name)], title=name))
-        shapes.append(shape)
-        for script in shape.scripts:
-            json.loads(script)
-    assert shapes[0].found == shapes[1].found
+    assert shape_of(hostile, text) == shape_of(hostile, "tame")

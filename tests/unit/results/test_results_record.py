@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit_ext.errors import UserError
@@ -204,7 +204,6 @@ _JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(parameters=st.dictionaries(st.text(min_size=1, max_size=8), _JSON, max_size=5))
 def test_any_hyper_parameters_come_back(
     make: Make, parameters: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -253,7 +252,6 @@ def test_slugs_are_made_of_what_a_name_may_hold(text: str) -> None:
     assert slug(slug(text)) == slug(text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=200), st.text(max_size=200))
 def test_run_ids_can_always_be_written(method: str, data: str, backbone: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,149}", new_run_id(method, data, backbone, 0))

@@ -69,7 +69,7 @@ def test_the_spread_between_seeds_counts(make: Make) -> None:
     assert _verdicts(steady + low) == {"amp": "best", "pgd": "worse"}
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.lists(st.floats(0, 0.2), max_size=8))
 def test_holm_is_that_of_statsmodels(values: list[float]) -> None:
     expected = multipletests(values, 0.05, method="holm")[0].tolist() if values else []
@@ -115,7 +115,7 @@ def test_other_budgets_and_fewer_examples_are_not_compared(make: Make) -> None:
     assert _verdicts(records) == {"amp": "", "pgd": "", "mim": ""}
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=4), st.integers(0, 3))
 def test_order_does_not_matter_and_equals_are_never_worse(make: Make, counts: list[int], seed: int) -> None:
     records = [_run(make, f"m{index}", _first(count, 40)) for index, count in enumerate(counts)]
@@ -142,6 +142,16 @@ def test_marks_and_what_they_mean(make: Make) -> None:
     shown = render(table, "csv", ["method", "aa_acc"], verdicts).splitlines()
     assert shown[:2] == ["method,aa_acc,aa_acc_vs_best", "amp,75.00,best"]
     assert "≈" not in to_markdown(table, ["method"], verdicts)
+
+
+def test_only_the_metrics_asked_for_are_compared(make: Make) -> None:
+    records = [_run(make, name, _first(count), clean_acc=0.9) for name, count in (("amp", 150), ("mim", 90))]
+    runs = frame(records)
+    table = aggregate(runs)
+    every, one = vs_best(table, runs, records), vs_best(table, runs, records, metrics=["aa_acc"])
+    assert {"clean_acc", "aa_acc"} <= set(every.columns)
+    assert list(one.columns) == ["aa_acc"]
+    assert list(one["aa_acc"]) == list(every["aa_acc"])
 
 
 def test_members_are_the_runs_that_were_averaged(make: Make) -> None:

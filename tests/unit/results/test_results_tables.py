@@ -57,7 +57,6 @@ def test_concise(mean: float, std: float, text: str) -> None:
     assert concise(mean, std) == text
 
 
-@settings(deadline=None)
 @given(st.floats(-1e4, 1e4), st.floats(0, 1e3), st.integers(1, 4))
 def test_concise_can_be_read_back(mean: float, std: float, decimals: int) -> None:
     found = re.fullmatch(rf"(-?\d+\.\d{{{decimals}}})\((\d+)\)", concise(mean, std, decimals))
@@ -122,7 +121,7 @@ def test_frame_of_mixed_values_is_text(make: Make) -> None:
 # Means over seeds
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_means_over_seeds(make: Make, values: list[float]) -> None:
     table = aggregate(frame([make(seed=seed, aa_acc=value) for seed, value in enumerate(values)]))
@@ -411,7 +410,7 @@ def test_table_names(tmp_path: Path) -> None:
     assert write_table("x", pd.DataFrame({"a": [1]}), tmp_path).read_bytes() == b"a\n1\n"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=4), st.randoms())
 def test_a_table_does_not_depend_on_the_order_of_runs(make: Make, values: list[float], random: Any) -> None:
     assume(len(set(values)) > 1)

@@ -17,9 +17,18 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from toolkit_ext.attacks import MultiAttack
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast.formats import is_native
-from toolkit_ext.trainers import TRAINERS, FastTrainer, NonFiniteLossError, PGDTrainer, StandardTrainer, as_classifier
+from toolkit_ext.trainers import (
+    TRAINERS,
+    FastTrainer,
+    MultiAttackTrainer,
+    NonFiniteLossError,
+    PGDTrainer,
+    StandardTrainer,
+    as_classifier,
+)
 from toolkit_ext.trainers.batches import augment, seed_of
 
 Data = tuple[Tensor, Tensor]
@@ -67,6 +76,20 @@ def test_labels_in_every_form_give_the_same_weights(make: Any, data: Data, label
     trainer = StandardTrainer(make(), lr=0.05)
     trainer.fit(x.numpy(), given, nb_epochs=1, **QUIET)
     assert same(weights(trainer), weights(reference))
+
+
+def test_each_step_uses_the_next_attack(make: Any, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    at = MultiAttack.at
+
+    def noted(self: MultiAttack, *, eps: float, step: int = 0) -> MultiAttack:
+        steps.append(step)
+        return at(self, eps=eps, step=step)
+
+    monkeypatch.setattr(MultiAttack, "at", noted)
+    trainer = MultiAttackTrainer(make(), eps=0.1, steps=1, validation_fraction=0)
+    trainer.fit(*data, nb_epochs=2, **QUIET)
+    assert [step for step in steps if step] == [1, 2, 3, 4, 5, 6, 7]  # 0 is the default too
 
 
 def test_learns_and_reports(make: Any, data: Data) -> None:

@@ -52,7 +52,13 @@ def assert_same(first: MethodTrainer, second: MethodTrainer) -> None:
     assert without_time[0] == without_time[1]
 
 
-@pytest.mark.parametrize("method", OPTIONS)
+# Without options of their own: test_every_method.py goes on with the same bits for every method, in a smaller training.
+PLAIN = ("awp", "spectral_norm")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=pytest.mark.slow if method in PLAIN else ()) for method in OPTIONS]
+)
 def test_two_and_two_epochs_are_four(method: str, data: Data, tmp_path: Path) -> None:
     run: dict[str, Any] = {"nb_epochs": 4, "batch_size": 40, "progress": False}
     whole = trainer_of(method, **OPTIONS[method])

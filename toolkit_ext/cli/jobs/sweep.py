@@ -16,6 +16,7 @@ from toolkit_ext.experiments.experiment import rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.experiments.sweep import LOG, Outcome, Workers, state_of, sweep
 from toolkit_ext.trainers.state import digest
+from toolkit_ext.trainers.tracking import check_trackers
 
 
 def _cores() -> int:
@@ -47,6 +48,7 @@ def _check(tasks: list[Task], context: RunContext) -> None:
                 sets[source] = context.open(one.data, one.reading)
             rehearse(one, sets[source], device)
             seen.append(one)
+    check_trackers(context.track, context.output)
 
 
 def carry_out(tasks: list[Task], context: RunContext, engine: list[Any], dry_run: bool) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit_ext.errors import UserError, one_line
 from toolkit_ext.evaluation.tensor_files import read_tensors, write_tensors
-from toolkit_ext.io import atomic_write, locked, make_folder
+from toolkit_ext.io import atomic_write, locked, make_folder, parse_json
 from toolkit_ext.ranks import ALONE, Ranks
 
 log = logging.getLogger("toolkit_ext")
@@ -46,9 +46,9 @@ class State:
             return None
         try:
             tensors, texts = read_tensors(path, name)
-            info = dict(json.loads(texts["info"]))
+            info = dict(parse_json(texts["info"]))
             return (tensors, info) if set(facts) <= info.keys() else None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: is not used, the batch is attacked again: %s", path, one_line(error))
             return None
 
@@ -93,7 +93,7 @@ def _join_state(folder: str | Path | None, key: dict[str, Any]) -> State:
 def stored_key(folder: str | Path) -> dict[str, Any]:
     """The key of the evaluation stored in ``folder``; empty if none can be read."""
     try:
-        key = json.loads((Path(folder) / _META).read_text())
+        key = parse_json((Path(folder) / _META).read_text())
     except (OSError, ValueError):
         return {}
     return key if isinstance(key, dict) else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit_ext.errors import UserError, is_device, one_line
-from toolkit_ext.io import atomic_write, write_new
+from toolkit_ext.io import atomic_write, parse_json, write_new
 from toolkit_ext.results.records import schema
 from toolkit_ext.results.records.consistency import DIGEST, check_consistent, digest_of
 from toolkit_ext.results.records.environment import environment, peak_memory, portable
@@ -22,7 +22,7 @@ from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, vali
 from toolkit_ext.results.tables.formatting import budget, concise
 from toolkit_ext.types import Paper
 
-_UNREADABLE = (UserError, ValueError, OSError, RecursionError)
+_UNREADABLE = (UserError, ValueError, OSError)
 RANKED = ("cifar10", "cifar100", "imagenet")  # data sets with a RobustBench leaderboard
 
 
@@ -159,7 +159,7 @@ def read_record(path: Path | str) -> Record:
 
 
 def _read(path: Path) -> Record:
-    record = validate(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
+    record = validate(parse_json(path.read_text(encoding="utf-8"), parse_constant=_refuse))
     if record["run_id"] != path.stem:
         raise UserError(f"record field run_id: {record['run_id']!r} is not the file's name")
     if (digest := record["details"].pop(DIGEST, None)) is not None and digest != digest_of(record):
