@@ -233,6 +233,8 @@ def test_every_pair_of_choices_trains(combination: Combination, data: tuple[Tens
     fit(trainer, data)
     assert trainer.axes.names == chosen
     check_losses(trainer)
+    target = trainer.axes.schedule.bind(1).eps(0.5, trainer.axes.attack.eps)  # at the second of two batches
+    assert trainer.history[0]["eps"] == pytest.approx(target)
     assert not all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
 
 

@@ -102,6 +102,7 @@ def test_the_remembered_start_follows_the_momentum_of_its_example(
         step = [np.clip(begun + 0.6 * EPS * np.sign(way), clean - EPS, clean + EPS) for way in (gradient, g)]
         expected, (start[at], momentum[at]) = np.clip(step[0], 0, 1), (np.clip(step[1], 0, 1) - clean, g)
         torch.manual_seed(7)
+        assert attack.at(eps=0.0).eps == 0
         found = attack.at(eps=EPS).on(BatchPart(indices=index))(model, images, labels)  # type: ignore[attr-defined]
         np.testing.assert_allclose(found.inputs.numpy(), expected, rtol=0, atol=1e-12)
         np.testing.assert_allclose(found.start.numpy(), begun, rtol=0, atol=1e-12)

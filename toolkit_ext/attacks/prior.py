@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ class PriorGuided:
     def __init__(self, options: PriorGuidedFGSM, examples: int) -> None:
         self.options, self.examples, self.norm = options, examples, options.norm
         self.part = BatchPart()
-        self.memory: dict[str, Tensor] = {}
+        self.memory: dict[str, Tensor] = {}  # one object for this attack at every radius
 
     @property
     def eps(self) -> float:
@@ -33,9 +34,10 @@ class PriorGuided:
         return self.options.eps
 
     def at(self, *, eps: float, step: int = 0) -> Attack:
-        """This attack, with its memory, at another radius."""
-        self.options = replace(self.options, eps=eps)
-        return self
+        """This attack at another radius, with the same memory."""
+        made = copy.copy(self)
+        made.options = replace(self.options, eps=eps)
+        return made
 
     def on(self, part: BatchPart) -> Attack:
         """This attack on the examples of ``part``."""
@@ -58,8 +60,8 @@ class PriorGuided:
         if not self.memory:
             images = x.new_zeros(self.examples, *x.shape[1:])
             visits = torch.zeros(self.examples, dtype=torch.int64)
-            self.memory = {"start": images, "momentum": torch.zeros_like(images), "visits": visits}
-        self.memory = {name: value.to(x.device) for name, value in self.memory.items()}  # a restored one is on the CPU
+            self.memory |= {"start": images, "momentum": torch.zeros_like(images), "visits": visits}
+        self.memory |= {name: value.to(x.device) for name, value in self.memory.items()}  # a restored one is on the CPU
         index, eps = self.part.indices, self.eps
         fresh = (self.memory["visits"][index] % self.options.pgi_reset == 0)[:, None, None, None]
         drawn = eps * uniform(x, 1.0).sign()
@@ -79,4 +81,4 @@ class PriorGuided:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self.memory = {name: value.clone() for name, value in state.items()}
+        self.memory |= {name: value.clone() for name, value in state.items()}
