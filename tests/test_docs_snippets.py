@@ -141,6 +141,7 @@ GALLERY = sorted((DOCS / "gallery").glob("*.py"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_an_example_draws_its_picture(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
         "trainers/base.py",
         "trainers/fingerprint.py",
         "trainers/generators.py",
-        "trainers/optim.py",
+        "trainers/loss.py",
     ),
     "torchattacks": ("attacks/adapters.py",),
     "pyautoattack": ("evaluation/",),

@@ -60,6 +60,7 @@ ANY = Bounds()
 POSITIVE = Bounds(above=0)
 NOT_NEGATIVE = Bounds(least=0)
 BELOW_ONE = Bounds(least=0, below=1)
+SHARE = Bounds(above=0, below=1)
 COUNT = Bounds(least=1)
 SEED = Bounds(least=0, most=2**32 - 1)
 """What torch, NumPy and scikit-learn all take."""

@@ -71,7 +71,10 @@ class BatchPart:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch: clean inputs ``x`` ``[N, C, H, W]`` in [0, 1], index labels ``y`` ``[N]``, and its attack.
+    """One training batch: clean inputs ``x`` ``[N, C, H, W]`` in [0, 1], labels ``y``, and its attack.
+
+    Labels are classes ``[N]``, or probabilities ``[N, K]`` where examples are mixed (``mixup``, ``cutmix``); objectives
+    that take these say so by ``soft_labels = True``.
 
     ``eps`` is the radius of the attack's budget in this step.
     """
@@ -175,7 +178,11 @@ class RemembersExamples(Protocol):
 
 @runtime_checkable
 class Attack(Protocol):
-    """Makes the perturbed inputs of a batch. A frozen dataclass whose fields are hyper-parameters."""
+    """Makes the perturbed inputs of a batch. A frozen dataclass whose fields are hyper-parameters.
+
+    Where examples are mixed, an attack with ``soft_labels = True`` gets ``y`` as probabilities ``[N, K]``, any other
+    the most probable class.
+    """
 
     @property
     def eps(self) -> float:
@@ -190,7 +197,11 @@ class Attack(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """Turns a batch into named loss terms. A frozen dataclass whose fields are hyper-parameters."""
+    """Turns a batch into named loss terms. A frozen dataclass whose fields are hyper-parameters.
+
+    Two further class attributes are optional: ``soft_labels = True`` where ``batch.y`` may be probabilities ``[N, K]``,
+    and ``uses_loss = False`` where ``loss_fn``, with its weights of the classes, is not called.
+    """
 
     @property
     def uses_attack(self) -> bool:
@@ -225,6 +236,13 @@ class Update(Stateful, Protocol):
 
     def step(self, closure: Closure) -> StepReport:
         """One step; ``closure`` computes the loss terms at the current weights and sets no gradients."""
+
+
+@runtime_checkable
+class TotalOnly(Protocol):
+    """An :class:`Update` that differentiates nothing but ``Losses.total``; of the terms it reads the values alone."""
+
+    total_only: bool
 
 
 @dataclass(frozen=True)

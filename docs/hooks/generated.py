@@ -1,8 +1,9 @@
-"""Hooks of MkDocs that make pages: the reference of the command line, and the gallery of examples."""
+"""Hooks of MkDocs that make pages: the reference of the command line, the gallery of examples, and the notebooks."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from references import PACKAGES, reference_page
 
 GALLERY = Path(__file__).parents[1] / "gallery"
+NOTEBOOKS = GALLERY.with_name("notebooks")
 
 
 def escaped(text: str) -> str:
@@ -73,10 +75,22 @@ def gallery_page() -> str:
     return "\n".join(lines)
 
 
+def notebook_page(notebook: Path) -> str:
+    """A notebook as a page: text, code, and what the code printed."""
+    lines = []
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"]).strip()
+        lines.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        printed = "".join(text for output in cell.get("outputs", []) for text in output.get("text", []))
+        lines += [f"```text\n{printed.strip()}\n```"] if printed.strip() else []
+    return "\n\n".join([*lines, f"The notebook: [docs/notebooks/{notebook.name}]({notebook.name})."])
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Called by MkDocs with the files of the site."""
     pages = {f"reference/{name.rpartition('.')[2]}.md": reference_page(name) for name in PACKAGES}
     pages |= {"reference/cli.md": commands_page(), "gallery/index.md": gallery_page()}
+    pages |= {f"notebooks/{path.stem}.md": notebook_page(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
     return files

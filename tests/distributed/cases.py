@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "trainers" / "extensions"))
 from free import FreeRule  # type: ignore[import-not-found]
@@ -36,6 +37,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "deep": ("deep", {**SHORT, "deep_steps": 2}),
     "dual": ("dual", {**SHORT, "steps": 2, "warmup_epochs": 0.0}),
     "amp of the batch": ("amp", {**SHORT, "ascent_on": "batch"}),
+    "pgd in parts": ("pgd", {**LINF, "augment": "flip", "accumulate": 3}),
+    "awp in parts of the batch": ("awp", {**LINF, "ascent_on": "batch", "accumulate": 2}),
     "awp of the batch": ("awp", {**LINF, "ascent_on": "batch"}),
     "n_fgsm": ("n_fgsm", {**SHORT, "eps": 0.1}),
     "fgsm_pgi": ("fgsm_pgi", {**SHORT, "eps": 0.1}),
@@ -108,6 +111,35 @@ def fitted(method: str, options: dict[str, Any], model: nn.Module | None = None,
     trainer = trainer_of(method, options, model)
     trainer.fit(*digits(), **{"batch_size": BATCH, "nb_epochs": 2, "progress": False, **fit})
     return trainer
+
+
+class Pairs(Dataset[Any]):
+    """The digits, read one by one."""
+
+    def __init__(self) -> None:
+        self.x, self.targets = digits()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return self.x[row], int(self.targets[row])
+
+
+def streamed() -> tuple[MethodTrainer, set[tuple[int, int]]]:
+    """Training on images that are read when they are needed, and which each epoch has read: (its seed, row)."""
+    images, labels = data.as_examples(Pairs(), 10)
+    reader, reads = images.stream.reader, set()
+    read = reader.read
+
+    def noting(row: int, seed: int) -> Tensor | Exception:
+        reads.add((seed, row))
+        return read(row, seed)
+
+    vars(reader)["read"] = noting
+    trainer = trainer_of("pgd", {**LINF, "augment": "crop-flip"})
+    trainer.fit(images, labels, batch_size=BATCH, nb_epochs=2, progress=False)
+    return trainer, {(seed, row) for seed, row in reads if seed}  # measuring has seed 0
 
 
 def weights_of(trainer: MethodTrainer) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ from cases import (  # type: ignore[import-not-found]
     lenet,
     net_with_batch_norm,
     plain,
+    streamed,
     trainer_of,
     vit,
     weights_of,
@@ -83,6 +84,12 @@ def with_loader() -> MethodTrainer:
     loader = DataLoader(TensorDataset(*digits()), batch_size=23, shuffle=True)
     trainer.fit_generator(loader, nb_epochs=2, progress=False)
     return trainer
+
+
+def from_a_stream() -> dict[str, Any]:
+    """The weights after training on streamed images, and which of them this rank has read."""
+    trainer, reads = streamed()
+    return {"weights": weights_of(trainer), "history": trainer.history, "reads": reads}
 
 
 def resumed() -> dict[str, Any]:
@@ -155,6 +162,7 @@ def run(rank: int, port: int) -> None:
         "batch norm": counted(lambda: fitted("standard", {**SHORT, "lr": 1e-9}, net_with_batch_norm(), batch_size=105)),
         "free": counted(lambda: fitted(*FREE)),
         "loader": counted(with_loader),
+        "streamed": from_a_stream(),
         "resumed": resumed(),
         "errors": errors(),
         "fsdp": fsdp() if can_shard(torch.device("cpu")) else refused(fsdp),

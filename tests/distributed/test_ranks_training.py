@@ -23,6 +23,7 @@ from cases import (  # type: ignore[import-not-found]
     fitted,
     lenet,
     net_with_batch_norm,
+    streamed,
     trainer_of,
     vit,
     weights_of,
@@ -134,6 +135,17 @@ def test_batches_of_a_loader_are_shared_too(ranks: Found) -> None:
     alone = trainer_of("pgd", LINF)
     alone.fit_generator(DataLoader(TensorDataset(*digits()), batch_size=23, shuffle=True), nb_epochs=2, progress=False)
     assert difference(weights_of(alone), ranks[0]["loader"]["weights"]) < 1e-5
+
+
+def test_each_rank_reads_its_own_part_of_a_stream(ranks: Found) -> None:
+    alone, whole = streamed()
+    first, second = (found["streamed"] for found in ranks)
+    assert not first["reads"] & second["reads"]
+    assert first["reads"] | second["reads"] == whole
+    assert abs(len(first["reads"]) - len(second["reads"])) <= STEPS  # one in each batch of an odd size
+    assert difference(first["weights"], second["weights"]) == 0
+    assert difference(weights_of(alone), first["weights"]) < 1e-5
+    assert first["history"][-1]["val_clean_acc"] == alone.history[-1]["val_clean_acc"]
 
 
 @pytest.fixture(scope="session")

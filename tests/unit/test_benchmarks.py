@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from toolkit_ext import backbones
+from toolkit_ext import backbones, data
 from toolkit_ext.evaluation.settings import float32_arithmetic
 from toolkit_ext.experiments.costs import Passes, recorded_passes
 from toolkit_ext.fast.formats import is_native
@@ -231,3 +231,24 @@ def test_variants_of_autoattack_take_turns_and_are_summed_over_batches(monkeypat
     assert table.loc["fp32", "aa_acc"] == (n - 2) / n
     assert table.loc["fp32", "aa_acc_difference_points"] == pytest.approx(100 * 4 / n)
     assert table.loc["pyautoattack", "times_faster"] == 1
+
+
+def test_augmentation_is_measured_against_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = importlib.import_module("augmentation")
+    monkeypatch.setattr(module, "BACKBONES", {"lenet": {"width": 1}})
+    monkeypatch.setattr(module, "AUGMENTATIONS", {name: module.AUGMENTATIONS[name] for name in ("none", "trivial")})
+    x, y = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    images = data.Dataset("cifar10", x, y, x, y, 10, tuple("abcdefghij"))
+    monkeypatch.setattr(module.data, "load", lambda *_, **__: images)
+    words = ["--n-train", "8", "--batch-size", "4", "--steps", "1", "--rounds", "1", "--output", str(tmp_path)]
+    threads = torch.get_num_threads()
+    try:
+        module.main(words, standalone_mode=False)
+    finally:
+        torch.set_num_threads(threads)
+    (file,) = tmp_path.glob("augmentation-*.csv")
+    found = pd.read_csv(file).set_index("augmentation")
+    assert found.loc["none", "ratio"] == 1
+    assert found.loc["trivial", "ratio"] == pytest.approx(
+        found["seconds"]["trivial"] / found["seconds"]["none"], rel=1e-3
+    )

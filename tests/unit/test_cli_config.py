@@ -65,6 +65,7 @@ def test_a_run_folder_holds_the_file_that_repeats_it_bit_for_bit(toolkit: Any, f
 
 def test_every_field_of_an_experiment_comes_back(toolkit: Any, tmp_path: Path) -> None:
     given = {"steps": 3, "milestones": (2, 4), "random_start": False, "lr": 0.3, "norm": "L2"}
+    given |= {"cutmix": 1.0, "auto_augment": "rand", "class_weights": "1,2.5"}
     run = Experiment(
         "pgd", "mnist", "resnet18_w", {"width": 4}, given, 7, 32, 500, None, "l2_1.5_mnist", ("clean", "aa"), 5
     )

@@ -71,6 +71,7 @@ def test_the_steps_of_the_attack_are_ten_by_default() -> None:
         ("awp", {"awp_steps": 2, "steps": K}, (K + 3, K + 3)),
         ("standard", {"attack": "pgd", "steps": K}, (1, 1)),  # its objective looks at no attack, so none is crafted
         ("pgd", {"eps": 0.0, "steps": K}, (1, 1)),
+        ("pgd", {"steps": K, "cutmix": 1.0, "class_weights": "1,2"}, (K + 1, K + 1)),
         ("multi_attack", {"multi_mode": "worst", "steps": K}, (1 + K + K + 3 + 1, 1 + K + K + 1)),
     ],
 )

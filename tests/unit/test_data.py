@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,26 +122,44 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert svhn.y_train.tolist() == [1, 0, 9, 2]
 
 
-def test_gtsrb_is_resized(tmp_path: Path) -> None:
-    base = tmp_path / "gtsrb"
-    train, test = base / "GTSRB" / "Training", base / "GTSRB" / "Final_Test" / "Images"
+def write_gtsrb(root: Path) -> None:
+    """The files of the benchmark, as its archives unpack: an image of its own size for each of the 43 classes."""
+    columns = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
+    train, test = root / "gtsrb" / "GTSRB" / "Training", root / "gtsrb" / "GTSRB" / "Final_Test" / "Images"
     test.mkdir(parents=True)
-    for label in (0, 1):
+    rows = [columns]
+    for label in range(43):
         (train / f"{label:05d}").mkdir(parents=True)
-        for index, size in enumerate(((20, 30), (50, 41))):
-            colour = (40 * index + 100 * label, 7, 9)
-            Image.new("RGB", size, colour).save(train / f"{label:05d}" / f"{index}.ppm")
-    Image.new("RGB", (60, 60), (1, 2, 3)).save(test / "00000.ppm")
-    (base / "GT-final_test.csv").write_text("Filename;Width;ClassId\n00000.ppm;60;1\n")
+        size, name = (15 + label, 60 - label), "00000_00000.ppm"
+        row = f"{size[0]};{size[1]};5;5;10;10;{label}"
+        Image.new("RGB", size, (5 * label, 7, 9)).save(train / f"{label:05d}" / name)
+        (train / f"{label:05d}" / f"GT-{label:05d}.csv").write_text(f"{columns}\n{name};{row}\n")
+        Image.new("RGB", size, (1, 5 * label, 3)).save(test / f"{42 - label:05d}.ppm")
+        rows.append(f"{42 - label:05d}.ppm;{row}")
+    (train.parent / "Readme-Images.txt").write_text("German Traffic Sign Recognition Benchmark")
+    (test / "GT-final_test.test.csv").write_text("\n".join(row.rpartition(";")[0] for row in rows))
+    (root / "gtsrb" / "GT-final_test.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_gtsrb_is_resized(tmp_path: Path) -> None:
+    write_gtsrb(tmp_path)
     gtsrb = load("gtsrb", root=tmp_path)
-    assert gtsrb.x_train.shape == (4, 3, 32, 32)
+    assert gtsrb.x_train.shape == gtsrb.x_test.shape == (43, 3, 32, 32)
     assert gtsrb.x_train.dtype == torch.uint8
-    assert gtsrb.num_classes == 43
-    red = gtsrb.x_train[:, 0].flatten(1)
-    assert torch.equal(red.amin(1), red.amax(1))
-    assert torch.equal(red[:, 0] >= 100, gtsrb.y_train == 1)
-    assert gtsrb.x_test[0, :, 5, 5].tolist() == [1, 2, 3]
+    assert (gtsrb.num_classes, gtsrb.classes[7]) == (43, "07")
+    for images, labels, channel in ((gtsrb.x_train, gtsrb.y_train, 0), (gtsrb.x_test, gtsrb.y_test, 1)):
+        assert sorted(labels.tolist()) == list(range(43))
+        assert labels.tolist() != list(range(43))  # a random order, so that the first n are a sample
+        assert torch.equal(images[:, channel].flatten(1).amin(1), 5 * labels.to(torch.uint8))
+        assert torch.equal(images[:, channel].flatten(1).amax(1), 5 * labels.to(torch.uint8))
     assert load("gtsrb", root=tmp_path, image_size=16).image_size == (16, 16)
+
+
+def test_a_class_of_gtsrb_is_missing(tmp_path: Path) -> None:
+    write_gtsrb(tmp_path)
+    shutil.rmtree(tmp_path / "gtsrb" / "GTSRB" / "Training" / "00011")
+    with pytest.raises(UserError, match=r"^data gtsrb: .*Training must have a folder for each class, .*; see 00011$"):
+        load("gtsrb", root=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "svhn", "gtsrb"])

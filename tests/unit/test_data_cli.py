@@ -83,6 +83,36 @@ def test_the_identity_has_the_reading_where_it_is_given_and_never_the_engine() -
     assert not {"in_memory", "data_workers", "cache", "save_every"} & set(Experiment.__dataclass_fields__)
 
 
+def test_extra_data(toolkit: Callable[..., Any], tmp_path: Path) -> None:
+    digits = data.load("digits")
+    images = (digits.x_test[:40] * 255).round().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+    np.savez(tmp_path / "made.npz", image=images, label=digits.y_test[:40].numpy())
+    quick = [word for word in QUICK if word not in ("--image-size", "--on-bad-image", "skip")][1:]
+    command = ["train", "pgd", *quick, "--n-train", "40", "--extra-data", f"npz:{tmp_path / 'made.npz'}"]
+    assert "40 images of npz:" in toolkit(*command, "--dry-run").out
+    ended = toolkit(*command)
+    assert ended.code == 0, ended.err
+    assert "extra_data: 40 of 40 images of npz:" in " ".join(ended.err.split())
+    (file,) = (tmp_path / "results").glob("runs/*.json")
+    about = json.loads(file.read_text())["details"]["data"]["extra"]
+    assert (about["images"], about["duplicates"], about["fraction"]) == (40, 40, 0.7)
+    assert len(about["sha256"]) == 64
+    kept = (tmp_path / "outputs" / file.stem / "config.yaml").read_text()
+    assert "extra_fraction: 0.7" in kept
+    ended = toolkit(*command, "--extra-fraction", "1")
+    assert ended.code == 2
+    assert "extra-fraction: 1.0 is not allowed" in " ".join(ended.err.split())
+
+
+def test_the_identity_has_the_extra_data_where_there_is_any() -> None:
+    plain, extra = Experiment("pgd"), Experiment("pgd", extra_data="npz:a.npz")
+    assert extra.run_id == Experiment("pgd", extra_data="npz:a.npz", extra_fraction=0.7).run_id
+    others = [Experiment("pgd", extra_data="npz:b.npz"), Experiment("pgd", extra_data="npz:a.npz", extra_fraction=0.5)]
+    assert len({one.run_id for one in (plain, extra, *others)}) == 4
+    with pytest.raises(UserError, match=r"^extra_fraction: has no effect without extra_data$"):
+        Experiment("pgd", extra_fraction=0.5)
+
+
 def test_config_yaml_repeats_the_reading() -> None:
     sized = Experiment("pgd", data="folder:x", reading={"image_size": 8, "on_bad_image": "error", "test_fraction": 0.5})
     assert sized.reading == {"image_size": 8, "test_fraction": 0.5}

@@ -15,7 +15,9 @@ from torch.utils.data import Dataset
 from toolkit_ext.data import Engine, ImageSet, ImagesInMemory, as_examples, open_source, place
 from toolkit_ext.data.images import StreamedImages
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers.batches import ImageSource
+from toolkit_ext.trainers.augmentation import Augmentation
+from toolkit_ext.trainers.batches import ImageSource, isolated_rng
+from toolkit_ext.trainers.config import LoopConfig
 
 COUNT = 11
 
@@ -65,6 +67,22 @@ def test_engines_give_the_same_batches(folder: Path, workers: int) -> None:
         rest = batches(streamed, labels, (3,), start=1)
         assert all(torch.equal(a, b) for a, b in zip(rest, theirs[1 : 1 + len(rest)], strict=True))
     assert torch.equal(torch.get_rng_state(), state)  # neither engine draws
+    opened.x_train.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_engines_give_the_same_augmented_batches(folder: Path, workers: int) -> None:
+    opened = open_source(f"folder:{folder}", image_size=8, workers=workers)
+    held = place(opened, Engine("on", workers))
+    config = LoopConfig(augment="resized-crop-flip", auto_augment="trivial", mixup=0.5, cutmix=1.0)
+    found: list[list[Tensor]] = []
+    for images, labels in ((opened.x_train, opened.y_train), (held.x_train, held.y_train)):
+        with isolated_rng(5):
+            made = Augmentation(config, 2)
+            source = ImageSource(images, labels, 4, balanced=True)
+            found.append([part for x, y, _ in source.epoch(3) for part in made(x, y)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert len({tuple(labels.flatten().tolist()) for labels in found[0][1::2]}) > 1
     opened.x_train.close()
 
 

@@ -72,8 +72,10 @@ def test_axes_make_a_grid_and_their_options_follow_them() -> None:
 
 def test_values_with_commas_of_their_own_are_one_value() -> None:
     given = {"milestones": "5,10", "attacks": "clean,aa", "multi_attacks": "fgsm,pgd", "random_start": False}
+    given |= {"class_weights": "1,2"}
     (task,) = plan(("multi_attack",), (0,), given)
     assert task.experiment.hyper_parameters["milestones"] == (5, 10)
+    assert task.experiment.hyper_parameters["class_weights"] == "1,2"
     assert task.experiment.attacks == ("clean", "aa")
     assert task.experiment.hyper_parameters["random_start"] is False
 

@@ -76,7 +76,7 @@ def run_art(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -
         attack = getattr(evasion, name)(estimator, batch_size=len(x), **options)
     except ValueError as error:
         raise UserError(f"backend art: {error}") from error
-    one_hot = nn.functional.one_hot(y, classes).float().cpu().numpy()
+    labels = y if y.ndim == 2 else nn.functional.one_hot(y, classes)
     with torch.enable_grad():
-        crafted = attack.generate(x.detach().float().cpu().numpy(), one_hot)
+        crafted = attack.generate(x.detach().float().cpu().numpy(), labels.float().cpu().numpy())
     return torch.from_numpy(crafted).to(x)

@@ -40,7 +40,7 @@ def attackable(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
 
 
 def generate(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, mode: Mode = "eval") -> AdversarialInputs:
-    """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]`` against ``model``, see :func:`attackable`."""
+    """Perturb ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` as ``attack`` takes them, see :func:`attackable`."""
     from torch.nn.utils import parametrize
 
     # Frozen parametrised weights (spectral norm) are constant in evaluation mode: compute them once.

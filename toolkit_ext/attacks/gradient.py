@@ -27,6 +27,8 @@ _ART_NORMS = {"Linf": math.inf, "L2": 2}
 class GradientAttack:
     """Base of the attacks: the budget, its checks and the choice of the library."""
 
+    soft_labels: ClassVar[bool] = True  # both libraries leave them to torch's cross-entropy, which takes probabilities
+
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = option("Linf", "norm of the budget: Linf or L2")
     backend: Backend = option("torchattacks", "library that crafts the examples: torchattacks or art")
@@ -36,7 +38,7 @@ class GradientAttack:
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
-        """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` holds index labels ``[N]``."""
+        """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` classes ``[N]`` or shares ``[N, K]``."""
         from toolkit_ext.attacks.adapters import run_art, run_torchattacks
 
         if self.eps == 0:
@@ -68,6 +70,7 @@ class NoAttack:
     """The clean inputs, for methods without an attack."""
 
     eps: ClassVar[float] = 0.0
+    soft_labels: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         return AdversarialInputs(x.detach())

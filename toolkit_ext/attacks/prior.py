@@ -23,6 +23,8 @@ class PriorGuided:
     The memory is on the device of the first batch, and made with it.
     """
 
+    soft_labels = True
+
     def __init__(self, options: PriorGuidedFGSM, examples: int) -> None:
         self.options, self.examples, self.norm = options, examples, options.norm
         self.part = BatchPart()

@@ -20,6 +20,7 @@ class SingleStep:
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: ClassVar[Norm] = "Linf"
+    soft_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -13,6 +13,7 @@ from rich_click import RichGroup
 
 from toolkit_ext.cli.console import say, say_error, set_up_logging
 from toolkit_ext.cli.help import CONTEXT_SETTINGS
+from toolkit_ext.cli.versions import show_versions
 from toolkit_ext.errors import RunError, UserError, message_line, one_line
 from toolkit_ext.fast import allocator
 
@@ -76,7 +77,14 @@ def as_written(message: str, params: Sequence[click.Parameter]) -> str:
 
 
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
-@click.version_option(package_name="toolkit-ext")
+@click.option(
+    *("--version", "versions"),
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=show_versions,
+    help="Show the versions of the package, Python, torch and CUDA, and exit.",
+)
 def cli() -> None:
     """Adversarial training of timm models, evaluated by AutoAttack."""
 

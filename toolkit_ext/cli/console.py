@@ -125,17 +125,18 @@ def _accuracies(
 
 
 def details_table(record: Record, *, errors: bool = False) -> Table:
-    """For each attack: images attacked and broken, accuracy after it, and wall time in seconds."""
+    """For each attack: images attacked and broken, accuracy after it (plain and balanced), and wall time in seconds."""
     about = record["protocol"]
     title = "each attack" if about is None else f"each attack: {_threat([about])}"
     table = Table(title=title)
-    for name in ("attack", "attacked", "broken", "error in %" if errors else "accuracy in %", "seconds"):
+    share, balanced = "error in %" if errors else "accuracy in %", record["details"].get("balanced", {})
+    for name in ("attack", "attacked", "broken", share, "balanced", "seconds"):
         table.add_column(name, justify="left" if name == "attack" else "right")
     for name, row in record["details"]["attacks"].items():
-        left = percent(row["accuracy"], errors=errors)
-        table.add_row(_label(name), str(row["attempted"]), str(row["broken"]), left, f"{row['seconds']:.1f}")
+        left = [percent(value, errors=errors) for value in (row["accuracy"], balanced.get(f"{name}_acc"))]
+        table.add_row(_label(name), str(row["attempted"]), str(row["broken"]), *left, f"{row['seconds']:.1f}")
     for name, reason in record["omitted"].items():
-        table.add_row(_label(name), "", "", "", reason)
+        table.add_row(_label(name), "", "", "", "", reason)
     return table
 
 

@@ -25,7 +25,7 @@ from toolkit_ext.trainers.compose import AXES, compose, known, options
 from toolkit_ext.trainers.methods import METHODS
 
 # Options of train whose value has commas: one value each. The other options of train make a grid.
-_WHOLE = {"deep_layers", "group_pattern"}
+_WHOLE = {"class_weights", "deep_layers", "group_pattern"}
 _NOT_OURS = {"method", "dry_run", "seed", "resume", "config", "print_config", *RunContext.__dataclass_fields__}
 
 

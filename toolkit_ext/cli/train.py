@@ -43,6 +43,8 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.argument("method", required=False)
 @click.option("--data", default="digits", show_default=True, help="digits, mnist, ..., folder:PATH, npz:PATH, hf:NAME")
 @reading_options
+@click.option("--extra-data", metavar="SOURCE", help="mix the images of this source, such as npz:PATH, into each batch")
+@click.option("--extra-fraction", type=float, help="share of extra images in each batch  [default: 0.7]")
 @click.option("--backbone", default="lenet", show_default=True, help="timm name, lenet, resnet18_w or FILE.py:FACTORY")
 @backbone_arg_option
 @click.option("--weights", metavar="FILE", help="start from these weights: a file, or pretrained for timm's own")

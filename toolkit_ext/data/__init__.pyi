@@ -7,6 +7,9 @@ from .decoding import (
 from .decoding import (
     place as place,
 )
+from .extra import (
+    open_extra as open_extra,
+)
 from .images import (
     ImageSet as ImageSet,
 )
@@ -21,6 +24,9 @@ from .items import (
 )
 from .items import (
     as_tensors as as_tensors,
+)
+from .joined import (
+    JoinedImages as JoinedImages,
 )
 from .reading import (
     Engine as Engine,

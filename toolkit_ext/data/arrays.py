@@ -35,10 +35,15 @@ def open_npz(name: str, place: str, reading: Reading, engine: Engine) -> Dataset
     reading.refuse(name, *(option for option in reading.given() if option != "test_fraction"))
     arrays = _read(name, Path(place).expanduser())
     parts = {part: found for part, pairs in _PARTS.items() if (found := _pair(name, arrays, pairs))}
+    if reading.training_only:
+        parts = {part: found for part, found in parts.items() if part == "train"}
     if "train" not in parts:
         listed = ", ".join(sorted(arrays)) or "nothing"
         raise UserError(f"data {name}: has {listed}; it needs arrays x_train and y_train (or image and label)")
-    if ("test" in parts) == (reading.test_fraction is not None):
+    if reading.training_only:
+        x, y = parts["train"]
+        parts["test"] = x[:0], y[:0]
+    elif ("test" in parts) == (reading.test_fraction is not None):
         told = "has a test part; leave out --test-fraction" if "test" in parts else "no x_test; give --test-fraction"
         raise UserError(f"data {name}: {told}")
     if reading.test_fraction is not None:
@@ -48,7 +53,7 @@ def open_npz(name: str, place: str, reading: Reading, engine: Engine) -> Dataset
     if len({tuple(x.shape[1:]) for x, _ in parts.values()}) > 1:
         shapes = " and ".join(str(list(x.shape[1:])) for x, _ in parts.values())
         raise UserError(f"data {name}: the parts have images of different shapes, {shapes}")
-    classes = 1 + max(int(y.max()) for _, y in parts.values())
+    classes = 1 + max(int(y.max()) for _, y in parts.values() if len(y))
     names = tuple(str(number) for number in range(classes))
     own = parts.get("validation", (None, None))
     return Dataset(name, *parts["train"], *parts["test"], classes, names, *own).opened()

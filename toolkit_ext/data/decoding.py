@@ -71,7 +71,7 @@ def _fits(dataset: Dataset[ImageSet], engine: Engine, device: torch.device) -> b
 
 def decoded(images: ImageSet, engine: Engine) -> ImageSet:
     """``images`` in memory: read from the cache of ``engine``, or decoded and kept there."""
-    if not isinstance(images, StreamedImages) or not images.digest:
+    if not isinstance(images, StreamedImages) or not images.digest or not len(images):
         return images
     rows = images.places(torch.arange(len(images)))
     digest = hashlib.sha256(f"{images.digest} {list(images.shape)}".encode() + rows.numpy().tobytes()).hexdigest()

@@ -21,7 +21,7 @@ _NAMED = 20  # skipped images that a record names
 
 def count_duplicates(hashes: Mapping[str, Iterable[bytes]]) -> int:
     """How many test images are also in the training or validation part, by the hash of each image."""
-    test = list(hashes["test"])
+    test = list(hashes.get("test", ()))
     others: set[bytes] = set()
     for part, found in hashes.items():
         if part != "test":
@@ -49,7 +49,9 @@ def with_facts(dataset: Dataset[ImageSet], reading: Reading) -> Dataset[ImageSet
 
 
 def _of_arrays(dataset: Dataset[ImageSet]) -> dict[str, Any]:
-    parts = {"train": (dataset.x_train, dataset.y_train), "test": (dataset.x_test, dataset.y_test)}
+    parts = {"train": (dataset.x_train, dataset.y_train)}
+    if len(dataset.y_test):
+        parts["test"] = (dataset.x_test, dataset.y_test)
     if dataset.x_validation is not None and dataset.y_validation is not None:
         parts["validation"] = (dataset.x_validation, dataset.y_validation)
     sha, hashes = hashlib.sha256(), {}
@@ -60,6 +62,12 @@ def _of_arrays(dataset: Dataset[ImageSet]) -> dict[str, Any]:
             sha.update(tensor.contiguous().view(torch.uint8).numpy().data)
         hashes[part] = _hashes(images.all())
     return {"sha256": sha.hexdigest(), "duplicates": count_duplicates(hashes)}
+
+
+def pixel_hashes(batches: Iterable[Tensor]) -> list[bytes]:
+    """A hash of each image of ``batches`` ``[N, C, H, W]``, the same for floats in [0, 1] as for uint8."""
+    pixels = (x if x.dtype == torch.uint8 else x.mul(255).round().to(torch.uint8) for x in batches)
+    return [image for x in pixels for image in _hashes(x.cpu())]
 
 
 def _hashes(x: Tensor) -> list[bytes]:

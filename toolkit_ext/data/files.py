@@ -34,7 +34,8 @@ def open_files(
     files = {part: checked(name, found, reading, threads) for part, found in listed.items()}
     one_size(name, list(dict.fromkeys(found.size for found in files.values())), reading)
     images = {part: _images(name, found, reading, engine) for part, found in files.items()}
-    (x, y), (x_test, y_test) = images["train"], images["test"]
+    x, y = images["train"]
+    x_test, y_test = images.get("test", (x[:0], y[:0]))
     own = images.get("validation", (None, None))
     return Dataset(name, x, y, x_test, y_test, len(classes), classes, own[0], own[1], _facts(files))
 

@@ -101,7 +101,7 @@ def list_folder(name: str, path: Path, reading: Reading) -> tuple[dict[str, File
             other = Path(listings[part].root).name
             raise UserError(f"data {name}: {train.name}/ and {other}/ have different classes ({', '.join(odd[:5])})")
     files = {part: _files(listing) for part, listing in listings.items()}
-    if "test" not in files:
+    if "test" not in files and not reading.training_only:
         files["train"], files["test"] = _split(name, files["train"], reading)
     return {part: found[order_of(len(found))] for part, found in files.items()}, tuple(classes)
 
@@ -114,6 +114,8 @@ def order_of(count: int) -> Tensor:
 def _find_parts(name: str, path: Path, reading: Reading) -> tuple[Path, Path | None, Path | None]:
     """The folders of the training, validation and test part."""
     train = path / (reading.train_split or "train")
+    if reading.training_only:
+        return (train if train.is_dir() else path), None, None
     if reading.test_fraction is not None and reading.train_split is None and not train.is_dir():
         train = path  # PATH/CLASS/*
     if not train.is_dir():

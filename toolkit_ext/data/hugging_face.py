@@ -47,7 +47,9 @@ def open_hugging_face(name: str, place: str, reading: Reading, engine: Engine) -
     splits = _splits(name, place)
     train = _named(name, splits, "train_split", reading.train_split or "train")
     test = reading.test_split or next((word for word in ("test", *_VALIDATION) if word in splits), None)
-    if (test is None) == (reading.test_fraction is None):
+    if reading.training_only:
+        test, splits = None, {train: splits[train]}
+    elif (test is None) == (reading.test_fraction is None):
         told = f"--test-fraction has no effect, as there is a split {test}" if test else "give --test-fraction 0.2"
         raise UserError(f"data {name}: its splits are {', '.join(splits)}; {told}")
     own = reading.validation_split or next((word for word in _VALIDATION if word in splits and word != test), None)

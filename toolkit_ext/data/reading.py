@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from toolkit_ext.bounds import COUNT, Bounds, check_options
+from toolkit_ext.bounds import COUNT, SHARE, Bounds, check_options
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import option
 
@@ -19,15 +19,38 @@ if TYPE_CHECKING:
 CROP_PCT = 0.875
 """timm's default of ``crop_pct``."""
 
+EXTRA_FRACTION = 0.7
+"""Share of extra images in a batch, as Wang et al. (2023) have it with 1M generated images."""
+
 ON_BAD_IMAGE = ("error", "skip")
 IN_MEMORY = ("auto", "on", "off")
 WORKERS = Bounds(least=0)  # 0 is this process
 _MOST_WORKERS = 16
 
 
+def check_extra(given: bool, fraction: Any) -> float | None:
+    """The share of extra images in a batch; None where there is no extra data.
+
+    Args:
+        given: Whether there is extra data.
+        fraction: The share as the user gave it; None for :data:`EXTRA_FRACTION`.
+
+    Raises:
+        UserError: a share without extra data, or outside of (0, 1).
+    """
+    if fraction is None:
+        return EXTRA_FRACTION if given else None
+    if not given:
+        raise UserError("extra_fraction: has no effect without extra_data")
+    return float(SHARE.check("extra_fraction", fraction))
+
+
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read. Everything here can change a result."""
+    """How a source is read. Everything here can change a result.
+
+    ``training_only`` is for extra data: the source needs no test part, and gives none.
+    """
 
     image_size: int | None = option(None, "pixels of the square that images are resized and cropped to", COUNT)
     crop_pct: float | None = option(
@@ -45,6 +68,7 @@ class Reading:
         None, "regular expression that finds an image's group in its path; --test-fraction never splits a group"
     )
     on_bad_image: str = option("error", "an image that cannot be read: error, or skip (all are checked at the start)")
+    training_only: bool = False
 
     def __post_init__(self) -> None:
         check_options(self)  # a checkpoint may tell how its data was read, so values can be anything
@@ -72,7 +96,8 @@ class Reading:
     def given(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {entry.name: values[entry.name] for entry in fields(self) if values[entry.name] != entry.default}
+        named = [entry for entry in fields(self) if entry.metadata]  # those that users have as options
+        return {entry.name: values[entry.name] for entry in named if values[entry.name] != entry.default}
 
     @property
     def frame(self) -> Frame:

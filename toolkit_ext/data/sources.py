@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from toolkit_ext.errors import UserError, check_choice, one_line
 
 Part = tuple[Tensor, Tensor]
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
+_SIGNS = 43  # classes of GTSRB
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 
@@ -87,12 +89,31 @@ def open_source(
     Raises:
         UserError: as for :func:`load`.
     """
+    return _open(name, Path(root), download, Reading.of(reading), Engine(workers=workers))
+
+
+def open_training(
+    name: str, *, root: str | Path, download: bool, workers: int | None, reading: Reading
+) -> Dataset[ImageSet]:
+    """As :func:`open_source`, for the training part alone; the source gets those of the options that it takes.
+
+    The test part is empty.
+
+    Raises:
+        UserError: as for :func:`open_source`.
+    """
+    taken = _TAKEN.get(name.partition(":")[0], ())
+    given = {option: value for option, value in reading.given().items() if option in taken}
+    found = _open(name, Path(root), download, replace(Reading.of(given), training_only=True), Engine(workers=workers))
+    return replace(found, x_test=found.x_test[:0], y_test=found.y_test[:0], x_validation=None, y_validation=None)
+
+
+def _open(name: str, root: Path, download: bool, how: Reading, engine: Engine) -> Dataset[ImageSet]:
     kind, colon, place = name.partition(":")
     check_choice("data", f"{kind}:{_ADDRESSED[kind][0]}" if colon and kind in _ADDRESSED else name, NAMES)
-    how, engine = Reading.of(reading), Engine(workers=workers)
     if colon:
         return with_facts(_ADDRESSED[kind][1](name, place, how, engine), how)
-    root = Path(root).expanduser()
+    root = root.expanduser()
     if name == "cifar10-jpeg":
         return with_facts(_cifar10_jpeg(name, root, download, how, engine), how)
     how.refuse(name, *(option for option in how.given() if (name, option) != ("gtsrb", "image_size")))
@@ -163,6 +184,13 @@ def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dat
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     side = image_size or 32
+    if (folder := root / name / "GTSRB" / "Training").is_dir():
+        found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        if missing := sorted({f"{index:05d}" for index in range(_SIGNS)} ^ found):
+            # torchvision numbers the folders that there are, and the test part has numbers of its own.
+            raise UserError(
+                f"data {name}: {folder} must have a folder for each class, 00000 to 00042; see {missing[0]}"
+            )
 
     def part(split: str) -> Part:
         source = GTSRB(root, split=split, download=download)
@@ -171,7 +199,7 @@ def _gtsrb(name: str, root: Path, download: bool, image_size: int | None) -> Dat
         order = order_of(len(items))
         return torch.stack([items[place][0] for place in order.tolist()]), labels[order]
 
-    return Dataset(name, *part("train"), *part("test"), 43, tuple(f"{index:02d}" for index in range(43)))
+    return Dataset(name, *part("train"), *part("test"), _SIGNS, tuple(f"{index:02d}" for index in range(_SIGNS)))
 
 
 def _cifar10_jpeg(name: str, root: Path, download: bool, reading: Reading, engine: Engine) -> Dataset[ImageSet]:
@@ -196,5 +224,11 @@ _ADDRESSED: dict[str, tuple[str, Callable[[str, str, Reading, Engine], Dataset[I
     "npz": ("PATH", open_npz),
     "hf": ("NAME", open_hugging_face),
 }
+_TAKEN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("folder", "hf"), ("image_size", "crop_pct", "on_bad_image")),
+    "cifar10-jpeg": ("on_bad_image",),
+    "gtsrb": ("image_size",),
+}
+"""Options of how images are read that a source takes, whatever its parts."""
 NAMES: tuple[str, ...] = (*_LOADERS, "cifar10-jpeg", *(f"{kind}:{place}" for kind, (place, _) in _ADDRESSED.items()))
 """The names that :func:`load` accepts; ``folder:PATH`` stands for any path."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.data import ImageSet, as_tensors
+from toolkit_ext.evaluation.balanced import balanced_metrics
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.checks import find_device, opened
 from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
@@ -124,6 +125,7 @@ def _result(suite: AttackSuite) -> Evaluation:
         omitted=suite.omitted,
         details={name: row.to_dict() for name, row in runner.rows.items()},
         robust=suite.robust,
+        balanced=balanced_metrics(suite.robust, suite.subject.y),
         carried=_carried(suite.carry),
         examples=runner.examples(suite.protocol),
         seconds=round(runner.seconds, 3),

@@ -159,6 +159,7 @@ class Evaluation:
         settings: Seed, batch size, effort, tolerances of the re-check, device, arithmetic and library versions, and
             the SHA-256 of the model and of the images with their labels.
         carried: Per column, the number of images counted as broken because they were at a smaller radius.
+        balanced: The metrics with every class counting alike, see :func:`.balanced_accuracy`.
     """
 
     protocol: Protocol
@@ -174,6 +175,7 @@ class Evaluation:
     seconds: float
     settings: dict[str, Any]
     carried: dict[str, int] = field(default_factory=dict)
+    balanced: dict[str, float] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, Any]:
         """The fields of a run record that an evaluation fills, ready for JSON.
@@ -193,6 +195,7 @@ class Evaluation:
                 "settings": self.settings,
                 "robust": {name: pack_flags(flags) for name, flags in self.robust.items()},
                 **({"carried": dict(self.carried)} if self.carried else {}),
+                **({"balanced": dict(self.balanced)} if self.balanced else {}),
             },
         }
 

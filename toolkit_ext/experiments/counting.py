@@ -72,6 +72,7 @@ def count_passes(method: str, **hyper_parameters: Any) -> Passes:
     periodic = TRAINERS[method].method.schedule == "periodic"
     # A constant eps: at 0, where a period usually starts, no adversarial examples are generated.
     options = {"periods": 1, "eps_min": "8/255"} if periodic else {}
+    hyper_parameters.pop("class_weights", None)  # the small network has other classes
     # The difference of two epochs and one: without the passes before training, which are made once.
     one, two = (_count(method, epochs, {**options, **hyper_parameters}) for epochs in (1, 2))
     examples = _BATCH * _STEPS

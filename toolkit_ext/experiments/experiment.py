@@ -32,6 +32,8 @@ from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.trainers.accumulation import check_accumulate
+from toolkit_ext.trainers.extra_data import extra_per_batch
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.optim import make_schedulers
 from toolkit_ext.trainers.tracking import check_trackers
@@ -105,6 +107,9 @@ def prepare(
     made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes
     protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
+    check_accumulate(axes.loop.accumulate, experiment.batch_size)
+    if experiment.extra_fraction is not None:
+        extra_per_batch(experiment.batch_size, experiment.extra_fraction)
     if axes.loop.validation_fraction > 0 and dataset.y_validation is None:
         data.split_validation(dataset.x_train, dataset.y_train, axes.loop.validation_fraction, axes.loop.seed)
     with frozen(trainer.model, axes.loop.freeze):
@@ -130,6 +135,8 @@ def rehearse(
     """
     prepared = prepare(experiment, dataset, device)
     quiet = {"validation_fraction": 0.0, "measure_every": 0, "compile_mode": "none"}
+    if prepared[2].axes.loop.accumulate > 1:
+        quiet["accumulate"] = 2
     short = replace(experiment, hyper_parameters={**experiment.hyper_parameters, **quiet})
     _, trainer = make_trainer(short, dataset, device)
     x, y = first_images(dataset, _FEW)
@@ -152,6 +159,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     started = results.environment()
     with ranks.one_by_one(local_rank()):
         dataset = context.open(experiment.data, experiment.reading)
+        extra = context.open_extra(experiment, dataset)
     warn_of_code(experiment)
     dataset, made, trainer, protocol = prepare(experiment, dataset, device)
     about = facts(experiment, dataset, made.model, trainer)
@@ -165,6 +173,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     results.reset_peak_memory()
     extended = ranks.first(lambda: begin_with(experiment, trainer, context, folder))
     dataset = data.place(dataset, context.engine, device)
+    placed = extra and data.place(extra, context.engine, device)
     trainer.fit(
         dataset.x_train,
         dataset.y_train,
@@ -176,6 +185,8 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         progress=context.progress and not context.quiet,
         on_epoch=shown_epochs(context),
         save_every=context.save_every,
+        extra_data=placed and (placed.x_train, placed.y_train),
+        extra_fraction=experiment.extra_fraction,
         track=context.track,
         extra={**about, **_told(experiment, dataset.classes), **started_from(made)},
     )
@@ -195,7 +206,8 @@ def run(experiment: Experiment, context: RunContext) -> Record:
     record = record_of(
         about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
     )
-    record["details"] |= {"data": dict(dataset.facts), **started_from(made), **context.told}
+    told = {**dataset.facts, **({"extra": {**extra.facts, "fraction": experiment.extra_fraction}} if extra else {})}
+    record["details"] |= {"data": told, **started_from(made), **context.told}
     return ranks.first(lambda: _written(record, context, folder))
 
 

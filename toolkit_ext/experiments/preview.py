@@ -32,11 +32,14 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     """
     device = check_device(context.device)
     dataset = context.open(experiment.data, experiment.reading)
+    extra = context.open_extra(experiment, dataset)
     dataset, made, trainer, protocol = rehearse(experiment, dataset, device)
     check_trackers(context.track, context.output)
     sizes = facts(experiment, dataset, made.model, trainer)["data"]
     kept, held = sizes["train"], sizes["validation"]
     yield "run", experiment.run_id
+    if extra is not None:
+        yield "extra", f"{len(extra.y_train)} images of {extra.name}, {experiment.extra_fraction:g} of each batch"
     channels, (height, width) = dataset.in_chans, dataset.image_size
     yield "images", f"{kept} to train, {held} to validate, {len(dataset.y_test)} to attack at the end"
     yield "size", f"{channels} x {height} x {width}, {dataset.num_classes} classes"
@@ -50,10 +53,10 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     images = first_images(dataset, _STEPS * experiment.batch_size)
     seconds = step_seconds(experiment, dataset, images, device)
     in_memory = isinstance(dataset.x_train, data.ImagesInMemory)
-    extra = "validation and attacks" if in_memory else "reading images, validation and attacks"
+    further = "validation and attacks" if in_memory else "reading images, validation and attacks"
     yield (
         "time",
-        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; {extra} are extra",
+        f"about {duration(seconds * per_epoch * experiment.epochs)} to train; {further} are extra",
     )
     memory = results.peak_memory()
     on_device = "" if memory["device_mb"] is None else f", {memory['device_mb']:.0f} MB on {device}"
@@ -84,6 +87,6 @@ def step_seconds(
 
 
 def _passes(experiment: Experiment) -> Passes:
-    length = {"reset_epochs", "milestones"}  # the small training has other lengths
+    length = {"reset_epochs", "milestones", "accumulate"}  # the small training has other lengths, and batches
     given = {name: value for name, value in experiment.hyper_parameters.items() if name not in length}
     return count_passes(experiment.method, **given)

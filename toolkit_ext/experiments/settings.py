@@ -13,7 +13,7 @@ import yaml
 
 from toolkit_ext import data, results
 from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, SEED, check_options
-from toolkit_ext.data.reading import Reading
+from toolkit_ext.data.reading import Reading, check_extra
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.compose import identity
 from toolkit_ext.trainers.methods import METHODS
@@ -33,6 +33,7 @@ class Experiment:
     ``init``; ``mean`` and ``std`` are their normalisation. ``imports`` are modules that register networks with timm.
     Weights and code identify a run by their content, not by where they lie.
     ``reading`` has the options of :class:`toolkit_ext.data.Reading` that differ from their defaults.
+    Each batch has ``extra_fraction`` (0.7 by default) images of the source ``extra_data``, if there is one.
     """
 
     method: str
@@ -54,12 +55,16 @@ class Experiment:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     imports: tuple[str, ...] = ()
+    extra_data: str | None = None
+    extra_fraction: float | None = None
 
     def __post_init__(self) -> None:
         check_options(self)
         if self.weights and self.init:
             raise UserError("init: cannot be given with --weights; both say what the training starts from")
         object.__setattr__(self, "reading", Reading.of(self.reading).given())
+        share = check_extra(self.extra_data is not None, self.extra_fraction)
+        object.__setattr__(self, "extra_fraction", share)
 
     @property
     def run_id(self) -> str:
@@ -68,8 +73,9 @@ class Experiment:
 
         hashed = {name: value for name, value in asdict(self).items() if name not in _START}
         hashed |= identity_of_start(self)
-        if not self.reading:
-            del hashed["reading"]  # runs had no such setting before
+        for name in ("reading", "extra_data", "extra_fraction"):
+            if not hashed[name]:
+                del hashed[name]  # runs had no such setting before
         if self.method in METHODS:
             hashed["hyper_parameters"] = identity(METHODS[self.method], self.hyper_parameters)
         settings = json.dumps(hashed, sort_keys=True, default=str)
@@ -159,6 +165,21 @@ class RunContext:
     def open(self, name: str, reading: Mapping[str, Any]) -> data.Dataset[data.ImageSet]:
         """The data set called ``name``, read as ``reading`` says."""
         return data.open_source(name, root=self.data_root, download=self.download, workers=self.data_workers, **reading)
+
+    def open_extra(
+        self, experiment: Experiment, dataset: data.Dataset[data.ImageSet]
+    ) -> data.Dataset[data.ImageSet] | None:
+        """The extra data of ``experiment`` for a training on ``dataset``; None if it has none."""
+        if experiment.extra_data is None:
+            return None
+        return data.open_extra(
+            experiment.extra_data,
+            dataset,
+            root=self.data_root,
+            download=self.download,
+            workers=self.data_workers,
+            **experiment.reading,
+        )
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class HelperLoss(NeedsRun):
     hat_reach: float = option(2.0, "HAT: length of a helper example's perturbation as a multiple of x' - x", POSITIVE)
     hat_helper: str = option("", "HAT: checkpoint of a network of clean images; none trains one beside the model")
 
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial", "penalty")
 
     def bind(self, model: nn.Module, resources: Resources) -> Objective:
@@ -78,6 +79,7 @@ class LearnedBoundary(NeedsRun):
     lbgat_beta: float = option(6.0, "LBGAT: weight of the divergence of perturbed from clean predictions", NOT_NEGATIVE)
     lbgat_network: str = option("", "LBGAT: timm name of the network of clean images; none is a copy of the model")
 
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
 
     def bind(self, model: nn.Module, resources: Resources) -> Objective:
@@ -117,8 +119,8 @@ class BoundHelperLoss:
         from torch.nn.functional import cross_entropy
 
         if self.second is not None:
-            self.second.keep_gradient(cross_entropy(self.second.logits(batch.x), batch.y))
-            self.second.step()
+            self.second.keep_gradient(cross_entropy(self.second.logits(batch.x), batch.y), len(batch.x))
+            self.second.step(batch)
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,10 @@ class BoundLearnedBoundary:
 
         attacked, guide = single(batch.perturbed.logits(model)), single(self.second.logits(batch.x))
         # The two networks share no weight, so each part of the gradient is taken by itself.
-        self.second.keep_gradient(loss_fn(guide, batch.y) + mse_loss(attacked.detach(), guide))
+        self.second.keep_gradient(loss_fn(guide, batch.y) + mse_loss(attacked.detach(), guide), len(guide))
         terms = {"adversarial": mse_loss(attacked, guide.detach()), "penalty": divergence(model(batch.x), attacked)}
         return Losses(terms, {"penalty": self.options.lbgat_beta})
 
     def after_step(self, model: nn.Module, batch: Batch) -> None:
         """The step of the second network."""
-        self.second.step()
+        self.second.step(batch)

@@ -34,6 +34,7 @@ class Clean:
     """``L(f(x), y)``."""
 
     uses_attack: ClassVar[bool] = False
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean",)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
@@ -48,6 +49,7 @@ class Adversarial:
     """
 
     uses_attack: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
@@ -69,6 +71,7 @@ class CleanAdversarial:
     adversarial_weight: float = option(1.0, "weight of the loss on perturbed inputs", NOT_NEGATIVE)
 
     uses_attack: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ class TRADESLoss:
     )
 
     uses_attack: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
 
     def __post_init__(self) -> None:
@@ -66,7 +67,8 @@ class MARTLoss:
     """``BCE(p(x'), y) + λ (1/N) Σ_i KL(p(x_i) ‖ p(x'_i)) (1 − p_y(x_i))`` with ``λ = mart_lambda``.
 
     ``BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k)``, see :func:`~toolkit_ext.objectives.terms.boosted_cross_entropy`.
-    Gradients flow through every factor, as in the authors' code. ``loss_fn`` and its label smoothing are not used.
+    Gradients flow through every factor, as in the authors' code. ``loss_fn`` and its label smoothing are not used. The
+    formula is of one class ``y``, so mixed labels and class weights are refused.
     The authors' PGD starts from ``x + 0.001 N(0, I)``, not clamped; the attack ``pgd`` starts uniformly in the ball.
 
     Wang et al.: Improving adversarial robustness requires revisiting misclassified examples. ICLR 2020, algorithm 1.
@@ -78,6 +80,7 @@ class MARTLoss:
     mart_lambda: float = option(5.0, "MART: weight of the divergence on examples the model is not sure of", POSITIVE)
 
     uses_attack: ClassVar[bool] = True
+    uses_loss: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
 
     def __post_init__(self) -> None:

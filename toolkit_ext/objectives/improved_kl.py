@@ -75,7 +75,10 @@ class BoundImprovedKL:
 
     def after_step(self, model: nn.Module, batch: Batch) -> None:
         """Move the means of the classes in the batch towards its last clean predictions."""
+        from toolkit_ext.objectives.second_network import check_whole
+
         assert self._latest is not None
+        check_whole(len(self._latest), batch)
         assert self.means is not None
         predicted = (self._latest / self.options.ikl_temperature).softmax(dim=1)
         members = predicted.new_zeros(predicted.shape).scatter_(1, batch.y[:, None], 1.0)

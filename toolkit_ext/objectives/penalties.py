@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from toolkit_ext.bounds import NOT_NEGATIVE, check_options
 from toolkit_ext.errors import UserError
@@ -34,6 +34,9 @@ class GradientPenalty:
     Raises:
         UserError: a bad option; no gradient from logits to inputs; overflow in float16 (before any backward pass).
     """
+
+    differentiates_twice: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
 
     penalty_lambda: float = option(1.0, "weight of the gradient penalty", NOT_NEGATIVE)
     penalty_norm: GradientNorm = option("L2", "norm of the input gradient, squared in the penalty: L1, L2 or Linf")
@@ -84,6 +87,8 @@ class Orthogonal:
     Raises:
         UserError: a bad option, or a model without trainable linear and convolution weights.
     """
+
+    soft_labels: ClassVar[bool] = True
 
     orthogonal_lambda: float = option(1e-4, "weight of the orthogonality penalty", NOT_NEGATIVE)
     orthogonal_form: Form = option("rows", "orthonormal rows always, or along the short_side of each matrix")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from toolkit_ext.errors import UserError
 from toolkit_ext.objectives.terms import log_probabilities
-from toolkit_ext.types import Resources
+from toolkit_ext.types import Batch, Resources
 
 
 class SecondNetwork:
@@ -24,6 +25,7 @@ class SecondNetwork:
         self.optimizer = resources.optimizer(network)
         self._weights = [weight for weight in network.parameters() if weight.requires_grad]
         self._gradients: Sequence[Tensor] = ()
+        self._examples = 0
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits ``[N, K]`` in training mode, with a graph to the network's weights."""
@@ -31,18 +33,30 @@ class SecondNetwork:
             found: Tensor = self.network.train()(x)
         return found
 
-    def keep_gradient(self, loss: Tensor) -> None:
-        """Keep the gradient of ``loss`` in the network's weights."""
+    def keep_gradient(self, loss: Tensor, examples: int) -> None:
+        """Keep the gradient of ``loss``, a mean over ``examples``, in the network's weights."""
+        self._examples = examples
         self._gradients = torch.autograd.grad(loss, self._weights, allow_unused=True, materialize_grads=True)
 
-    def step(self) -> None:
-        """One step along the gradient kept last; on several processes it and the batch statistics become common."""
+    def step(self, batch: Batch) -> None:
+        """One step along the gradient kept last; on several processes it and the batch statistics become common.
+
+        Raises:
+            UserError: that gradient is not of the whole ``batch``.
+        """
+        check_whole(self._examples, batch)
         gradients = [gradient.clone() for gradient in self._gradients]
         self.exchange([*gradients, *_statistics(self.network)])
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def check_whole(examples: int, batch: Batch) -> None:
+    """Raise :class:`UserError` if an objective saw ``examples`` alone of ``batch`` in its last pass."""
+    if examples != len(batch.x):
+        raise UserError("accumulate: is not allowed with an objective that learns from the whole batch; use 1")
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

@@ -28,6 +28,7 @@ class GradAlign:
     align_lambda: float = option(0.2, "GradAlign: weight of the misalignment of input gradients", NOT_NEGATIVE)
 
     uses_attack: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
 
     def __post_init__(self) -> None:
@@ -45,8 +46,8 @@ class GradAlign:
 class NuclearNorm:
     """``L(f(x), y) + λ ‖f(x') − f(x)‖_* / N`` with the nuclear norm of the ``[N, K]`` difference of logits.
 
-    ``λ = nuat_lambda`` is constant; the authors' code lets it rise linearly from 0 over the epochs. On several
-    processes each takes the norm of its own part of the batch.
+    ``λ = nuat_lambda`` is constant; the authors' code lets it rise linearly from 0 over the epochs. Processes,
+    and the parts of ``accumulate``, take the norm of their own part of the batch.
 
     Sriramanan et al.: Towards efficient and effective adversarial training. NeurIPS 2021.
 
@@ -57,6 +58,7 @@ class NuclearNorm:
     nuat_lambda: float = option(4.5, "NuAT: weight of the nuclear norm in the loss and in its attack", NOT_NEGATIVE)
 
     uses_attack: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ class PriorGuidedLoss:
     pgi_lambda: float = option(10.0, "FGSM-PGI: weight of the squared change of logits from the start", NOT_NEGATIVE)
 
     uses_attack: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
 
     def __post_init__(self) -> None:

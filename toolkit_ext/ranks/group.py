@@ -95,12 +95,15 @@ class Ranks:
         first, last = self._own(n)
         return (last - first) / n
 
-    def drawing(self, n: int) -> AbstractContextManager[Any]:
-        """While open, this rank draws its part of the random numbers of the whole batch of ``n``."""
-        if self.alone:
-            return nullcontext()
+    def drawing(self, n: int, rows: slice | None = None) -> AbstractContextManager[Any]:
+        """While open, this rank draws its part of the random numbers of the whole batch of ``n``.
+
+        With ``rows``, it draws those of these rows of its part.
+        """
         part = self.part(n)
-        return GlobalDraws(part, part.stop - part.start, n)
+        if rows is not None:
+            part = slice(part.start + rows.start, part.start + rows.stop)
+        return nullcontext() if part == slice(0, n) else GlobalDraws(part, part.stop - part.start, n)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor, in place, by its sum over all ranks, with the same bits on all; one communication.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from toolkit_ext.backbones.outputs import check_outputs, reason_of, same_buffers, same_modes
 from toolkit_ext.bounds import COUNT, NOT_NEGATIVE
 from toolkit_ext.data import ImageSet
-from toolkit_ext.data.reading import WORKERS
+from toolkit_ext.data.reading import WORKERS, check_extra
 from toolkit_ext.errors import UserError, quoted
 from toolkit_ext.fast import detach_computed
 from toolkit_ext.trainers.batches import BatchSource, isolated_rng
@@ -64,6 +64,8 @@ class FitOptions:
     stop_after: int | None = None
     save_every: float = 10.0
     workers: int = 0
+    extra_data: Any = None
+    extra_fraction: float | None = None
     progress: bool = True
     on_epoch: OnEpoch | Sequence[OnEpoch] = ()
     track: str | Sequence[str] = ()
@@ -76,6 +78,7 @@ class FitOptions:
             object.__setattr__(self, name, _check_flag(name, getattr(self, name)))
         object.__setattr__(self, "save_every", NOT_NEGATIVE.check("save_every", to_python(self.save_every)))
         object.__setattr__(self, "workers", WORKERS.check("workers", to_python(self.workers), int))
+        self._check_extra()
         for callback in self.callbacks:
             if not callable(callback):
                 raise UserError(f"on_epoch: {quoted(callback)} is not allowed; give a function, or a list of functions")
@@ -90,6 +93,10 @@ class FitOptions:
         except (TypeError, ValueError) as error:
             shown = f"{quoted(self.extra)} is not allowed ({reason_of(error)})"
             raise UserError(f"extra: {shown}; give names with plain JSON values") from error
+
+    def _check_extra(self) -> None:
+        share = to_python(self.extra_fraction)
+        object.__setattr__(self, "extra_fraction", check_extra(self.extra_data is not None, share))
 
     @property
     def callbacks(self) -> tuple[OnEpoch, ...]:

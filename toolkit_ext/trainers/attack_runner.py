@@ -31,10 +31,16 @@ class AttackRunner:
             )
 
     def generate(self, attack: Attack, batch: Batch) -> AdversarialInputs:
-        """Perturb the clean inputs of ``batch`` by ``attack``."""
-        x, y = batch.x, batch.y
+        """Perturb the clean inputs of ``batch`` by ``attack``.
+
+        Mixed labels: the attack climbs the loss of the probabilities, the loss that is minimised, as in Rice et al.
+        (ICML 2020) and Rebuffi et al. (NeurIPS 2021). One that takes classes alone gets the most probable one.
+        """
         if isinstance(attack, RemembersExamples):
             attack = attack.on(batch.part)
+        x, y = batch.x, batch.y
+        if y.ndim == 2 and not getattr(attack, "soft_labels", False):
+            y = y.argmax(dim=1)
         if not self._ready:
             self.frozen, self._ready = self.plan.frozen_copy(self.model, x, intact=self.intact), True
         if self.frozen is not None:

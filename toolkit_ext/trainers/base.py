@@ -25,21 +25,33 @@ from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.data import as_image_set, as_tensor, split_validation, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
+from toolkit_ext.trainers.accumulation import Accumulation, check_accumulate
+from toolkit_ext.trainers.activation_checkpointing import check_checkpointing, checkpointed
 from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
-from toolkit_ext.trainers.batches import ImageSource, isolated_rng
+from toolkit_ext.trainers.augmentation import Augmentation, check_channels, probabilities
+from toolkit_ext.trainers.batches import isolated_rng
 from toolkit_ext.trainers.callbacks import best_epoch
+from toolkit_ext.trainers.class_balance import check_weights, refuse_stream
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
 from toolkit_ext.trainers.distributed import check_batch, facts, join
+from toolkit_ext.trainers.extra_data import make_source, refuse_extra
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
-from toolkit_ext.trainers.fingerprint import held_facts, image_facts, make_fingerprint, scheduler_facts, stream_facts
+from toolkit_ext.trainers.fingerprint import (
+    extra_facts,
+    held_facts,
+    image_facts,
+    make_fingerprint,
+    scheduler_facts,
+    stream_facts,
+)
 from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
-from toolkit_ext.trainers.monitor import TRAINING_SUBSET, Monitor, ValidationSplit
+from toolkit_ext.trainers.loss import loss_of_run
+from toolkit_ext.trainers.monitor import TRAINING_SUBSET, ValidationSplit, make_monitor
 from toolkit_ext.trainers.optim import (
     check_optimizer,
-    make_loss,
     make_plan,
     make_scaler,
     make_scheduler,
@@ -48,7 +60,7 @@ from toolkit_ext.trainers.optim import (
 )
 from toolkit_ext.trainers.resources import Extensions, RunResources
 from toolkit_ext.trainers.state import RunFolder, fitting_state
-from toolkit_ext.types import NORMS, Method
+from toolkit_ext.types import LossFn, Method
 from toolkit_ext.updates.plain import PartlyScheduled
 
 log = logging.getLogger("toolkit_ext")
@@ -96,9 +108,12 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         self.model = view(classifier)
         self.clip = clip_range(classifier)
         make_plan(self.model, self.axes.loop, self.device, sharded=False)  # refuses now what cannot run here
+        check_weights(self.axes.loop.class_weights, classifier.nb_classes)
+        check_channels(self.axes.loop, classifier.input_shape[0])
         if self.axes.loop.spectral != "none":
             with isolated_rng(self.axes.loop.seed):  # it draws the vectors its power iteration starts from
                 spectral_norm(self.model, conv=self.axes.loop.spectral, input_size=classifier.input_shape)
+        check_checkpointing(self.model, self.axes)
         self._scheduler = scheduler
         used = None if {"optimizer", "lr"} & hyper_parameters.keys() else classifier.optimizer
         self._optimizer = check_optimizer(used, self.model)
@@ -133,8 +148,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``stop_after`` (stop after this epoch of the ``nb_epochs`` planned), ``save_every`` (minutes between saves
         inside an epoch, 10 by default; 0 is never), ``workers`` (processes that read a torch ``Dataset``), ``progress``
         (bars on a terminal, on by default), ``on_epoch`` (a function, or several, called with an :class:`EpochReport`
-        after every epoch), ``track`` (trackers, such as ``mlflow,wandb``) and ``extra`` (facts to keep with the
-        checkpoints).
+        after every epoch), ``track`` (trackers, such as ``mlflow,wandb``), ``extra`` (facts to keep with the
+        checkpoints), ``extra_data`` (further images with labels, in the same forms) and ``extra_fraction`` (their share
+        of each batch, 0.7 by default, see :class:`MixedSource`).
 
         Raises:
             UserError: data, labels or options that are not allowed; ``run_dir`` in use, or of another run.
@@ -149,13 +165,17 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         inputs = self._inputs(options)
         images, labels = inputs.pair(x, y)
         held = inputs.held(validation_data, images)
+        extra = inputs.extra(options.extra_data, images)
         names = {**image_facts(images, labels), "batch_size": batch_size, **held_facts(held)}
+        names |= extra_facts(extra, options.extra_fraction)
         fraction = self.axes.loop.validation_fraction
         if held is None and fraction > 0:
             kept, aside = split_validation(images, labels.cpu(), fraction, self.axes.loop.seed)
             held = ValidationSplit(images[aside], labels[aside])
             images, labels = images[kept], labels[kept]
-        source = ImageSource(images, labels, batch_size)
+        source = make_source(
+            images, labels, batch_size, self.axes.loop, current(self.device), extra, options.extra_fraction
+        )
         training = ValidationSplit(images[:TRAINING_SUBSET].all(), labels[:TRAINING_SUBSET])
         self._train(Examples(source, held, training, names, source.batch_size), nb_epochs, options)
 
@@ -177,6 +197,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         ``label``, ...); further parts, such as indices, are left out. So is a last batch of one image.
         """
         options, seed = FitOptions.of(kwargs), self.axes.loop.seed
+        refuse_extra(options.extra_data)
+        refuse_stream(self.axes.loop.sampler, self.axes.loop.class_weights)
         source = source_of(generator, self._classifier.nb_classes, self.clip, self.device)
         first = first_batch(source, seed)
         held = self._inputs(options).held(validation_data, first[0])
@@ -213,9 +235,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             stack.enter_context(isolated_rng(self.axes.loop.seed))
             stack.enter_context(returning_logits(self.model))
             stack.enter_context(frozen(self.model, self.axes.loop.freeze))
-            n = min(max(examples.batch_size // ranks.size, 1), 8)
+            stack.enter_context(checkpointed(self.model, use=self.axes.loop.checkpoint_activations))
+            check_accumulate(self.axes.loop.accumulate, examples.batch_size, ranks.size)
+            n = min(max(examples.batch_size // ranks.size // self.axes.loop.accumulate, 1), 8)
             x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
-            try_step(self._classifier, self.model, x, y, make_loss(self._classifier, self.axes.loop))
+            y = probabilities(y, self._classifier.nb_classes) if self.axes.loop.mixes else y
+            loss_fn = loss_of_run(self._classifier, self.axes.loop, examples.source, ranks, self.device)
+            try_step(self._classifier, self.model, x, y, loss_fn)
             names = {"method": self.method.name, **examples.names}
             fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
             if not ranks.alone:
@@ -224,7 +250,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
                 ranks.agree({**fingerprint, **about})
             check_batch(ranks, examples.batch_size)
             stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
-            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack)
+            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack, loss_fn)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
@@ -251,6 +277,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         fingerprint: Mapping[str, Any],
         ranks: Ranks,
         stack: ExitStack,
+        loss_fn: LossFn,
     ) -> Run:
         loop, attack, source = self.axes.loop, self.axes.attack, examples.source
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
@@ -266,25 +293,18 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         scheduled = [*scheduled, *resources.optimizers]
         own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
-        norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
         return Run(
             model=model,
             axes=extensions.axes,
             extensions=extensions,
             update=update,
             scheduler=make_schedulers(scheduled, loop, len(source), epochs, resets) if own is None else own,
-            loss_fn=make_loss(self._classifier, loop),
+            loss_fn=loss_fn,
             source=source,
-            monitor=Monitor(
-                examples.validation,
-                examples.training,
-                attack.eps,
-                norm,
-                steps,
-                limit,
-                loop.overfit_patience,
-                # Sharded weights need all ranks in every pass, so there each measures everything.
-                ALONE if parallel.sharded else ranks,
+            augmentation=Augmentation(loop, classes),
+            # Sharded weights need all ranks in every pass, so there each measures everything.
+            monitor=make_monitor(
+                examples.validation, examples.training, attack, loop, ALONE if parallel.sharded else ranks
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
@@ -293,6 +313,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             unwrap=unwrap,
             parallel=parallel,
             plan=make_plan(model, loop, device, sharded=parallel.sharded),
+            accumulation=Accumulation(loop.accumulate, examples.batch_size, parallel, update, extensions.axes.attack),
             save_every=options.save_every,
             progress=options.progress and ranks.is_first,
             on_epoch=options.callbacks,

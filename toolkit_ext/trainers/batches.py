@@ -1,18 +1,19 @@
-"""Batches of images by row, their augmentation, and random numbers that a seed determines."""
+"""Batches of images by row, and random numbers that a seed determines."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from toolkit_ext.data import ImageSet, as_image_set, as_tensor, check_images, to_unit
+from toolkit_ext.data import ImageSet, ImagesInMemory, as_image_set, as_tensor, check_images, to_unit
+from toolkit_ext.ranks import ALONE, Ranks
+from toolkit_ext.trainers.class_balance import BalancedOrder
 
 _MOST_PINNED = 1 << 28  # bytes; memory that is pinned cannot be swapped, so whole data sets are not
 # Images [N, C, H, W] in [0, 1], index labels [N], and the examples' places in the training data where these are known.
@@ -68,14 +69,35 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def read(x: ImageSet, parts: Sequence[Tensor], ranks: Ranks = ALONE, seed: int = 0) -> Iterator[Tensor]:
+    """The images of each of ``parts``; of a stream only those that belong to this rank, with zeros for the others.
+
+    So random numbers are drawn for the whole batch on every rank, and each image is decoded by one.
+    """
+    if ranks.alone or isinstance(x, ImagesInMemory):
+        yield from x.batches(parts, seed)
+        return
+    own = [part[ranks.part(len(part))] for part in parts]
+    for part, images in zip(parts, x.batches(own, seed), strict=True):
+        whole = images.new_zeros(len(part), *images.shape[1:])
+        whole[ranks.part(len(part))] = images
+        yield whole
+
+
 class ImageSource:
     """Batches drawn by row from images in memory or streamed, shuffled anew in every epoch.
 
-    A ``batch_size`` above the number of examples makes one batch of them, as in ART.
+    A ``batch_size`` above the number of examples makes one batch of them, as in ART. With ``balanced``, an epoch has as
+    many draws as there are examples, with replacement, of every class the same share, see :class:`BalancedOrder`. Of
+    several ``ranks``, each reads its own images of a stream, see :func:`read`.
     """
 
-    def __init__(self, x: Tensor | ImageSet, y: Tensor, batch_size: int) -> None:
+    def __init__(
+        self, x: Tensor | ImageSet, y: Tensor, batch_size: int, ranks: Ranks = ALONE, *, balanced: bool = False
+    ) -> None:
         self.x, self.y, self.batch_size = as_image_set(x), y, min(batch_size, len(x))
+        self.ranks = ranks
+        self._balanced = BalancedOrder(y) if balanced else None
 
     @property
     def examples(self) -> int:
@@ -88,37 +110,16 @@ class ImageSource:
         return full + (rest > 1 or (self.batch_size == 1 and rest == 1))
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
-        order = sent(torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)), self.x.device)
-        parts = order.split(self.batch_size)[start : len(self)]
-        for part, images in zip(parts, self.x.batches(parts, seed), strict=True):
+        order = self._order(torch.Generator().manual_seed(seed))
+        parts = sent(order, self.x.device).split(self.batch_size)[start : len(self)]
+        for part, images in zip(parts, read(self.x, parts, self.ranks, seed), strict=True):
             index = sent(part, self.y.device)
             yield to_unit(images), self.y[index], index
 
-
-def _flip(x: Tensor) -> Tensor:
-    mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
-    return torch.where(mirrored, x.flip(-1), x)
-
-
-def _crop(x: Tensor, padding: int) -> Tensor:
-    n, _, height, width = x.shape
-    padded = pad(x, (padding,) * 4)
-    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), device=x.device)
-    rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
-    columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
-    image = torch.arange(n, device=x.device)[:, None, None, None]
-    channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-    return padded[image, channel, rows, columns]
-
-
-def augment(x: Tensor, kind: str, padding: int = 4) -> Tensor:
-    """Shift ``x`` ``[N, C, H, W]`` by up to ``padding`` pixels over a zero border and mirror it, each image by itself.
-
-    ``kind`` is ``none``, ``flip``, ``crop`` or ``crop-flip``.
-    """
-    if "crop" in kind:
-        x = _crop(x, padding)
-    return _flip(x) if "flip" in kind else x
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if self._balanced is not None:
+            return self._balanced.draw(generator)
+        return torch.randperm(len(self.x), generator=generator)
 
 
 def seed_of(seed: int, *position: int) -> int:

@@ -10,6 +10,7 @@ from toolkit_ext.attacks import ATTACKS
 from toolkit_ext.errors import UserError, check_choice, quoted
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
+from toolkit_ext.trainers.class_balance import as_text
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
 from toolkit_ext.units import to_python
@@ -56,6 +57,8 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     >>> identity(TRAINERS["dual"].method, {"lr": 0.1, "dual_gamma_schedule": "as_lr"})
     {'lr': 0.1}
     """
+    if "class_weights" in given:
+        given = {**given, "class_weights": as_text(given["class_weights"])}
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
     named = [(axis, name) for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
     kinds: list[type[Any]] = [LoopConfig, *(AXES[axis][name] for axis, name in named)]
@@ -66,6 +69,8 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
             found |= {name: value}
             if value == before:
                 del found[name]
+    if "class_weights" in found:
+        found["class_weights"] = as_text(found["class_weights"])
     return found
 
 
@@ -132,13 +137,27 @@ def _check_ready(axis: str, part: Any) -> None:
         )
 
 
+def _check_labels(axes: Axes) -> None:
+    """Raise :class:`UserError` if the objective cannot do what the loop asks of labels or of the loss."""
+    loop, objective, name = axes.loop, axes.objective, axes.names["objective"]
+    if loop.mixes and not getattr(objective, "soft_labels", False):
+        value = getattr(loop, loop.mixes)
+        raise UserError(
+            f"{loop.mixes}: {value:g} is not allowed with objective {name}, whose loss takes one class; use 0"
+        )
+    if loop.class_weights != "none" and not getattr(objective, "uses_loss", True):
+        text = f"{loop.class_weights} is not allowed with objective {name}, which has a loss of its own"
+        raise UserError(f"class_weights: {text}; use sampler balanced")
+
+
 def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     """Build the axes of ``method`` with ``given`` values over its defaults.
 
     ``given`` may also choose an axis, by name (``update="amp"``) or as a finished object (``attack=PGD(steps=3)``).
 
     Raises:
-        UserError: an unknown choice, or a hyper-parameter that none of the chosen axes has.
+        UserError: an unknown choice, a hyper-parameter that none of the chosen axes has, or mixed labels or weights of
+            classes that the objective cannot take.
     """
     values = modernise({name: to_python(value) for name, value in given.items()})
     ready = {axis: values.pop(axis) for axis in AXES if axis in values and not isinstance(values[axis], str)}
@@ -153,4 +172,6 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     merged = {**method.defaults, **values}
     built = {axis: kind(**{n: merged[n] for n in _fields(kind) if n in merged}) for axis, kind in kinds.items()} | ready
     names = chosen | {axis: type(part).__name__ for axis, part in ready.items()}
-    return Axes(**built, names={axis: names[axis] for axis in AXES})
+    axes = Axes(**built, names={axis: names[axis] for axis in AXES})
+    _check_labels(axes)
+    return axes

@@ -11,11 +11,13 @@ from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, che
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.schedules import LR_SCHEDULES
+from toolkit_ext.trainers.class_balance import as_text, parse_weights
 from toolkit_ext.types import option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
+AUGMENTATIONS = ("none", "flip", "crop", "crop-flip", "resized-crop", "resized-crop-flip")
 SWITCH = ("auto", "on", "off")
+_ALPHA = Bounds(least=0, most=1000)
 
 
 log = logging.getLogger("toolkit_ext")
@@ -88,10 +90,40 @@ class LoopConfig:
         earlier=0,
     )
     clip_grad: float = option(0.0, "largest norm of the gradient of a step; 0 is off", NOT_NEGATIVE)
-    augment: str = option("none", "on the device: none, flip, crop (a random shift) or crop-flip")
+    augment: str = option(
+        "none", "on the device: none, flip, crop (a random shift), crop-flip, resized-crop or resized-crop-flip"
+    )
     crop_padding: int = option(
         4, "pixels of zeros around an image that is cropped: the longest shift", Bounds(least=1, most=256)
     )
+    crop_scale: float = option(
+        0.08, "smallest share of an image's area that resized-crop keeps", Bounds(above=0, most=1), earlier=0.08
+    )
+    auto_augment: Literal["none", "rand", "trivial"] = option(
+        "none", "learned policy for each image: none, rand (RandAugment) or trivial (TrivialAugment)", earlier="none"
+    )
+    rand_ops: int = option(2, "operations of RandAugment on an image", Bounds(least=1, most=14), earlier=2)
+    rand_magnitude: int = option(9, "strength of RandAugment's operations", Bounds(least=0, most=30), earlier=9)
+    mixup: float = option(
+        0.0, "MixUp: alpha of Beta(alpha, alpha), from which the share of the second image is drawn; 0 is off",
+        _ALPHA, earlier=0.0,
+    )  # fmt: skip
+    cutmix: float = option(
+        0.0, "CutMix: alpha of Beta(alpha, alpha), from which the share of the patch is drawn; 0 is off; with mixup, "
+        "each batch takes one of the two at random", _ALPHA, earlier=0.0,
+    )  # fmt: skip
+    mix_prob: float = option(
+        1.0, "share of the batches that mixup and cutmix mix", Bounds(above=0, most=1), earlier=1.0
+    )
+    sampler: Literal["shuffle", "balanced"] = option(
+        "shuffle",
+        "order of an epoch: shuffle (every image once) or balanced (as many images of each class, drawn again if few)",
+        earlier="shuffle",
+    )
+    class_weights: str = option(
+        "none", "weights of the classes in the loss: none, balanced (inverse frequency) or a number for each",
+        earlier="none",
+    )  # fmt: skip
     spectral: Literal["none", "reshaped", "operator"] = option(
         "none", "spectral normalisation of linear and convolution weights: none, reshaped or operator"
     )
@@ -134,6 +166,17 @@ class LoopConfig:
         NOT_NEGATIVE,
         earlier=0,
     )
+    accumulate: int = option(
+        1,
+        "parts of a batch that are computed one after the other, for one step: memory for 1/N of the images",
+        COUNT,
+        earlier=1,
+    )
+    checkpoint_activations: bool = option(
+        False,
+        "keep the inputs of the model's blocks alone and compute the rest again in backward passes, to save memory",
+        earlier=False,
+    )
     sharding: Literal["none", "fsdp"] = option(
         "none", "on several processes, weights whole on each (none) or in parts (fsdp)"
     )
@@ -146,7 +189,11 @@ class LoopConfig:
     seed: int = option(0, "seed of the weights, the batches and the attacks", SEED)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_weights", as_text(self.class_weights))
         check_options(self)
+        parse_weights(self.class_weights)
+        if self.sampler == self.class_weights == "balanced":
+            raise UserError("class_weights: balanced is not allowed with sampler balanced; one of them is enough")
         if self.optimizer not in OPTIMIZERS:
             from timm.optim import list_optimizers  # it imports torch
 
@@ -163,3 +210,14 @@ class LoopConfig:
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
         check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+        if self.accumulate > 1 and self.precision == "fp16-mixed":
+            raise UserError("accumulate: is not allowed with precision fp16-mixed; use bf16-mixed or fp32")
+        if self.accumulate > 1 and self.sharding != "none":
+            raise UserError(f"accumulate: is not allowed with sharding {self.sharding}; use none")
+        if self.accumulate > 1 and self.class_weights != "none":
+            raise UserError("accumulate: is not allowed with class_weights, whose loss is no mean over examples; use 1")
+
+    @property
+    def mixes(self) -> str:
+        """The option that mixes examples, and with them labels; empty if none does."""
+        return "mixup" if self.mixup else "cutmix" if self.cutmix else ""

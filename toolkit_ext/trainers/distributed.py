@@ -59,9 +59,12 @@ class DataParallelContext:
         self.ranks.sum([whole])
         return whole
 
-    def drawing(self) -> AbstractContextManager[Any]:
-        """Open while the current batch is attacked: its noise is that of the whole batch, see ``Ranks.drawing``."""
-        return self.ranks.drawing(self._n)
+    def drawing(self, rows: slice | None = None) -> AbstractContextManager[Any]:
+        """Open while the current batch is attacked: its noise is that of the whole batch, see ``Ranks.drawing``.
+
+        ``rows`` are those of this rank's examples that are attacked; by default all.
+        """
+        return self.ranks.drawing(self._n, rows)
 
     @contextmanager
     def own_draws(self, number: int) -> Iterator[None]:

@@ -27,6 +27,7 @@ from toolkit_ext.trainers.monitor import ValidationSplit
 from toolkit_ext.trainers.state import digest
 
 _RENAMED = {"TRADES": "trades", "MART": "mart", "Plain": "plain", "Dual": "dual", "Amp": "amp", "Awp": "awp"}  # of 0.1
+_BEFORE = {"extra_data": None}  # what runs had that do not name it
 _ENGINE = {"fused", "foreach", "capturable", "differentiable"}
 _SHOWN = 8  # a longer list is a digest
 
@@ -40,6 +41,7 @@ def check_fingerprint(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None
     Raises:
         UserError: it is of another run; the message names what differs.
     """
+    saved, ours = _BEFORE | dict(saved), _BEFORE | dict(ours)
     there, here = _by_name(saved), _by_name(ours)
     differing = [f"{k} ({saved[k]} there, {ours[k]} here)" for k in ours if k in saved and there[k] != here[k]]
     if differing:
@@ -79,8 +81,17 @@ def held_facts(held: ValidationSplit | None) -> dict[str, Any]:
     """The validation data that the caller gives."""
     if held is None:
         return {"validation": None}
-    found = image_facts(as_image_set(held.x), held.y)
-    return {"validation": found.get("files") or found["data"]}
+    return {"validation": _whole(as_image_set(held.x), held.y)}
+
+
+def extra_facts(extra: tuple[ImageSet, Tensor] | None, fraction: float | None) -> dict[str, Any]:
+    """The extra training data and its share of each batch."""
+    return {} if extra is None else {"extra_data": _whole(*extra), "extra_fraction": fraction}
+
+
+def _whole(images: ImageSet, labels: Tensor) -> str:
+    found = image_facts(images, labels)
+    return found.get("files") or found["data"]
 
 
 def check_weights(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ def shard(model: nn.Module) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     sharded = copy.deepcopy(model)
-    for block in list(_blocks(sharded)):
+    for block in list(blocks(sharded)):
         fully_shard(block)
     # The outermost part too goes back to its shards after a forward pass, so that the model that an attack freezes is
     # always the sharded one.
@@ -75,12 +75,13 @@ def shard(model: nn.Module) -> nn.Module:
     return sharded
 
 
-def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The members with weights of every outermost sequence of modules in ``model``."""
     for child in model.children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
             yield from (block for block in child if any(True for _ in block.parameters()))
         else:
-            yield from _blocks(child)
+            yield from blocks(child)
 
 
 @contextmanager

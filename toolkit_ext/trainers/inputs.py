@@ -53,14 +53,22 @@ class Inputs:
         Raises:
             UserError: it is not allowed, or its images have another shape than those of ``training``.
         """
+        found = self._second("validation", data, training)
+        return found and ValidationSplit(*found)
+
+    def extra(self, data: Any, training: ImageSet) -> tuple[ImageSet, Tensor] | None:
+        """The caller's extra training data, as :meth:`held`."""
+        return self._second("extra", data, training)
+
+    def _second(self, kind: str, data: Any, training: Tensor | ImageSet) -> tuple[ImageSet, Tensor] | None:
         if data is None:
             return None
-        x, y = (data, None) if isinstance(data, Dataset) else check_pair("validation_data", data)
-        images, labels = self.pair(x, y, "validation ")
+        x, y = (data, None) if isinstance(data, Dataset) else check_pair(f"{kind}_data", data)
+        images, labels = self.pair(x, y, f"{kind} ")
         if images.shape[1:] != training.shape[1:]:
             found, wanted = list(images.shape[1:]), list(training.shape[1:])
-            raise UserError(f"validation_data: images of shape {found} are not allowed; training has {wanted}")
-        return ValidationSplit(images, labels)
+            raise UserError(f"{kind}_data: images of shape {found} are not allowed; training has {wanted}")
+        return images, labels
 
 
 def refuse_labels(y: Any, source: str) -> None:

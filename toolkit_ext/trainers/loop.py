@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
+from toolkit_ext.trainers.accumulation import Accumulation
 from toolkit_ext.trainers.attack_runner import AttackRunner
+from toolkit_ext.trainers.augmentation import Augmentation
 from toolkit_ext.trainers.averaging import make_average
-from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, augment, isolated_rng, seed_of
+from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, isolated_rng, seed_of
 from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
 from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
@@ -53,6 +55,7 @@ class Run:
     scheduler: Any
     loss_fn: LossFn
     source: BatchSource
+    augmentation: Augmentation
     monitor: Monitor
     epochs: int
     folder: RunFolder | None
@@ -61,6 +64,7 @@ class Run:
     unwrap: Callable[[nn.Module], nn.Module]
     parallel: DataParallelContext
     plan: fast.Plan
+    accumulation: Accumulation
     save_every: float = 0.0
     progress: bool = True
     unfinished: UnfinishedEpoch | None = None
@@ -172,8 +176,7 @@ class Run:
         bar.set_postfix(losses | {name: f"{value:.1%}" for name, value in measured.items() if value is not None})
 
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
-        loop = self.axes.loop
-        x, y, part = self.parallel.take(augment(x, loop.augment, loop.crop_padding), y, indices)
+        x, y, part = self.parallel.take(*self.augmentation(x, y), indices)
         x = self.plan.arrange(x)
         batch = Batch(x, y, AdversarialInputs(x), part, eps)
         report = self._update(batch, self.axes.attack.at(eps=eps, step=number), number)
@@ -188,8 +191,7 @@ class Run:
             return self._losses(replace(batch, perturbed=perturbed), number)
 
         def perturb() -> AdversarialInputs:
-            with self.parallel.drawing():
-                return self.attacks.generate(attack, batch)
+            return self.accumulation.perturb(attack, batch, lambda part: self.attacks.generate(attack, part))
 
         if isinstance(self.update, InputUpdate):
             with self.parallel.own_draws(number):
@@ -199,10 +201,13 @@ class Run:
             return self.update.step(lambda: losses(perturbed))
 
     def _losses(self, batch: Batch, number: int) -> Losses:
-        with self.plan.passes():
-            losses = self.axes.objective(self.model, batch, self.loss_fn)
+        losses = self.accumulation.losses(batch, self._terms)
         self.finite.look(losses, batch, number)
         return self.parallel.scaled(losses)
+
+    def _terms(self, batch: Batch) -> Losses:
+        with self.plan.passes():
+            return self.axes.objective(self.model, batch, self.loss_fn)
 
     def _figures(self, report: StepReport) -> dict[str, Tensor]:
         losses = {f"loss_{name}": term for name, term in report.losses.items()}

@@ -15,10 +15,12 @@ from toolkit_ext.attacks import FGSM, PGD, generate
 from toolkit_ext.data import ImageSet, as_image_set, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
-from toolkit_ext.types import Norm
+from toolkit_ext.trainers.batches import read
+from toolkit_ext.types import NORMS, Attack, Norm
 
 if TYPE_CHECKING:
     from toolkit_ext.backbones.dead_layers import DeadLayers
+    from toolkit_ext.trainers.config import LoopConfig
 
 log = logging.getLogger("toolkit_ext")
 _BATCH = 250
@@ -63,16 +65,16 @@ class ValidationSplit:
         """The first ``n``."""
         return ValidationSplit(self.x[:n], self.y[:n])
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images in [0, 1] and labels, in order."""
-        yield from zip(unit_batches(self.x), self.y.split(_BATCH), strict=True)
+    def batches(self, ranks: Ranks = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in [0, 1] and labels, in order; each rank reads its own images, see :func:`.batches.read`."""
+        yield from zip(unit_batches(self.x, ranks), self.y.split(_BATCH), strict=True)
 
 
-def unit_batches(x: Tensor | ImageSet) -> Iterator[Tensor]:
-    """The images ``x`` in [0, 1], in batches of the size in which all is measured."""
+def unit_batches(x: Tensor | ImageSet, ranks: Ranks = ALONE) -> Iterator[Tensor]:
+    """The images ``x`` in [0, 1], in batches of the size in which all is measured; each rank reads its own."""
     images = as_image_set(x)
     parts = torch.arange(len(images), device=images.device).split(_BATCH)
-    return (to_unit(batch) for batch in images.batches(parts))
+    return (to_unit(batch) for batch in read(images, parts, ranks))
 
 
 @torch.no_grad()
@@ -99,7 +101,7 @@ def find_dead(model: nn.Module, held: ValidationSplit) -> DeadLayers | None:
 def predictions(model: nn.Module, x: Tensor | ImageSet, ranks: Ranks = ALONE) -> Tensor:
     """Predicted classes ``[N]`` in evaluation mode (the mode is restored), each rank predicting its part."""
     found = torch.zeros(len(x), dtype=torch.int64, device=next(model.parameters()).device)
-    for batch, out in zip(unit_batches(x), found.split(_BATCH), strict=True):
+    for batch, out in zip(unit_batches(x, ranks), found.split(_BATCH), strict=True):
         part = ranks.part(len(batch))
         predicted = _predict(model, batch[part])
         if ranks.weight(len(batch)):
@@ -111,7 +113,7 @@ def predictions(model: nn.Module, x: Tensor | ImageSet, ranks: Ranks = ALONE) ->
 def robust_accuracy(model: nn.Module, held: ValidationSplit, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
     """Share of ``held`` classified rightly under ``attack`` (in evaluation mode), each rank attacking its part."""
     right = torch.zeros((), dtype=torch.int64, device=held.y.device)
-    for x, y in held.batches():
+    for x, y in held.batches(ranks):
         part = ranks.part(len(x))
         with ranks.drawing(len(x)):
             adversarial = generate(attack, model, x[part], y[part]).inputs
@@ -195,6 +197,14 @@ class Monitor:
                 f"validation robust accuracy fell {self.patience} epochs running, {recent[0]:.1%} to {recent[-1]:.1%}"
             )
             alarms.add("robust_overfitting", epoch, message)
+
+
+def make_monitor(
+    validation: ValidationSplit | None, training: ValidationSplit, attack: Attack, loop: LoopConfig, ranks: Ranks
+) -> Monitor:
+    """The monitor of a run with this ``attack``, at its radius and in its norm."""
+    norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
+    return Monitor(validation, training, attack.eps, norm, steps, limit, loop.overfit_patience, ranks)
 
 
 def stays_constant(history: Sequence[dict[str, Any]], patience: int) -> bool:

@@ -1,4 +1,4 @@
-"""Checks of the user's optimiser, learning-rate schedule and loss of a run, from the loop's configuration."""
+"""Checks of the user's optimiser, and learning-rate schedule of a run, from the loop's configuration."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from art.estimators.classification import PyTorchClassifier
-from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch import nn
 from torch.optim import Optimizer, SparseAdam
 
 from toolkit_ext import fast
-from toolkit_ext.errors import UserError, quoted
+from toolkit_ext.errors import UserError
 from toolkit_ext.schedules import lr_scheduler
 from toolkit_ext.trainers.config import LoopConfig
-from toolkit_ext.types import LossFn
 from toolkit_ext.updates.plain import check_inner
 
 
@@ -151,44 +148,3 @@ def make_schedulers(
             for optimizer in optimizers
         ]
     )
-
-
-def make_loss(classifier: PyTorchClassifier, loop: LoopConfig) -> LossFn:
-    """The classifier's own loss on index labels; label smoothing replaces a cross-entropy.
-
-    A loss that ART feeds one-hot labels (it does not reduce them) gets them here too. One that returns a value for
-    each example is averaged.
-
-    Raises:
-        UserError: no loss, or label smoothing with another loss than the cross-entropy.
-    """
-    loss = classifier.loss
-    if isinstance(loss, type) or not callable(loss):
-        raise UserError(f"loss: {quoted(loss)} is not allowed; give the classifier a loss such as CrossEntropyLoss()")
-    on_indices = _on_indices(loss, loop)
-    if getattr(loss, "reduction", "none") != "none":
-        return on_indices
-
-    def averaged(logits: Tensor, y: Tensor) -> Tensor:
-        value = on_indices(logits, y)
-        return value.mean() if isinstance(value, Tensor) else value
-
-    return averaged
-
-
-def _on_indices(loss: Any, loop: LoopConfig) -> LossFn:
-    if isinstance(loss, nn.CrossEntropyLoss):
-        if loop.label_smoothing == 0:
-            return loss
-        weight, smoothing = loss.weight, loop.label_smoothing
-        return nn.CrossEntropyLoss(weight, None, loss.ignore_index, None, loss.reduction, smoothing)
-    if loop.label_smoothing:
-        raise UserError(f"label_smoothing: not possible with the classifier's loss {type(loss).__name__}")
-    if isinstance(loss, nn.NLLLoss | nn.MultiMarginLoss):
-        return loss
-
-    def on_one_hot(logits: Tensor, y: Tensor) -> Tensor:
-        value: Tensor = loss(logits, one_hot(y, logits.shape[1]).to(logits.dtype))
-        return value
-
-    return on_one_hot

@@ -53,6 +53,8 @@ class FreeRule:
 class Free(InputUpdate):
     """The update of :class:`FreeRule`; ``delta`` ``[N, C, H, W]`` is kept from batch to batch and saved."""
 
+    total_only = True
+
     def __init__(self, optimizer: Optimizer, replays: int) -> None:
         self.optimizer, self.replays = optimizer, replays
         self.exchange: GradientReducer = no_exchange

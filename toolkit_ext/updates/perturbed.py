@@ -252,6 +252,8 @@ class PerturbedOptimizer(WrappedOptimizer, ABC):
 class PerturbedUpdate:
     """The training loop's update with a :class:`PerturbedOptimizer`, on the weighted sum of all loss terms."""
 
+    total_only = True
+
     def __init__(self, optimizer: PerturbedOptimizer) -> None:
         self.optimizer = optimizer
 

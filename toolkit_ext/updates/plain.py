@@ -67,6 +67,8 @@ class PartlyScheduled(Protocol):
 class PlainUpdate:
     """The plain rule, bound to its optimiser and an optional gradient scaler."""
 
+    total_only = True
+
     def __init__(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
         self.optimizer = optimizer
         self.exchange: GradientReducer = no_exchange

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import statistics
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,7 +323,31 @@ def test_latex(ranking: pd.DataFrame) -> None:
     assert (lines[1], lines[-1]) == (r"\begin{table}", r"\end{table}")
     assert r"\textdagger{} evaluated on fewer examples than the rest of the table" in text
     assert r"\label{tab:robustness}" in lines
+    assert any("retain-zero-uncertainty = true" in line for line in lines)  # else siunitx prints 48.5 for 48.5(0)
     assert r"\caption{100\% of a\_b}" in to_latex(ranking, ["method"], caption="100% of a_b", label="t")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="TeX Live is not installed")
+def test_tex_live_compiles_the_table_without_a_warning(ranking: pd.DataFrame, tmp_path: Path) -> None:
+    table = to_latex(ranking, ["method", "aa_acc", "aa_acc_95"])
+    packages = r"\usepackage{booktabs, siunitx, textcomp}"
+    text = [
+        r"\documentclass{article}",
+        packages,
+        r"\begin{document}",
+        table,
+        r"\ref{tab:robustness}",
+        r"\end{document}",
+    ]
+    (tmp_path / "page.tex").write_text("\n".join(text))
+    for _ in range(2):  # the second time with the number of the table
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    assert "Output written on page.pdf (1 page" in done.stdout
+    assert "Warning" not in done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_csv_of_a_ranking(ranking: pd.DataFrame) -> None:

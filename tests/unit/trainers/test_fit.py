@@ -29,7 +29,8 @@ from toolkit_ext.trainers import (
     StandardTrainer,
     as_classifier,
 )
-from toolkit_ext.trainers.batches import augment, seed_of
+from toolkit_ext.trainers.augmentation import augment
+from toolkit_ext.trainers.batches import seed_of
 
 Data = tuple[Tensor, Tensor]
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 32}
@@ -179,7 +180,7 @@ def test_a_classifier_made_elsewhere_keeps_its_loss_and_optimiser(net: Any, data
     assert optimizer.state[next(model.parameters())]["step"] == 2 * 4
     with torch.no_grad():
         expected = nn.MultiMarginLoss()(torch.zeros(2, 3), torch.tensor([0, 1]))
-    from toolkit_ext.trainers.optim import make_loss
+    from toolkit_ext.trainers.loss import make_loss
 
     assert make_loss(classifier, trainer.axes.loop)(torch.zeros(2, 3), torch.tensor([0, 1])) == expected
 
@@ -263,7 +264,7 @@ def test_bfloat16_trains(name: str, make: Any, data: Data) -> None:
 
 
 def test_label_smoothing_raises_the_floor_of_the_loss(make: Any, data: Data) -> None:
-    from toolkit_ext.trainers.optim import make_loss
+    from toolkit_ext.trainers.loss import make_loss
 
     loop = StandardTrainer(make(), label_smoothing=0.3).axes.loop
     logits, y = torch.tensor([[9.0, -9.0, -9.0]]), torch.tensor([0])

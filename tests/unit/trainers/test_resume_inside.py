@@ -24,7 +24,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "pgd": {"eps": 0.1, "steps": 1, "augment": "crop-flip", "ema_decay": 0.9},
     "dual": {"eps": 0.5, "steps": 1, "lr_schedule": "onecycle"},
     "awp": {"eps": 0.1, "steps": 1},
-}
+    "trades": {
+        "eps": 0.1, "steps": 1, "augment": "resized-crop-flip", "auto_augment": "rand", "mixup": 0.5, "cutmix": 1.0,
+        "mix_prob": 0.7, "sampler": "balanced",
+    },
+}  # fmt: skip
 
 
 class Pairs(Dataset[Any]):
@@ -83,6 +87,7 @@ CASES = [
     ("pgd", "tensors"),
     ("dual", "tensors"),
     ("awp", "tensors"),
+    ("trades", "tensors"),
     ("pgd", "dataset"),
     ("pgd", "streamed"),
     ("pgd", "loader"),

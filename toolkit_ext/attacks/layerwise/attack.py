@@ -44,6 +44,7 @@ class Deep:
     """
 
     looks_inside: ClassVar[bool] = True  # needs the outputs of all layers, so no folded batch norm
+    soft_labels: ClassVar[bool] = True
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
     norm: Norm = option("Linf", "norm of the budget: Linf or L2")

@@ -18,7 +18,7 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
 from toolkit_ext.results.figures.scatter import plot_scatter
-from toolkit_ext.results.records.record import RANKED
+from toolkit_ext.results.records.record import RANKED, without_garbage_collection
 from toolkit_ext.results.tables.compact import VARIANT, first_columns, ranking_of, with_variants
 from toolkit_ext.results.tables.rendering import ERRORS, FORMATS, headline, metrics_of
 from toolkit_ext.trainers.methods import METHODS
@@ -39,6 +39,7 @@ def skipped_records_shown() -> Iterator[None]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
+@without_garbage_collection()
 def table(folder: Path, robustbench: str | None, out: Path | None, values: dict[str, Any]) -> None:
     """Print or write a table with the options ``values``, or export the run ``robustbench``."""
     values["form"] = check_choice("--format", values["form"] or _form_of(out), ("screen", *FORMATS))
@@ -178,6 +179,7 @@ def plot(folder: Path, where: tuple[str, ...], log: Path | None, out: Path, valu
     console.say(f"plot: {out}")
 
 
+@without_garbage_collection()
 def report(folder: Path, where: tuple[str, ...], examples: Path | None, data_root: Path, title: str, out: Path) -> None:
     """Write the page of the records that match ``where``."""
     from toolkit_ext.report import landscape_pictures, pictures, write_page

@@ -43,9 +43,10 @@ def _check(tasks: list[Task], context: RunContext) -> None:
     seen: list[Experiment] = []
     for one in (replace(task.experiment, seed=0) for task in tasks):  # no seed is refused that its bounds allow
         if one not in seen:
-            source = digest(one.data, one.reading)
+            source = digest(one.data, one.reading, one.extra_data)
             if source not in sets:
                 sets[source] = context.open(one.data, one.reading)
+                context.open_extra(one, sets[source])
             rehearse(one, sets[source], device)
             seen.append(one)
     check_trackers(context.track, context.output)

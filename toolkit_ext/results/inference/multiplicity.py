@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import chi2
-from scipy.stats import t as student
 
 _NODES = 200
 
@@ -39,6 +36,11 @@ def dunnett(p_values: Sequence[float], freedoms: Sequence[float]) -> list[float]
 def _single_step(p: float, freedom: float, m: int) -> float:
     if m < 2 or p <= 0 or p >= 1:
         return float(p)
+    # Imported here, because tables need Holm's method alone, and scipy.stats takes half a second.
+    from scipy.special import ndtr, ndtri
+    from scipy.stats import chi2
+    from scipy.stats import t as student
+
     t = student.isf(p, freedom)
     levels = (np.arange(_NODES) + 0.5) / _NODES
     common = ndtri(levels)[:, None]  # what all differences share; quantiles at the midpoints of equal probabilities

@@ -59,23 +59,29 @@ def _check_metrics(record: Record, bits: Mapping[str, int]) -> None:
     for name, survivors in bits.items():
         value, count = metrics.get(f"{name}_acc"), survivors.bit_count()
         held = value is None or abs(value - count / n) <= _ROUNDING
-        _demand(held, f"metrics.{name}_acc is {value}, but details.robust.{name} has {count} of {n} images")
+        if not held:
+            raise _contradiction(f"metrics.{name}_acc is {value}, but details.robust.{name} has {count} of {n} images")
     columns = [name for name in METRICS if name in metrics]
     for upper, lower in [("clean_acc", name) for name in columns] + [(name, "union_acc") for name in columns]:
         if {upper, lower} <= metrics.keys():
             held = metrics[lower] <= metrics[upper] + _ROUNDING
-            _demand(held, f"metrics.{lower} {metrics[lower]} is above metrics.{upper} {metrics[upper]}")
+            if not held:
+                raise _contradiction(f"metrics.{lower} {metrics[lower]} is above metrics.{upper} {metrics[upper]}")
 
 
 def _check_intervals(record: Record) -> None:
     n = record["n_examples"]
     for name, (low, high) in record["intervals"].items():
         value = record["metrics"][name]
-        _demand(low - _ROUNDING <= value <= high + _ROUNDING, f"metrics.{name} {value} is outside intervals.{name}")
+        if not (low - _ROUNDING <= value <= high + _ROUNDING):
+            raise _contradiction(f"metrics.{name} {value} is outside intervals.{name}")
         if name in METRICS:
             expected = wilson(round(value * n), n)
             held = max(abs(low - expected[0]), abs(high - expected[1])) <= _ROUNDING
-            _demand(held, f"intervals.{name} is not the 95% interval of metrics.{name} {value} on {n} images")
+            if not held:
+                raise _contradiction(
+                    f"intervals.{name} is not the 95% interval of metrics.{name} {value} on {n} images"
+                )
 
 
 def _survivors(robust: object, n: int) -> dict[str, int]:
@@ -90,7 +96,8 @@ def _survivors(robust: object, n: int) -> dict[str, int]:
             number, length = 0, -1
         padding = 8 * length - n
         held = 0 <= padding < 8 and number & ((1 << padding) - 1) == 0
-        _demand(held, f"details.robust.{name} is not the results of {n} images")
+        if not held:
+            raise _contradiction(f"details.robust.{name} is not the results of {n} images")
         found[str(name)] = number >> padding
     return found
 
@@ -99,10 +106,13 @@ def _check_bits(bits: Mapping[str, int]) -> None:
     """An image that survives is correct without an attack; one that survives all survives each."""
     for name, survivors in bits.items():
         clean, union = bits.get("clean", survivors), bits.get("union", survivors)
-        _demand(survivors & ~clean == 0, f"details.robust.{name} has images that details.robust.clean has not")
-        _demand(union & ~survivors == 0, f"details.robust.union has images that details.robust.{name} has not")
+        if survivors & ~clean:
+            raise _contradiction(f"details.robust.{name} has images that details.robust.clean has not")
+        if union & ~survivors:
+            raise _contradiction(f"details.robust.union has images that details.robust.{name} has not")
         whole = bits.get("aa", 0) if name.startswith("aa/") else 0
-        _demand(whole & ~survivors == 0, f"details.robust.aa has images that details.robust.{name} has not")
+        if whole & ~survivors:
+            raise _contradiction(f"details.robust.aa has images that details.robust.{name} has not")
 
 
 def _check_attacks(attacks: object, bits: Mapping[str, int], n: int) -> None:
@@ -112,11 +122,12 @@ def _check_attacks(attacks: object, bits: Mapping[str, int], n: int) -> None:
         attempted, broken, accuracy = (row[key] for key in ("attempted", "broken", "accuracy"))
         numbers = all(isinstance(value, int | float) for value in (attempted, broken, accuracy))
         held = numbers and 0 <= broken <= attempted <= n
-        _demand(held, f"details.attacks.{name} breaks {broken} of {attempted} images of {n}")
+        if not held:
+            raise _contradiction(f"details.attacks.{name} breaks {broken} of {attempted} images of {n}")
         held = name not in bits or abs(accuracy - bits[name].bit_count() / n) <= _ROUNDING
-        _demand(held, f"details.attacks.{name}.accuracy is {accuracy}, which details.robust contradicts")
+        if not held:
+            raise _contradiction(f"details.attacks.{name}.accuracy is {accuracy}, which details.robust contradicts")
 
 
-def _demand(held: bool, problem: str) -> None:
-    if not held:
-        raise UserError(f"it contradicts itself: {problem}")
+def _contradiction(problem: str) -> UserError:
+    return UserError(f"it contradicts itself: {problem}")

@@ -125,6 +125,7 @@ class Details(TypedDict, total=False):
 
     attacks: dict[str, dict[str, float | None]]
     robust: dict[str, str]
+    balanced: dict[str, float]
     training: TrainingDetails
     audit: list[AuditCheck]
     audit_settings: AuditSettings
@@ -175,6 +176,9 @@ def validate(record: Mapping[str, Any]) -> Record:
     for name, value in record["metrics"].items():
         held = 0 <= value <= 1 or not name.endswith(("_acc", "_err"))
         _demand(held, f"metrics.{name}", value, "a fraction in [0, 1]")
+    for name, value in record["details"].get("balanced", {}).items():
+        _demand(name in record["metrics"], f"details.balanced.{name}", value, "of one of the metrics")
+        _demand(0 <= value <= 1, f"details.balanced.{name}", value, "a fraction in [0, 1]")
     _demand(record["n_examples"] >= (1 if record["metrics"] else 0), "n_examples", record["n_examples"], "at least 1")
     _demand(record["protocol"] is not None or not record["metrics"], "protocol", None, "given, as there are metrics")
     for name, bounds in record["intervals"].items():

@@ -40,6 +40,8 @@ def label(column: str) -> str:
     """The heading of a column; ``<metric>_95`` is the metric's 95% interval."""
     if column.endswith("_95"):
         return f"{label(column.removesuffix('_95'))} 95%"
+    if column.endswith("_balanced_acc"):
+        return f"{label(column.replace('_balanced', ''))} balanced"
     return _LABELS.get(column, column.removesuffix("_acc").replace("_", " "))
 
 

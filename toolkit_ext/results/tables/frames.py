@@ -21,6 +21,8 @@ from toolkit_ext.results.tables.formatting import METRICS, number
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
+BALANCED = "_balanced_acc"
+"""End of the columns of balanced accuracy, which only whole tables show."""
 # Values that runs from before these options used; for options that change rounding only, the first default, so that
 # seeds of older and newer runs are averaged together.
 _BEFORE = {"crop_padding": 4}
@@ -79,6 +81,9 @@ def row(record: Record) -> dict[str, Any]:
         **record["metrics"],
         **{f"{name}_lo": low for name, (low, _) in record["intervals"].items()},
         **{f"{name}_hi": high for name, (_, high) in record["intervals"].items()},
+        **{
+            name.removesuffix("_acc") + BALANCED: value for name, value in record["details"].get("balanced", {}).items()
+        },
         **{f"n_{split}": data[split] for split in ("train", "validation", "test")},
         "num_classes": data["num_classes"],
         "parameters": record["backbone"]["parameters"],
@@ -126,9 +131,10 @@ def _position(column: str) -> tuple[int, int, str]:
     return next((5 + i for i, prefix in enumerate(prefixes) if column.startswith(prefix)), 4), 0, column
 
 
-def metric_columns(table: pd.DataFrame) -> list[str]:
-    """The accuracies and errors that some run has, in the order of the columns."""
-    return [c for c in table.columns if c.endswith(("_acc", "_err")) and "." not in c and table[c].notna().any()]
+def metric_columns(table: pd.DataFrame, *, balanced: bool = False) -> list[str]:
+    """The accuracies and errors that some run has, in the order of the columns; those of :data:`BALANCED` if asked."""
+    names = [c for c in table.columns if c.endswith(("_acc", "_err")) and "." not in c and table[c].notna().any()]
+    return [name for name in names if balanced or not name.endswith(BALANCED)]
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ _ESCAPES = str.maketrans(
 )
 _NUMBER = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:\((\d+)\)| ± (\d+(?:\.\d+)?))?([≈?]?)")
 # Bold numbers in columns of siunitx.
-_SETUP = r"\sisetup{text-series-to-math = true, propagate-math-font = true}"
+_SETUP = r"\sisetup{text-series-to-math = true, propagate-math-font = true, retain-zero-uncertainty = true}"
 
 
 def escaped(text: str) -> str:

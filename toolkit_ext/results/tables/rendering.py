@@ -11,7 +11,7 @@ from toolkit_ext.errors import check_choice
 from toolkit_ext.results.tables import latex
 from toolkit_ext.results.tables.formatting import budget, concise, csv_cell, interval, markdown_cell, rounded
 from toolkit_ext.results.tables.formatting import label as heading
-from toolkit_ext.results.tables.frames import BUDGET, missing
+from toolkit_ext.results.tables.frames import BALANCED, BUDGET, missing
 from toolkit_ext.results.tables.frames import columns as select_columns
 
 DAGGER = "†"
@@ -33,7 +33,7 @@ def metrics_of(table: pd.DataFrame) -> list[str]:
 
 def headline(table: pd.DataFrame) -> str | None:
     """The metric that ranks the rows: AutoAttack's accuracy, or else the last metric that some row has."""
-    known = [metric for metric in metrics_of(table) if table[metric].notna().any()]
+    known = [m for m in metrics_of(table) if table[m].notna().any() and not m.endswith(BALANCED)]
     return "aa_acc" if "aa_acc" in known else known[-1] if known else None
 
 

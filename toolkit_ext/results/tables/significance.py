@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ LEVEL = 0.05
 DRAWS = 4000
 _CHUNK = 500
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Counts = np.ndarray[Any, np.dtype[np.uint16]]
+Drawn = tuple[list[Counts], np.random.Generator]
 
 
 def per_example(record: Record, attack: str) -> Floats | None:
@@ -68,10 +72,11 @@ def vs_best(
     found = pd.DataFrame("", index=table.index, columns=metrics_of(table) if metrics is None else list(metrics))
     within = blocks(table) if within is None else within
     fewer, tops = fewer_examples(table, within).to_numpy(), best(table, within)
+    drawn = cache(partial(_drawn, draws, seed))  # drawing takes longest, and blocks often have equally many images
     for _, rows in table.groupby(within).indices.items():
         rivals = [row for row in rows if not fewer[row]]
         if len(rivals) > 1:
-            resampled = _resample({row: of_row[row] for row in rivals}, list(found.columns), draws, seed)
+            resampled = _resample({row: of_row[row] for row in rivals}, list(found.columns), draws, drawn)
             for column, metric in enumerate(found.columns):
                 means, best_means = table[metric].iloc[rivals], tops[metric].iloc[rivals]
                 found.iloc[rivals, column] = _compare(means, best_means, resampled[metric])
@@ -79,10 +84,9 @@ def vs_best(
 
 
 def _resample(
-    of_row: Mapping[int, Sequence[Record]], metrics: Sequence[str], draws: int, seed: int
+    of_row: Mapping[int, Sequence[Record]], metrics: Sequence[str], draws: int, drawn: Callable[[int], Drawn]
 ) -> dict[str, list[Floats | None]]:
     """For each metric and row the mean accuracy over runs in each resample, ``[draws]``; None if unknown."""
-    generator = np.random.default_rng(seed)
     runs = [record for records in of_row.values() for record in records]
     n = max((record["n_examples"] for record in runs), default=0)
     digests = {_images(record) for record in runs} - {None}
@@ -91,8 +95,10 @@ def _resample(
     bits = {(r["run_id"], metric): per_example(r, attack) for r in runs for metric, attack in attacks.items()}
     kept = {key: value for key, value in bits.items() if value is not None}
     once = {value.tobytes(): value for value in kept.values()}  # AutoAttack and the union often leave the same images
-    drawn = dict(zip(once, _accuracies(list(once.values()), n, draws, generator), strict=True))
-    accuracies = {key: drawn[value.tobytes()] for key, value in kept.items()}
+    counts, generator = drawn(n if once else 0)
+    generator = deepcopy(generator)
+    resampled = dict(zip(once, _accuracies(list(once.values()), n, counts), strict=True))
+    accuracies = {key: resampled[value.tobytes()] for key, value in kept.items()}
     found: dict[str, list[Floats | None]] = {metric: [] for metric in metrics}
     for group in of_row.values():
         picks = generator.integers(max(1, len(group)), size=(draws, len(group)))
@@ -116,16 +122,19 @@ def _images(record: Record) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def _accuracies(bits: Sequence[Floats], n: int, draws: int, generator: np.random.Generator) -> list[Floats]:
+def _drawn(draws: int, seed: int, n: int) -> Drawn:
+    """How often each resample has each of ``n`` images, ``[draws, n]`` in chunks, and the generator after drawing."""
+    generator = np.random.default_rng(seed)
+    sizes = [min(_CHUNK, draws - start) for start in range(0, draws if n else 0, _CHUNK)]
+    return [generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.uint16) for size in sizes], generator
+
+
+def _accuracies(bits: Sequence[Floats], n: int, counts: Sequence[Counts]) -> list[Floats]:
     """The accuracy of each of ``bits`` in each resample of the images, ``[draws]``."""
     if not bits:
         return []
     stacked = np.stack(bits, axis=1)
-    parts = []
-    for start in range(0, draws, _CHUNK):
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=min(_CHUNK, draws - start))
-        parts.append(counts.astype(np.float32) @ stacked / n)
-    return list(np.concatenate(parts).T)
+    return list(np.concatenate([chunk.astype(np.float32) @ stacked / n for chunk in counts]).T)
 
 
 def _compare(means: pd.Series[float], tops: pd.Series[bool], resampled: Sequence[Floats | None]) -> list[str]:
