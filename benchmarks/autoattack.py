@@ -1,12 +1,17 @@
 """Standard AutoAttack: pyautoattack as it comes, our exact mode, and bf16-verified, on the same images.
 
-They take turns on one batch of images after the other, in one process. Each line of the table is one of them:
-its seconds, how many times faster than pyautoattack it is, its robust accuracy, and the images on which its verdict
-differs. The exact mode with another seed shows how far AutoAttack differs from itself. The column bf16 says whether the
-processor has instructions for it: only there can bf16-verified be fast; what it finds depends on that by rounding only.
+They take turns on one batch of images after the other, in one process. Each line of the first table is one of them:
+its seconds, how many times faster than pyautoattack it is, its passes and the images in them, its robust accuracy, and
+the images on which its verdict differs. The exact mode with another seed shows how far AutoAttack differs from itself.
+The column bf16 says whether the processor has instructions for it: only there can bf16-verified be fast; what it finds
+depends on that by rounding only.
 
-    python benchmarks/autoattack.py --quick                     # digits enlarged to 28x28, in minutes
-    python benchmarks/autoattack.py --data-root data            # MNIST
+The second table (parts) says where the rest goes: each attack's share of the time, its passes, the images in a pass,
+and the limit, the seconds of the same images in passes of 64 and nothing else.
+
+    python benchmarks/autoattack.py --quick                     # a ResNet on enlarged digits, in minutes
+    python benchmarks/autoattack.py --quick --backbone lenet
+    python benchmarks/autoattack.py --backbone lenet --data-root data            # MNIST
     python benchmarks/autoattack.py --checkpoint outputs/RUN/best --data-root data --n 1000
 """
 
@@ -16,7 +21,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +36,39 @@ from toolkit_ext import backbones, data
 from toolkit_ext.evaluation import Protocol, evaluate
 from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.loading.models import describe
+from toolkit_ext.evaluation.running.isolation import isolated
+from toolkit_ext.evaluation.suite.first_step import watching
+from toolkit_ext.evaluation.suite.precision import in_precision, pass_seconds
+from toolkit_ext.fast.allocator import retain_freed
 from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import PGDTrainer, as_classifier
 from toolkit_ext.units import parse_eps
 
-SIZE, BATCH = 28, 250
-Verdicts = Callable[[nn.Module, Tensor, Tensor, Protocol], Tensor]
+SIZE, BATCH, FULL = 28, 250, 64
+BACKBONES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
+    "resnet18": ("resnet18_w", {"width": 2}, {"steps": 2, "lr": 0.1}, 64),
+    "lenet": ("lenet", {"width": 8}, {"steps": 5, "lr": 0.05}, 32),
+}
+"""Architecture and its arguments, those of the trainer, and the batch size of the training."""
+Found = tuple[Tensor, dict[str, dict[str, Any]]]
+"""``[N]`` bool, which images are robust, and facts on each attack as in ``Evaluation.details``."""
+Verdicts = Callable[[nn.Module, Tensor, Tensor, Protocol], Found]
 
 
-def library(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Tensor:
-    """``[N]`` bool, which images are robust: pyautoattack out of the box, float32 and contiguous."""
+def library(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Found:
+    """pyautoattack out of the box, float32 and contiguous."""
     adversary = AutoAttack(model, norm=protocol.norm, eps=protocol.eps, seed=0)
-    with honest_dynamic_check():
+    with honest_dynamic_check(), watching(protocol.norm, model) as asked:
         labels = adversary.run_standard_evaluation(x, y, batch_size=BATCH)[1]
-    robust: Tensor = labels == y
-    return robust
+    return labels == y, {"aa": dict(asked.passes)}
 
 
 def ours(precision: Any, seed: int = 0) -> Verdicts:
     """The same by :func:`toolkit_ext.evaluation.evaluate` in ``precision``."""
 
-    def run(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Tensor:
+    def run(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Found:
         found = evaluate(model, x, y, protocol, seed=seed, batch_size=BATCH, precision=precision, progress=False)
-        return found.robust["aa"]
+        return found.robust["aa"], found.details
 
     return run
 
@@ -66,8 +81,9 @@ VARIANTS: dict[str, Verdicts] = {
 }
 
 
-def trained(root: Path | None, eps: float, epochs: int) -> tuple[str, nn.Module, Tensor, Tensor]:
-    """A LeNet trained by PGD on MNIST, or on digits enlarged to its size: its name, model, test images, labels."""
+def trained(backbone: str, root: Path | None, eps: float, epochs: int) -> tuple[str, nn.Module, Tensor, Tensor]:
+    """A network trained by PGD on MNIST, or on digits enlarged to its size: its name, model, test images, labels."""
+    architecture, arguments, options, batch = BACKBONES[backbone]
     dataset = data.load("mnist" if root else "digits", root=root or "data")
     dataset = dataset.subset(min(5000, len(dataset.y_train)), None)
     x, x_test = (
@@ -75,12 +91,12 @@ def trained(root: Path | None, eps: float, epochs: int) -> tuple[str, nn.Module,
         for part in (dataset.x_train, dataset.x_test)
     )
     torch.manual_seed(0)
-    model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=SIZE, width=8)
-    trainer = PGDTrainer(as_classifier(model, (1, SIZE, SIZE), 10), eps=eps, steps=5, lr=0.05)
+    model = backbones.create(architecture, num_classes=10, in_chans=1, image_size=SIZE, **arguments)
+    trainer = PGDTrainer(as_classifier(model, (1, SIZE, SIZE), 10), eps=eps, **options)
     with tempfile.TemporaryDirectory() as folder:
-        trainer.fit(x, dataset.y_train, batch_size=32, nb_epochs=epochs, run_dir=folder, progress=False)
-    name = "lenet, mnist" if root else "lenet, digits enlarged to 28x28"
-    return name, model.eval(), x_test, dataset.y_test
+        trainer.fit(x, dataset.y_train, batch_size=batch, nb_epochs=epochs, run_dir=folder, progress=False)
+    name = f"{backbone} of width {arguments['width']}"
+    return f"{name}, {'mnist' if root else 'digits enlarged to 28x28'}", model.eval(), x_test, dataset.y_test
 
 
 def stored(checkpoint: Path, root: Path | None) -> tuple[str, nn.Module, Tensor, Tensor]:
@@ -94,20 +110,59 @@ def rounds(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Iterat
     """A row for every batch and variant; the variants take turns in another order for every batch."""
     names = list(VARIANTS)
     for number, (images, labels) in enumerate(zip(x.split(BATCH), y.split(BATCH), strict=True)):
-        found = {}
+        found: dict[str, tuple[Found, float]] = {}
         for name in names[number % len(names) :] + names[: number % len(names)]:
             started = time.perf_counter()
-            robust = VARIANTS[name](model, images.clone(), labels, protocol)
-            found[name] = robust, time.perf_counter() - started
-        for name, (robust, seconds) in found.items():
-            differ = robust != found["pyautoattack"][0]
+            verdicts = VARIANTS[name](model, images.clone(), labels, protocol)
+            found[name] = verdicts, time.perf_counter() - started
+        for name, ((robust, details), seconds) in found.items():
+            differ = robust != found["pyautoattack"][0][0]
             row = {"variant": name, "n": len(labels), "seconds": seconds, "robust": int(robust.sum())}
-            yield row | {"differ": int(differ.sum()), "only_here_robust": int((differ & robust).sum())}
+            row |= {key: details["aa"].get(key, 0) for key in ("passes", "images")}
+            row |= {"differ": int(differ.sum()), "only_here_robust": int((differ & robust).sum())}
+            yield row | {"details": details}
 
 
-def summary(rows: Iterator[dict[str, Any]]) -> pd.DataFrame:
+def parts(rows: Iterable[dict[str, Any]], limits: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+    """One line for each of our variants and attacks; ``limits`` has seconds an image, forward and with gradient."""
+    flat = [
+        {"variant": row["variant"], "attack": name.removeprefix("aa/"), **_counts(facts)}
+        for row in rows
+        for name, facts in row["details"].items()
+        if name.startswith("aa/") and row["variant"] in limits
+    ]
+    table = pd.DataFrame(flat).groupby(["variant", "attack"], sort=False).sum().reset_index()
+    table["share"] = table["seconds"] / table.groupby("variant")["seconds"].transform("sum")
+    table["images_per_pass"] = table["images"] / table["passes"]
+    forward, whole = (table["variant"].map(lambda name, of=of: limits[name][of]) for of in (0, 1))
+    gradients = table["images_with_gradient"]
+    table["limit_seconds"] = (table["images"] - gradients) * forward + gradients * whole
+    return table
+
+
+def _counts(facts: Mapping[str, Any]) -> dict[str, float]:
+    names = ("attempted", "broken", "seconds", "passes", "images", "images_with_gradient")
+    return {name: facts.get(name, 0) for name in names}  # an attack without images has no passes
+
+
+def image_seconds(model: nn.Module, x: Tensor, precision: Any) -> tuple[float, float]:
+    """Seconds an image, forward and with gradient, in passes of 64 of what attacks in ``precision`` search on."""
+    full = x.repeat(-(-FULL // len(x)), 1, 1, 1)[:FULL]
+    with isolated(model, x.device), in_precision(model, x[:1], precision) as copied:
+        searched = copied or model
+        whole = min([pass_seconds(searched, full) for _ in range(12)][2:])
+        times = []
+        for _ in range(12):
+            start = time.perf_counter()
+            with torch.no_grad():
+                searched(full)
+            times.append(time.perf_counter() - start)
+    return min(times[2:]) / FULL, whole / FULL
+
+
+def summary(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One line for each variant, over all batches."""
-    table = pd.DataFrame(rows).groupby("variant", sort=False).sum().reset_index()
+    table = pd.DataFrame(rows).drop(columns="details").groupby("variant", sort=False).sum().reset_index()
     peer = table.set_index("variant").loc["pyautoattack"]
     table["times_faster"] = peer["seconds"] / table["seconds"]
     table["aa_acc"] = table["robust"] / table["n"]
@@ -116,27 +171,40 @@ def summary(rows: Iterator[dict[str, Any]]) -> pd.DataFrame:
 
 
 @click.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="a trained model, instead of training a LeNet")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="a trained model, instead of training one")
+@click.option("--backbone", type=click.Choice(list(BACKBONES)), default="resnet18", show_default=True, help="to train")
 @click.option("--data-root", type=click.Path(path_type=Path), help="folder of the data; without it, enlarged digits")
-@click.option("--eps", default="0.1", show_default=True, help="radius in Linf")
+@click.option("--eps", help="radius in Linf  [default: 0.1; for --backbone resnet18 0.03]")
 @click.option("--n", default=1000, show_default=True, help="test images")
 @click.option("--epochs", default=10, show_default=True, help="of the training")
-@click.option("--quick", is_flag=True, help="64 images, 6 epochs")
+@click.option("--quick", is_flag=True, help="40 images, 8 epochs")
 @click.option("--output", default=RESULTS, type=click.Path(path_type=Path), show_default=True, help="folder of the CSV")
 def main(
-    checkpoint: Path | None, data_root: Path | None, eps: str, n: int, epochs: int, quick: bool, output: Path
+    checkpoint: Path | None,
+    backbone: str,
+    data_root: Path | None,
+    eps: str | None,
+    n: int,
+    epochs: int,
+    quick: bool,
+    output: Path,
 ) -> None:
     """Compare the speed and the verdicts of the ways to run standard AutoAttack."""
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    n, epochs = (64, 6) if quick else (n, epochs)
+    retain_freed()
+    n, epochs = (40, 8) if quick else (n, epochs)
+    eps = eps or ("0.03" if backbone == "resnet18" and not checkpoint else "0.1")
     protocol = Protocol("benchmark", "Linf", parse_eps(eps, "Linf"))
-    made = stored(checkpoint, data_root) if checkpoint else trained(data_root, protocol.eps, epochs)
+    made = stored(checkpoint, data_root) if checkpoint else trained(backbone, data_root, protocol.eps, epochs)
     name, model, x, y = made
-    table = summary(rounds(model, x[:n].clone(), y[:n], protocol))
+    rows = list(rounds(model, x[:n].clone(), y[:n], protocol))
     half = "native" if is_native(x.device.type, torch.bfloat16) else "emulated"
     about: dict[str, Any] = {"model": name, "eps": protocol.eps, "batch": BATCH, "bf16": half}
-    kind = "quick" if quick else re.sub(r"[^a-z0-9.]+", "-", f"{name} {protocol.eps:.3g}".lower())
-    write(f"autoattack-{kind}", table.assign(**about), output)
+    kind = f"quick {backbone}" if quick else f"{name} {protocol.eps:.3g}".lower()
+    kind = re.sub(r"[^a-z0-9.]+", "-", kind)
+    write(f"autoattack-{kind}", summary(rows).assign(**about), output)
+    limits = {precision: image_seconds(model, x[:FULL], precision) for precision in ("fp32", "bf16-verified")}
+    write(f"autoattack-parts-{kind}", parts(rows, limits).assign(**about), output)
 
 
 if __name__ == "__main__":

@@ -213,19 +213,27 @@ def test_variants_of_autoattack_take_turns_and_are_summed_over_batches(monkeypat
     order = []
 
     def verdicts(name: str, wrong: int) -> Any:
-        def run(model: Any, x: torch.Tensor, y: torch.Tensor, protocol: Any) -> torch.Tensor:
+        def run(model: Any, x: torch.Tensor, y: torch.Tensor, protocol: Any) -> Any:
             order.append(name)
-            return torch.arange(len(y)) >= wrong
+            counts = {"passes": 10, "images": 10 * len(y), "images_with_gradient": 4 * len(y)}
+            facts = {"attempted": len(y), "broken": wrong, "seconds": 3.0, **counts}
+            idle = {"attempted": 0, "broken": 0, "seconds": 1.0}
+            return torch.arange(len(y)) >= wrong, {"aa": facts, "aa/square": facts, "aa/fab-t": idle}
 
         return run
 
     chosen = {"pyautoattack": verdicts("pyautoattack", 3), "fp32": verdicts("fp32", 1)}
     monkeypatch.setitem(aa["rounds"].__globals__, "VARIANTS", chosen)
     n = aa["BATCH"] + 10
-    rows = aa["rounds"](torch.nn.Identity(), torch.rand(n, 1, 8, 8), torch.zeros(n).long(), None)
+    rows = list(aa["rounds"](torch.nn.Identity(), torch.rand(n, 1, 8, 8), torch.zeros(n).long(), None))
+    attacks = aa["parts"](rows, {"fp32": (0.25, 0.5)}).set_index("attack")
+    assert attacks["share"].to_dict() == {"square": 0.75, "fab-t": 0.25}
+    assert attacks.loc["square", "images_per_pass"] == n / 2
+    assert attacks.loc["square", "limit_seconds"] == n * (6 * 0.25 + 4 * 0.5)
     table = aa["summary"](rows).set_index("variant")
     assert order == ["pyautoattack", "fp32", "fp32", "pyautoattack"]
     assert table["n"].tolist() == [n, n]
+    assert table["images"].tolist() == [10 * n, 10 * n]
     assert table["differ"].tolist() == [0, 4]  # two images of each batch
     assert table["only_here_robust"].tolist() == [0, 4]
     assert table.loc["fp32", "aa_acc"] == (n - 2) / n

@@ -35,6 +35,17 @@ def run(protocol: Protocol, *attacks: str, classes: int = 4, **options: Any) -> 
     return evaluate(*case(classes), protocol.at(attacks=attacks), **(defaults | options))
 
 
+def test_passes_are_counted() -> None:
+    found = run(LINF, "pgd20", "aa", precision="fp32-reference").details
+    counts = ("passes", "images", "passes_with_gradient", "images_with_gradient")
+    assert [found["pgd20"][name] for name in counts[2:]] == [20, 20 * 9]
+    n, ce = found["aa/apgd-ce"]["attempted"], found["aa/apgd-ce"]
+    assert [ce[name] for name in counts] == [1 + SHORT.n_iter + 1, n * (SHORT.n_iter + 2), 6, 6 * n]
+    parts = [row for name, row in found.items() if name.startswith("aa/")]
+    assert [found["aa"][name] for name in counts] == [sum(row.get(name, 0) for row in parts) for name in counts]
+    assert "passes_with_gradient" not in found["clean"]
+
+
 @pytest.mark.parametrize(
     ("column", "protocol", "attack"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +40,9 @@ def test_every_build_of_torch(text: str, platform_said: str, tmp_path: Path, mon
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
-        raise PackageNotFoundError(name)
+        if name == "torch":
+            raise PackageNotFoundError(name)
+        return version(name)
 
     monkeypatch.setattr(versions, "version", absent)
     assert versions.versions().endswith(", torch is not installed)")

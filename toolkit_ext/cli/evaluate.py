@@ -62,6 +62,13 @@ from toolkit_ext.cli.options import (
     type=click.Path(path_type=Path),
     help="write adversarial examples to this .safetensors file, or to this folder under the name of the run",
 )
+@click.option(
+    "--max-time",
+    type=float,
+    metavar="MINUTES",
+    help="stop between batches; the record, in results/partial, is about the images judged so far; the same command "
+    "goes on",
+)
 @click.option("--fresh", is_flag=True, help="repeat attacks that an earlier evaluation has finished")
 @run_context_options
 @config_options

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import click
 
-import toolkit_ext
-
 _PLATFORM = re.compile(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"]+)", re.MULTILINE)
 
 
@@ -28,7 +26,7 @@ def versions() -> str:
         torch = f"torch {version('torch')}, {_platform_of_torch()}"
     except PackageNotFoundError:
         torch = "torch is not installed"
-    return f"toolkit-ext, version {toolkit_ext.__version__} (Python {platform.python_version()}, {torch})"
+    return f"toolkit-ext, version {version('toolkit-ext')} (Python {platform.python_version()}, {torch})"
 
 
 def _platform_of_torch() -> str:

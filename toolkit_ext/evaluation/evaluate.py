@@ -18,6 +18,7 @@ from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check
 from toolkit_ext.evaluation.loading.checks import find_device, opened
 from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
 from toolkit_ext.evaluation.result import Evaluation, figures
+from toolkit_ext.evaluation.running.clock import start_clock
 from toolkit_ext.evaluation.running.runner import Runner
 from toolkit_ext.evaluation.running.state import shared_state
 from toolkit_ext.evaluation.settings import BatchSize, check_carry, find_batch_size, settle
@@ -47,6 +48,7 @@ def evaluate(
     reject_probabilities: bool = True,
     budget: Budget = _STANDARD,
     carry: Evaluation | None = None,
+    max_time: float | None = None,
 ) -> Evaluation:
     """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
 
@@ -83,10 +85,14 @@ def evaluate(
         budget: Effort of AutoAttack; only the default is standard AutoAttack.
         carry: An evaluation that differs only in its smaller ``eps``. What an attack broke there counts as broken here
             and is not attacked again; its examples are kept. :func:`evaluate_budgets` does this for several radii.
+        max_time: Minutes after which no further batch is attacked. The result is then about the images judged so far,
+            the first ones, and marked ``partial``. It needs a ``state_dir``; the same call goes on there.
 
     Raises:
-        UserError: bad images, labels, model, option or output path; a ``state_dir`` in use or of another evaluation.
+        UserError: bad images, labels, model, option or output path; a ``state_dir`` in use or of another evaluation; no
+            image judged within ``max_time``.
     """
+    clock = start_clock(max_time, stores=state_dir is not None, carries=carry is not None)
     protocol, model = load_protocol(protocol), as_module(model)
     images, labels = as_tensors(x, y)
     check_precision(precision, protocol.version)
@@ -104,7 +110,7 @@ def evaluate(
             desc=f"evaluate {protocol.name}", unit="image", disable=None if progress and ranks.is_first else True
         )
         with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
-            suite = AttackSuite(Runner(subject, size, state, ranks, bar), settings, carry)
+            suite = AttackSuite(Runner(subject, size, state, ranks, bar, clock=clock), settings, carry)
             suite.run(reject_probabilities=reject_probabilities)
     evaluation = _result(suite)
     if save_examples is not None and ranks.is_first:
@@ -113,23 +119,25 @@ def evaluate(
 
 
 def _result(suite: AttackSuite) -> Evaluation:
-    runner = suite.runner
-    metrics, intervals = figures(suite.robust)
+    runner, partial_ = suite.runner, suite.partial()
+    robust = {name: flags[: runner.judged] for name, flags in suite.robust.items()}
+    metrics, intervals = figures(robust)
     return Evaluation(
         protocol=suite.protocol,
-        n_examples=len(suite.subject.x),
+        n_examples=runner.judged,
         num_classes=suite.subject.classes,
         metrics=metrics,
         intervals=intervals,
         warnings=tuple(runner.flags),
         omitted=suite.omitted,
-        details={name: row.to_dict() for name, row in runner.rows.items()},
-        robust=suite.robust,
-        balanced=balanced_metrics(suite.robust, suite.subject.y),
+        details={name: row.to_dict() for name, row in runner.details(suite.robust).items()},
+        robust=robust,
+        balanced=balanced_metrics(robust, suite.subject.y[: runner.judged]),
         carried=_carried(suite.carry),
         examples=runner.examples(suite.protocol),
         seconds=round(runner.seconds, 3),
         settings=suite.settings.to_dict(),
+        partial=partial_,
     )
 
 
@@ -170,6 +178,7 @@ def evaluate_budgets(
         UserError: radii that :func:`budgets` refuses, and whatever :func:`evaluate` refuses.
     """
     x, y = as_tensors(x, y)
+    start_clock(options.get("max_time"), stores=state_dir is not None, carries=True)
     found: list[Evaluation] = []
     for at in budgets(load_protocol(protocol), eps):
         folder = None if state_dir is None else Path(state_dir) / at.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ class Flag:
 
     ``kind`` is ``randomized``, ``probabilities``, ``dynamic``, ``zero_gradients``, ``square_beats_white_box`` (all
     pyautoattack's; ``zero_gradients`` also ours, of every gradient attack), ``batch_dependent``, ``scaled_twice``,
-    ``small_eps``, ``recheck`` (false successes), ``slow_bf16`` (bf16-verified is slower), ``audit`` or ``other``.
+    ``small_eps``, ``partial`` (stopped by ``max_time``), ``recheck`` (false successes), ``slow_bf16`` (bf16-verified is
+    slower), ``audit`` or ``other``.
     ``attack`` is empty for the checks before the attacks. ``count`` is the number of examples; for zero gradients that
     pyautoattack counts, of attack starts (one per target class and restart).
     """
@@ -49,7 +51,8 @@ class Row:
     """One attack: examples ``attempted`` and ``broken``, wall ``seconds``, and the ``accuracy`` after it.
 
     ``zero_gradients`` is the share of the images it began with whose first input gradient was zero or not finite; None
-    for an attack without gradients.
+    for an attack without gradients. ``passes`` counts forward passes through the model and its copy, and the images in
+    them (``passes``, ``images``, and those ``with_gradient``); None where batches of older versions are among them.
     """
 
     attempted: int
@@ -57,16 +60,33 @@ class Row:
     seconds: float
     accuracy: float
     zero_gradients: float | None = None
+    passes: Mapping[str, int] | None = None
 
     @classmethod
-    def of(cls, attempted: Tensor, robust: Tensor, seconds: float, zero_gradients: float | None = None) -> Self:
+    def of(
+        cls,
+        attempted: Tensor,
+        robust: Tensor,
+        seconds: float,
+        zero_gradients: float | None = None,
+        passes: Mapping[str, int] | None = None,
+    ) -> Self:
         """From ``[N]`` bool: which images were attacked, and which are robust afterwards."""
         broken = int((attempted & ~robust).sum())
-        return cls(int(attempted.sum()), broken, round(seconds, 3), fraction(robust), zero_gradients)
+        return cls(int(attempted.sum()), broken, round(seconds, 3), fraction(robust), zero_gradients, passes)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are known, ready for JSON."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        facts = {
+            name: value for name, value in dataclasses.asdict(self).items() if name != "passes" and value is not None
+        }
+        return {**facts, **(self.passes or {})}  # only numbers, as a record's rows have
+
+
+def add_passes(*counts: Mapping[str, int] | None) -> dict[str, int] | None:
+    """The sum of ``counts``; None if one of them is unknown."""
+    known = [each for each in counts if each is not None]
+    return dict(sum(map(Counter, known), Counter())) if len(known) == len(counts) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,15 +170,17 @@ class Evaluation:
         intervals: 95% Wilson interval of each metric.
         warnings: Reasons for doubt, including AutoAttack's own.
         omitted: Attacks that could not be run, with the reason.
-        details: Per attack: examples ``attempted``, ``broken``, wall ``seconds``, the ``accuracy`` after it and, for
-            gradient attacks, the share of ``zero_gradients`` (see :class:`Row`). Each part of AutoAttack attacks what
-            the earlier ones left; a column attacks every correct image.
+        details: Per attack: examples ``attempted``, ``broken``, wall ``seconds``, the ``accuracy`` after it, its
+            ``passes`` and ``images`` and, for gradient attacks, the share of ``zero_gradients`` (see :class:`Row`).
+            Each part of AutoAttack attacks what the earlier ones left; a column attacks every correct image.
         robust: Per attack, ``[N]`` bool: correct and not broken by it (by a part of AutoAttack: nor by earlier parts).
         examples: The first adversarial example found for each broken image.
         seconds: Wall time of all attacks, each counted once (rows of ``details`` may overlap).
         settings: Seed, batch size, effort, tolerances of the re-check, device, arithmetic and library versions, and
             the SHA-256 of the model and of the images with their labels.
         carried: Per column, the number of images counted as broken because they were at a smaller radius.
+        partial: Empty unless ``max_time`` stopped the evaluation: ``judged`` images ``of`` so many, after ``minutes``.
+            Then everything else is about the first ``judged`` images alone.
         balanced: The metrics with every class counting alike, see :func:`.balanced_accuracy`.
     """
 
@@ -175,6 +197,7 @@ class Evaluation:
     seconds: float
     settings: dict[str, Any]
     carried: dict[str, int] = field(default_factory=dict)
+    partial: dict[str, float] = field(default_factory=dict)
     balanced: dict[str, float] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, Any]:
@@ -195,6 +218,7 @@ class Evaluation:
                 "settings": self.settings,
                 "robust": {name: pack_flags(flags) for name, flags in self.robust.items()},
                 **({"carried": dict(self.carried)} if self.carried else {}),
+                **({"partial": dict(self.partial)} if self.partial else {}),
                 **({"balanced": dict(self.balanced)} if self.balanced else {}),
             },
         }

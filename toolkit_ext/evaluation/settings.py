@@ -122,7 +122,7 @@ def find_batch_size(wanted: BatchSize, subject: Subject, state_dir: str | Path |
     if wanted != "auto":
         return wanted
     size = None if fresh or state_dir is None else stored_key(state_dir).get("batch_size")
-    return size if isinstance(size, int) else measure(subject.half or subject.model, subject.x, subject.device)
+    return size if isinstance(size, int) else measure(subject.copied or subject.model, subject.x, subject.device)
 
 
 def measure(model: nn.Module, x: Tensor, device: torch.device) -> int:

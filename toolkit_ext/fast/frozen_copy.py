@@ -78,6 +78,24 @@ def _parts(module: Any) -> Iterator[nn.Module]:
     yield from module.parametrizations.modules()
 
 
+def folded_copy(model: nn.Module, example: Tensor) -> nn.Module | None:
+    """A frozen copy of ``model`` with batch norm folded into convolutions; None if it has none or cannot be copied.
+
+    Args:
+        model: in evaluation mode; it is read and never changed.
+        example: a few inputs ``[N, C, H, W]`` in [0, 1], to find out what can be folded.
+    """
+    try:
+        with _evaluating_parametrizations(model):
+            pairs = foldable_pairs(lambda: plain_copy(model), example)
+            made = plain_copy(model) if pairs else None
+    except Exception:  # a user's module may raise anything in a copy; then it is used as it is
+        return None
+    if made is not None:
+        fold(made, pairs)
+    return made
+
+
 class FrozenCopy:
     """A frozen copy of ``model`` that follows it: :meth:`refresh` takes over its weights and statistics.
 

@@ -255,3 +255,11 @@ def test_slugs_are_made_of_what_a_name_may_hold(text: str) -> None:
 @given(st.text(max_size=60), st.text(max_size=200), st.text(max_size=200))
 def test_run_ids_can_always_be_written(method: str, data: str, backbone: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,149}", new_run_id(method, data, backbone, 0))
+
+
+def test_a_stopped_evaluation_is_left_out(tmp_path: Path, make: Make) -> None:
+    record = make()
+    record["details"]["partial"] = {"judged": 2, "of": 5, "minutes": 1}
+    write_record(record, tmp_path)
+    with pytest.warns(RecordWarning, match="was stopped, with 2 of 5 images judged"):
+        assert read_records(tmp_path) == []

@@ -81,7 +81,7 @@ class _Job:
         self._show(records, audited)
 
     def _write(self, one: Evaluation, record: Record) -> None:
-        folder = self.context.results / "runs"
+        folder = self.context.results / ("partial" if one.partial else "runs")  # tables read runs
         console.say(f"record: {self.ranks.first(lambda: results.write_record(record, folder))}")
         if (kept := self.values["save_examples"]) and not kept.suffix:
             file = kept / f"{record['run_id']}.safetensors"
@@ -105,7 +105,7 @@ class _Job:
         kept = self.values["save_examples"]
         # The names in a folder are those of the records, which are written later.
         options = {"save_examples": kept if kept and kept.suffix else None, **self._options()}
-        options |= {key: self.values[key] for key in ("batch_size", "precision")}
+        options |= {key: self.values[key] for key in ("batch_size", "precision", "max_time")}
         given = (self.loaded.model, self.dataset.x_test, self.dataset.y_test, self.protocol)
         if len(self.values["eps"]) > 1:
             return evaluate_budgets(*given, self.values["eps"], state_dir=folder, **options)

@@ -19,7 +19,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.door import Door, through_the_door
 from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector
-from toolkit_ext.evaluation.suite.precision import HalfCopy, Precision, in_precision
+from toolkit_ext.evaluation.suite.precision import Precision, in_precision
 from toolkit_ext.tensors import hash_tensors
 
 
@@ -32,7 +32,7 @@ class Subject:
     y: Tensor  # [N] int64, on the CPU
     classes: int
     device: torch.device
-    half: HalfCopy | None = None  # the bfloat16 copy to search on
+    copied: nn.Module | None = None  # in other arithmetic, for attacks to search on
 
     def batch(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The ``chosen`` images ``[M, C, H, W]`` in [0, 1] and labels ``[M]``, copied to the device."""
@@ -50,8 +50,8 @@ def opened(
         image = to_unit(x[:1]).to(device)
         model, classes = _enter(model, image, num_classes)
         y = check_labels(y, len(x), classes).cpu()
-        with in_precision(model, image, precision) as half:
-            yield Subject(model, x, y, classes, device, half)
+        with in_precision(model, image, precision) as copied:
+            yield Subject(model, x, y, classes, device, copied)
 
 
 def _enter(model: nn.Module, image: Tensor, num_classes: int | None) -> tuple[nn.Module, int]:

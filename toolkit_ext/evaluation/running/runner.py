@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -21,7 +21,8 @@ from tqdm import tqdm
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import Subject
 from toolkit_ext.evaluation.protocol import Protocol
-from toolkit_ext.evaluation.result import Examples, Flag, Row
+from toolkit_ext.evaluation.result import Examples, Flag, Row, add_passes, fraction
+from toolkit_ext.evaluation.running.clock import Clock
 from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
 from toolkit_ext.evaluation.running.recheck import recheck, rejected_flag
 from toolkit_ext.evaluation.running.state import State
@@ -58,7 +59,8 @@ class Runner:
     """The state of a running evaluation.
 
     ``found`` has attacks, indices, inputs and predictions of the first adversarial example of each broken image;
-    ``seconds`` is summed over the ranks.
+    ``seconds`` is summed over the ranks. ``attempted`` has the images that each job attacked. After ``clock`` says that
+    time is up, only stored batches are used, and :attr:`judged` is the number of images before the first missing one.
     """
 
     subject: Subject
@@ -71,9 +73,12 @@ class Runner:
     flags: list[Flag] = field(default_factory=list)
     found: list[tuple[Sequence[str], Tensor, Tensor, Tensor]] = field(default_factory=list)
     seconds: float = 0.0
+    clock: Clock = field(default_factory=Clock)
+    attempted: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._broken = torch.zeros(len(self.subject.x), dtype=torch.bool)
+        self.judged = len(self.subject.x)
 
     def take_over(self, examples: Examples) -> None:
         """Count the images of ``examples`` as already broken."""
@@ -93,21 +98,28 @@ class Runner:
 
     def run(self, job: Job, robust: Tensor) -> Tensor:
         """Attack the images that are ``robust`` ``[N]`` bool, in batches; return which still are."""
-        candidates = robust.nonzero().flatten()
+        candidates = robust[: self.judged].nonzero().flatten()
         self.bar.set_postfix_str(job.name)
         self.bar.update(len(robust) - len(candidates))
         messages: list[str] = []
         rejected: Counter[str] = Counter()
         gradients: Counter[str] = Counter()
+        passes: list[Counter[str] | None] = []
         seconds, after = 0.0, robust.clone()
         parts = list(candidates.split(self.batch_size)) if len(candidates) else []  # split gives one empty batch
-        for indices, (tensors, info) in zip(parts, self._batches(job, parts), strict=True):
+        for indices, stored in zip(parts, self._batches(job, parts), strict=True):
+            if stored is None:
+                self.judged = int(indices[0])
+                break
+            tensors, info = stored
             self._keep(job, indices, tensors)
             after[indices[tensors["broken"]]] = False
             messages += info["messages"]
             seconds += info["seconds"]
             rejected.update(info["rejected"])
-            gradients.update(info.get("gradients", {}))  # batches of older versions have none
+            # Batches of older versions have neither.
+            gradients.update(info.get("gradients", {}))
+            passes.append(info.get("passes"))
             self.bar.update(len(indices))
         self.seconds += seconds
         flags = read_flags(messages, job.name) + rejected_flag(rejected, job.name)
@@ -115,28 +127,31 @@ class Runner:
             flags += first_step_flag(job.name, gradients["zero"], gradients["seen"])
         self.flags += flags
         share = gradients["zero"] / gradients["seen"] if gradients["seen"] else None
-        self.rows[job.name] = Row.of(robust, after, seconds, share)
+        self.rows[job.name] = Row.of(robust, after, seconds, share, add_passes(*passes))
+        self.attempted[job.name] = robust
         return after
 
-    def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored]:
+    def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored | None]:
         """Results of the batches ``parts``, in order; each rank attacks some and receives the rest."""
         if self.ranks.alone:
-            yield from (self._stored(job, number, indices) for number, indices in enumerate(parts))
+            yield from (self.stored(job, number, indices) for number, indices in enumerate(parts))
             return
-        own: dict[int, Stored] = {}
+        own: dict[int, Stored | None] = {}
         for number in range(self.ranks.rank, len(parts), self.ranks.size):
             with friendly_errors("in the evaluation", self.subject.device):
-                own[number] = self._stored(job, number, parts[number])
+                own[number] = self.stored(job, number, parts[number])
         found = {number: stored for theirs in self.ranks.gather(own) for number, stored in theirs.items()}
         yield from (found[number] for number in range(len(parts)))
 
-    def _stored(self, job: Job, number: int, indices: Tensor) -> Stored:
-        """The saved result of batch ``number``; attacks and saves it if there is none."""
+    def stored(self, job: Job, number: int, indices: Tensor) -> Stored | None:
+        """The saved result of batch ``number``; attacks and saves it if there is none, unless time is up."""
         name = f"{job.name}-{number:05d}"
         stored = self.state.load(name, "messages", "rejected", "seconds")
         if stored and self._fits(stored[0], indices) and self._sound(job, name, indices, stored[0]):
             self._set_rng(stored[0])
             return stored
+        if self.clock.is_up or self.judged < len(self.subject.x):
+            return None
         stored = self._attack(job, indices)
         self.state.save(name, *stored)
         return stored
@@ -166,7 +181,7 @@ class Runner:
         x, y = self.subject.batch(indices)
         if job.seed is not None:
             torch.manual_seed(job.seed)
-        models = (self.subject.model, *filter(None, [self.subject.half]))
+        models = (self.subject.model, *filter(None, [self.subject.copied]))
         with torch.no_grad():
             with watching(job.norm, *models) as first:
                 inputs = job.perturb(x, y)
@@ -182,7 +197,7 @@ class Runner:
         kept = broken & ~self._broken[indices]
         tensors = {"indices": indices, "broken": broken, "kept": kept, "inputs": inputs[kept].cpu()}
         info = {"messages": self.collector.take(), "rejected": rejected, "seconds": time.perf_counter() - start}
-        info["gradients"] = {"seen": first.seen, "zero": first.zero}
+        info |= {"gradients": {"seen": first.seen, "zero": first.zero}, "passes": first.passes}
         return {**tensors, "predictions": predictions.cpu(), **drawn}, info
 
     def _keep(self, job: Job, indices: Tensor, tensors: dict[str, Tensor]) -> None:
@@ -191,12 +206,31 @@ class Runner:
         names, inputs = [job.name] * int(needed.sum()), tensors["inputs"][needed[tensors["kept"]]]
         self.found.append((names, indices[needed], inputs, tensors["predictions"][needed]))
 
+    def forget(self, column: str) -> None:
+        """Drop what ``column`` found."""
+        del self.rows[column], self.attempted[column]
+        self.found = [entry for entry in self.found if column not in entry[0]]
+        self.flags = [flag for flag in self.flags if flag.attack != column]
+
+    def details(self, robust: Mapping[str, Tensor]) -> dict[str, Row]:
+        """The rows, counted on the judged images alone; ``robust`` has the ``[N]`` bool result of each."""
+        judged = slice(self.judged)
+        return {
+            name: replace(
+                row,
+                attempted=int(self.attempted[name][judged].sum()),
+                broken=int((self.attempted[name] & ~robust[name])[judged].sum()),
+                accuracy=fraction(robust[name][judged]),
+            )
+            for name, row in self.rows.items()
+        }
+
     def examples(self, protocol: Protocol) -> Examples:
         """The adversarial examples, ordered by index."""
         names, *tensors = zip(*self.found, strict=True)
         attacks = list(chain.from_iterable(names))
         indices, inputs, predictions = map(torch.cat, tensors)
-        order = indices.argsort()
+        order = indices.argsort()[: int((indices < self.judged).sum())]
         named = tuple(attacks[position] for position in order.tolist())
         balls = {name: protocol.radius(name) for name in self.rows} | {"clean": (protocol.norm, 0.0)}
         labels = self.subject.y[indices][order]

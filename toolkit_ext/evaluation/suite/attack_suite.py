@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import check_defence
 from toolkit_ext.evaluation.loading.inputs import check_inputs
-from toolkit_ext.evaluation.result import Evaluation, Row, fraction
+from toolkit_ext.evaluation.result import Evaluation, Flag, Row, add_passes, fraction
+from toolkit_ext.evaluation.running.ahead import run_ahead
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
 from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags, reason_undefined
@@ -23,6 +24,7 @@ from toolkit_ext.evaluation.suite.precision import Judge, compare_speed, verifie
 
 _NO_RADIUS = "eps is 0, so that only the clean images are in the ball"
 _SAME_RUN = "aa/apgd-ce"
+_TIME_UP = "max_time was over before all images were attacked"
 
 
 class AttackSuite:
@@ -77,10 +79,21 @@ class AttackSuite:
         self.robust |= dict.fromkeys(same, self.robust["clean"])
         self.robust["union"] = torch.stack(list(self.robust.values())).all(dim=0)
 
+    def partial(self) -> dict[str, float]:
+        """The images judged, if ``max_time`` stopped the evaluation; adds a flag."""
+        judged, n, minutes = self.runner.judged, len(self.subject.x), self.runner.clock.minutes
+        if minutes is None or (judged == n and _TIME_UP not in self.omitted.values()):
+            return {}
+        if not judged:
+            raise UserError(f"max_time: {minutes:g} minutes judged no image; run it again to go on")
+        text = f"stopped after {minutes:g} minutes, with {judged} of {n} images judged; run it again to go on"
+        self.runner.flags.append(Flag("partial", text))
+        return {"judged": judged, "of": n, "minutes": minutes}
+
     def _take_over(self, column: str, carry: Evaluation) -> None:
         """Keep the result of ``carry`` without an attack."""
         self.robust[column] = carry.robust[column]
-        nothing = torch.zeros_like(carry.robust[column])
+        nothing = self.runner.attempted[column] = torch.zeros_like(carry.robust[column])
         self.runner.rows[column] = Row.of(nothing, carry.robust[column], 0.0)
         self.runner.bar.update(len(self.subject.x))
 
@@ -92,48 +105,68 @@ class AttackSuite:
     def _check(self, reject_probabilities: bool) -> None:
         model, collector = self.subject.model, self.runner.collector
         x, y = self.subject.batch(slice(self.settings.batch_size))
-        if half := self.subject.half:
-            self.runner.once("speed", partial(compare_speed, half, model, x, collector))
+        if (copied := self.subject.copied) is not None and self.settings.precision == "bf16-verified":
+            self.runner.once("speed", partial(compare_speed, copied, model, x, collector))
         self.runner.once("inputs", partial(check_inputs, model, x, y, collector.logger))
         self.runner.once("checks", partial(check_defence, model, x, y, self.protocol.version, collector))
         if reject_probabilities and any(flag.kind == "probabilities" for flag in self.runner.flags):
             raise UserError("model: returns probabilities; the attacks need logits, so leave out the final softmax")
 
     def _autoattack(self) -> None:
-        attacks = self._attacks(build)
         start = robust = self._start("aa")
-        after = {"clean": fraction(robust)}
-        for attack in self.plan.attacks:
-            label, run = self.protocol.version != "rand", partial(attacks, attack)
-            job = Job(f"aa/{attack}", self.protocol.norm, self.protocol.eps, run, recheck_label=label)
-            robust = self.robust[job.name] = self.runner.run(job, robust)
-            after[attack] = fraction(robust)
-            if attack == "square":
+        after, jobs = {"clean": robust}, self._jobs()
+        if self.runner.clock.minutes is not None and self._steady and self.runner.ranks.alone:
+            run_ahead(self.runner, list(jobs.values()), robust)
+        for attack, job in jobs.items():
+            robust = after[attack] = self.robust[job.name] = self.runner.run(job, robust)
+            if attack == "square" and self.runner.judged:
                 # The library also compares with the attacks after Square, which can never raise its flag.
-                checks.check_square_sr(after, logger=self.runner.collector.logger)
+                fractions = {name: fraction(flags[: self.runner.judged]) for name, flags in after.items()}
+                checks.check_square_sr(fractions, logger=self.runner.collector.logger)
                 self.runner.flags += read_flags(self.runner.collector.take(), job.name)
         self.omitted |= self.plan.omitted
-        self.robust["aa"] = robust
-        seconds = sum(row.seconds for name, row in self.runner.rows.items() if name.startswith("aa/"))
-        self.runner.rows["aa"] = Row.of(start, robust, seconds)
+        self.robust["aa"], self.runner.attempted["aa"] = robust, start
+        parts = [self.runner.rows[job.name] for job in jobs.values()]
+        seconds, passes = sum(row.seconds for row in parts), add_passes(*(row.passes for row in parts))
+        self.runner.rows["aa"] = Row.of(start, robust, seconds, passes=passes)
+
+    def _jobs(self) -> dict[str, Job]:
+        """The jobs of AutoAttack's parts, in order."""
+        attacks, label = self._attacks(build), self.protocol.version != "rand"
+        norm, eps = self.protocol.norm, self.protocol.eps
+        runs = {attack: partial(attacks, attack) for attack in self.plan.attacks}
+        return {name: Job(f"aa/{name}", norm, eps, run, recheck_label=label) for name, run in runs.items()}
 
     def _attacks(self, make: Callable[..., Any]) -> Perturb:
         """Runs the attacks of ``make``'s ``AutoAttack`` object in the chosen precision."""
-        full = self._adversary(make, self.subject.model)
-        if self.subject.half is None:
+        full, copied = self._adversary(make, self.subject.model), self.subject.copied
+        if copied is None or (self.settings.precision == "fp32" and not self._steady):
             return partial(perturb, full)
-        half = self._adversary(make, self.subject.half, Judge(self.subject.model))
-        return partial(verified, half, full)
+        return partial(verified, self._adversary(make, copied, Judge(self.subject.model)), full)
+
+    @property
+    def _steady(self) -> bool:
+        """Whether the model answers the same again, and in another batch."""
+        changing = any(flag.kind in ("randomized", "batch_dependent") for flag in self.runner.flags)
+        return self.protocol.version != "rand" and not changing
 
     def _adversary(self, make: Callable[..., Any], model: nn.Module, judge: Judge | None = None) -> Any:
         adversary = make(model, self.settings.threat, self.runner.collector)
-        # Fast attacks reuse answers, and ask in other batches, which such models would notice.
-        changing = any(flag.kind in ("randomized", "batch_dependent") for flag in self.runner.flags)
-        if self.settings.precision != "fp32-reference" and not changing:
+        # Fast attacks reuse answers, and ask in other batches, which other models would notice.
+        if self.settings.precision != "fp32-reference" and self._steady:
             make_fast(adversary, judge)
         return adversary
 
     def _column(self, column: str) -> None:
+        judged = self.runner.judged
+        self._attack_by(column)
+        if self.runner.judged < judged:  # rather leave out a column than images
+            self.runner.judged = judged
+            self.runner.forget(column)
+            del self.robust[column]
+            self.omitted[column] = _TIME_UP
+
+    def _attack_by(self, column: str) -> None:
         if column == "apgd_ce" and _SAME_RUN in self.robust and self.protocol.version != "plus":
             self._share_apgd()
         elif self.carry and self.carry.protocol.radius(column) == self.protocol.radius(column):
@@ -154,12 +187,13 @@ class AttackSuite:
         self.robust["apgd_ce"], self.runner.rows["apgd_ce"] = robust, shared
         if not rest.any():
             self.runner.bar.update(len(rest))
+            self.runner.attempted["apgd_ce"] = start
             return
         self.robust["apgd_ce"] = robust = robust | self.runner.run(self._job("apgd_ce"), rest)
-        own = self.runner.rows["apgd_ce"]
+        own, self.runner.attempted["apgd_ce"] = self.runner.rows["apgd_ce"], start
         shares = [row.zero_gradients for row in (shared, own) if row.zero_gradients is not None]
-        seconds = shared.seconds + own.seconds
-        self.runner.rows["apgd_ce"] = Row.of(start, robust, seconds, max(shares, default=None))
+        seconds, passes = shared.seconds + own.seconds, add_passes(shared.passes, own.passes)
+        self.runner.rows["apgd_ce"] = Row.of(start, robust, seconds, max(shares, default=None), passes)
 
     @cached_property
     def _single(self) -> Perturb:

@@ -1,4 +1,4 @@
-"""pyautoattack's APGD in Linf with less arithmetic and, with a judge, without images that it has broken.
+"""pyautoattack's APGD in Linf with less arithmetic, and without images that it has broken.
 
 Croce and Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks. ICML
 2020, algorithm 1.
@@ -104,9 +104,9 @@ class _Found:
 class _FastRun:
     """APGD in Linf for deterministic models, with the library's random numbers and arithmetic.
 
-    It returns the first point where the model is wrong, the library the last. With a ``judge`` the model is a copy in
-    lower precision, and a point counts only if the judge is wrong too. Broken images leave the batch, so sums may be
-    rounded in another order.
+    It returns the first point where the model is wrong, the library the last. Broken images leave the batch, so sums
+    may be rounded in another order. With a ``judge`` the model is a copy in other arithmetic, and a point counts only
+    if the judge is wrong too.
     """
 
     judge: Judge | None = None
@@ -126,7 +126,7 @@ class _FastRun:
             left = int(alive.sum())
             if not left:
                 break
-            if self.judge is not None and left <= (1 - _LEAVE) * len(alive):
+            if left <= (1 - _LEAVE) * len(alive):
                 found.settle(climb)
                 climb.keep(alive)
             climb.move(_MOMENTUM if step else 1.0)

@@ -1,4 +1,4 @@
-"""pyautoattack's targeted FAB in Linf with less arithmetic: its projection needs no sort.
+"""pyautoattack's targeted FAB in Linf with less arithmetic and fewer passes: no sort, and several targets at once.
 
 Croce and Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack. ICML 2020.
 """
@@ -9,7 +9,7 @@ import torch
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
-from toolkit_ext.evaluation.suite.precision import Judge
+from toolkit_ext.evaluation.suite.precision import Judge, room
 
 _FLOOR = 1e-8  # the library's smallest distance
 
@@ -77,27 +77,45 @@ def project(points: Tensor, size: Tensor, sign: Tensor, gap: Tensor) -> tuple[Te
 class FastFAB(FABAttack_PT):  # type: ignore[misc]
     """FAB with its own targeted run in Linf; everything else is the library's.
 
-    With a ``judge`` the model is a copy in lower precision, and an example within ``eps`` counts only if the judge
+    The search for a target depends on nothing that the other targets found, and draws no random numbers. So where few
+    images are left, a pass searches for several targets at once; the first in the library's order that breaks an image
+    counts.
+
+    With a ``judge`` the model is a copy in other arithmetic, and an example within ``eps`` counts only if the judge
     gets it wrong too.
     """
 
     judge: Judge | None = None
 
-    def attack_single_run(
-        self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
-    ) -> Tensor:
-        """As the library's: nearest adversarial examples ``[N, C, H, W]``; ``x`` where none was found."""
-        if self.norm != "Linf" or use_rand_start or not is_targeted:
-            found: Tensor = super().attack_single_run(x, y, use_rand_start, is_targeted)
-            return found
-        logits = self._predict_fn(x)
+    @torch.no_grad()
+    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
+        """As the library's: adversarial examples ``[N, C, H, W]`` within ``eps``; ``x`` where none was found."""
+        if self.norm != "Linf" or not self.targeted or self.n_restarts != 1:
+            library: Tensor = super().perturb(x, y)
+            return library
+        logits, found = self._predict_fn(x), x.clone()
         right = logits.argmax(dim=1) == y
-        nearest = x.clone()
-        if right.any():
-            nearest[right] = self._search(x[right], y[right], logits.sort(dim=-1)[1][right, -self.target_class])
-        return nearest
+        targets = logits.sort(dim=-1)[1].flip(1)[:, 1 : 1 + self.n_target_classes]
+        while targets.shape[1] and right.any():
+            now, targets = targets.split([size := min(room(x[right]), targets.shape[1]), targets.shape[1] - size], 1)
+            rows = right.nonzero().flatten()
+            broken, points = self._search_targets(x[rows], y[rows], now[rows])
+            right[rows[broken]] = False
+            found[rows[broken]] = points
+        return found
 
-    def _search(self, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    def _search_targets(self, x: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Which images ``x`` ``[M, C, H, W]`` the first successful of ``targets`` ``[M, T]`` breaks, and its points."""
+        times = targets.shape[1]
+        around, label = x.repeat(times, 1, 1, 1), y.repeat(times)
+        points = self.search(around, label, targets.t().flatten())
+        near = (points - around).abs().amax(dim=(1, 2, 3)) <= self.eps
+        success = ((self._get_predicted_label(points) != label) & near).view(times, len(x))
+        broken = success.any(dim=0)
+        first = success.int().argmax(dim=0)
+        return broken, points.view(times, *x.shape)[first, torch.arange(len(x), device=x.device)][broken]
+
+    def search(self, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
         """The nearest adversarial example of each correct image ``x``, or the first within ``eps``.
 
         Nearer ones lie closer to the boundary, where rounding may undo them. ``x`` where none was found.

@@ -1,10 +1,14 @@
-"""The first gradient of every attack: where it is zero or not finite, a gradient attack cannot move."""
+"""What an attack asks of its models: the number of passes, and its first gradient.
+
+Where that gradient is zero or not finite, a gradient attack cannot move.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,11 +23,21 @@ WARNS = 0.01  # share of images without a usable gradient that calls for a warni
 
 @dataclass
 class FirstGradient:
-    """Images whose first input gradient was ``seen``, and how many of them had a ``zero`` or non-finite one."""
+    """Images whose first input gradient was ``seen``, and how many of them had a ``zero`` or non-finite one.
+
+    ``passes`` counts forward ``passes`` and their ``images``, and those ``with_gradient``.
+    """
 
     norm: Norm
     seen: int = 0
     zero: int = 0
+    passes: Counter[str] = field(default_factory=Counter)
+
+    def count(self, x: Tensor) -> None:
+        """Count a forward pass of ``x`` ``[N, C, H, W]``."""
+        self.passes.update({"passes": 1, "images": len(x)})
+        if x.requires_grad:
+            self.passes.update({"passes_with_gradient": 1, "images_with_gradient": len(x)})
 
     def take(self, gradient: Tensor) -> None:
         """Count the rows of the first ``gradient`` ``[N, C, H, W]``."""
@@ -38,11 +52,14 @@ class FirstGradient:
 
 @contextmanager
 def watching(norm: Norm, *models: nn.Module) -> Iterator[FirstGradient]:
-    """Count the first input gradient that is taken through any of ``models``."""
+    """Count the passes through ``models``, and the first input gradient that is taken through any of them."""
     found = FirstGradient(norm)
 
     def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not found.seen and inputs and isinstance(inputs[0], Tensor) and inputs[0].requires_grad:
+        if not inputs or not isinstance(inputs[0], Tensor):
+            return
+        found.count(inputs[0])
+        if not found.seen and inputs[0].requires_grad:
             inputs[0].register_hook(found.take)
 
     hooks = [model.register_forward_pre_hook(look) for model in models]

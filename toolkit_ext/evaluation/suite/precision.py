@@ -1,13 +1,15 @@
 """The arithmetic of AutoAttack's passes: float32, or bfloat16 with every success checked in float32.
 
 ``fp32``: pyautoattack's random numbers and verdicts at less cost, by the attacks of ``suite.fast``; on the CPU weights
-are channels-last, which oneDNN prefers (sums are rounded in another order).
+are channels-last, which oneDNN prefers (sums are rounded in another order). Of a model with batch norm that can be
+folded, the attacks search on a folded copy.
 
 ``fp32-reference``: pyautoattack's own code and weight layout, equal to it pixel by pixel.
 
-``bf16-verified``: the attacks search on a bfloat16 copy of the model. Its successes count only if the float32 model
-agrees (:class:`Judge`). Otherwise the attack continues, or the library's own code runs again in float32
-(:func:`verified`).
+``bf16-verified``: the attacks search on a bfloat16 copy of the model, folded if it can be.
+
+A success on a copy counts only if the model itself agrees in float32 (:class:`Judge`). Otherwise the attack continues,
+or the attack runs again on the model (:func:`verified`).
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.evaluation.running.isolation import preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector, perturb
 from toolkit_ext.fast.formats import half_attention
+from toolkit_ext.fast.frozen_copy import folded_copy
 from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_FULL = {"cpu": 64, "cuda": 512}  # on the CPU measured on a narrow ResNet-18, see benchmarks/autoattack.py
 _BUCKET = 16  # each new batch size has a set-up cost, so sizes are multiples of this
 
 
@@ -43,11 +48,20 @@ def check_precision(precision: str, version: str) -> None:
 
 
 @contextmanager
-def in_precision(model: nn.Module, image: Tensor, precision: Precision) -> Iterator[HalfCopy | None]:
-    """Use the fastest layout of ``model`` until the end, and yield the copy to search on for ``bf16-verified``."""
+def in_precision(model: nn.Module, image: Tensor, precision: Precision) -> Iterator[nn.Module | None]:
+    """Use the fastest layout of ``model`` until the end, and yield the copy to search on, if there is one."""
     # CUDA's float32 convolutions are not faster in channels-last layout.
     with channels_last(model, use=precision != "fp32-reference" and image.device.type == "cpu"):
-        yield HalfCopy(model, image) if precision == "bf16-verified" else None
+        if precision == "bf16-verified":
+            yield HalfCopy(model, image)
+        else:
+            yield folded(model, image) if precision == "fp32" else None
+
+
+def folded(model: nn.Module, image: Tensor) -> nn.Module | None:
+    """A copy of ``model`` with batch norm folded and the kernel for grey images; None if there is nothing to fold."""
+    with preserved_rng(image.device), single_channel_conv(model):
+        return folded_copy(model, image)
 
 
 @contextmanager
@@ -67,6 +81,8 @@ def channels_last(model: nn.Module, *, use: bool = True) -> Iterator[None]:
 class HalfCopy(nn.Module):
     """A copy of ``model`` (in evaluation mode) in bfloat16 and channels-last, with float32 inputs and outputs.
 
+    Batch norm is folded before, in float32, if it can be.
+
     The last layer, found with ``image`` ``[1, C, H, W]``, stays in float32: with 8 significant bits, logits near 10
     would have steps of 1/16, ties would count as successes, and most of Square's small gains would be lost.
 
@@ -79,7 +95,8 @@ class HalfCopy(nn.Module):
         head = _head(model, image)
         try:
             with single_channel_conv(model):
-                self.model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
+                made = folded(model, image) or copy.deepcopy(model)
+            self.model = made.bfloat16().to(memory_format=torch.channels_last)
             if head is not None:
                 last = self.model.get_submodule(head).float()
                 last.register_forward_pre_hook(
@@ -115,6 +132,11 @@ def _head(model: nn.Module, image: Tensor) -> str | None:
     return next((name for name, output in outputs.items() if output.data_ptr() == logits.data_ptr()), None)
 
 
+def room(x: Tensor) -> int:
+    """How often the images ``x`` ``[N, C, H, W]`` fit in a pass from which larger ones gain little, at least once."""
+    return max(1, _FULL.get(x.device.type, _FULL["cuda"]) // len(x))
+
+
 def filled_up(chosen: Tensor) -> Tensor:
     """Indices of the images ``chosen`` ``[N]`` bool, filled up with others to a multiple of 16."""
     count = int(chosen.sum())
@@ -126,7 +148,7 @@ def filled_up(chosen: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Judge:
-    """The float32 ``model``, which verifies successes found on a copy in lower precision."""
+    """The float32 ``model``, which verifies successes found on a copy of it in other arithmetic."""
 
     model: nn.Module
 
@@ -142,14 +164,14 @@ class Judge:
 
 
 @torch.no_grad()
-def verified(half: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
-    """Run ``attack`` on the half copy, and again in float32 on its false successes.
+def verified(copied: Any, full: Any, attack: str, x: Tensor, y: Tensor) -> Tensor:
+    """Run ``attack`` on the copy, and again on the float32 model on its false successes.
 
-    ``half`` and ``full`` are the two ``AutoAttack`` objects; float32 classifies all of ``x`` correctly. pyautoattack
-    stops at the first error of the copy, even on the clean image, so the float32 attack starts anew.
+    ``copied`` and ``full`` are the two ``AutoAttack`` objects; the model classifies all of ``x`` correctly.
+    pyautoattack stops at the first error of the copy, even on the clean image, so the attack on the model starts anew.
     """
-    inputs = perturb(half, attack, x, y)
-    claimed = half.model(inputs).argmax(dim=1) != y
+    inputs = perturb(copied, attack, x, y)
+    claimed = copied.model(inputs).argmax(dim=1) != y
     lost = claimed & (full.model(inputs).argmax(dim=1) == y)
     if lost.any():
         inputs[lost] = perturb(full, attack, x[lost], y[lost])

@@ -118,8 +118,9 @@ def write_record(record: Mapping[str, Any], runs_dir: Path | str) -> Path:
 def read_records(runs_dir: Path | str, *, strict: bool = False) -> list[Record]:
     """Every record of ``runs_dir``, sorted by ``run_id``.
 
-    A file that is broken, renamed, changed, of another schema version or in contradiction with itself is skipped with
-    a :class:`RecordWarning`; with ``strict`` it raises :class:`UserError`, as a missing folder always does.
+    A file that is broken, renamed, changed, of another schema version, in contradiction with itself, or of an
+    evaluation that ``--max-time`` stopped is skipped with a :class:`RecordWarning`; with ``strict`` it raises
+    :class:`UserError`, as a missing folder always does.
     """
     folder = Path(runs_dir)
     if not folder.is_dir():
@@ -128,7 +129,7 @@ def read_records(runs_dir: Path | str, *, strict: bool = False) -> list[Record]:
     with without_garbage_collection():
         for path in sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")):
             try:
-                records.append(_read(path))
+                records.append(_complete(_read(path)))
             except _UNREADABLE as error:
                 problem = f"{path.name} in {folder} is not a sound run record"
                 if strict:
@@ -165,6 +166,12 @@ def _read(path: Path) -> Record:
     if (digest := record["details"].pop(DIGEST, None)) is not None and digest != digest_of(record):
         raise UserError(f"it was changed after it was written (details.{DIGEST} is of another text)")
     return check_consistent(record)
+
+
+def _complete(record: Record) -> Record:
+    if partial := record["details"].get("partial"):
+        raise UserError(f"its evaluation was stopped, with {partial['judged']} of {partial['of']} images judged")
+    return record
 
 
 def _refuse(constant: str) -> float:

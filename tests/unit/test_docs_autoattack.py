@@ -1,0 +1,47 @@
+"""The tables of AutoAttack's speed in docs/evaluation.md are what their generator makes of the CSV files."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+WAYS = """variant,n,seconds,passes,images,differ,times_faster,aa_acc,model,eps,cpu,flags,threads,torch
+pyautoattack,48,80,9000,90000,0,1,0.5,a net,0.03,A CPU,avx2,2,2.15
+fp32,48,32,4000,60000,1,2.5,0.52083,a net,0.03,A CPU,avx2,2,2.15
+"""
+PARTS = """variant,attack,attempted,seconds,passes,images,share,images_per_pass,limit_seconds
+fp32,square,25,16,1000,31000,0.5,31,12
+fp32,fab-t,0,0,0,0,0,,0
+"""
+
+
+@pytest.fixture(scope="module")
+def build() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "build_autoattack.py"))
+
+
+def test_the_page_is_what_its_generator_makes_of_a_stale_one(build: dict[str, Any]) -> None:
+    page = (DOCS / "evaluation.md").read_text()
+    stale = page.replace(build["START"], build["START"] + "stale\n")
+    assert stale != page
+    assert build["text"](stale) == page, "run: python docs/build_autoattack.py"
+
+
+def test_the_tables_say_what_was_measured(build: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / f"{build['TABLE']}A.csv").write_text(WAYS)
+    (tmp_path / f"{build['PARTS']}A.csv").write_text(PARTS)
+    made = build["text"](f"before\n{build['START']}{build['END']}\nafter\n", tmp_path)
+    assert "| fp32 | 32.0 | 2.50 | 4000 | 60000 | 52.1 | 1 |\n" in made
+    assert "| fp32 | `square` | 25 | 50% | 1000 | 31.0 | 75% |\n" in made
+    assert "fab-t" not in made
+    assert made.startswith("before\n")
+    assert made.endswith("after\n")
+
+
+def test_a_missing_place_is_told(build: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="<!-- autoattack -->"):
+        build["text"]("no place")
