@@ -29,8 +29,9 @@ HEAD = """# Methods
 
 Each method is a choice on four axes ([the method space](method_space.md)). The last columns are forward and backward
 passes of the whole batch in one training step, counted while the method takes steps on a small network with its own
-defaults (10 attack steps, say). Every method takes every hyper-parameter of its axes and of the loop, as an argument of
-its trainer and as an option of `toolkit-ext train`.
+defaults (10 attack steps, say); those of a second network (`hat`, `lbgat`) come on top. Every method
+takes every hyper-parameter of its axes and of the loop, as an argument of its trainer and as an option of
+`toolkit-ext train`.
 """
 
 

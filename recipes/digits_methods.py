@@ -31,6 +31,8 @@ CLEAN: dict[str, Any] = {}
 SETTINGS: dict[str, dict[str, Any]] = {
     "standard": CLEAN,
     "amp": CLEAN,
+    "sam": CLEAN,
+    "asam": CLEAN,
     "dual": {"norm": "L2", "eps": 0.5, "dual_gamma_schedule": "as_lr"},
     "gradient_reg": {**LINF, "penalty_lambda": 0.1},
 }

@@ -25,26 +25,43 @@ from toolkit_ext.trainers.optim import make_schedulers
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 METHODS = sorted({file.stem for file in FOLDER.glob("*.py")} & TRAINERS.keys())
+# What networks need beyond a method, and whose recipe it is.
+NETWORKS = {"vit": "Debenedetti", "convnext": "Singh"}
+RECIPES = [*METHODS, *NETWORKS]
 SHAPES = {"mnist": (1, 28), "cifar10": (3, 32)}
 # The hash that each run_id ends in: a changed setting that recipes share would repeat their recorded runs.
 PINNED = {
     "amp": "9b38373f",
+    "asam": "be3255d0",
     "awp": "869c92a7",
     "clean_adv": "34dda0bf",
+    "convnext": "4fe776ea",
     "deep": "14f2af93",
     "dual": "e56735ec",
     "fast": "4a6098c0",
     "fgsm": "a0bfe725",
+    "fgsm_pgi": "90203751",
+    "free": "cfd4afe2",
+    "gkl": "948b7128",
+    "grad_align": "9ae65044",
     "gradient_reg": "6a37c191",
+    "hat": "431c2019",
+    "ikl": "9c573e38",
+    "lbgat": "cdad4bf9",
     "mart": "c276a8ab",
     "mim": "2a69cc5f",
     "multi_attack": "90e0c479",
+    "n_fgsm": "610b1244",
+    "nuat": "482ed905",
     "orthogonal": "86bd8c63",
     "pas": "51662239",
     "pgd": "06c956d6",
+    "sam": "3f0c3e35",
     "spectral_norm": "2e17b67b",
     "standard": "22d6a603",
     "trades": "852a1efd",
+    "trades_awp": "b2bdfedc",
+    "vit": "d11587a6",
 }
 
 
@@ -63,23 +80,23 @@ def start(recipe: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: 
 def test_the_methods_of_the_sources_and_their_baselines_have_recipes() -> None:
     sources = "dual amp deep pas multi_attack gradient_reg spectral_norm orthogonal"
     baselines = "standard fgsm pgd mim clean_adv fast trades mart awp"
-    assert {*sources.split(), *baselines.split()} <= set(METHODS)
+    fast = "n_fgsm free grad_align nuat fgsm_pgi"
+    boards = "trades_awp sam asam hat lbgat ikl gkl"
+    assert {*sources.split(), *baselines.split(), *fast.split(), *boards.split()} <= set(METHODS)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_pinned_experiment_is_possible(method: str) -> None:
-    found = names_of(method)
-    experiment: Experiment = found["EXPERIMENT"]
-    assert experiment.method == method
-    axes = compose(TRAINERS[method].method, experiment.hyper_parameters)
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_pinned_experiment_is_possible(name: str) -> None:
+    experiment: Experiment = names_of(name)["EXPERIMENT"]
+    assert experiment.method == name or name in NETWORKS
+    axes = compose(TRAINERS[experiment.method].method, experiment.hyper_parameters)
     axes.schedule.bind(experiment.epochs)
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=axes.loop.lr)
     make_schedulers([optimizer], axes.loop, 10, experiment.epochs, axes.schedule.resets(experiment.epochs))
 
 
 def test_the_pinned_experiments_keep_their_run_ids() -> None:
-    found = {method: names_of(method)["EXPERIMENT"].run_id.rpartition("-")[2] for method in METHODS}
-    assert PINNED.items() <= found.items()
+    assert {name: names_of(name)["EXPERIMENT"].run_id.rpartition("-")[2] for name in RECIPES} == PINNED
 
 
 def test_given_values_replace_those_of_a_setting() -> None:
@@ -99,28 +116,30 @@ def test_another_backbone_does_not_take_the_width_of_a_setting() -> None:
     assert digits("pgd", backbone="resnet18", backbone_args={"layers": [1]}).backbone_args == {"layers": [1]}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_claim_is_stated_with_its_source(method: str) -> None:
-    text = names_of(method)["__doc__"]
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_claim_is_stated_with_its_source(name: str) -> None:
+    text = names_of(name)["__doc__"]
     assert "Claim: " in text
-    assert TRAINERS[method].method.paper.authors.split(",")[0] in text or "Kouvatseas" in text or method == "standard"
+    author = NETWORKS.get(name) or TRAINERS[name].method.paper.authors.split(",")[0]
+    assert author in text or "Kouvatseas" in text or name == "standard"
 
 
 def test_the_backbones_take_the_images() -> None:
-    experiments: list[Experiment] = [names_of(method)["EXPERIMENT"] for method in METHODS]
+    experiments: list[Experiment] = [names_of(name)["EXPERIMENT"] for name in RECIPES]
     for name, args, data in {(e.backbone, tuple(e.backbone_args.items()), e.data) for e in experiments}:
         channels, size = SHAPES[data]
         backbones.create(name, num_classes=10, in_chans=channels, image_size=size, **dict(args))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_smoke_runs_from_data_to_record(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (record,) = start(method, monkeypatch, tmp_path, "--smoke", "--seed", "3")
-    assert record["method"] == method
+@pytest.mark.parametrize("name", RECIPES)
+def test_smoke_runs_from_data_to_record(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (record,) = start(name, monkeypatch, tmp_path, "--smoke", "--seed", "3")
+    assert record["method"] == names_of(name)["EXPERIMENT"].method
     assert record["seed"] == 3
     assert record["data"]["name"] == "digits"
     assert {"clean_acc", "fgsm_acc", "pgd20_acc"} <= record["metrics"].keys()
-    pinned = names_of(method)["EXPERIMENT"].hyper_parameters
+    pinned = names_of(name)["EXPERIMENT"].hyper_parameters
+    assert record["backbone"]["name"] == ("lenet" if name in METHODS else names_of(name)["EXPERIMENT"].backbone)
     kept = {name: pinned[name] for name in pinned.keys() & {"eps", "alpha", "lr", "weight_decay", "optimizer"}}
     assert kept.items() <= record["hyper_parameters"].items()
 
@@ -152,7 +171,7 @@ def test_digits_methods_covers_every_method_alike() -> None:
     assert len(same) == 1
     for method, each in made.items():
         axes = compose(TRAINERS[method].method, each.hyper_parameters)
-        assert axes.attack.eps == {"standard": 0.0, "amp": 0.0, "dual": 0.5}.get(method, 0.1)
+        assert axes.attack.eps == {"standard": 0.0, "amp": 0.0, "sam": 0.0, "asam": 0.0, "dual": 0.5}.get(method, 0.1)
 
 
 def test_finetune_photos_trains_three_arms_and_attacks_each_twice(

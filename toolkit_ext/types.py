@@ -40,10 +40,12 @@ class AdversarialInputs:
     """Output of an attack: ``inputs`` ``[N, C, H, W]`` in [0, 1], detached, and perturbations of hidden layers.
 
     ``hidden(model)`` is a context in which forward passes add the hidden perturbations; by default it does nothing.
+    ``start`` holds the inputs that the attack started from, if it tells.
     """
 
     inputs: Tensor
     hidden: Callable[[nn.Module], AbstractContextManager[Any]] = field(default=lambda _: nullcontext())
+    start: Tensor | None = None
 
     def logits(self, model: nn.Module) -> Tensor:
         """Logits ``[N, K]`` of ``model`` under this perturbation."""
@@ -73,12 +75,15 @@ class Batch:
 
     Labels are classes ``[N]``, or probabilities ``[N, K]`` where examples are mixed (``mixup``, ``cutmix``); objectives
     that take these say so by ``soft_labels = True``.
+
+    ``eps`` is the radius of the attack's budget in this step.
     """
 
     x: Tensor
     y: Tensor
     perturbed: AdversarialInputs
     part: BatchPart = field(default_factory=BatchPart)
+    eps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,18 @@ class Resources(Protocol):
     def exchange(self) -> GradientReducer:
         """Combines the processes' sums or means over the batch, in place."""
 
+    @property
+    def examples(self) -> int | None:
+        """Number of training examples; None if the data is not numbered."""
+
     def backbone(self, name: str, **options: Any) -> nn.Module:
         """A new trainable timm model for the run's classes and images, with its own seed."""
+
+    def twin(self, model: nn.Module) -> nn.Module:
+        """A trainable copy of ``model`` with weights of its own."""
+
+    def optimizer(self, network: nn.Module) -> Optimizer:
+        """The run's optimiser for a ``network`` of :meth:`backbone` or :meth:`twin`, with the run's learning rate."""
 
     def checkpoint(self, path: str | Path) -> nn.Module:
         """The network of a checkpoint, frozen, in evaluation mode; to resume, its weights must be unchanged."""

@@ -40,7 +40,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "pgd in parts": ("pgd", {**LINF, "augment": "flip", "accumulate": 3}),
     "awp in parts of the batch": ("awp", {**LINF, "ascent_on": "batch", "accumulate": 2}),
     "awp of the batch": ("awp", {**LINF, "ascent_on": "batch"}),
+    "n_fgsm": ("n_fgsm", {**SHORT, "eps": 0.1}),
+    "fgsm_pgi": ("fgsm_pgi", {**SHORT, "eps": 0.1}),
+    "second network": ("pgd", {**LINF, "objective": "lbgat"}),
+    "class means": ("pgd", {**LINF, "objective": "ikl"}),
 }
+# Exchanges of floats in a step beside that of the gradients: of the ascent, of a second network, of what is remembered.
+FURTHER = {"amp of the batch": 1, "awp of the batch": 1, "second network": 1, "class means": 1, "fgsm_pgi": 2}
 # An update that keeps a perturbation for each example of a batch, gathered from all ranks after each step.
 FREE: tuple[str, dict[str, Any]] = ("pgd", {**LINF, "update": FreeRule(replays=2)})
 # From the second step on, the weights differ in their last bits. The attack of TRADES climbs a divergence that begins

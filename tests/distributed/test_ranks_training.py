@@ -12,6 +12,7 @@ from cases import (  # type: ignore[import-not-found]
     BATCH,
     EXAMPLES,
     FREE,
+    FURTHER,
     LINF,
     METHODS,
     ONE,
@@ -71,7 +72,7 @@ def test_a_step_equals_that_of_one_process(name: str, ranks: Found) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_has_one_exchange(name: str, ranks: Found) -> None:
-    expected = STEPS * (2 if "of the batch" in name else 1)
+    expected = STEPS * (1 + FURTHER.get(name, 0))
     assert [found["methods"][name]["sums"] for found in ranks] == [expected, expected]
 
 

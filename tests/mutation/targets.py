@@ -13,11 +13,14 @@ _UPDATES = (
     "tests/unit/test_updates_perturbed.py",
     "tests/unit/test_updates_two_calls.py",
     "tests/unit/test_updates_batch_norm.py",
+    "tests/parity/test_free.py",
 )
 _OBJECTIVES = (
     "tests/parity/test_objectives.py",
     "tests/unit/test_objectives_api.py",
     "tests/parity/test_objectives_penalties.py",
+    "tests/parity/test_single_step.py",
+    "tests/parity/test_second_network.py",
 )
 _SCHEDULES = ("tests/unit/test_schedules_api.py", "tests/parity/test_schedules.py")
 _LAYERWISE = (

@@ -1,4 +1,4 @@
-"""AMP and AWP against their algorithms written out in numpy on quadratics, and AWP against ART's own trainer."""
+"""AMP, AWP, SAM and ASAM against their algorithms in numpy on quadratics, and AWP against ART's own trainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.updates import AMP, AWP
+from toolkit_ext.updates import AMP, AWP, SAM
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SHAPES = [(3, 2), (4,), (2, 2, 2)]
@@ -118,15 +118,58 @@ def test_awp_follows_its_equations(steps: int, inner_lr: float | None) -> None:
         np.testing.assert_allclose(parameter.detach().numpy(), array, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["amp", "awp"])
+def sam_perturbation(problem: Quadratic, theta: list[Array], rho: float, eta: float | None) -> list[Array]:
+    """SAM's; ASAM's with an ``eta``, where vectors are left as they are."""
+    scales = [np.abs(t) + eta if eta is not None and t.ndim > 1 else np.ones_like(t) for t in theta]
+    scaled = [s * g for s, g in zip(scales, problem.gradient(theta), strict=True)]
+    return [rho * s * g / norm(scaled) for s, g in zip(scales, scaled, strict=True)]
+
+
+@pytest.mark.parametrize("eta", [None, 0.0, 0.01, 0.5])
+@pytest.mark.parametrize("rho", [0.05, 2.0])
+def test_sam_and_asam_follow_their_algorithms(rho: float, eta: float | None) -> None:
+    problem = Quadratic(seed=4)
+    parameters = problem.parameters()
+    form = {} if eta is None else {"adaptive": True, "eta": eta}
+    optimizer = SAM(torch.optim.SGD(parameters, lr=0.1), rho, **form)  # type: ignore[arg-type]
+    for _ in range(4):
+        optimizer.step(problem.closure(parameters))
+    expected = follow(problem, lambda t: sam_perturbation(problem, t, rho, eta), 0.1, 4)
+    for parameter, array in zip(parameters, expected, strict=True):
+        np.testing.assert_allclose(parameter.detach().numpy(), array, rtol=1e-10, atol=1e-12)
+
+
+def test_asam_does_not_change_when_one_factor_of_a_product_grows_and_the_other_shrinks() -> None:
+    """L = ½ (Σ a b − 1)² is the same for (c a, b / c); so is L at the point that ASAM looks at, unlike SAM's."""
+    rises = []
+    for adaptive in (True, False):
+        for scale in (1.0, 10.0):
+            a, b = (nn.Parameter(torch.tensor([[v]], dtype=torch.float64)) for v in (0.8 * scale, 0.5 / scale))
+            optimizer = SAM(torch.optim.SGD([a, b], lr=0.0), 0.1, adaptive=adaptive, eta=0.0)
+
+            def closure(a: Tensor = a, b: Tensor = b) -> Tensor:
+                a.grad = b.grad = None
+                loss = 0.5 * ((a * b).sum() - 1) ** 2
+                torch.autograd.backward(loss)
+                return loss
+
+            optimizer.step(closure)
+            rises.append(optimizer.figures["rise_under_perturbation"].item())
+    assert rises[0] == pytest.approx(rises[1], rel=1e-12)
+    assert rises[2] != pytest.approx(rises[3], rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["amp", "awp", "sam"])
 def test_figures_and_returned_loss(kind: str) -> None:
     problem = Quadratic(seed=7)
     parameters = problem.parameters()
     base = torch.optim.SGD(parameters, lr=0.1)
     theta = problem.start
     if kind == "amp":
-        optimizer: AMP | AWP = AMP(base, epsilon=0.3)
+        optimizer: AMP | AWP | SAM = AMP(base, epsilon=0.3)
         delta = amp_perturbation(problem, theta, 1.0, 0.3, 1, per_tensor=False)
+    elif kind == "sam":
+        optimizer, delta = SAM(base, 0.3), sam_perturbation(problem, theta, 0.3, None)
     else:
         optimizer = AWP(base, gamma=0.3)
         delta = awp_perturbation(problem, theta, 0.3, 0.3, 1)

@@ -56,6 +56,10 @@ def test_names_in_the_method_space_exist() -> None:
     }
 
 
+def test_the_readme_counts_the_methods() -> None:
+    assert (DOCS.parent / "README.md").read_text().split("\n\n")[1].startswith(f"{len(TRAINERS)} methods of ")
+
+
 def test_formulas_keep_their_underscores(build: dict[str, Any]) -> None:
     assert build["markdown"]("``a_b`` and ∇_x L*") == r"`a_b` and ∇\_x L\*"
 

@@ -18,15 +18,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 sys.path.append(str(Path(__file__).parent / "trainers" / "extensions"))
 from free import Free  # type: ignore[import-not-found]
 from hat import HelperLoss  # type: ignore[import-not-found]
 
-from toolkit_ext.attacks import FGSM, PGD
+from toolkit_ext.attacks import ATTACKS, FGSM, PriorGuidedFGSM
 from toolkit_ext.errors import UserError
-from toolkit_ext.objectives import OBJECTIVES, Adversarial
+from toolkit_ext.objectives import OBJECTIVES, Adversarial, ImprovedKL, LearnedBoundary
+from toolkit_ext.objectives import HelperLoss as OwnHelperLoss
 from toolkit_ext.types import (
     AdversarialInputs,
     AfterStep,
@@ -43,7 +44,7 @@ from toolkit_ext.types import (
     TrainingStep,
     no_exchange,
 )
-from toolkit_ext.updates import UPDATES
+from toolkit_ext.updates import UPDATES, FreeRule
 
 EPS, LR, REPLAYS = 0.1, 0.2, 3
 
@@ -123,12 +124,19 @@ class Provided:
     """The run's resources, with one checkpoint."""
 
     exchange: GradientReducer = staticmethod(no_exchange)
+    examples: int | None = None
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         self.networks = networks
 
     def backbone(self, name: str, **options: Any) -> nn.Module:
         raise UserError(f"backbone: {name!r} is not known")
+
+    def twin(self, model: nn.Module) -> nn.Module:
+        return deepcopy(model)
+
+    def optimizer(self, network: nn.Module) -> Optimizer:
+        return SGD(network.parameters(), lr=LR)
 
     def checkpoint(self, path: str | Path) -> nn.Module:
         return self.networks[str(path)].eval().requires_grad_(False)
@@ -195,12 +203,24 @@ def test_a_universal_perturbation_is_the_state_of_an_attack() -> None:
     assert seen == [1, 1, 1, 1]
 
 
-def test_choices_of_today_have_no_capability_they_do_not_need() -> None:
-    kinds = (Bindable, Stateful, AfterStep, RemembersExamples, InputUpdate)
-    for choice in (PGD(), *(kind() for kind in OBJECTIVES.values())):
-        assert not any(isinstance(choice, kind) for kind in kinds)
+CAPABILITIES = (Bindable, Stateful, AfterStep, RemembersExamples, InputUpdate)
+BINDABLE = {PriorGuidedFGSM, OwnHelperLoss, LearnedBoundary, ImprovedKL}
+
+
+@pytest.mark.parametrize("kind", [*ATTACKS.values(), *OBJECTIVES.values()], ids=lambda kind: kind.__name__)
+def test_choices_have_no_capability_they_do_not_need(kind: Any) -> None:
+    found = {capability for capability in CAPABILITIES if isinstance(kind(), capability)}
+    assert found == ({Bindable} if kind in BINDABLE else set())
+
+
+def test_what_remembers_examples_is_refused_where_they_have_no_numbers() -> None:
+    with pytest.raises(UserError, match="attack: fgsm_pgi remembers examples; it is not allowed with data that has no"):
+        PriorGuidedFGSM().bind(network(), Provided({}))
+
+
+def test_updates_keep_state_and_free_alone_moves_inputs() -> None:
     for rule in UPDATES.values():
         model = network()
         update = rule().bind(model, SGD(model.parameters(), lr=LR))
         assert isinstance(update, Stateful)
-        assert not isinstance(update, InputUpdate)
+        assert isinstance(update, InputUpdate) == (rule is FreeRule)

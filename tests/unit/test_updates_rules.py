@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Closure, Losses, StepReport, Update
-from toolkit_ext.updates import UPDATES, AMPRule, AWPRule, DualRule, PlainRule
+from toolkit_ext.updates import UPDATES, AMPRule, ASAMRule, AWPRule, DualRule, FreeRule, PlainRule, SAMRule
 
-ALL = pytest.mark.parametrize("name", list(UPDATES))
+RULES = pytest.mark.parametrize("name", list(UPDATES))
+# Free training moves the inputs as well, so it has no closure; see tests/parity/test_free.py.
+ALL = pytest.mark.parametrize("name", sorted(UPDATES.keys() - {"free"}))
 X = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(5))
 Y = torch.arange(8) % 3
 FIGURES = {
@@ -24,6 +26,8 @@ FIGURES = {
     "dual": {"clean_grad_norm", "adversarial_grad_norm", "grad_cosine", "clean_step_norm", "adversarial_step_norm"},
     "amp": {"perturbation_norm", "rise_under_perturbation"},
     "awp": {"perturbation_norm", "rise_under_perturbation"},
+    "sam": {"perturbation_norm", "rise_under_perturbation"},
+    "asam": {"perturbation_norm", "rise_under_perturbation"},
 }
 
 
@@ -48,7 +52,7 @@ def bound(name: str, **options: Any) -> tuple[nn.Sequential, Update]:
     return model, UPDATES[name](**options).bind(model, optimizer)
 
 
-@ALL
+@RULES
 def test_hyper_parameters_have_unique_names_defaults_and_help(name: str) -> None:
     rule = UPDATES[name]
     assert is_dataclass(rule)
@@ -121,7 +125,7 @@ def test_batch_norm_counts_a_batch_as_often_as_the_closure_passes_it(name: str) 
     assert model[1].num_batches_tracked == 2
 
 
-@pytest.mark.parametrize("name", ["amp", "awp"])
+@pytest.mark.parametrize("name", ["amp", "awp", "sam", "asam"])
 @pytest.mark.parametrize(("passes", "count"), [("last", 2), ("every", 4)])
 def test_batch_norm_options_reach_the_optimiser(name: str, passes: str, count: int) -> None:
     model, update = bound(name, **{f"{name}_batch_norm": passes})
@@ -129,9 +133,10 @@ def test_batch_norm_options_reach_the_optimiser(name: str, passes: str, count: i
     assert model[1].num_batches_tracked == count
 
 
-def test_amp_and_awp_with_nothing_to_perturb_are_plain() -> None:
+def test_with_nothing_to_perturb_they_are_plain() -> None:
     models = []
-    for name, options in [("plain", {}), ("amp", {"amp_epsilon": 0.0}), ("awp", {"awp_gamma": 0.0})]:
+    radii = {"amp": "amp_epsilon", "awp": "awp_gamma", "sam": "sam_rho", "asam": "asam_rho"}
+    for name, options in [("plain", {}), *((name, {radius: 0.0}) for name, radius in radii.items())]:
         model, update = bound(name, **options)
         for _ in range(3):
             update.step(terms(model))
@@ -163,7 +168,24 @@ def test_awp_perturbs_weights_by_name() -> None:
     torch.testing.assert_close(moved, 0.1 * weights[0].norm())
 
 
-@pytest.mark.parametrize("name", ["amp", "awp"])
+def test_asam_scales_weights_by_name_those_of_batch_norm_too() -> None:
+    moved: dict[str, torch.Tensor] = {}
+    model, update = bound("asam", asam_rho=0.1, asam_eta=0.0)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradients = torch.autograd.grad(terms(model)().total, list(model.parameters()))
+    scales = [s.abs() if "weight" in name else torch.ones_like(s) for name, s in start.items()]
+    size = torch.cat([(s * g).flatten() for s, g in zip(scales, gradients, strict=True)]).norm()
+
+    def closure() -> Losses:
+        moved.update({name: p.detach() - start[name] for name, p in model.named_parameters()})
+        return terms(model)()
+
+    update.step(closure)
+    for delta, scale, gradient in zip(moved.values(), scales, gradients, strict=True):
+        torch.testing.assert_close(delta, 0.1 * scale**2 * gradient / size, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["amp", "awp", "sam", "asam"])
 def test_statistics_of_a_compiled_model_are_those_of_one_pass(name: str) -> None:
     model = network()
     compiled = torch.compile(model, backend="eager")
@@ -194,7 +216,7 @@ def test_dual_needs_both_terms() -> None:
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("name", ["dual", "amp", "awp"])
+@pytest.mark.parametrize("name", sorted(UPDATES.keys() - {"plain"}))
 def test_only_the_plain_update_takes_a_gradient_scaler(name: str) -> None:
     model = network()
     scaler = torch.amp.GradScaler("cpu")
@@ -239,6 +261,9 @@ def test_the_scaler_changes_nothing_but_leaves_out_steps_that_overflow(fused: bo
         (AWPRule, {"awp_steps": -1}, "awp_steps: -1 is not allowed"),
         (AWPRule, {"awp_inner_lr": -1.0}, "awp_inner_lr: -1.0 is not allowed"),
         (AWPRule, {"awp_batch_norm": ""}, "awp_batch_norm: '' is not known"),
+        (SAMRule, {"sam_rho": -0.1}, "sam_rho: -0.1 is not allowed"),
+        (ASAMRule, {"asam_eta": float("nan")}, "asam_eta: nan is not allowed"),
+        (FreeRule, {"free_replays": 0}, "free_replays: 0 is not allowed"),
     ],
 )
 def test_options_outside_their_range(rule: type, options: dict[str, Any], message: str) -> None:

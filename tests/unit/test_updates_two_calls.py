@@ -1,4 +1,4 @@
-"""``first_step`` and ``second_step`` of AMP and AWP: the step with a closure, in several calls, also with a scaler."""
+"""``first_step`` and ``second_step`` of AMP, AWP, SAM: a step with a closure in several calls, also with a scaler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.updates import AMP, AWP, hold_running_statistics
+from toolkit_ext.updates import AMP, AWP, SAM, hold_running_statistics
 from toolkit_ext.updates.perturbed import PerturbedOptimizer
 
 X = torch.rand(6, 2, 5, 5, generator=torch.Generator().manual_seed(5))
@@ -26,6 +26,8 @@ CASES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "awp": (AWP, {"gamma": 0.1}),
     "awp of two ascents": (AWP, {"gamma": 0.1, "steps": 2}),
     "awp without ascents": (AWP, {"steps": 0}),
+    "sam": (SAM, {"rho": 0.1}),
+    "asam": (SAM, {"rho": 0.5, "adaptive": True}),
 }
 
 

@@ -4,6 +4,7 @@ from toolkit_ext.attacks.generation import attackable, generate
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
 from toolkit_ext.attacks.layerwise import Deep
 from toolkit_ext.attacks.multi_attack import MultiAttack
+from toolkit_ext.attacks.single_step import NoiseFGSM, NuclearFGSM, PriorGuidedFGSM
 from toolkit_ext.types import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -15,6 +16,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "tpgd": TPGD,
     "multi_attack": MultiAttack,
     "deep": Deep,
+    "n_fgsm": NoiseFGSM,
+    "nuat": NuclearFGSM,
+    "fgsm_pgi": PriorGuidedFGSM,
 }
 
 __all__ = [
@@ -26,6 +30,9 @@ __all__ = [
     "Deep",
     "MultiAttack",
     "NoAttack",
+    "NoiseFGSM",
+    "NuclearFGSM",
+    "PriorGuidedFGSM",
     "RandomFGSM",
     "attackable",
     "generate",

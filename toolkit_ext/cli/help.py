@@ -54,7 +54,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
             "weight_decay",
         ),
         *("lr_schedule", "warmup_epochs"),
-        *("milestones", "ema_decay", "clip_grad", "seed"),
+        *("milestones", "ema_decay", "swa_start", "clip_grad", "seed"),
     ),
     "Augmentation and balance of classes": (
         *("augment", "crop_padding", "crop_scale", "auto_augment", "rand_ops", "rand_magnitude"),

@@ -120,8 +120,13 @@ def script(text: str | None, **defaults: str) -> Callable[[Callable[..., None]],
     return decorate
 
 
-def recipe(experiment: Experiment, text: str | None) -> None:
-    """Run ``experiment`` as a script whose ``--help`` says ``text``; bad input ends in one line and exit code 2."""
+def recipe(experiment: Experiment, text: str | None, **small: Any) -> None:
+    """Run ``experiment`` as a script whose ``--help`` says ``text``; bad input ends in one line and exit code 2.
+
+    ``small`` are fields of the experiment that ``--smoke`` runs, such as another ``backbone``.
+    """
+
+    reduced = small
 
     @script(text)
     @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
@@ -129,7 +134,7 @@ def recipe(experiment: Experiment, text: str | None) -> None:
     @click.option("--resume", is_flag=True, help="go on from the checkpoint of the same run")
     def main(context: RunContext, small: bool, seed: int, data: str) -> None:
         chosen = replace(experiment, seed=seed, data=data)
-        record = run(smoke(chosen) if small else chosen, context)
+        record = run(replace(smoke(chosen), **reduced) if small else chosen, context)
         console.show_table(console.results_table([record]))
 
     guarded(main)

@@ -18,6 +18,11 @@ _HALF = (torch.float16, torch.bfloat16)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+def single(logits: Tensor) -> Tensor:
+    """``logits`` in single precision or better."""
+    return logits.float() if logits.dtype in _HALF else logits
+
+
 def log_probabilities(logits: Tensor) -> Tensor:
     """``log softmax`` of ``logits`` ``[N, K]``, in single precision or better: half would lose small divergences."""
     return F.log_softmax(logits, dim=1, dtype=torch.float32 if logits.dtype in _HALF else None)
@@ -36,8 +41,7 @@ def boosted_cross_entropy(log_p: Tensor, y: Tensor) -> Tensor:
 
 def squared_norms(gradients: Tensor, norm: str) -> Tensor:
     """``‖g_i‖_p²`` of each example ``[N]``; ``gradients`` is ``[N, ...]``. Differentiable at 0 for L2."""
-    flat = gradients.flatten(1)
-    flat = flat.float() if flat.dtype in _HALF else flat
+    flat = single(gradients.flatten(1))
     if norm == "L2":
         return flat.square().sum(dim=1)
     size = flat.abs()
@@ -52,25 +56,57 @@ def penalised_loss(
     Raises:
         UserError: no gradient reaches the inputs, or the penalty overflowed in float16.
     """
-    inputs = at.inputs.detach().requires_grad_()
-    # Fused attention kernels cannot be differentiated twice.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        logits = replace(at, inputs=inputs).logits(model)
-        loss = loss_fn(logits, y)
-        penalty = squared_norms(_input_gradients(loss * len(y), inputs), norm).mean()
-    kind = logits.device.type
-    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
-    if (half or logits.dtype is torch.float16) and not torch.isfinite(penalty):
-        advice = "use fp32 or bf16-mixed with gradient_penalty"
-        raise UserError(f"precision: the gradient penalty overflowed in fp16; {advice}")
+    loss, gradients = _input_gradients(model, at, y, loss_fn, "gradient_penalty")
+    penalty = squared_norms(gradients, norm).mean()
+    _check_overflow(penalty, gradients, "gradient_penalty")
     return loss, penalty
 
 
-def _input_gradients(total: Tensor, inputs: Tensor) -> Tensor:
-    found = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True) if total.requires_grad else (None,)
-    if found[0] is None:
-        raise UserError("objective: 'gradient_penalty' needs logits that depend smoothly on the inputs; these do not")
-    return found[0]
+def misalignment(model: nn.Module, x: Tensor, y: Tensor, loss_fn: LossFn, eps: float) -> Tensor:
+    """``(1/N) Σ_i (1 − cos(∇L_i(x_i), ∇L_i(x_i + η_i)))``, ``η`` uniform in ``[−eps, eps]``; 0 where one is zero.
+
+    Raises:
+        UserError: no gradient reaches the inputs, or the penalty overflowed in float16.
+    """
+    points = (x, x + eps * (2 * torch.rand_like(x) - 1))
+    found = [_input_gradients(model, AdversarialInputs(point), y, loss_fn, "grad_align")[1] for point in points]
+    flat = [single(gradient.flatten(1)) for gradient in found]
+    sizes = [gradient.norm(dim=1) for gradient in flat]
+    # A zero gradient has no direction: it is replaced before the division, whose derivative would be NaN.
+    usable = (sizes[0] > 0) & (sizes[1] > 0)
+    product = torch.where(usable, sizes[0] * sizes[1], torch.ones_like(sizes[0]))
+    cosine = (flat[0] * flat[1]).sum(dim=1) / product
+    penalty = torch.where(usable, 1 - cosine, torch.zeros_like(cosine)).mean()
+    _check_overflow(penalty, found[0], "grad_align")
+    return penalty
+
+
+def _input_gradients(
+    model: nn.Module, at: AdversarialInputs, y: Tensor, loss_fn: LossFn, objective: str
+) -> tuple[Tensor, Tensor]:
+    """The mean loss on ``at`` and the gradient of the summed loss at its inputs, both with a graph."""
+    inputs = at.inputs.detach().requires_grad_()
+    # Fused attention kernels cannot be differentiated twice.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        loss = loss_fn(replace(at, inputs=inputs).logits(model), y)
+        total, found = loss * len(y), None
+        if total.requires_grad:
+            (found,) = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True)
+    if found is None:
+        raise UserError(f"objective: '{objective}' needs logits that depend smoothly on the inputs; these do not")
+    return loss, found
+
+
+def _check_overflow(penalty: Tensor, gradients: Tensor, objective: str) -> None:
+    kind = gradients.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
+    if (half or gradients.dtype is torch.float16) and not torch.isfinite(penalty):
+        raise UserError(f"precision: the gradient penalty overflowed in fp16; use fp32 or bf16-mixed with {objective}")
+
+
+def nuclear_norm(matrix: Tensor) -> Tensor:
+    """The sum of the singular values of ``[N, K]``, in single precision or better."""
+    return torch.linalg.matrix_norm(single(matrix), "nuc")  # type: ignore[no-any-return]
 
 
 def weight_matrices(model: nn.Module) -> list[Tensor]:

@@ -101,7 +101,11 @@ class Accumulation:
             with self.parallel.drawing(rows):
                 found.append(generate(_part(batch, rows, AdversarialInputs(batch.x[rows]))))
         inputs = torch.cat([part.inputs for part in found])
-        return InParts(inputs, parts=tuple(found)) if self.inside else AdversarialInputs(inputs)
+        starts = [part.start for part in found if part.start is not None]
+        start = torch.cat(starts) if len(starts) == len(found) else None
+        return (
+            InParts(inputs, start=start, parts=tuple(found)) if self.inside else AdversarialInputs(inputs, start=start)
+        )
 
     def losses(self, batch: Batch, compute: Callable[[Batch], Losses]) -> Losses:
         """The terms of ``batch``, which ``compute`` gives for a part of it."""
@@ -115,15 +119,20 @@ class Accumulation:
     def _split(self, batch: Batch) -> list[Batch]:
         perturbed, rows = batch.perturbed, self.rows(len(batch.y))
         made = perturbed.parts if isinstance(perturbed, InParts) else ()
-        parts = made or [replace(perturbed, inputs=perturbed.inputs[each]) for each in rows]
+        parts = made or [_cut(perturbed, each) for each in rows]
         return [_part(batch, each, inputs) for each, inputs in zip(rows, parts, strict=True)]
+
+
+def _cut(perturbed: AdversarialInputs, rows: slice) -> AdversarialInputs:
+    start = None if perturbed.start is None else perturbed.start[rows]
+    return replace(perturbed, inputs=perturbed.inputs[rows], start=start)
 
 
 def _part(batch: Batch, rows: slice, perturbed: AdversarialInputs) -> Batch:
     first = batch.part.rows.start or 0
     indices = None if batch.part.indices is None else batch.part.indices[rows]
     place = BatchPart(slice(first + rows.start, first + rows.stop), indices, _refuse)
-    return Batch(batch.x[rows], batch.y[rows], perturbed, place)
+    return Batch(batch.x[rows], batch.y[rows], perturbed, place, batch.eps)
 
 
 def _refuse(own: Tensor) -> Tensor:

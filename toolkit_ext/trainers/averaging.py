@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, without waiting for the device."""
+"""Averages of a model's weights during training: a moving one, and the equal one of stochastic weight averaging."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.trainers.config import LoopConfig
 
 
 class WeightAverage(AveragedModel):
@@ -41,6 +44,59 @@ class WeightAverage(AveragedModel):
                 torch._foreach_copy_(averages, values)
         self._started = True
         self.n_averaged += 1
+
+    def after_step(self, model: nn.Module) -> None:
+        """Follow a step of the update."""
+        self.update_parameters(model)
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Nothing: this average moves with every step."""
+
+
+class EpochAverage(AveragedModel):
+    """``m ← m + (θ − m) / n`` after the n-th epoch after ``start``; up to then m is θ after the last epoch.
+
+    Running statistics of batch norm are averaged like weights; the paper computes them anew in a pass over the data.
+    Counts of batches are those of θ.
+
+    Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: Averaging weights leads to wider optima and better generalization.
+    UAI 2018, algorithm 1.
+
+    Args:
+        model: The model that is followed.
+        start: Epochs whose weights do not enter the average.
+    """
+
+    def __init__(self, model: nn.Module, start: int) -> None:
+        super().__init__(model, use_buffers=True)
+        self.start = start
+
+    def after_step(self, model: nn.Module) -> None:
+        """Nothing: this average moves with every epoch."""
+
+    @torch.no_grad()
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Take the weights after ``epoch`` (1 is the first) into the average."""
+        count = max(epoch - self.start, 1)
+        for mine, theirs in zip(_tensors(self.module), _tensors(model), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 / count)
+            else:
+                mine.copy_(theirs)
+        self.n_averaged.fill_(count)
+
+
+def make_average(model: nn.Module, loop: LoopConfig, epochs: int) -> WeightAverage | EpochAverage | None:
+    """The average that ``ema_decay`` or ``swa_start`` asks for.
+
+    Raises:
+        UserError: ``swa_start`` leaves no epoch to average.
+    """
+    if loop.swa_start >= epochs:
+        raise UserError(f"swa_start: {loop.swa_start} is not allowed; it must be below the {epochs} epochs")
+    if loop.swa_start:
+        return EpochAverage(model, loop.swa_start)
+    return WeightAverage(model, loop.ema_decay) if loop.ema_decay else None
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

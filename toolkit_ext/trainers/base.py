@@ -287,8 +287,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
         scheduled = update.scheduled if isinstance(update, PartlyScheduled) else update.optimizers
         shape, classes = self._classifier.input_shape, self._classifier.nb_classes
-        resources = RunResources(tuple(shape), classes, device, loop.seed, parallel.exchange_ascent)
+        exchange, known = parallel.exchange_ascent, getattr(source, "examples", None)
+        resources = RunResources(tuple(shape), classes, device, exchange, loop, known, self._scheduler is None)
         extensions = Extensions(axes, model, resources)
+        scheduled = [*scheduled, *resources.optimizers]
         own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
         resets = self.axes.schedule.resets(epochs)
         return Run(

@@ -99,6 +99,11 @@ class ImageSource:
         self.ranks = ranks
         self._balanced = BalancedOrder(y) if balanced else None
 
+    @property
+    def examples(self) -> int:
+        """Number of training examples."""
+        return len(self.x)
+
     def __len__(self) -> int:
         # A last batch of one example has no batch statistics; it is left out (another one in every epoch).
         full, rest = divmod(len(self.x), self.batch_size)

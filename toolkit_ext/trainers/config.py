@@ -83,6 +83,12 @@ class LoopConfig:
     milestones: tuple[int, ...] = option((), "epochs at which multistep divides the rate by 10; none is 1/2 and 3/4")
     label_smoothing: float = option(0.0, "label smoothing of the cross-entropy, in [0, 1)", BELOW_ONE)
     ema_decay: float = option(0.0, "decay of the weight average that is evaluated and kept; 0 is off", BELOW_ONE)
+    swa_start: int = option(
+        0,
+        "epochs before the equal average of the weights after each later one (SWA), in place of ema_decay; 0 is off",
+        NOT_NEGATIVE,
+        earlier=0,
+    )
     clip_grad: float = option(0.0, "largest norm of the gradient of a step; 0 is off", NOT_NEGATIVE)
     augment: str = option(
         "none", "on the device: none, flip, crop (a random shift), crop-flip, resized-crop or resized-crop-flip"
@@ -192,6 +198,8 @@ class LoopConfig:
             from timm.optim import list_optimizers  # it imports torch
 
             check_choice("optimizer", self.optimizer, {*OPTIMIZERS, *list_optimizers()})
+        if self.ema_decay and self.swa_start:
+            raise UserError("swa_start: not allowed with ema_decay; there is one weight average")
         check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_choice("augment", self.augment, AUGMENTATIONS)
         check_choice("precision", self.precision, PRECISIONS)

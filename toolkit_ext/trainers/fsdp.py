@@ -46,8 +46,11 @@ def check_sharding(axes: Axes, optimizer: Optimizer | None, ranks: Ranks, device
         if axes.names[axis] not in allowed:
             raise UserError(f"{axis}: {axes.names[axis]} is not allowed with sharding fsdp; {', '.join(allowed)}")
     loop = axes.loop
-    if loop.ema_decay or loop.spectral != "none" or loop.precision == "fp16-mixed" or loop.sync_batch_norm:
-        raise UserError("sharding: fsdp is not allowed with ema_decay, spectral, fp16-mixed or sync_batch_norm")
+    averaged = loop.ema_decay or loop.swa_start
+    if averaged or loop.spectral != "none" or loop.precision == "fp16-mixed" or loop.sync_batch_norm:
+        raise UserError(
+            "sharding: fsdp is not allowed with ema_decay, swa_start, spectral, fp16-mixed or sync_batch_norm"
+        )
     if loop.compile_mode != "none":
         raise UserError(f"compile_mode: {loop.compile_mode} is not allowed with sharding fsdp; use none")
     if optimizer is not None:

@@ -15,7 +15,7 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.trainers.accumulation import Accumulation
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.augmentation import Augmentation
-from toolkit_ext.trainers.averaging import WeightAverage
+from toolkit_ext.trainers.averaging import make_average
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, isolated_rng, seed_of
 from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
 from toolkit_ext.trainers.compose import Axes, earlier
@@ -80,7 +80,7 @@ class Run:
         self.device = next(self.model.parameters()).device
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
         self.trace = GradientTrace()
-        self.average = WeightAverage(self.model, loop.ema_decay) if loop.ema_decay else None
+        self.average = make_average(self.model, loop, self.epochs)
         self.attacks = AttackRunner(self.model, self.plan, self.axes.attack)
         self.clock = SaveClock(self.save_every if self.folder else 0.0, self.parallel.ranks)
         self.finite = NonFiniteCheck(
@@ -93,7 +93,7 @@ class Run:
         self.meter = GradientMeter(loop.clip_grad, self.finite.gradient)
         self.parallel.share(self.update, loop, self.axes.names["update"], self.finite.gradients)
         self._shown = 0.0
-        told = settings_of(self.axes, self.fingerprint, self.epochs, self.extra)
+        told = settings_of(self.extensions.given, self.fingerprint, self.epochs, self.extra)
         path = self.folder.path if self.folder else None
         self.trackers = Trackers(self.track, path, told, self.parallel.ranks)
 
@@ -126,6 +126,8 @@ class Run:
             began = time.perf_counter() - (self.unfinished.seconds if self.unfinished else 0.0)
             with isolated_rng(seed_of(self.axes.loop.seed, epoch, TRAINING)):
                 row: dict[str, Any] = {"epoch": epoch, **self._epoch(epoch, began)}
+            if self.average:
+                self.average.after_epoch(self.model, epoch)
             if every and (epoch % every == 0 or epoch == self.epochs):
                 with isolated_rng(seed_of(self.axes.loop.seed, MEASURING)):
                     row |= self.monitor.measure(self.measured, row["eps"])
@@ -176,11 +178,11 @@ class Run:
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
         x, y, part = self.parallel.take(*self.augmentation(x, y), indices)
         x = self.plan.arrange(x)
-        batch = Batch(x, y, AdversarialInputs(x), part)
+        batch = Batch(x, y, AdversarialInputs(x), part, eps)
         report = self._update(batch, self.axes.attack.at(eps=eps, step=number), number)
         self.scheduler.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.after_step(self.model)
         self.extensions.after_step(self.model, batch)
         return self._figures(report)
 

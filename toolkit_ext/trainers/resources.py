@@ -9,12 +9,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
+from toolkit_ext.fast.frozen_copy import plain_copy
 from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.batches import isolated_rng, seed_of
 from toolkit_ext.trainers.compose import Axes
+from toolkit_ext.trainers.config import LoopConfig
+from toolkit_ext.trainers.fine_tuning import make_optimizer
 from toolkit_ext.trainers.state import digest
 from toolkit_ext.types import AfterStep, Batch, Bindable, GradientReducer, Stateful
 
@@ -30,13 +34,24 @@ class RunResources:
         device: where the model is trained.
         seed: the run's seed; each network has one of its own.
         exchange: turns means over this process's part of a batch into those over the whole.
+        loop: the run's configuration, for optimisers of its networks.
+        examples: number of training examples, where they are numbered.
+        scheduled: the run makes its own learning-rate schedules.
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], num_classes: int, device: torch.device, seed: int, exchange: GradientReducer
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        device: torch.device,
+        exchange: GradientReducer,
+        loop: LoopConfig,
+        examples: int | None = None,
+        scheduled: bool = True,
     ) -> None:
-        self.input_shape, self.num_classes, self.device, self.seed = input_shape, num_classes, device, seed
-        self.exchange = exchange
+        self.input_shape, self.num_classes, self.device, self.loop = input_shape, num_classes, device, loop
+        self.exchange, self.examples, self.scheduled, self.seed = exchange, examples, scheduled, loop.seed
+        self.optimizers: list[Optimizer] = []
         self._networks: list[nn.Module] = []
         self._checkpoints: list[str] = []
         self._averages: list[tuple[WeightAverage, nn.Module]] = []
@@ -50,6 +65,24 @@ class RunResources:
             )
         self._networks.append(model.to(self.device))
         return model
+
+    def twin(self, model: nn.Module) -> nn.Module:
+        """A trainable copy of ``model``; parametrised weights (spectral norm) become plain ones."""
+        made = plain_copy(model).train().requires_grad_(True)
+        self._networks.append(made)
+        return made
+
+    def optimizer(self, network: nn.Module) -> Optimizer:
+        """The run's optimiser for ``network``, one rate for all of its layers; the run's schedule moves it.
+
+        Raises:
+            UserError: the run's schedule is the caller's.
+        """
+        if not self.scheduled:
+            raise UserError("scheduler: not allowed with an objective that trains a second network; use lr_schedule")
+        made = make_optimizer(network, replace(self.loop, layer_decay=1.0, head_lr=0.0), self.device)
+        self.optimizers.append(made)
+        return made
 
     def checkpoint(self, path: str | Path) -> nn.Module:
         """The network of a checkpoint folder, frozen, in evaluation mode.
@@ -81,7 +114,9 @@ class RunResources:
         """The networks in the order in which they were asked for, and what identifies the checkpoints."""
         networks = [network.state_dict() for network in self._networks]
         averages = [average.state_dict() for average, _ in self._averages]
-        return {"networks": networks, "averages": averages, "checkpoints": list(self._checkpoints)}
+        found = {"networks": networks, "averages": averages, "checkpoints": list(self._checkpoints)}
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        return found | ({"optimizers": optimizers} if optimizers else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -95,13 +130,15 @@ class RunResources:
             network.load_state_dict(saved)
         for (average, _), saved in zip(self._averages, state["averages"], strict=True):
             average.load_state_dict(saved)
+        for optimizer, saved in zip(self.optimizers, state.get("optimizers", ()), strict=True):
+            optimizer.load_state_dict(saved)
 
 
 class Extensions:
     """The choices of a run that bind, keep state or move on after a step, and the run's resources for them."""
 
     def __init__(self, axes: Axes, model: nn.Module, resources: RunResources) -> None:
-        self.resources = resources
+        self.resources, self.given = resources, axes  # as given, before they are bound
         bound = {name: getattr(axes, name) for name in ("attack", "objective")}
         for name, choice in bound.items():
             if isinstance(choice, Bindable):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from toolkit_ext.bounds import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_options
 from toolkit_ext.errors import UserError, check_choice, check_positive
@@ -47,6 +47,13 @@ def check_awp(prefix: str, gamma: float, steps: int, inner_lr: float | None, bat
     if inner_lr is not None:
         check_positive(f"{prefix}inner_lr", inner_lr)
     check_count(f"{prefix}steps", steps)
+    check_choice(f"{prefix}batch_norm", batch_norm, get_args(BatchNormPasses))
+
+
+def check_sam(prefix: str, rho: float, eta: float, batch_norm: str) -> None:
+    """Raise :class:`UserError` if an option of SAM or ASAM, named with ``prefix``, is outside its range."""
+    check_positive(f"{prefix}rho", rho, zero=True)
+    check_positive(f"{prefix}eta", eta, zero=True)
     check_choice(f"{prefix}batch_norm", batch_norm, get_args(BatchNormPasses))
 
 
@@ -155,3 +162,47 @@ class AWPRule:
         weights = [p for name, p in model.named_parameters() if "weight" in name and p.ndim > 1]
         ball = (self.awp_gamma, self.awp_steps, self.awp_inner_lr)
         return PerturbedUpdate(AWP(optimizer, *ball, weights=weights, batch_norm=self.awp_batch_norm, model=model))
+
+
+@dataclass(frozen=True)
+class SAMRule:
+    """Hyper-parameters of sharpness-aware minimisation (:class:`.SAM`), on the weighted sum of all loss terms."""
+
+    sam_rho: float = option(0.05, "radius of the L2 ball around the weights in which SAM raises the loss; 0: off")
+    sam_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_sam("sam_", self.sam_rho, 0.0, self.sam_batch_norm)
+
+    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
+        from toolkit_ext.updates.perturbed import PerturbedUpdate
+        from toolkit_ext.updates.sharpness import SAM
+
+        check_no_scaler("sam", scaler)
+        return PerturbedUpdate(SAM(optimizer, self.sam_rho, batch_norm=self.sam_batch_norm, model=model))
+
+
+@dataclass(frozen=True)
+class ASAMRule:
+    """Hyper-parameters of adaptive SAM (:class:`.SAM` with ``adaptive``), on the weighted sum of all loss terms.
+
+    As in the authors' code it scales parameters with ``weight`` in their name, those of batch norm among them.
+    """
+
+    asam_rho: float = option(0.5, "radius of ASAM's ball, relative to the size of each weight; 0: off")
+    asam_eta: float = option(0.01, "constant added to the size of each weight in ASAM's scaling")
+    asam_batch_norm: BatchNormPasses = option("once", _BATCH_NORM_HELP)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_sam("asam_", self.asam_rho, self.asam_eta, self.asam_batch_norm)
+
+    def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
+        from toolkit_ext.updates.perturbed import PerturbedUpdate
+        from toolkit_ext.updates.sharpness import SAM
+
+        check_no_scaler("asam", scaler)
+        scaled = [p for name, p in model.named_parameters() if "weight" in name]
+        how: dict[str, Any] = {"adaptive": True, "eta": self.asam_eta, "weights": scaled}
+        return PerturbedUpdate(SAM(optimizer, self.asam_rho, **how, batch_norm=self.asam_batch_norm, model=model))

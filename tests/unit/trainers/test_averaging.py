@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from toolkit_ext import data
+from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import PGDTrainer, as_classifier
-from toolkit_ext.trainers.averaging import WeightAverage
+from toolkit_ext.trainers.averaging import EpochAverage, WeightAverage
 from toolkit_ext.trainers.batches import seed_of
 
 # Of eighths whole numbers have exact averages, of which no rounding changes the whole part.
@@ -119,6 +120,46 @@ def test_the_average_is_that_of_a_loop_written_by_hand(
     of_weights, of_average = ([right(pair[i], x_held, y_held) for pair in by_hand] for i in (0, 1))
     assert measured == of_average
     assert all(ours != theirs for ours, theirs in zip(measured, of_weights, strict=True))
+
+
+@pytest.mark.parametrize("stops", [(EPOCHS,), (2, EPOCHS)], ids=["at_once", "resumed"])
+def test_stochastic_weight_averaging_is_the_mean_of_the_later_epochs(
+    stops: tuple[int, ...], digits: tuple[Tensor, ...], tmp_path: Path
+) -> None:
+    x, y, *_ = digits
+    quiet: dict[str, Any] = {"batch_size": BATCH, "nb_epochs": EPOCHS, "progress": False, "run_dir": tmp_path}
+    for stop in stops:
+        options = {**BUDGET, **STEADY, "validation_fraction": 0, "measure_every": 0}
+        trainer = PGDTrainer(as_classifier(network(), (1, 8, 8), 10), swa_start=1, **options)
+        trainer.fit(x, y, resume=True, stop_after=stop, **quiet)
+    (_, second, last) = [weights for weights, _ in averages_by_hand(x, y)]
+    mean = {n: (second[n] + v) / 2 if v.is_floating_point() else v for n, v in last.items()}
+    check_equal(copied(trainer.model), last)
+    check_equal(load_file(tmp_path / "last" / "model.safetensors"), mean)
+
+
+def test_before_its_start_the_average_of_epochs_is_the_model() -> None:
+    model, average = network(), EpochAverage(network(), 2)
+    for epoch in (1, 2, 3):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(epoch)
+        average.after_epoch(model, epoch)
+        assert all(torch.equal(a, b) for a, b in zip(average.module.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"swa_start": 1, "ema_decay": 0.9}, "swa_start: not allowed with ema_decay"),
+        ({"swa_start": 3}, "swa_start: 3 is not allowed; it must be below the 3 epochs"),
+    ],
+    ids=["both", "late"],
+)
+def test_averages_that_cannot_be_made_are_refused(options: dict[str, Any], message: str) -> None:
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+    with pytest.raises(UserError, match=message):
+        PGDTrainer(as_classifier(network(), (1, 8, 8), 10), **options).fit(x, y, batch_size=4, nb_epochs=3)
 
 
 def test_the_average_is_torchs_own_bit_for_bit_also_after_a_restart() -> None:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
-from toolkit_ext.trainers import PGDTrainer, as_classifier
+from toolkit_ext.trainers import TRAINERS, PGDTrainer, as_classifier
 from toolkit_ext.trainers.batches import ImageSource, seed_of
 from toolkit_ext.types import AdversarialInputs, Attack, Batch, BatchPart, Losses, LossFn, Objective, Resources
 
@@ -230,6 +230,25 @@ def test_a_helper_of_other_classes_is_refused(tmp_path: Path) -> None:
     backbones.save_model(network, tmp_path / "four")
     with pytest.raises(UserError, match=r"checkpoint .*four: has 4 classes; the run has 3"):
         trainer(objective=HelperLoss(hat_helper=str(tmp_path / "four"))).fit(*images(), **QUIET)
+
+
+def test_a_second_network_needs_a_schedule_of_the_run() -> None:
+    made = as_classifier(model(), (1, 8, 8), 3)
+    torch_schedule = lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer)  # noqa: E731
+    own = TRAINERS["lbgat"](made, scheduler=torch_schedule, eps=EPS, steps=1, lr=LR)
+    with pytest.raises(UserError, match="scheduler: not allowed with an objective that trains a second network"):
+        own.fit(*images(), **QUIET)
+
+
+@pytest.mark.parametrize("name", ["hat", "lbgat"])
+def test_a_second_network_is_scheduled_and_saved_with_the_run(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**CALM, "lr_schedule": "cosine", "eps": EPS, "steps": 1, "validation_fraction": 0}
+    trained = TRAINERS[name](as_classifier(model(), (1, 8, 8), 3), **options)
+    trained.fit(*images(), run_dir=tmp_path / "run", **QUIET)
+    state = torch.load(tmp_path / "run" / "last" / "trainer_state.pt", weights_only=True)["extensions"]["resources"]
+    assert state["optimizers"][0]["param_groups"][0]["lr"] == pytest.approx(0.0, abs=1e-6)  # the end of the cosine
+    assert state["networks"][0].keys() == trained.model.state_dict().keys()
+    assert not torch.equal(next(iter(state["networks"][0].values())), weights(trained)[0])
 
 
 def test_runs_without_extensions_save_what_they_always_saved(tmp_path: Path) -> None:
