@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,46 +20,36 @@ from torch.utils.data import DataLoader, Dataset
 from toolkit_ext.backbones.estimators import check_classifier, clip_range, overridden, view
 from toolkit_ext.backbones.outputs import returning_logits
 from toolkit_ext.backbones.spectral_norm import spectral_norm
-from toolkit_ext.data import as_image_set, as_tensor, split_validation, to_unit
+from toolkit_ext.data import as_tensor, split_validation, to_unit
 from toolkit_ext.errors import UserError
-from toolkit_ext.ranks import ALONE, Ranks, current, friendly_errors, restarted
-from toolkit_ext.trainers.accumulation import Accumulation, check_accumulate
+from toolkit_ext.ranks import current, friendly_errors, restarted
 from toolkit_ext.trainers.activation_checkpointing import check_checkpointing, checkpointed
-from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable, try_step
-from toolkit_ext.trainers.augmentation import Augmentation, check_channels, probabilities
+from toolkit_ext.trainers.arguments import Examples, FitOptions, check_count, differentiable
+from toolkit_ext.trainers.assembly import Assembly
+from toolkit_ext.trainers.augmentation import check_channels
 from toolkit_ext.trainers.batches import isolated_rng
 from toolkit_ext.trainers.callbacks import best_epoch
 from toolkit_ext.trainers.class_balance import check_weights, refuse_stream
 from toolkit_ext.trainers.compose import compose
 from toolkit_ext.trainers.config import warn_of_deprecated
-from toolkit_ext.trainers.distributed import check_batch, facts, join
 from toolkit_ext.trainers.extra_data import make_source, refuse_extra
-from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
+from toolkit_ext.trainers.fine_tuning import frozen
 from toolkit_ext.trainers.fingerprint import (
     extra_facts,
     held_facts,
     image_facts,
-    make_fingerprint,
-    scheduler_facts,
     stream_facts,
 )
 from toolkit_ext.trainers.generators import first_batch, source_of
 from toolkit_ext.trainers.inputs import Inputs, refuse_labels
 from toolkit_ext.trainers.loop import Run
-from toolkit_ext.trainers.loss import loss_of_run
-from toolkit_ext.trainers.monitor import TRAINING_SUBSET, ValidationSplit, make_monitor
+from toolkit_ext.trainers.monitor import TRAINING_SUBSET, ValidationSplit
 from toolkit_ext.trainers.optim import (
     check_optimizer,
     make_plan,
-    make_scaler,
-    make_scheduler,
-    make_schedulers,
-    settings_kept,
 )
-from toolkit_ext.trainers.resources import Extensions, RunResources
-from toolkit_ext.trainers.state import RunFolder, fitting_state
-from toolkit_ext.types import LossFn, Method
-from toolkit_ext.updates.plain import PartlyScheduled
+from toolkit_ext.trainers.state import fitting_state
+from toolkit_ext.types import Method
 
 log = logging.getLogger("toolkit_ext")
 
@@ -227,6 +215,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
     def _inputs(self, options: FitOptions) -> Inputs:
         return Inputs(self._classifier.nb_classes, self.clip, self.device, options.workers)
 
+    def _assembly(self) -> Assembly:
+        name = self.method.name
+        return Assembly(name, self._classifier, self.model, self.axes, self._optimizer, self._scheduler)
+
     def _train(self, examples: Examples, epochs: int, options: FitOptions) -> None:
         began = time.perf_counter()
         epochs, ranks = check_count("nb_epochs", epochs), current(self.device)
@@ -236,21 +228,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
             stack.enter_context(returning_logits(self.model))
             stack.enter_context(frozen(self.model, self.axes.loop.freeze))
             stack.enter_context(checkpointed(self.model, use=self.axes.loop.checkpoint_activations))
-            check_accumulate(self.axes.loop.accumulate, examples.batch_size, ranks.size)
-            n = min(max(examples.batch_size // ranks.size // self.axes.loop.accumulate, 1), 8)
-            x, y = to_unit(as_image_set(examples.training.x)[:n].all()), examples.training.y[:n]
-            y = probabilities(y, self._classifier.nb_classes) if self.axes.loop.mixes else y
-            loss_fn = loss_of_run(self._classifier, self.axes.loop, examples.source, ranks, self.device)
-            try_step(self._classifier, self.model, x, y, loss_fn)
-            names = {"method": self.method.name, **examples.names}
-            fingerprint = make_fingerprint(names, self.axes, self._classifier, self._optimizer, epochs)
-            if not ranks.alone:
-                length = {"nb_epochs": epochs, "batches": len(examples.source), "stop_after": options.stop_after}
-                about = facts(self.model, examples.training, examples.validation, **length)
-                ranks.agree({**fingerprint, **about})
-            check_batch(ranks, examples.batch_size)
-            stack.enter_context(settings_kept(self._optimizer, anew=self._scheduler is None))
-            run = self._prepare(examples, epochs, options, fingerprint, ranks, stack, loss_fn)
+            run = self._assembly().run(examples, epochs, options, ranks, stack)
             if run.folder is not None:
                 stack.enter_context(run.folder.held())
                 resume = options.resume or restarted()
@@ -268,54 +246,3 @@ class MethodTrainer(Trainer):  # type: ignore[misc]  # ART is not typed
         finally:
             self.history, self.alarms, self.best_state_dict = run.history, run.alarms.as_records(), run.best_state
             self.model.eval().zero_grad()  # the gradients of the last step are of no more use
-
-    def _prepare(
-        self,
-        examples: Examples,
-        epochs: int,
-        options: FitOptions,
-        fingerprint: Mapping[str, Any],
-        ranks: Ranks,
-        stack: ExitStack,
-        loss_fn: LossFn,
-    ) -> Run:
-        loop, attack, source = self.axes.loop, self.axes.attack, examples.source
-        axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
-        parallel, unwrap = join(self.model, axes, self._optimizer, ranks, stack)
-        model, device = parallel.model, parallel.device
-        optimizer = self._optimizer or make_optimizer(model, loop, device)
-        update = self.axes.update.bind(model, optimizer, make_scaler(loop, device))
-        scheduled = update.scheduled if isinstance(update, PartlyScheduled) else update.optimizers
-        shape, classes = self._classifier.input_shape, self._classifier.nb_classes
-        exchange, known = parallel.exchange_ascent, getattr(source, "examples", None)
-        resources = RunResources(tuple(shape), classes, device, exchange, loop, known, self._scheduler is None)
-        extensions = Extensions(axes, model, resources)
-        scheduled = [*scheduled, *resources.optimizers]
-        own = None if self._scheduler is None else make_scheduler(self._scheduler, optimizer)
-        resets = self.axes.schedule.resets(epochs)
-        return Run(
-            model=model,
-            axes=extensions.axes,
-            extensions=extensions,
-            update=update,
-            scheduler=make_schedulers(scheduled, loop, len(source), epochs, resets) if own is None else own,
-            loss_fn=loss_fn,
-            source=source,
-            augmentation=Augmentation(loop, classes),
-            # Sharded weights need all ranks in every pass, so there each measures everything.
-            monitor=make_monitor(
-                examples.validation, examples.training, attack, loop, ALONE if parallel.sharded else ranks
-            ),
-            epochs=epochs,
-            folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
-            fingerprint={**fingerprint, **scheduler_facts(own)},
-            extra=options.extra,
-            unwrap=unwrap,
-            parallel=parallel,
-            plan=make_plan(model, loop, device, sharded=parallel.sharded),
-            accumulation=Accumulation(loop.accumulate, examples.batch_size, parallel, update, extensions.axes.attack),
-            save_every=options.save_every,
-            progress=options.progress and ranks.is_first,
-            on_epoch=options.callbacks,
-            track=options.trackers,
-        )
