@@ -46,7 +46,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "class means": ("pgd", {**LINF, "objective": "ikl"}),
 }
 # Exchanges of floats in a step beside that of the gradients: of the ascent, of a second network, of what is remembered.
-FURTHER = {"amp of the batch": 1, "awp of the batch": 1, "second network": 1, "class means": 1, "fgsm_pgi": 2}
+FURTHER = {"second network": 1, "class means": 1, "fgsm_pgi": 2} | {
+    name: 1 for name, (_, options) in METHODS.items() if options.get("ascent_on") == "batch"
+}
 # An update that keeps a perturbation for each example of a batch, gathered from all ranks after each step.
 FREE: tuple[str, dict[str, Any]] = ("pgd", {**LINF, "update": FreeRule(replays=2)})
 # From the second step on, the weights differ in their last bits. The attack of TRADES climbs a divergence that begins

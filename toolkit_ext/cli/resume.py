@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -37,7 +38,7 @@ def with_settings(args: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def _values(args: Sequence[str], option: str) -> Iterator[str]:
-    for word, following in zip(args, [*args[1:], "-"], strict=True):
+    for word, following in pairwise([*args, "-"]):
         if word == option and not following.startswith("-"):
             yield following
         elif word.startswith(f"{option}="):

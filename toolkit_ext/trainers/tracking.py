@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit_ext.errors import UserError, check_choice, one_line
-from toolkit_ext.io import atomic_write
+from toolkit_ext.io import atomic_write, parse_json
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.state import TensorBoardLogger
@@ -200,7 +200,7 @@ class Trackers:
         found: Any = {}
         if self._folder:
             with suppress(OSError, ValueError):
-                found = json.loads((self._folder / STATE).read_bytes())
+                found = parse_json((self._folder / STATE).read_bytes())
         with suppress(AttributeError, KeyError, TypeError, ValueError):  # not ours, or edited
             kept = {name: {"run": one["run"], "epochs": int(one["epochs"])} for name, one in found.items()}
             return {name: one for name, one in kept.items() if one["epochs"] <= epochs}
