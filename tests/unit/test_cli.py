@@ -137,6 +137,7 @@ def test_every_option_is_explained(name: str) -> None:
 
 
 ERRORS: dict[str, tuple[list[str], str]] = {
+    "nothing": (["train"], "METHOD"),
     "method": (["train", "pdg"], "method: 'pdg' is not known .did you mean pgd"),
     "backbone": (["train", "pgd", "--backbone", "lenett"], "backbone: 'lenett' is not known .did you mean lenet"),
     "data": (["train", "pgd", "--data", "mnits"], "mnist"),
