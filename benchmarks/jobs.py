@@ -4,9 +4,9 @@
     python benchmarks/jobs.py --data-root data
 
 ``toolkit-ext`` trains, evaluates, makes tables and sweeps beside the plain scripts of ``benchmarks/plain_jobs.py`` with
-torchattacks, ART and pyautoattack: the same networks, data, epochs, attacks and validation. ``first_step_s`` is the time to
-the first training step: imports, data, checks. ``peak_mb`` is that of the largest process of a job. The figures are
-medians over rounds, in which the contestants take turns.
+torchattacks, ART and pyautoattack: the same networks, data, epochs, attacks and validation. ``first_step_s`` is the
+time to the first training step: imports, data, checks. ``peak_mb`` is that of the largest process of a job. The
+figures are medians over rounds, in which the contestants take turns.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SIZES = (
     Size("mnist", "mnist", 6000, 2, 200, ("--backbone", "lenet", "--backbone-arg", "width=2")),
     Size(
         "photographs", "folder:{root}/imagenette160", 600, 2, 100,
-        ("--backbone", "resnet18_w", "--backbone-arg", "width=8", "--image-size", "64"),
+        ("--backbone", "resnet18_w", "--backbone-arg", "width=2", "--image-size", "64"),
     ),
 )  # fmt: skip
 EPS = {"digits": "0.1", "mnist": "0.3", "photographs": "4/255"}
@@ -76,15 +76,15 @@ def jobs(root: Path, folder: Path, sizes: tuple[Size, ...]) -> Iterator[Job]:
         if fast:
             yield Job("train", size.data, "toolkit-ext, bf16", (*ours, "train", *pgd, *fast, *out))
         for library in ("torchattacks", "art"):
-            model = ("--out", str(folder / f"{size.data}-{library}.pt"))
-            yield Job("train", size.data, library, (plain, "train", library, size.data, *place, *train, *model))
+            weights = ("--out", str(folder / f"{size.data}-{library}.pt"))
+            yield Job("train", size.data, library, (plain, "train", library, size.data, *place, *train, *weights))
     size = sizes[0]
     place = ("--data-root", str(root))
-    model = str(min((folder / size.data / "outputs").glob("pgd*/best"), default="missing"))
+    model = str(min((folder / size.data / "outputs").glob("*-pgd-*/best"), default="missing"))
     record = ("--results", str(folder / "evaluated"), "--n", "200", "--no-progress")
     yield Job("evaluate", size.data, "toolkit-ext", (*ours, "evaluate", model, *place, *record))
-    weights = ("--model", str(folder / f"{size.data}-torchattacks.pt"), "--n", "200")
-    yield Job("evaluate", size.data, "pyautoattack", (plain, "evaluate", "pyautoattack", size.data, *place, *weights))
+    plainly = ("--model", str(folder / f"{size.data}-torchattacks.pt"), "--n", "200")
+    yield Job("evaluate", size.data, "pyautoattack", (plain, "evaluate", "pyautoattack", size.data, *place, *plainly))
     yield Job("table", "committed", "toolkit-ext", (*ours, "table"))
     yield Job("report", "committed", "toolkit-ext", (*ours, "report", "--out", str(folder / "report.html")))
     grid = ("--methods", "standard,fgsm,pgd,trades", "--seeds", "0", "--attacks", "pgd20", "--no-progress")
@@ -127,7 +127,7 @@ def rows(root: Path, sizes: tuple[Size, ...], rounds: int) -> list[dict[str, flo
                 figures = measured(job.words, Path(folder) / "log")
                 click.echo(f"{job.job} {job.data}, {job.by}: {figures['wall_s']:.1f} s", err=True)
                 found.setdefault((job.job, job.data, job.by), []).append(figures)
-    table = []
+    table: list[dict[str, float | str]] = []
     for (name, data, by), each in found.items():
         medians = {figure: statistics.median(one[figure] for one in each) for figure in FIGURES}
         cores = medians["cpu_s"] / medians["wall_s"]

@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -28,10 +29,10 @@ from torch.nn.functional import cross_entropy
 from toolkit_ext import backbones
 
 EPS = {"digits": 0.1, "mnist": 0.3, "photographs": 4 / 255}
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, int, int, int, dict[str, Any]]] = {
     "digits": ("lenet", 10, 1, 8, {}),
     "mnist": ("lenet", 10, 1, 28, {"width": 2}),
-    "photographs": ("resnet18_w", 10, 3, 64, {"width": 8}),
+    "photographs": ("resnet18_w", 10, 3, 64, {"width": 2}),
 }
 BATCH, LR, STEPS, HELD = 128, 0.1, 10, 0.1
 Split = tuple[Tensor, Tensor]
