@@ -105,6 +105,9 @@ _NOTHING_TO_NAME = (
 )
 
 
+_AROUND = (("'", "'"), (" ", ":"))  # a word of dashes alone is named where it stands by itself
+
+
 def judge(words: list[str], end: End, *, accepted: tuple[int | None, ...] = (0, None)) -> None:
     """Fail unless a command gave a result, or ended with exit code 2 and one line that names an option or a value.
 
@@ -133,7 +136,8 @@ def names_something(words: list[str], line: str) -> bool:
     """Whether ``line`` has a word of the command line, at least its first letters, or needs none."""
     text = line.replace("_", "-")
     parts = {part.strip() for word in words for part in (word, *word.split(","), *word.split("="))}
-    named = any(
+    dashes = {f"{before}{part}{after}" for part in parts if part and not part.strip("-") for before, after in _AROUND}
+    named = any(known in text for known in dashes) or any(
         ascii(part.lstrip("-")).strip("'\"")[:20].replace("_", "-") in text for part in parts if part.strip("-")
     )
     return named or any(known in line for known in _NOTHING_TO_NAME) or "non-finite loss" in line
