@@ -11,16 +11,12 @@ _UPDATES = (
     "tests/unit/test_updates_dual.py",
     "tests/parity/test_updates_perturbed_formula.py",
     "tests/unit/test_updates_perturbed.py",
-    "tests/unit/test_updates_two_calls.py",
     "tests/unit/test_updates_batch_norm.py",
-    "tests/parity/test_free.py",
 )
 _OBJECTIVES = (
     "tests/parity/test_objectives.py",
     "tests/unit/test_objectives_api.py",
     "tests/parity/test_objectives_penalties.py",
-    "tests/parity/test_single_step.py",
-    "tests/parity/test_second_network.py",
 )
 _SCHEDULES = ("tests/unit/test_schedules_api.py", "tests/parity/test_schedules.py")
 _LAYERWISE = (
@@ -41,6 +37,7 @@ _LOOP = (
     "tests/unit/trainers/test_meter.py",
     "tests/unit/trainers/test_averaging.py",
     "tests/unit/trainers/test_monitor.py",
+    "tests/unit/trainers/test_resume_inside.py",
 )
 
 #: Name of a group: its files or folders, and its tests.
