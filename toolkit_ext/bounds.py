@@ -78,7 +78,8 @@ def check_options(options: Any) -> None:
     hints = _hints(type(options))  # type: ignore[arg-type]
     for entry in fields(options):
         value = getattr(options, entry.name)
-        found = _checked(entry.name, value, hints.get(entry.name, Any), entry.metadata.get("bounds", ANY))
+        normal = entry.metadata.get("normal", lambda given: given)
+        found = _checked(entry.name, normal(value), hints.get(entry.name, Any), entry.metadata.get("bounds", ANY))
         if found is not value:
             object.__setattr__(options, entry.name, found)
 

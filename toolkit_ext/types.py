@@ -27,12 +27,12 @@ NORMS: tuple[Norm, ...] = ("Linf", "L2")
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
-def option(default: Any, help: str, bounds: Bounds = ANY, **earlier: Any) -> Any:
+def option(default: Any, help: str, bounds: Bounds = ANY, **metadata: Any) -> Any:
     """A dataclass field for a hyper-parameter, with its help text and the ``bounds`` that ``check_options`` reads.
 
-    ``earlier=value`` is what runs did before the option existed.
+    ``earlier=value`` is what runs did before the option existed. ``normal=function`` gives equal values one form.
     """
-    return field(default=default, metadata={"help": help, "bounds": bounds, **earlier})
+    return field(default=default, metadata={"help": help, "bounds": bounds, **metadata})
 
 
 @dataclass(frozen=True)

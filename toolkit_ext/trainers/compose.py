@@ -10,7 +10,6 @@ from toolkit_ext.attacks import ATTACKS
 from toolkit_ext.errors import UserError, check_choice, quoted
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
-from toolkit_ext.trainers.class_balance import as_text
 from toolkit_ext.trainers.config import DEPRECATED, LoopConfig, modernise
 from toolkit_ext.types import Attack, Method, Objective, Schedule, UpdateRule
 from toolkit_ext.units import to_python
@@ -57,20 +56,18 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     >>> identity(TRAINERS["dual"].method, {"lr": 0.1, "dual_gamma_schedule": "as_lr"})
     {'lr': 0.1}
     """
-    if "class_weights" in given:
-        given = {**given, "class_weights": as_text(given["class_weights"])}
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
     named = [(axis, name) for axis, name in chosen.items() if isinstance(name, str) and name in AXES[axis]]
     kinds: list[type[Any]] = [LoopConfig, *(AXES[axis][name] for axis, name in named)]
-    values, found = {**method.defaults, **given}, dict(given)
+    normal = {n: e.metadata["normal"] for kind in kinds for n, e in _fields(kind).items() if "normal" in e.metadata}
+    found = {name: normal[name](value) if name in normal else value for name, value in given.items()}
+    values = {**method.defaults, **found}
     for kind in kinds:
         for name, before in _earlier(kind).items():
             value = values.get(name, _fields(kind)[name].default)
             found |= {name: value}
             if value == before:
                 del found[name]
-    if "class_weights" in found:
-        found["class_weights"] = as_text(found["class_weights"])
     return found
 
 

@@ -122,7 +122,7 @@ class LoopConfig:
     )
     class_weights: str = option(
         "none", "weights of the classes in the loss: none, balanced (inverse frequency) or a number for each",
-        earlier="none",
+        earlier="none", normal=as_text,
     )  # fmt: skip
     spectral: Literal["none", "reshaped", "operator"] = option(
         "none", "spectral normalisation of linear and convolution weights: none, reshaped or operator"
@@ -189,7 +189,6 @@ class LoopConfig:
     seed: int = option(0, "seed of the weights, the batches and the attacks", SEED)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "class_weights", as_text(self.class_weights))
         check_options(self)
         parse_weights(self.class_weights)
         if self.sampler == self.class_weights == "balanced":
