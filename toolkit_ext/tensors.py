@@ -1,4 +1,4 @@
-"""A hash of tensors that tells one model, or one set of images, from another."""
+"""Tensors of models and of images: a hash that tells one from another, and the running statistics of batch norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
@@ -20,3 +20,11 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances of the batch-norm layers of ``model`` that keep them."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [value for layer in layers for value in (layer.running_mean, layer.running_var) if value is not None]

@@ -76,13 +76,13 @@ class NuclearFGSM(SingleStep):
         return replace(self, eps=eps, _step=step)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
-        from toolkit_ext.attacks.steps import nuclear_ascent, signed_gradient, uniform
+        from toolkit_ext.attacks.steps import nuclear_ascent, project, signed_gradient, uniform
 
         x = x.detach()
         start = (x + self.nuat_start * self.eps * uniform(x, 1.0).sign()).clamp(0, 1)
         term = nuclear_ascent(model, x, self.nuat_lambda) if self._step % 2 else None
         moved = start + self.eps * signed_gradient(model, start, y, term)
-        return AdversarialInputs((x + (moved - x).clamp(-self.eps, self.eps)).clamp(0, 1), start=start)
+        return AdversarialInputs(project(moved, x, self.eps), start=start)
 
 
 @dataclass(frozen=True)
@@ -125,4 +125,6 @@ class PriorGuidedFGSM(SingleStep):
 
     def moved(self, x: Tensor, start: Tensor, sign: Tensor) -> Tensor:
         """``start + α sign`` projected: within eps of ``x``, and in [0, 1]."""
-        return (x + (start + self.pgi_alpha * self.eps * sign - x).clamp(-self.eps, self.eps)).clamp(0, 1)
+        from toolkit_ext.attacks.steps import project
+
+        return project(start + self.pgi_alpha * self.eps * sign, x, self.eps)

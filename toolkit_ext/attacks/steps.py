@@ -17,6 +17,11 @@ def uniform(x: Tensor, width: float) -> Tensor:
     return width * (2 * torch.rand_like(x) - 1)
 
 
+def project(moved: Tensor, x: Tensor, eps: float) -> Tensor:
+    """``moved`` brought to within ``eps`` of ``x`` in Linf, and into [0, 1]."""
+    return (x + (moved - x).clamp(-eps, eps)).clamp(0, 1)
+
+
 def input_gradient(model: nn.Module, at: Tensor, y: Tensor, term: Term | None = None) -> Tensor:
     """The gradient ``[N, C, H, W]`` at the inputs ``at`` of the cross-entropy with labels ``y``, plus ``term``."""
     with torch.enable_grad():

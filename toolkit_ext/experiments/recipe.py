@@ -55,6 +55,12 @@ def cifar10_narrow(method: str, **given: Any) -> Experiment:
     return cifar10(method, **{"milestones": (), **usual, **how, **given})
 
 
+def cifar10_growing_eps(method: str, **given: Any) -> Experiment:
+    """:func:`cifar10` with perturbed weights (``awp``), a rate of 0.2, and an eps that grows over all epochs."""
+    growing = {"schedule": "warmup", "eps_warmup_epochs": 200.0, "eps": 8 / 255, "steps": 4, "alpha": 4 / 255}
+    return cifar10(method, **{"update": "awp", "lr": 0.2, **growing, **given})
+
+
 def mnist(method: str, **given: Any) -> Experiment:
     """LeNet of width 16 on MNIST: Adam at 0.001, no weight decay, batches of 128; ``given`` as in :func:`cifar10`."""
     usual = {"data": "mnist", "backbone": "lenet", "width": 16, "batch_size": 128}

@@ -102,7 +102,8 @@ class BoundHelperLoss:
     terms: ClassVar[tuple[str, ...]] = HelperLoss.terms
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        from toolkit_ext.objectives.second_network import divergence, labels_of
+        from toolkit_ext.objectives.second_network import labels_of
+        from toolkit_ext.objectives.terms import divergence
 
         attacked = batch.perturbed.inputs
         clean, robust = model(batch.x), batch.perturbed.logits(model)
@@ -136,8 +137,7 @@ class BoundLearnedBoundary:
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from torch.nn.functional import mse_loss
 
-        from toolkit_ext.objectives.second_network import divergence
-        from toolkit_ext.objectives.terms import single
+        from toolkit_ext.objectives.terms import divergence, single
 
         attacked, guide = single(batch.perturbed.logits(model)), single(self.second.logits(batch.x))
         # The two networks share no weight, so each part of the gradient is taken by itself.

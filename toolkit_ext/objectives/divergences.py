@@ -50,15 +50,12 @@ class TRADESLoss:
         check_options(self)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
-        from torch.nn.functional import kl_div
-
-        from toolkit_ext.objectives.terms import log_probabilities
+        from toolkit_ext.objectives.terms import divergence
 
         logits = model(batch.x)
-        perturbed = log_probabilities(batch.perturbed.logits(model))
-        clean = log_probabilities(logits if self.trades_clean_passes == 1 else model(batch.x))
-        divergence = kl_div(perturbed, clean, reduction="batchmean", log_target=True)
-        terms = {"clean": loss_fn(logits, batch.y), "adversarial": divergence}
+        attacked = batch.perturbed.logits(model)
+        clean = logits if self.trades_clean_passes == 1 else model(batch.x)
+        terms = {"clean": loss_fn(logits, batch.y), "adversarial": divergence(clean, attacked)}
         return Losses(terms, {"adversarial": self.trades_beta})
 
 

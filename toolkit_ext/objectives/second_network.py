@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.objectives.terms import log_probabilities
+from toolkit_ext.tensors import running_statistics
 from toolkit_ext.types import Batch, Resources
 
 
@@ -46,7 +44,7 @@ class SecondNetwork:
         """
         check_whole(self._examples, batch)
         gradients = [gradient.clone() for gradient in self._gradients]
-        self.exchange([*gradients, *_statistics(self.network)])
+        self.exchange([*gradients, *running_statistics(self.network)])
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
         self.optimizer.step()
@@ -57,16 +55,6 @@ def check_whole(examples: int, batch: Batch) -> None:
     """Raise :class:`UserError` if an objective saw ``examples`` alone of ``batch`` in its last pass."""
     if examples != len(batch.x):
         raise UserError("accumulate: is not allowed with an objective that learns from the whole batch; use 1")
-
-
-def _statistics(network: nn.Module) -> list[Tensor]:
-    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    return [value for layer in layers for value in (layer.running_mean, layer.running_var) if value is not None]
-
-
-def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
-    """``(1/N) Σ_i KL(p(x_i) ‖ p(x'_i))`` of logits ``[N, K]``; gradients flow through both."""
-    return kl_div(log_probabilities(attacked), log_probabilities(clean), reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()

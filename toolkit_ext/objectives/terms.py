@@ -28,6 +28,11 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return F.log_softmax(logits, dim=1, dtype=torch.float32 if logits.dtype in _HALF else None)
 
 
+def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
+    """``(1/N) Σ_i KL(p(x_i) ‖ p(x'_i))`` of logits ``[N, K]``; gradients flow through both."""
+    return F.kl_div(log_probabilities(attacked), log_probabilities(clean), reduction="batchmean", log_target=True)
+
+
 def boosted_cross_entropy(log_p: Tensor, y: Tensor) -> Tensor:
     """``−log p_y − log(1 − max_{k≠y} p_k)``, mean over examples; ``log_p`` is ``[N, K]`` with ``K ≥ 2``.
 

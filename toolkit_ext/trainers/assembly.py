@@ -65,7 +65,7 @@ class Assembly:
         stack.enter_context(settings_kept(self.optimizer, anew=self.scheduler is None))
         axes = replace(self.axes, schedule=self.axes.schedule.bind(epochs))
         parallel, unwrap = join(self.model, axes, self.optimizer, ranks, stack)
-        parts = self._parts(axes, examples, epochs, parallel)
+        parts = self._parts(axes, examples, epochs, parallel, fingerprint)
         return Run(
             model=parallel.model,
             loss_fn=loss_fn,
@@ -80,7 +80,6 @@ class Assembly:
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,
-            fingerprint={**fingerprint, **parts.pop("facts")},
             extra=options.extra,
             unwrap=unwrap,
             parallel=parallel,
@@ -107,8 +106,15 @@ class Assembly:
             ranks.agree({**found, **about})
         return found
 
-    def _parts(self, axes: Axes, examples: Examples, epochs: int, parallel: DataParallelContext) -> dict[str, Any]:
-        """The parts of the run that look at the model where it trains, and the ``facts`` on the user's schedule."""
+    def _parts(
+        self,
+        axes: Axes,
+        examples: Examples,
+        epochs: int,
+        parallel: DataParallelContext,
+        fingerprint: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The parts of the run that look at the model where it trains, and its fingerprint with the user's schedule."""
         loop, model, device, source = axes.loop, parallel.model, parallel.device, examples.source
         optimizer = self.optimizer or make_optimizer(model, loop, device)
         update = axes.update.bind(model, optimizer, make_scaler(loop, device))
@@ -123,7 +129,7 @@ class Assembly:
             "extensions": extensions,
             "update": update,
             "scheduler": make_schedulers(scheduled, loop, len(source), epochs, resets) if own is None else own,
-            "facts": scheduler_facts(own),
+            "fingerprint": {**fingerprint, **scheduler_facts(own)},
             "augmentation": Augmentation(loop, self.classifier.nb_classes),
             "plan": make_plan(model, loop, device, sharded=parallel.sharded),
             "accumulation": Accumulation(

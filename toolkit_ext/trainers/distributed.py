@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from toolkit_ext.backbones.estimators import inner
 from toolkit_ext.data import as_image_set
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import Ranks
+from toolkit_ext.tensors import running_statistics
 from toolkit_ext.trainers.batches import seed_of
 from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.config import LoopConfig
@@ -98,7 +98,7 @@ class DataParallelContext:
     def exchange(self, gradients: Sequence[Tensor]) -> None:
         """The gradients of the parts become that of the batch; batch-norm statistics go along."""
         own = [] if self.sharded else [*gradients]
-        tensors = [*own, *_running_statistics(self.model)]
+        tensors = [*own, *running_statistics(self.model)]
         for tensor in tensors:
             tensor.detach().mul_(self.weight)
         self.ranks.sum(tensors)
@@ -130,12 +130,6 @@ class DataParallelContext:
 
         ascent = self.exchange_ascent if loop.ascent_on == "batch" and not alone else no_exchange
         update.share(exchange_and_look if several else exchange, ascent)
-
-
-def _running_statistics(model: nn.Module) -> list[Tensor]:
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    found = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
-    return [buffer for buffer in found if buffer is not None]
 
 
 def check_batch(ranks: Ranks, n: int) -> None:
