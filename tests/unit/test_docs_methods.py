@@ -60,6 +60,25 @@ def test_the_readme_counts_the_methods() -> None:
     assert (DOCS.parent / "README.md").read_text().split("\n\n")[1].startswith(f"{len(TRAINERS)} methods of ")
 
 
+def test_a_formula_on_its_own_line_has_its_limits_below() -> None:
+    pytest.importorskip("latex2mathml")
+    with_mathml = runpy.run_path(str(DOCS / "hooks/pages.py"))["with_mathml"]
+    shown = with_mathml(r'<div class="arithmatex">\[\min_\theta a &lt; b\]</div>')
+    assert "<munder><mo>min</mo>" in shown
+    assert "arithmatex" not in shown
+    assert "<msub>" in with_mathml(r'<span class="arithmatex">\(\min_\theta a\)</span>')
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_page_has_every_equation_once(build: dict[str, Any], name: str) -> None:
+    """The plain text of the equation is for terminals; the words after it hold no equation of the method."""
+    page = "\n".join(build["section"](name, TRAINERS[name])).replace("\\", "")
+    words = re.sub(r"\$\$.*?\$\$|`[^`]*`", "", page, flags=re.DOTALL)
+    assert page.count("$$") == 2
+    assert not re.search(r"min_|max_\{|←|∇| E \[", words)
+    assert re.search(r"=|←|L\(", TRAINERS[name].method.formula.split("\n\n")[0])
+
+
 def test_formulas_keep_their_underscores(build: dict[str, Any]) -> None:
     assert build["markdown"]("``a_b`` and ∇_x L*") == r"`a_b` and ∇\_x L\*"
 
