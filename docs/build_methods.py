@@ -74,9 +74,10 @@ def section(name: str, kind: type[MethodTrainer]) -> Iterator[str]:
     yield f"## {name}\n"
     script = f" [Recipe](../recipes/{name}.py)." if (RECIPES / f"{name}.py").exists() else ""
     yield f"`toolkit_ext.trainers.{kind.__name__}`: {method.summary}. {paper}.{script}\n"
-    if method.latex:
-        yield f"$$\n{method.latex}\n$$\n"
-    yield f"{markdown(kind.__doc__ or '')}\n"
+    equation, _, words = inspect.cleandoc(method.formula).partition("\n\n")
+    yield f"$$\n{method.latex}\n$$\n" if method.latex else f"{markdown(equation)}\n"
+    if words:
+        yield f"{markdown(words)}\n"
     if method.use:
         yield f"{method.use}\n"
     if method.defaults:

@@ -319,9 +319,10 @@ class Paper:
 class Method:
     """The record of a method: its name, its paper and its choice on each axis.
 
-    ``trainer`` is the name of its class, ``formula`` the docstring of that class, ``latex`` its main equation for the
-    documentation site, ``use`` says when to take it and when not. ``defaults`` maps hyper-parameters of
-    the axes and the loop to the method's own values, ``smoke`` to values for a run of seconds on ``digits``.
+    ``trainer`` is the name of its class and ``formula`` the docstring of that class. Its first paragraph is the
+    equation as plain text, in whose place the documentation site shows ``latex``. ``use`` says when to take it and
+    when not. ``defaults`` maps hyper-parameters of the axes and the loop to the method's own values, ``smoke`` to
+    values for a run of seconds on ``digits``.
     """
 
     name: str

@@ -47,8 +47,11 @@ def with_mathml(page: str) -> str:
 
     def converted(match: re.Match[str]) -> str:
         kind, opening, formula = match.groups()
-        shown = "block" if opening == "[" else "inline"
-        made = convert(html.unescape(formula.strip()), display=shown)
+        latex = html.unescape(formula.strip())
+        if opening == "[":  # a formula on a line of its own has what it minimises over below "min"
+            made = convert(re.sub(r"\\(min|max)_", r"\\\1\\limits_", latex), display="block")
+        else:
+            made = convert(latex)
         return f'<{kind} class="mathematics">{made}</{kind}>'
 
     return _MATHEMATICS.sub(converted, page)

@@ -15,6 +15,7 @@ from toolkit_ext.trainers.compose import AXES, options
 from toolkit_ext.trainers.config import LoopConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
+README = DOCS.parent / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,47 @@ def test_names_in_the_method_space_exist() -> None:
 
 
 def test_the_readme_counts_the_methods() -> None:
-    assert (DOCS.parent / "README.md").read_text().split("\n\n")[1].startswith(f"{len(TRAINERS)} methods of ")
+    text = README.read_text()
+    assert text.split("\n\n")[1].startswith(f"{len(TRAINERS)} methods of ")
+    assert len(text.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "measured.md"], ids=lambda page: page.name)
+def test_captions_count_the_methods_of_their_tables(page: Path) -> None:
+    """The caption of the table of methods on digits says how many rows it has, and how many the CSV has, if more."""
+    recorded = len((DOCS.parent / "results/tables/digits_methods.csv").read_text().splitlines()) - 1
+    caption, table = re.findall(
+        r"([^\n]* of the methods\b[^\n]*\n(?:[^\n]+\n)*)\n((?:\|[^\n]*\n)+)", page.read_text(), re.MULTILINE
+    )[0]
+    rows = len(table.splitlines()) - 2
+    counts = [rows] if rows == recorded else [rows, recorded]
+    assert re.findall(r"(\d+)\s(?:of the methods|in the \[CSV\])", caption) == list(map(str, counts))
+
+
+@pytest.mark.parametrize("page", sorted({README, *DOCS.rglob("*.md")}), ids=lambda page: page.name)
+def test_no_page_counts_all_methods_wrongly(page: Path) -> None:
+    """A number of "methods" or "trainers" is that of all, as a part is "12 of the methods"."""
+    counts = re.findall(r"\b(\d+|twenty\S*|\w+teen) (?:methods|trainers)\b", page.read_text())
+    assert set(counts) <= {str(len(TRAINERS))}
+
+
+def test_a_formula_on_its_own_line_has_its_limits_below() -> None:
+    pytest.importorskip("latex2mathml")
+    with_mathml = runpy.run_path(str(DOCS / "hooks/pages.py"))["with_mathml"]
+    shown = with_mathml(r'<div class="arithmatex">\[\min_\theta a &lt; b\]</div>')
+    assert "<munder><mo>min</mo>" in shown
+    assert "arithmatex" not in shown
+    assert "<msub>" in with_mathml(r'<span class="arithmatex">\(\min_\theta a\)</span>')
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_page_has_every_equation_once(build: dict[str, Any], name: str) -> None:
+    """The plain text of the equation is for terminals; the words after it hold no equation of the method."""
+    page = "\n".join(build["section"](name, TRAINERS[name])).replace("\\", "")
+    words = re.sub(r"\$\$.*?\$\$|`[^`]*`", "", page, flags=re.DOTALL)
+    assert page.count("$$") == 2
+    assert not re.search(r"min_|max_\{|←|∇| E \[", words)
+    assert re.search(r"=|←|L\(", TRAINERS[name].method.formula.split("\n\n")[0])
 
 
 def test_formulas_keep_their_underscores(build: dict[str, Any]) -> None:

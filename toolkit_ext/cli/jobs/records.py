@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from toolkit_ext.results import Record
 from toolkit_ext.results.figures.scatter import plot_scatter
 from toolkit_ext.results.records.record import RANKED, without_garbage_collection
 from toolkit_ext.results.tables.compact import VARIANT, first_columns, ranking_of, with_variants
+from toolkit_ext.results.tables.frames import Row, frame_of
+from toolkit_ext.results.tables.frames import rows as table_rows
 from toolkit_ext.results.tables.rendering import ERRORS, FORMATS, headline, metrics_of
 from toolkit_ext.trainers.methods import METHODS
 
@@ -50,10 +52,11 @@ def table(folder: Path, robustbench: str | None, out: Path | None, values: dict[
             _export(folder, robustbench, out)
             return
         records = results.read_records(folder / "runs")
+        rows = table_rows(records)
         if values["rebuild"]:
-            written = results.rebuild(folder, records)
+            written = results.rebuild(folder, records, rows)
             console.say(f"table: {len(written)} files in {folder / 'tables'} rebuilt")
-        shown = _table(records, values)
+        shown = _table(records, rows, values)
     if isinstance(shown, str) and out:
         console.say(f"table: {atomic_write(out, shown)}")
     elif isinstance(shown, str):
@@ -63,11 +66,11 @@ def table(folder: Path, robustbench: str | None, out: Path | None, values: dict[
             console.show_table(one, gap=number > 0)
 
 
-def _table(records: list[Record], values: dict[str, Any]) -> str | list[Table]:
+def _table(records: list[Record], rows: Mapping[str, Row], values: dict[str, Any]) -> str | list[Table]:
     """The text of the table in ``--format``, or the tables to print on the screen."""
     form, named, everything = values["form"], list(values["columns"]), values["everything"]
     check_choice("--errors", values["errors"] or "pm", ERRORS)
-    table, chosen = _means(records, values)
+    table, chosen = _means(records, rows, values)
     ranked = form == "screen" and not named and not everything
     within = ranking_of(table) if ranked else None
     plainer = with_variants(table, within)  # for people: in CSV only if it is named
@@ -88,12 +91,12 @@ def _table(records: list[Record], values: dict[str, Any]) -> str | list[Table]:
     return list(rankings(shown, verdicts, values["errors"] or "pm", console.width(), ordered=bool(values["sort"])))
 
 
-def _means(records: list[Record], values: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _means(records: list[Record], rows: Mapping[str, Row], values: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The means that the options ask for, and the runs behind them."""
     # A run without evaluation, such as an analysis of the landscape, has no values for a table.
     reported = results.reported(records)
     evaluated = [record for record in reported if record["metrics"]]
-    chosen = results.where(results.frame(evaluated or reported), values["where"])
+    chosen = results.where(frame_of([rows[record["run_id"]] for record in evaluated or reported]), values["where"])
     # By default runs are grouped by data set, norm and eps, and not ranked against each other.
     mixed = values["allow_mixed"] or not (values["by"] or values["sort"])
     table = results.aggregate(chosen, values["by"] or None, allow_mixed=mixed)

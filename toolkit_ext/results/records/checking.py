@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 from toolkit_ext.errors import UserError
@@ -49,6 +50,57 @@ def _checker(hint: Any) -> Callable[[Any], None]:
         inner = _checker(next(arg for arg in args if arg is not type(None)))
         return lambda value: None if value is None else inner(value)
     return partial(_check_scalar, partial(_is_a, hint), _NAMES[hint])
+
+
+@cache
+def fits(hint: Any) -> Callable[[Any], bool]:
+    """A function that says whether a value has the type ``hint``, in a third of the time of :func:`check`.
+
+    The value must be of :func:`toolkit_ext.io.parse_strict_json`, so that its numbers are finite and its text is sound.
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if kinds := _kinds(hint):
+        return lambda value: type(value) in kinds
+    if hint is Any:
+        return lambda value: True
+    if is_typeddict(hint):
+        return _fields_fit(hint)
+    if origin is Literal:
+        return args.__contains__
+    if type(None) in args:
+        inner = fits(next(arg for arg in args if arg is not type(None)))
+        return lambda value: value is None or inner(value)
+    return _items_fit(origin, args[-1])
+
+
+def _kinds(hint: Any) -> frozenset[type]:
+    """The types of the JSON values of a scalar ``hint`` such as ``float | None``; none for other hints."""
+    scalars = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return frozenset({*scalars, int} if float in scalars else scalars) if set(scalars) <= _NAMES.keys() else frozenset()
+
+
+def _items_fit(origin: Any, hint: Any) -> Callable[[Any], bool]:
+    def items(value: Any) -> Any:
+        return value.values() if origin is dict else value
+
+    if hint is Any:
+        return lambda value: type(value) is origin
+    if kinds := _kinds(hint):  # one call for all items, whatever their number
+        return lambda value: type(value) is origin and kinds.issuperset(map(type, items(value)))
+    inner = fits(hint)
+    return lambda value: type(value) is origin and all(map(inner, items(value)))
+
+
+def _fields_fit(hint: Any) -> Callable[[Any], bool]:
+    fields = {name: fits(inner) for name, inner in get_type_hints(hint).items()}
+    names, required = fields.keys(), hint.__total__
+
+    def fit(value: Any) -> bool:
+        if type(value) is not dict or (required and value.keys() != names):
+            return False
+        return all(inner(value[name]) for name, inner in fields.items() if name in value)
+
+    return fit
 
 
 def _check_scalar(held: Callable[[Any], bool], allowed: str, value: object) -> None:

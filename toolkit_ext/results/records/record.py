@@ -8,17 +8,17 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from toolkit_ext.errors import UserError, is_device, one_line
-from toolkit_ext.io import atomic_write, parse_json, write_new
+from toolkit_ext.io import atomic_write, parse_json, parse_strict_json, write_new
 from toolkit_ext.results.records import schema
 from toolkit_ext.results.records.consistency import DIGEST, check_consistent, digest_of
 from toolkit_ext.results.records.environment import environment, peak_memory, portable
-from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate
+from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate, validate_strict
 from toolkit_ext.results.tables.formatting import budget, concise
 from toolkit_ext.types import Paper
 
@@ -160,10 +160,19 @@ def read_record(path: Path | str) -> Record:
 
 
 def _read(path: Path) -> Record:
-    record = validate(parse_json(path.read_text(encoding="utf-8"), parse_constant=_refuse))
-    if record["run_id"] != path.stem:
+    text = path.read_bytes()
+    # The quick way, for nearly all records. What it refuses is read again, to accept it or to say what is wrong.
+    with suppress(UserError, ValueError):
+        return _checked(validate_strict(parse_strict_json(text)), path.stem, sealed=True)
+    return _checked(validate(parse_json(text.decode(), parse_constant=_refuse)), path.stem)
+
+
+def _checked(record: Record, name: str, *, sealed: bool = False) -> Record:
+    """Return ``record``, without its digest, if it is sound; with ``sealed`` it must have one."""
+    if record["run_id"] != name:
         raise UserError(f"record field run_id: {record['run_id']!r} is not the file's name")
-    if (digest := record["details"].pop(DIGEST, None)) is not None and digest != digest_of(record):
+    digest = record["details"].pop(DIGEST, None)
+    if (sealed or digest is not None) and digest != digest_of(record):
         raise UserError(f"it was changed after it was written (details.{DIGEST} is of another text)")
     return check_consistent(record)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,8 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.records.record import read_records
 from toolkit_ext.results.records.schema import ALL_RUNS, Record, check_name
-from toolkit_ext.results.tables.frames import BUDGET, check_columns, frame_of, metric_columns, missing, row
+from toolkit_ext.results.tables.frames import BUDGET, Row, check_columns, frame_of, metric_columns
+from toolkit_ext.results.tables.frames import rows as rows_of
 from toolkit_ext.results.tables.rendering import printed, to_csv
 
 BY = ("data", "backbone", "norm", "eps", "method")
@@ -111,14 +112,9 @@ def members(table: pd.DataFrame, means: pd.DataFrame) -> list[list[str]]:
     by = list(means.columns[: means.columns.get_loc("runs")])
     metrics = [column for column in means.columns if f"{column}_std" in means.columns]
     kept = _one_for_each_seed(table, by, metrics)
-    named: dict[tuple[str, ...], list[str]] = {}
-    for key, run_id in zip(_keys(kept[by]), kept["run_id"], strict=True):
-        named.setdefault(key, []).append(run_id)
-    return [sorted(named.get(key, [])) for key in _keys(means[by])]
-
-
-def _keys(columns: pd.DataFrame) -> list[tuple[str, ...]]:
-    return [tuple("" if missing(v) else repr(v) for v in row) for row in columns.itertuples(index=False, name=None)]
+    groups = pd.concat([means[by], kept[by]]).groupby(by, dropna=False).ngroup().to_numpy()
+    named = kept["run_id"].groupby(groups[len(means) :]).agg(sorted)
+    return [named.get(group, []) for group in groups[: len(means)]]
 
 
 def reported(records: Iterable[Record]) -> list[Record]:
@@ -133,10 +129,12 @@ def write_table(name: str, table: pd.DataFrame, tables_dir: Path | str) -> Path:
     return atomic_write(Path(tables_dir) / f"{name}.csv", to_csv(table))
 
 
-def rebuild(results_dir: Path | str, records: Sequence[Record] | None = None) -> list[Path]:
+def rebuild(
+    results_dir: Path | str, records: Sequence[Record] | None = None, rows: Mapping[str, Row] | None = None
+) -> list[Path]:
     """Rebuild every table of ``<results_dir>/tables`` from ``<results_dir>/runs``; return their paths.
 
-    ``records`` are those of ``<results_dir>/runs`` where they are read already.
+    ``records`` are those of ``<results_dir>/runs`` where they are read already, ``rows`` their :func:`.frames.rows`.
 
     ``all_runs.csv`` has every run and value (fractions). Each name in a record's ``tables`` is a further table: means
     over seeds of the :func:`reported` runs that name it, in percent. Unreadable records are skipped with a
@@ -144,10 +142,10 @@ def rebuild(results_dir: Path | str, records: Sequence[Record] | None = None) ->
     """
     results = Path(results_dir)
     records = read_records(results / "runs") if records is None else records
-    rows = {record["run_id"]: row(record) for record in records}
-    written = [write_table(ALL_RUNS, frame_of(list(rows.values())), results / "tables")]
+    by_run = rows_of(records) if rows is None else rows
+    written = [write_table(ALL_RUNS, frame_of(list(by_run.values())), results / "tables")]
     kept = reported(records)
     for name in sorted({name for record in kept for name in record["tables"]}):
-        shown = aggregate(frame_of([rows[r["run_id"]] for r in kept if name in r["tables"]]), allow_mixed=True)
+        shown = aggregate(frame_of([by_run[r["run_id"]] for r in kept if name in r["tables"]]), allow_mixed=True)
         written.append(write_table(name, printed(shown), results / "tables"))
     return written

@@ -18,6 +18,7 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.results.records.schema import Record
 from toolkit_ext.results.tables.formatting import METRICS, number
 
+Row = Mapping[str, Any]
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
@@ -43,7 +44,12 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     return frame_of([row(record) for record in records])
 
 
-def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def rows(records: Iterable[Record]) -> dict[str, Row]:
+    """The :func:`row` of each of ``records`` by its ``run_id``."""
+    return {record["run_id"]: row(record) for record in records}
+
+
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
     """The :func:`frame` of records whose :func:`row` is known."""
     if any("hp.speed" in row for row in rows):
         rows = [{"hp.speed": _NO_SPEED, **row} if "hp.augment" in row else row for row in rows]
@@ -61,7 +67,7 @@ def missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def row(record: Record) -> dict[str, Any]:
+def row(record: Record) -> Row:
     """The values of ``record`` by column."""
     data, hardware, git = record["data"], record["hardware"], record["git"]
     protocol = record["protocol"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
+from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from toolkit_ext.errors import check_choice
 from toolkit_ext.results.tables import latex
@@ -111,9 +114,22 @@ def best(table: pd.DataFrame, within: pd.Series[int] | None = None) -> pd.DataFr
 
 def to_csv(table: pd.DataFrame) -> str:
     """CSV with ``\\n`` line ends, floats to 12 digits, and formulas escaped."""
-    safe = _each_text(table, csv_cell).rename(columns=lambda name: csv_cell(name) if isinstance(name, str) else name)
-    text: str = safe.to_csv(index=False, lineterminator="\n", float_format="%.12g")
-    return text
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(csv_cell(str(name)) for name in table.columns)
+    lines.writerows(zip(*(_csv_cells(column) for _, column in table.items()), strict=True))
+    return text.getvalue()
+
+
+def _csv_cells(column: pd.Series[Any]) -> list[object]:
+    """The cells of a column; ``pandas.DataFrame.to_csv`` takes three times as long for large tables."""
+    values = column.tolist()
+    if is_float_dtype(column):
+        return ["" if text == "nan" else text for text in map("%.12g".__mod__, values)]
+    if isinstance(column.dtype, pd.StringDtype):  # has few different texts
+        cells = {text: "" if missing(text) else csv_cell(text) for text in set(values)}
+        return [cells[text] for text in values]
+    return [csv_cell(v) if isinstance(v, str) else "" if missing(v) else v for v in values]
 
 
 def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from toolkit_ext.results.inference import multiplicity
 from toolkit_ext.results.records.schema import Record
@@ -134,7 +135,8 @@ def _accuracies(bits: Sequence[Floats], n: int, counts: Sequence[Counts]) -> lis
     if not bits:
         return []
     stacked = np.stack(bits, axis=1)
-    return list(np.concatenate([chunk.astype(np.float32) @ stacked / n for chunk in counts]).T)
+    with threadpool_limits(1, "blas"):  # products so small end before the threads have shared them out
+        return list(np.concatenate([chunk.astype(np.float32) @ stacked / n for chunk in counts]).T)
 
 
 def _compare(means: pd.Series[float], tops: pd.Series[bool], resampled: Sequence[Floats | None]) -> list[str]:

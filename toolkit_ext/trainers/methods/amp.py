@@ -6,10 +6,10 @@ METHOD = Method(
     name="amp",
     trainer="AMPTrainer",
     summary="adversarial model perturbation",
-    formula="""Δ ← Δ + ζ ∇_θ L(θ + Δ), projected to ‖Δ‖₂ ≤ ε, N times from 0; then θ ← θ − η ∇L(θ + Δ)  (algorithm 1).
+    formula="""Δ ← Π(Δ + ζ ∇_θ L(θ + Δ)) in ‖Δ‖₂ ≤ ε, N times from 0; then θ ← θ − η ∇_θ L(θ + Δ).
 
-    The paper's loss is the clean one; with ``objective="adversarial", attack="pgd"`` it is a partner of adversarial
-    training.""",
+    Δ takes N steps before θ takes one (algorithm 1). The paper's loss is the clean one; with
+    ``objective="adversarial", attack="pgd"`` it is a partner of adversarial training.""",
     latex=r"\Delta \leftarrow \Pi_{\|\Delta\|_2 \le \epsilon}\left(\Delta + \zeta \nabla_\theta L(\theta + "
     r"\Delta)\right), \quad \theta \leftarrow \theta - \eta \nabla_\theta L(\theta + \Delta)",
     use="For accuracy on clean images without robustness: it flattens the minimum at the price of a second pass. "

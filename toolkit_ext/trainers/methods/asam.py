@@ -6,10 +6,10 @@ METHOD = Method(
     name="asam",
     trainer="ASAMTrainer",
     summary="SAM in a ball that follows the size of each weight",
-    formula="""min_θ max_{‖T⁻¹ Δ‖₂ ≤ ρ} E L(f_{θ+Δ}(x), y) with T = |θ| + η for each weight, the maximum approximated by
-    Δ = ρ T² ∇L / ‖T ∇L‖₂ (algorithm 1 of the paper).
+    formula="""min_θ max_{‖T⁻¹ Δ‖₂ ≤ ρ} E L(f_{θ+Δ}(x), y),  Δ = ρ T² ∇_θ L / ‖T ∇_θ L‖₂,  T = |θ| + η.
 
-    As in the authors' code, T = 1 for biases.""",
+    T has an entry for each weight, and this Δ approximates the maximum (algorithm 1 of the paper). As in the authors'
+    code, T = 1 for biases.""",
     latex=r"\min_\theta \max_{\|T^{-1} \Delta\|_2 \le \rho} \mathbb{E} \, L(f_{\theta + \Delta}(x), y), \quad "
     r"\Delta = \rho \, \frac{T^2 \nabla_\theta L}{\|T \nabla_\theta L\|_2}, \quad T = |\theta| + \eta",
     use="As sam, where the weights of layers differ much in size: its ball stays the same when a layer is scaled up "

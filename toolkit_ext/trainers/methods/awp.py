@@ -6,8 +6,9 @@ METHOD = Method(
     name="awp",
     trainer="AWPTrainer",
     summary="PGD training at adversarially perturbed weights",
-    formula="""
-    min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{x'} L(f_{θ+v}(x'), y), v by a normalised ascent step a layer (section 4).""",
+    formula="""min_θ max_{‖v_l‖ ≤ γ ‖θ_l‖} E max_{‖x' − x‖ ≤ eps} L(f_{θ+v}(x'), y).
+
+    v takes one normalised ascent step in each layer l (section 4).""",
     latex=r"\min_\theta \max_{\|v_l\| \le \gamma \|\theta_l\|} \mathbb{E} \max_{\|x' - x\| \le \epsilon} "
     r"L(f_{\theta + v}(x'), y)",
     use="When PGD training overfits: robust accuracy on validation data falls after the learning rate drops. It "

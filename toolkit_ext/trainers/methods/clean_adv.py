@@ -6,7 +6,9 @@ METHOD = Method(
     name="clean_adv",
     trainer="CleanAdvTrainer",
     summary="clean plus adversarial cross-entropy, one optimiser",
-    formula="min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)], the single-optimiser counterpart of ``dual``.",
+    formula="""min_θ E [L(f_θ(x), y) + L(f_θ(x'), y)].
+
+    It is the counterpart of ``dual`` with a single optimiser.""",
     latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x), y) + L(f_\theta(x'), y) \right]",
     use="When clean accuracy matters as much as robustness, and as the control of dual: the same two losses with "
     "one optimiser. For the highest robust accuracy use pgd or trades.",

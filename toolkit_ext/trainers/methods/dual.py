@@ -6,11 +6,11 @@ METHOD = Method(
     name="dual",
     trainer="DualOptimizerTrainer",
     summary="SGD on the clean loss, Adam on the adversarial loss",
-    formula="""
-    θ_{t+1} = θ_t − η ∇L_CE(f(x), y) − γ Adam(∇L_CE(f(x'), y)),  both gradients taken at θ_t and x' from L2-PGD.
+    formula="""θ_{t+1} = θ_t − η ∇L_CE(f(x), y) − γ Adam(∇L_CE(f(x'), y)).
 
-    ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ, η warms up and γ is constant. The log shows the norms of
-    both gradients, their cosine and the sizes of both steps.""",
+    Both gradients are taken at θ_t, and x' comes from L2-PGD. ``lr`` is η and ``dual_gamma`` is γ; by default η ≫ γ,
+    η warms up and γ is constant. The log shows the norms of both gradients, their cosine and the sizes of both
+    steps.""",
     latex=r"\theta_{t+1} = \theta_t - \eta \nabla L_{CE}(f(x), y) - \gamma \, \mathrm{Adam}\left(\nabla "
     r"L_{CE}(f(x'), y)\right)",
     use="For research on two optimisers, one for each loss. Its two learning rates need tuning; compare it with "

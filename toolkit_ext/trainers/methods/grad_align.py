@@ -6,11 +6,10 @@ METHOD = Method(
     name="grad_align",
     trainer="GradAlignTrainer",
     summary="FGSM training plus a penalty on misaligned input gradients",
-    formula="""min_θ E [L(f_θ(x'), y) + λ (1 − cos(∇_x L(f_θ(x), y), ∇_x L(f_θ(x + η), y)))],  x' by FGSM and η uniform
-    in the Linf ball (section 4 of the paper), by double back-propagation.
+    formula="""min_θ E [L(f_θ(x'), y) + λ (1 − cos(∇_x L(f_θ(x), y), ∇_x L(f_θ(x + η), y)))],  η ~ U(−eps, eps).
 
-    The authors reuse FGSM's gradient at x for the penalty; here it is computed anew with the batch norm of training,
-    which costs a pass.""",
+    x' comes from FGSM, and the penalty takes double back-propagation (section 4 of the paper). The authors reuse FGSM's
+    gradient at x for the penalty; here it is computed anew with the batch norm of training, which costs a pass.""",
     latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x'), y) + \lambda \left(1 - \cos\left(\nabla_x L(f_\theta(x), y), "
     r"\nabla_x L(f_\theta(x + \eta), y)\right)\right) \right], \quad \eta \sim U(-\epsilon, \epsilon)",
     use="When single-step training overfits catastrophically and n_fgsm does not help. Double back-propagation makes a "

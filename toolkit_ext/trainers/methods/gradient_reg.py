@@ -6,7 +6,9 @@ METHOD = Method(
     name="gradient_reg",
     trainer="GradientRegTrainer",
     summary="adversarial cross-entropy plus an input-gradient penalty",
-    formula="min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²], by double back-propagation.",
+    formula="""min_θ E [L(f_θ(x'), y) + λ ‖∇_x L(f_θ(x'), y)‖_p²].
+
+    The gradient of the penalty takes double back-propagation.""",
     latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x'), y) + \lambda \left\| \nabla_x L(f_\theta(x'), y) "
     r"\right\|_p^2 \right]",
     use="As a regulariser of adversarial training when gradients are noisy. The penalty needs double back- "

@@ -6,9 +6,9 @@ METHOD = Method(
     name="hat",
     trainer="HATTrainer",
     summary="TRADES plus helper examples with labels of a clean network",
-    formula="""min_θ E [L(f_θ(x), y) + β KL(f_θ(x) ‖ f_θ(x')) + γ L(f_θ(x + 2 (x' − x)), argmax g(x'))] with a network g
-    of clean images (equation 4 of the paper), x' by PGD on the divergence.
+    formula="""min_θ E [L(f_θ(x), y) + β KL(f_θ(x) ‖ f_θ(x')) + γ L(f_θ(x + 2 (x' − x)), argmax g(x'))].
 
+    g is a network trained on clean images (equation 4 of the paper), and x' comes from PGD on the divergence.
     ``hat_helper`` is the checkpoint of g, which the authors train first. Without it g is a copy of the model that
     trains on clean images in the same run, which their code does not have.""",
     latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x), y) + \beta \, \mathrm{KL}(f_\theta(x) \,\|\, f_\theta(x')) + "

@@ -6,9 +6,10 @@ METHOD = Method(
     name="ikl",
     trainer="IKLTrainer",
     summary="TRADES with a divergence that is decoupled into two parts",
-    formula="""min_θ E [L(f_θ(x), y) − α p(x)ᵀ log p(x') + β/4 Σ_{jk} w_j w_k (Δ_jk(x) − Δ_jk(x'))²], Δ_jk = f_j − f_k,
-    where w is the mean prediction of the class of x, and p(x) is a constant in the second term (the IKL loss of the
-    paper). x' by PGD on the divergence.
+    formula="""min_θ E [L(f_θ(x), y) − α p(x)ᵀ log p(x') + β/4 Σ_{jk} w_j w_k (Δ_jk(x) − Δ_jk(x'))²],  Δ_jk = f_j − f_k.
+
+    w is the mean prediction of the class of x, and p(x) is a constant in the second term (the IKL loss of the paper).
+    x' comes from PGD on the divergence.
 
     The authors' eps grows linearly over the whole training (``schedule="warmup"``), and their attack takes two to five
     steps; ``ImprovedKL`` has one difference more.""",

@@ -6,11 +6,11 @@ METHOD = Method(
     name="lbgat",
     trainer="LBGATTrainer",
     summary="logits of a clean network, trained beside it, guide the robust one",
-    formula="""min_{θ,φ} E [‖f_θ(x') − g_φ(x)‖² / K + L(g_φ(x), y) + β KL(f_θ(x) ‖ f_θ(x'))] with a second network g_φ
-    that is trained on the clean images in the same steps, x' by PGD on the divergence (LBGAT+TRADES of the paper).
+    formula="""min_{θ,φ} E [‖f_θ(x') − g_φ(x)‖² / K + L(g_φ(x), y) + β KL(f_θ(x) ‖ f_θ(x'))].
 
-    ``lbgat_beta=0`` leaves the last term out. g_φ is a copy of the model; the authors take ResNet-18
-    (``lbgat_network="resnet18"``).""",
+    g_φ is a second network that trains on the clean images in the same steps, and x' comes from PGD on the divergence
+    (LBGAT+TRADES of the paper). ``lbgat_beta=0`` leaves the last term out. By default g_φ is a copy of the model; the
+    authors take ResNet-18 (``lbgat_network="resnet18"``).""",
     latex=r"\min_{\theta, \phi} \mathbb{E} \left[ \frac{1}{K} \left\| f_\theta(x') - g_\phi(x) \right\|^2 + "
     r"L(g_\phi(x), y) + \beta \, \mathrm{KL}(f_\theta(x) \,\|\, f_\theta(x')) \right]",
     use="For high clean accuracy at a given robust accuracy, above all with many classes; lbgat_beta 0 gives more of "

@@ -6,7 +6,9 @@ METHOD = Method(
     name="mart",
     trainer="MARTTrainer",
     summary="boosted cross-entropy, divergence weighted by misclassification",
-    formula="min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))]  (algorithm 1), x' by PGD.",
+    formula="""min_θ E [BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x))].
+
+    x' comes from PGD (algorithm 1).""",
     latex=r"\min_\theta \mathbb{E} \left[ \mathrm{BCE}(p(x'), y) + \lambda \, \mathrm{KL}(p(x) \,\|\, p(x')) "
     r"(1 - p_y(x)) \right]",
     use="When robust accuracy matters more than clean accuracy and misclassified examples are many. Compare under "

@@ -6,7 +6,9 @@ METHOD = Method(
     name="mim",
     trainer="MIMTrainer",
     summary="adversarial training on MIM examples",
-    formula="min_θ E L(f_θ(x'), y) with x' from MI-FGSM: g ← decay g + ∇_x L / ‖∇_x L‖₁, x' ← Π(x' + alpha sign g).",
+    formula="""g ← μ g + ∇_x L / ‖∇_x L‖₁,  x' ← Π(x' + alpha sign g),  min_θ E L(f_θ(x'), y).
+
+    x' comes from MI-FGSM; ``decay`` is μ.""",
     latex=r"g \leftarrow \mu g + \frac{\nabla_x L}{\|\nabla_x L\|_1}, \quad x' \leftarrow \Pi(x' + \alpha \, "
     r"\mathrm{sign} \, g), \quad \min_\theta \mathbb{E} \, L(f_\theta(x'), y)",
     use="When examples of a momentum attack are wanted, for instance against transferred attacks. Its cost is that "

@@ -6,7 +6,9 @@ METHOD = Method(
     name="multi_attack",
     trainer="MultiAttackTrainer",
     summary="adversarial training on FGSM, MIM and PGD in turn",
-    formula="min_θ E L(f_θ(x'), y) with x' from FGSM, MIM and PGD by batch index, each used equally often.",
+    formula="""min_θ E L(f_θ(x'_k), y),  x'_k from FGSM, MIM and PGD.
+
+    The attack k changes with the batch index, so that each is used equally often.""",
     latex=r"\min_\theta \mathbb{E} \, L(f_\theta(x'_k), y), \quad x'_k \in \{\mathrm{FGSM}(x), "
     r"\mathrm{MIM}(x), \mathrm{PGD}(x)\}",
     use="When the model shall not adapt to one attack. It costs less than pgd, as a third of its batches take one "

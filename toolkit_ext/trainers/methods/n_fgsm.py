@@ -6,8 +6,9 @@ METHOD = Method(
     name="n_fgsm",
     trainer="NFGSMTrainer",
     summary="adversarial training on FGSM examples of noisy inputs",
-    formula="""min_θ E L(f_θ(x'), y),  x' = clip(x + η + eps sign ∇_x L(f_θ(x + η), y)),  η uniform in [−2 eps, 2 eps]
-    (N-FGSM of the paper). The sum is clipped to [0, 1] and not to the ball of radius eps.
+    formula="""min_θ E L(f_θ(x'), y),  x' = clip(x + η + eps sign ∇_x L(f_θ(x + η), y)),  η ~ U(−2 eps, 2 eps).
+
+    This is N-FGSM of the paper. The sum is clipped to [0, 1] and not to the ball of radius eps.
 
     The authors let eps grow over the first epochs on SVHN alone (``schedule="warmup"``) and take the gradient in
     training mode (``craft_mode="train"``).""",

@@ -6,8 +6,10 @@ METHOD = Method(
     name="nuat",
     trainer="NuATTrainer",
     summary="clean cross-entropy plus the nuclear norm of the change of logits",
-    formula="""min_θ E [L(f_θ(X), Y) + λ ‖f_θ(X') − f_θ(X)‖_* / N] for a batch of N images, with logits f_θ as a matrix
-    [N, K] and the sum ‖·‖_* of its singular values. X' takes one step of eps on the same loss from X ± eps / 2.
+    formula="""min_θ E [L(f_θ(X), Y) + λ ‖f_θ(X') − f_θ(X)‖_* / N].
+
+    The batch has N images, the logits are a matrix [N, K], and ‖·‖_* is the sum of its singular values. X' takes one
+    step of eps on the same loss from X ± eps / 2.
 
     The authors' λ rises linearly from 0 to 4.5 over the epochs; here it is constant. As in their code, every other
     step of the attack is on the cross-entropy alone.""",

@@ -6,7 +6,9 @@ METHOD = Method(
     name="orthogonal",
     trainer="OrthogonalTrainer",
     summary="adversarial cross-entropy plus an orthogonality penalty",
-    formula="min_θ E L(f_θ(x'), y) + λ Σ |W Wᵀ − I| over the weights of linear and convolution layers.",
+    formula="""min_θ E L(f_θ(x'), y) + λ Σ_W |W Wᵀ − I|.
+
+    The sum is over the weights W of linear and convolution layers.""",
     latex=r"\min_\theta \mathbb{E} \, L(f_\theta(x'), y) + \lambda \sum_W \left| W W^T - I \right|",
     use="As a regulariser of the weights at almost no cost. The penalty needs tuning; alone it does not defend.",
     paper=Paper(

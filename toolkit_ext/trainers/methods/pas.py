@@ -6,12 +6,14 @@ METHOD = Method(
     name="pas",
     trainer="PASTrainer",
     summary="periodic epsilon and learning rate",
-    formula="""Between resets T_{i−1} and T_i, with p = (d − T_{i−1}) / (T_i − T_{i−1}) at epoch d:
-    ε_cos = ½ (1 − cos pπ)(ε_max − ε_min) + ε_min or ε_lin = (ε_max − ε_min) p + ε_min, capped at ``eps``; the learning
-    rate falls with the same resets. A snapshot is kept at each reset, to be used with the last model as an ensemble.
-    """,
-    latex=r"\epsilon_{\cos}(d) = \frac{1}{2} (1 - \cos p \pi)(\epsilon_{\max} - \epsilon_{\min}) + "
-    r"\epsilon_{\min}, \quad p = \frac{d - T_{i-1}}{T_i - T_{i-1}}",
+    formula="""ε_cos = ½ (1 − cos pπ)(ε_max − ε_min) + ε_min or ε_lin = (ε_max − ε_min) p + ε_min,
+    with p = (d − T_{i−1}) / (T_i − T_{i−1}).
+
+    d is the epoch, and T are the epochs of the resets before and after it. Epsilon is at most ``eps``, and the learning
+    rate falls with the same resets. A snapshot is kept at each reset; with the last model they make an ensemble.""",
+    latex=r"\epsilon_{\cos} = \frac{1}{2} (1 - \cos(p \pi))(\epsilon_{\max} - \epsilon_{\min}) + \epsilon_{\min} \quad "
+    r"\text{or} \quad \epsilon_{\mathrm{lin}} = (\epsilon_{\max} - \epsilon_{\min}) p + \epsilon_{\min}, \quad "
+    r"p = \frac{d - T_{i-1}}{T_i - T_{i-1}}",
     use="When training at a large eps fails to start: eps grows within each period. The snapshots at the resets "
     "make an ensemble without further training.",
     paper=Paper(

@@ -6,9 +6,9 @@ METHOD = Method(
     name="pgd",
     trainer="PGDTrainer",
     summary="adversarial training on PGD examples",
-    formula="""
-    min_θ E max_{‖δ‖ ≤ eps} L(f_θ(x + δ), y), the maximum approximated by ``steps`` of projected gradient ascent
-    (equation 2.1 of the paper).""",
+    formula="""min_θ E max_{‖δ‖ ≤ eps} L(f_θ(x + δ), y).
+
+    The maximum is approximated by ``steps`` of projected gradient ascent (equation 2.1 of the paper).""",
     latex=r"\min_\theta \mathbb{E} \max_{\|\delta\| \le \epsilon} L(f_\theta(x + \delta), y)",
     use="The default: the reference that other defences are compared with. Ten steps are safe; three to five train "
     "faster at a small loss. On long trainings add awp or weight averaging.",

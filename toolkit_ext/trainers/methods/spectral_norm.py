@@ -6,8 +6,9 @@ METHOD = Method(
     name="spectral_norm",
     trainer="SpectralNormTrainer",
     summary="every weight divided by its largest singular value",
-    formula="""W̄ = W / σ(W) for the weight of every linear and convolution layer, σ the largest singular value.
+    formula="""W̄ = W / σ(W).
 
+    W is the weight of a linear or convolution layer, and σ its largest singular value.
     ``spectral="operator"`` divides by the norm of the convolution itself instead of that of its reshaped kernel.""",
     latex=r"\bar{W} = \frac{W}{\sigma(W)}",
     use="For a bound on the Lipschitz constant of each layer. It limits what the network can fit, so clean and "

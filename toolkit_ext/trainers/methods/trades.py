@@ -6,11 +6,11 @@ METHOD = Method(
     name="trades",
     trainer="TRADESTrainer",
     summary="clean cross-entropy plus β times the adversarial divergence",
-    formula="""
-    min_θ E [L(f_θ(x), y) + β max_{x'} KL(f_θ(x) ‖ f_θ(x'))]  (algorithm 1), x' by PGD on the divergence.
+    formula="""min_θ E [L(f_θ(x), y) + β max_{‖x' − x‖ ≤ eps} KL(f_θ(x) ‖ f_θ(x'))].
 
-    The authors' code differs in two ways: its attack starts outside [0, 1] (``tpgd_start="unclamped"``), and batch norm
-    sees the clean batch twice (``trades_clean_passes=2``). Steps with both options are theirs.""",
+    x' comes from PGD on the divergence (algorithm 1). The authors' code differs in two ways: its attack starts outside
+    [0, 1] (``tpgd_start="unclamped"``), and batch norm sees the clean batch twice (``trades_clean_passes=2``). Steps
+    with both options are theirs.""",
     latex=r"\min_\theta \mathbb{E} \left[ L(f_\theta(x), y) + \beta \max_{\|x' - x\| \le \epsilon} "
     r"\mathrm{KL}(f_\theta(x) \,\|\, f_\theta(x')) \right]",
     use="For a trade-off between clean and robust accuracy that one number (trades_beta) sets. Often the strongest "
