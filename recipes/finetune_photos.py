@@ -28,12 +28,12 @@ from toolkit_ext.experiments.settings import Experiment, RunContext
 # loss of PGD training was that of guessing after two epochs, and the model withstood FGSM but not PGD.
 FEW_STEPS: dict[str, Any] = {
     **{"eps": 4 / 255, "alpha": 3 / 255, "steps": 2},
-    **{"schedule": "warmup", "eps_warmup_epochs": 3.0},
+    **{"schedule": "warmup", "eps_warmup_epochs": 5.0},
 }
 ARMS: dict[str, dict[str, Any]] = {"standard": {}, "pgd": FEW_STEPS, "trades": {**FEW_STEPS, "trades_beta": 6.0}}
 SETTING: dict[str, Any] = {
     **{"optimizer": "adamw", "lr": 3e-4, "lr_schedule": "onecycle", "weight_decay": 0.01},
-    **{"augment": "flip", "validation_fraction": 0.0},
+    **{"augment": "flip", "validation_fraction": 0.0, "measure_every": 5},
 }
 
 
@@ -46,7 +46,7 @@ def experiment(method: str, weights: str, seed: int) -> Experiment:
         backbone="tf_efficientnet_lite0",
         weights=weights,
         hyper_parameters={**SETTING, **ARMS[method]},
-        epochs=10,
+        epochs=15,
         batch_size=32,
         n_test=400,
         protocol="linf_4_255",

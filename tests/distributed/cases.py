@@ -128,7 +128,7 @@ class Pairs(Dataset[Any]):
         return self.x[row], int(self.targets[row])
 
 
-def streamed() -> tuple[MethodTrainer, set[tuple[int, int]]]:
+def streamed(**options: Any) -> tuple[MethodTrainer, set[tuple[int, int]]]:
     """Training on images that are read when they are needed, and which each epoch has read: (its seed, row)."""
     images, labels = data.as_examples(Pairs(), 10)
     reader, reads = images.stream.reader, set()
@@ -139,9 +139,12 @@ def streamed() -> tuple[MethodTrainer, set[tuple[int, int]]]:
         return read(row, seed)
 
     vars(reader)["read"] = noting
-    trainer = trainer_of("pgd", {**LINF, "augment": "crop-flip"})
+    trainer = trainer_of("pgd", {**LINF, "augment": "crop-flip", **options})
     trainer.fit(images, labels, batch_size=BATCH, nb_epochs=2, progress=False)
     return trainer, {(seed, row) for seed, row in reads if seed}  # measuring has seed 0
+
+
+MIXED: dict[str, Any] = {"mixup": 0.4, "cutmix": 1.0, "accumulate": 2}
 
 
 def weights_of(trainer: MethodTrainer) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from cases import (  # type: ignore[import-not-found]
     FREE,
     LINF,
     METHODS,
+    MIXED,
     ONE,
     ONE_STEP,
     SHARDED,
@@ -86,9 +87,9 @@ def with_loader() -> MethodTrainer:
     return trainer
 
 
-def from_a_stream() -> dict[str, Any]:
+def from_a_stream(**options: Any) -> dict[str, Any]:
     """The weights after training on streamed images, and which of them this rank has read."""
-    trainer, reads = streamed()
+    trainer, reads = streamed(**options)
     return {"weights": weights_of(trainer), "history": trainer.history, "reads": reads}
 
 
@@ -163,6 +164,7 @@ def run(rank: int, port: int) -> None:
         "free": counted(lambda: fitted(*FREE)),
         "loader": counted(with_loader),
         "streamed": from_a_stream(),
+        "streamed and mixed": from_a_stream(**MIXED),
         "resumed": resumed(),
         "errors": errors(),
         "fsdp": fsdp() if can_shard(torch.device("cpu")) else refused(fsdp),

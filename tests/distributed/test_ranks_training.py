@@ -15,6 +15,7 @@ from cases import (  # type: ignore[import-not-found]
     FURTHER,
     LINF,
     METHODS,
+    MIXED,
     ONE,
     ONE_STEP,
     SHARDED,
@@ -146,6 +147,14 @@ def test_each_rank_reads_its_own_part_of_a_stream(ranks: Found) -> None:
     assert difference(first["weights"], second["weights"]) == 0
     assert difference(weights_of(alone), first["weights"]) < 1e-5
     assert first["history"][-1]["val_clean_acc"] == alone.history[-1]["val_clean_acc"]
+
+
+def test_images_that_are_mixed_are_read_by_every_rank_that_needs_them(ranks: Found) -> None:
+    alone, whole = streamed(**MIXED)
+    first, second = (found["streamed and mixed"] for found in ranks)
+    assert first["reads"] == second["reads"] == whole
+    assert difference(first["weights"], second["weights"]) == 0
+    assert difference(weights_of(alone), first["weights"]) < 1e-5
 
 
 @pytest.fixture(scope="session")

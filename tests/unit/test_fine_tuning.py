@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from toolkit_ext import backbones, results
+from toolkit_ext.backbones.making import Shape, make
 from toolkit_ext.cli import cli
 from toolkit_ext.cli.sweep import plan
 from toolkit_ext.errors import UserError
@@ -86,12 +88,28 @@ def test_a_head_of_another_size_is_new(tmp_path: Path, capfd: Any) -> None:
     record, folder = train(tmp_path, *LENET, "--weights", tmp_path / "w.pth", "--freeze", "backbone")
     assert record["details"]["model"]["weights"]["anew"] == ["fc.weight", "fc.bias"]
     error = capfd.readouterr().err
-    assert "the head is new, with initial weights: fc.weight, fc.bias" in error
+    assert "the head is new, with small random weights: fc.weight, fc.bias" in error
     assert "fine-tuning: lr 0.01, as none is given" in error
     assert record["hyper_parameters"]["lr"] == 0.01
     kept, given = weights_of(folder), model.backbone.state_dict()
     assert all(torch.equal(kept[name], given[name]) for name in given if "fc." not in name)
     assert kept["fc.weight"].shape == (10, 64)
+
+
+def test_a_new_head_begins_at_the_loss_of_guessing(tmp_path: Path) -> None:
+    model = backbones.create("efficientnet_lite0", num_classes=3, in_chans=3, image_size=(32, 32))
+    weights = model.backbone.state_dict()
+    torch.save(weights, tmp_path / "w.pth")
+    before = torch.get_rng_state()
+    numbers: dict[str, Any] = {"mean": 0.5, "std": 0.5}
+    made = make("efficientnet_lite0", Shape(10, 3, (32, 32)), weights=tmp_path / "w.pth", new_head=True, **numbers)
+    assert torch.equal(torch.get_rng_state(), before)
+    images, labels = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
+    loss = torch.nn.functional.cross_entropy(made.model.eval()(images), labels)
+    assert loss.item() == pytest.approx(math.log(10), abs=0.05)
+    kept = make("efficientnet_lite0", Shape(3, 3, (32, 32)), weights=tmp_path / "w.pth", new_head=True, **numbers)
+    head: Any = kept.model.backbone
+    assert torch.equal(head.classifier.weight, weights["classifier.weight"])
 
 
 def test_weights_identify_a_run_and_their_place_does_not(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import torch
 from torch import nn
+
+_HEAD_STD = 0.01
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
@@ -30,3 +33,20 @@ def in_head(model: nn.Module) -> Callable[[str], bool]:
         return any(name == head or name.startswith(f"{head}.") for head in heads)
 
     return held
+
+
+@torch.no_grad()
+def start_small(model: nn.Module, names: Iterable[str]) -> None:
+    """Draw the weights ``names`` of a new head from N(0, 0.01²), with biases of 0, so that all logits begin near 0.
+
+    The rules that architectures have for training from scratch can be much wider: a new head of timm's EfficientNets on
+    pretrained features begins at a cross-entropy of 9 for ten classes, where guessing has 2.3. Torch's own generator is
+    left as it was found.
+    """
+    named = dict(model.named_parameters())
+    with torch.random.fork_rng(devices=[]):
+        for name in sorted(set(names) & named.keys()):
+            if named[name].dim() > 1:
+                nn.init.normal_(named[name], std=_HEAD_STD)
+            elif name.rpartition(".")[2] == "bias":
+                nn.init.zeros_(named[name])

@@ -12,7 +12,7 @@ from timm.models import get_arch_name, get_pretrained_cfg
 from torch import nn
 
 from toolkit_ext.backbones.building import Normalized, Standardized, create, per_channel
-from toolkit_ext.backbones.head import in_head
+from toolkit_ext.backbones.head import in_head, start_small
 from toolkit_ext.backbones.own_code import build_own, is_own_code
 from toolkit_ext.backbones.registry import OWN, check_name
 from toolkit_ext.backbones.weights import load_weights, read_weights
@@ -52,7 +52,7 @@ def facts_in_words(facts: Mapping[str, Any]) -> list[str]:
         if names := told.get("left_out"):
             lines.append(f"weights: left out: {_some(names)}")
         if names := told.get("anew"):
-            lines.append(f"weights: the head is new, with initial weights: {_some(names)}")
+            lines.append(f"weights: the head is new, with small random weights: {_some(names)}")
     if told := facts.get("normalisation"):
         numbers = f"mean {told['mean']}, std {told['std']}, " if "mean" in told else ""
         lines.append(f"normalisation: {numbers}{told['from']}")
@@ -84,7 +84,8 @@ def make(
         weights_key: Which state dict of the file, where it has several.
         mean, std: The normalisation in front. By default that of timm's configuration with ``weights``, that of
             :func:`~toolkit_ext.backbones.create` without, and none in front of own code.
-        new_head: For fine-tuning: a head that has another shape in the file keeps its initial weights.
+        new_head: For fine-tuning: a head that has another shape in the file starts small, see
+            :func:`~toolkit_ext.backbones.head.start_small`.
 
     Raises:
         UserError: weights that do not fit; weights for a name that timm has no normalisation of, without ``mean`` and
@@ -103,12 +104,17 @@ def make(
         facts["weights"] = _pretrained(name, model, shape, new_head)
     elif weights is not None:
         facts["weights"] = _load(name, model, shape, Path(weights), weights_key, new_head)
+    start_small(_inner(model), facts.get("weights", {}).get("anew", ()))
     return Made(model, facts)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    return model.backbone if isinstance(model, Standardized) else model
 
 
 def _load(name: str, model: nn.Module, shape: Shape, file: Path, key: str | None, new_head: bool) -> dict[str, Any]:
     weights = read_weights(file, key)
-    inner = model.backbone if isinstance(model, Standardized) else model
+    inner = _inner(model)
     what = repr(name) if is_own_code(name) else f"{name!r} of {shape.num_classes} classes"
     taken = load_weights(inner, weights, what=what, may_differ=in_head(inner) if new_head else None)
     told = {"file": file.name, "sha256": weights.sha256, "taken": taken.words}
@@ -119,7 +125,7 @@ def _load(name: str, model: nn.Module, shape: Shape, file: Path, key: str | None
 def _pretrained(name: str, model: nn.Module, shape: Shape, new_head: bool) -> dict[str, Any]:
     if is_own_code(name):
         raise UserError(f"weights: {PRETRAINED!r} is for timm names; give a file for {name}")
-    cfg, inner = get_pretrained_cfg(name), getattr(model, "backbone", model)
+    cfg, inner = get_pretrained_cfg(name), _inner(model)
     anew = cfg.num_classes != shape.num_classes
     if anew and not new_head:
         found, wanted = cfg.num_classes, shape.num_classes

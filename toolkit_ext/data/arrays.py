@@ -22,6 +22,8 @@ _PARTS = {
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
 
+_AT_ONCE = 64  # images whose axes are reordered
+
 
 def open_npz(name: str, place: str, reading: Reading, engine: Engine) -> Dataset[ImageSet]:
     """The arrays of the archive ``place``: ``x_train``, ``y_train``, ``x_test``, ``y_test``, or other common names.
@@ -88,5 +90,15 @@ def _channels_first(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if x.ndim == 3:
         return x[:, None]
     if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        return _moved(np.ascontiguousarray(x))
     return x
+
+
+def _moved(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """``[N, H, W, C]`` as ``[N, C, H, W]`` in the same memory, some images at a time: an archive may fill half of it."""
+    n, height, width, channels = x.shape
+    out = x.reshape(n, channels, height, width)
+    for start in range(0, n, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        out[part] = x[part].transpose(0, 3, 1, 2).copy()
+    return out

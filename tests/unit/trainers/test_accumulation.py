@@ -97,6 +97,7 @@ def trained(method: str, accumulate: int, **options: Any) -> tuple[MethodTrainer
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "random starts": ("pgd", {"eps": 0.1, "steps": 2, "augment": "crop-flip", "clip_grad": 0.5}),
+    "mixed images": ("pgd", {"eps": 0.1, "steps": 2, "mixup": 0.4, "cutmix": 1.0}),
     "L2": ("pgd", {"eps": 0.5, "steps": 2, "norm": "L2"}),
     "several attacks": ("multi_attack", {"eps": 0.1, "steps": 1}),
     "hidden layers": ("deep", {"deep_steps": 1}),

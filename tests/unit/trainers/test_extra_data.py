@@ -16,6 +16,7 @@ from toolkit_ext.data import ImagesInMemory, JoinedImages, as_examples
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import Ranks
 from toolkit_ext.trainers import PGDTrainer, loop
+from toolkit_ext.trainers.class_balance import class_weights
 from toolkit_ext.trainers.extra_data import MixedSource, extra_per_batch
 
 N, M = 50, 17
@@ -89,6 +90,17 @@ def fit(data: Any = EXTRA, fraction: float | None = 0.5, **options: Any) -> dict
     trainer.fit(*ORIGINAL, **{**fitting, **options})
     assert len(trainer.history) == 2
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_classes_are_weighed_by_the_images_of_both_sources() -> None:
+    numbers = class_weights("balanced", torch.cat((ORIGINAL[1], EXTRA[1])), 3)
+    assert numbers is not None
+    found = []
+    for given in ("balanced", ",".join(map(str, numbers.tolist()))):
+        trainer = PGDTrainer(classifier(), lr=0.05, **{**OPTIONS, "validation_fraction": 0, "class_weights": given})
+        trainer.fit(*ORIGINAL, batch_size=8, nb_epochs=1, progress=False, extra_data=EXTRA, extra_fraction=0.5)
+        found.append(trainer.history[0]["loss_adversarial"])
+    assert found[0] == found[1]
 
 
 class StopTheRunError(Exception):
