@@ -153,7 +153,7 @@ def _survivors(results: Path, files: Collection[str]) -> list[tuple[str, Mutant]
             if mutant:
                 found.append((row["key"], mutant))
             else:
-                print(f"{row['file']}, {row['function']}: {row['change']}: this code is gone, so its row stays")
+                print(f"{row['file']}, {row['function']}: {row['change']}: gone, or not the only one, so its row stays")
     return found
 
 
