@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("mutmut")
 
-from tests.mutation.mutants import Site, find, sample, sites
+from tests.mutation.mutants import REPOSITORY, Site, find, sample, sites
+from tests.mutation.summary import summary
 
 SOURCE = '''
 """No mutant of this text."""
@@ -67,3 +68,11 @@ def test_a_mutant_is_found_again_in_changed_code(found: list[Site], tmp_path: Pa
     assert find(one.key, *where) is None
     file.unlink()
     assert find(one.key, *where) is None
+
+
+def test_the_documentation_has_the_counts_of_the_results() -> None:
+    results = Path(__file__).parent / "results.csv"
+    assert (
+        f"\n\n{summary(results)}\n\nThe {results.read_text().count(',survived,')} survivors:\n"
+        in (REPOSITORY / "docs" / "testing.md").read_text()
+    )
