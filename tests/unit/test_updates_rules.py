@@ -121,7 +121,7 @@ def test_hooks_can_clip_the_gradient_that_moves_the_weights(name: str) -> None:
 @ALL
 def test_the_exchange_gets_the_gradient_that_moves_the_weights(name: str) -> None:
     model = network()
-    update = UPDATES[name]().bind(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    update: Update = UPDATES[name]().bind(model, torch.optim.SGD(model.parameters(), lr=0.1))
     before = [p.detach().clone() for p in model.parameters()]
 
     def clear(gradients: Sequence[Tensor]) -> None:

@@ -58,7 +58,7 @@ def test_one_number_a_run_gives_the_paired_t_test() -> None:
 
 
 def test_where_one_side_has_numbers_alone_so_has_the_other() -> None:
-    first, second = numbers(50.0, 52.0, 51.0), 100.0 * (np.random.default_rng(1).random((3, 4)) < 0.5)
+    first, second = numbers(50.0, 52.0, 51.0), np.random.default_rng(1).choice([0.0, 100.0], (3, 4))
     by_image = Sample((0, 1, 2), second, "a", 100.0)
     assert contrast((-1.0, 1.0), (first, by_image)) == contrast((-1.0, 1.0), (first, numbers(*second.mean(axis=1))))
 

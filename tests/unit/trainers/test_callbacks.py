@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.display import epoch_line
@@ -63,12 +64,12 @@ def test_what_is_no_function_is_one_line(given: Any) -> None:
 def test_the_bar_shows_the_losses_of_the_epoch_and_the_last_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, str]] = []
 
-    class Bar(loop.tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):  # type: ignore[type-arg]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options | {"disable": False, "file": io.StringIO()})
 
-        def set_postfix(self, figures: Any) -> None:
-            shown.append(figures)
+        def set_postfix(self, *figures: Any, **options: Any) -> None:
+            shown.extend(figures)
 
     monkeypatch.setattr(loop, "tqdm", Bar)
     monkeypatch.setattr(loop, "_SHOW_EVERY", 0.0)
