@@ -81,18 +81,28 @@ class Site:
     mutation: Mutation
     line: int
 
+    @property
+    def function(self) -> str:
+        """Name of the function that it is in."""
+        function = self.mutation.contained_by_top_level_function
+        return function.name.value if function else ""
+
+    @property
+    def change(self) -> str:
+        """The code before and after, shortened."""
+        nodes = self.mutation.original_node, self.mutation.mutated_node
+        before, after = (" ".join(self.module.code_for_node(node).split())[:80] for node in nodes)
+        return f"{before} -> {after}"
+
     def mutant(self) -> Mutant | None:
         """The mutant, or None if it is no Python."""
         nodes = self.mutation.original_node, self.mutation.mutated_node
-        before, after = (" ".join(self.module.code_for_node(node).split())[:80] for node in nodes)
         source = cst.ensure_type(self.module.deep_replace(*nodes), cst.Module).code
         try:
             compile(source, self.path, "exec")
         except SyntaxError:
             return None
-        function = self.mutation.contained_by_top_level_function
-        name = function.name.value if function else ""
-        return Mutant(self.path, name, self.line, f"{before} -> {after}", source)
+        return Mutant(self.path, self.function, self.line, self.change, source)
 
 
 def sites(path: str, root: Path = REPOSITORY) -> list[Site]:
@@ -106,6 +116,20 @@ def sites(path: str, root: Path = REPOSITORY) -> list[Site]:
         if isinstance(mutation.contained_by_top_level_function, cst.FunctionDef)
         and id(mutation.original_node) not in untested
     ]
+
+
+def find(key: str, path: str, function: str, line: int, change: str, root: Path = REPOSITORY) -> Mutant | None:
+    """The mutant with this ``key`` or, if the file has changed since, with this ``change`` nearest to ``line``.
+
+    None if the code is gone, or if several mutants of the nearest line are alike.
+    """
+    if not (root / path).is_file():
+        return None
+    alike = [site for site in sites(path, root) if (site.function, site.change) == (function, change)]
+    distance = min((abs(site.line - line) for site in alike), default=0)
+    nearest = [mutant for site in alike if abs(site.line - line) == distance and (mutant := site.mutant())]
+    same = [mutant for mutant in nearest if mutant.key == key]
+    return (same or nearest)[0] if same or len(nearest) == 1 else None
 
 
 def _drawn(group: list[Site], count: int, draw: random.Random) -> Iterator[Mutant]:

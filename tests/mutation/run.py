@@ -14,8 +14,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.mutation.judge import Child, import_all, imported_by, run_tests, run_unchanged
-from tests.mutation.mutants import Mutant, sample, sites
+from tests.mutation.mutants import Mutant, find, sample, sites
 from tests.mutation.summary import FIELDS, summary
 from tests.mutation.targets import GROUPS, files_of, group_of
 
 SIZE, SEED = 400, 0
 RESULTS = Path(__file__).parent / "results.csv"
+Row = dict[str, str]
 _PATIENCE = 10  # wall-clock seconds for each CPU second that a mutant may take, as others share the machine
 
 
@@ -78,7 +80,7 @@ def _start(mutant: Mutant, judges: Judges) -> Running:
     return Running(mutant, child, time.monotonic(), _PATIENCE * judges.limit)
 
 
-def _row(running: Running, seconds: float) -> dict[str, Any]:
+def _row(running: Running, seconds: float) -> Row:
     answer = running.child.answer()
     mutant = running.mutant
     if answer is not None and answer["code"] in (-1, 5):
@@ -86,7 +88,8 @@ def _row(running: Running, seconds: float) -> dict[str, Any]:
     killed_by = "time or memory limit" if answer is None else (answer["failed"] or [f"exit code {answer['code']}"])[0]
     survived = answer is not None and answer["code"] == 0
     outcome, killed_by = ("survived", "") if survived else ("killed", killed_by)
-    told = (mutant.key, mutant.path, mutant.function, mutant.line, mutant.change, outcome, killed_by, f"{seconds:.1f}")
+    place = (mutant.key, mutant.path, mutant.function, str(mutant.line), mutant.change)
+    told = (*place, outcome, killed_by, f"{seconds:.1f}")
     return dict(zip(FIELDS, told, strict=True))
 
 
@@ -102,24 +105,18 @@ def _finished(running: list[Running]) -> list[tuple[Running, float]]:
     return ended
 
 
-def judge_all(waiting: list[Mutant], workers: int, minutes: float, results: Path) -> None:
-    """Judge mutants until none waits or the time is over, with a row in ``results`` as soon as each has ended."""
+def judge_all(waiting: list[Mutant], workers: int, minutes: float, put: Callable[[Row], None]) -> None:
+    """Judge mutants until none waits or the time is over; ``put`` gets the row of each as soon as it has ended."""
     judges = _prepared(sorted({group_of(mutant.path) for mutant in waiting}))
     end, running = time.monotonic() + 60 * minutes, list[Running]()
-    new = not results.exists()
-    with results.open("a", newline="") as file:
-        rows = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
-            rows.writeheader()
-        while running or (waiting and time.monotonic() < end):
-            while waiting and len(running) < workers and time.monotonic() < end:
-                mutant = waiting.pop(0)
-                running.append(_start(mutant, judges[group_of(mutant.path)]))
-            for one, seconds in _finished(running):
-                running.remove(one)
-                rows.writerow(_row(one, seconds))
-                file.flush()
-            time.sleep(0.05)
+    while running or (waiting and time.monotonic() < end):
+        while waiting and len(running) < workers and time.monotonic() < end:
+            mutant = waiting.pop(0)
+            running.append(_start(mutant, judges[group_of(mutant.path)]))
+        for one, seconds in _finished(running):
+            running.remove(one)
+            put(_row(one, seconds))
+        time.sleep(0.05)
 
 
 def main() -> None:
@@ -129,29 +126,53 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--group", choices=GROUPS, help="only this group's mutants of the sample")
-    parser.add_argument("--again", action="store_true", help="judge the survivors again, after tests were added")
+    parser.add_argument("--again", action="store_true", help="judge the survivors again, in the code of today")
     parser.add_argument("--summary", action="store_true", help="run nothing")
     options = parser.parse_args()
     if not options.summary:
-        drawn = sample([sites(path) for group in GROUPS for path in files_of(group)], SIZE, SEED)
-        if options.group:
-            drawn = [mutant for mutant in drawn if mutant.path in files_of(options.group)]
-        done = _done(options.results, options.again)
-        judge_all([m for m in drawn if m.key not in done], options.workers, options.minutes, options.results)
+        files = files_of(options.group) if options.group else [path for group in GROUPS for path in files_of(group)]
+        places = _survivors(options.results, files) if options.again else _waiting(options.results, files)
+        put = partial(_put, options.results, {mutant.key: place for place, mutant in places})
+        judge_all([mutant for _, mutant in places], options.workers, options.minutes, put)
     print(summary(options.results))
 
 
-def _done(results: Path, again: bool) -> set[str]:
-    """Keys of the mutants with a row; with ``again``, of those killed, and the other rows are taken out."""
+def _waiting(results: Path, files: Collection[str]) -> list[tuple[str, Mutant]]:
+    """The mutants of the sample in ``files`` without a row, each with the key of its row."""
+    drawn = sample([sites(path) for group in GROUPS for path in files_of(group)], SIZE, SEED)
+    done = {row["key"] for row in _rows(results)}
+    return [(mutant.key, mutant) for mutant in drawn if mutant.path in files and mutant.key not in done]
+
+
+def _survivors(results: Path, files: Collection[str]) -> list[tuple[str, Mutant]]:
+    """The survivors in ``files`` as mutants of the present code, each with the key of its row."""
+    found = []
+    for row in _rows(results):
+        if row["outcome"] == "survived" and row["file"] in files:
+            mutant = find(row["key"], row["file"], row["function"], int(row["line"]), row["change"])
+            if mutant:
+                found.append((row["key"], mutant))
+            else:
+                print(f"{row['file']}, {row['function']}: {row['change']}: gone, or not the only one, so its row stays")
+    return found
+
+
+def _rows(results: Path) -> list[Row]:
     if not results.exists():
-        return set()
+        return []
     with results.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if not again or row["outcome"] == "killed"]
-    with results.open("w", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _put(results: Path, places: Mapping[str, str], row: Row) -> None:
+    """Write ``row`` in place of the row with the key that ``places`` gives, or at the end."""
+    rows = {old["key"]: old for old in _rows(results)} | {places[row["key"]]: row}
+    new = results.with_suffix(".new")
+    with new.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-    return {row["key"] for row in rows}
+        writer.writerows(rows.values())
+    new.replace(results)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ FIELDS = ("key", "file", "function", "line", "change", "outcome", "killed_by", "
 def _line(name: str, outcomes: list[str]) -> str:
     killed, n = outcomes.count("killed"), len(outcomes)
     low, high = proportion_confint(killed, n, alpha=0.05, method="wilson")
-    return f"| {name} | {n} | {killed} | {killed / n:.1%} | {low:.1%} to {high:.1%} |"
+    return f"| {name} | {n} | {killed} | {killed / n:.0%} | {low:.0%} to {high:.0%} |"
 
 
 def summary(results: Path) -> str:

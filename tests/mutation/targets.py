@@ -37,6 +37,7 @@ _LOOP = (
     "tests/unit/trainers/test_meter.py",
     "tests/unit/trainers/test_averaging.py",
     "tests/unit/trainers/test_monitor.py",
+    "tests/unit/trainers/test_extensions.py",
     "tests/unit/trainers/test_resume_inside.py",
 )
 

@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("mutmut")
 
-from tests.mutation.mutants import Site, sample, sites
+from tests.mutation.mutants import REPOSITORY, Site, find, sample, sites
+from tests.mutation.summary import summary
 
 SOURCE = '''
 """No mutant of this text."""
@@ -49,3 +50,29 @@ def test_a_sample_is_in_proportion_and_its_seed_fixes_it(found: list[Site]) -> N
     assert [mutant.key for mutant in drawn] == [mutant.key for mutant in sample(groups, 16, seed=3)]
     assert [mutant.key for mutant in drawn] != [mutant.key for mutant in sample(groups, 16, seed=4)]
     assert len(sample(groups, 1000, seed=0)) == 32
+
+
+def test_a_mutant_is_found_again_in_changed_code(found: list[Site], tmp_path: Path) -> None:
+    mutants = {mutant.change: mutant for site in found if (mutant := site.mutant())}
+    one = mutants["2 -> 3"]
+    where = ("module.py", one.function, one.line, one.change, tmp_path)
+    assert find(one.key, *where) == one
+    file = tmp_path / "module.py"
+    file.write_text("import math\n" + SOURCE)
+    again = find(one.key, *where)
+    assert again is not None
+    assert (again.key == one.key, again.line, again.source) == (False, one.line + 1, "import math\n" + one.source)
+    file.write_text(SOURCE.replace("* 2", "* 2 * 2"))
+    assert find(one.key, *where) is None  # which of the two?
+    file.write_text(SOURCE.replace("* 2", ""))
+    assert find(one.key, *where) is None
+    file.unlink()
+    assert find(one.key, *where) is None
+
+
+def test_the_documentation_has_the_counts_of_the_results() -> None:
+    results = Path(__file__).parent / "results.csv"
+    assert (
+        f"\n\n{summary(results)}\n\nThe {results.read_text().count(',survived,')} survivors:\n"
+        in (REPOSITORY / "docs" / "testing.md").read_text()
+    )

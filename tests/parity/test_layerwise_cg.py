@@ -85,6 +85,13 @@ def test_no_example_ever_falls_where_the_objective_is_not_concave(seed: int) -> 
     assert (bumpy(end)[1][inside].abs() < 1e-3).all()
 
 
+def test_without_negative_curvature_it_is_gradient_ascent() -> None:
+    curvatures = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    convex = Objective(lambda z: ((curvatures * z.square()).sum(1) / 2, curvatures * z))
+    start = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(maximise(convex, start, 4), maximise(convex, start, 4, conjugate=False))
+
+
 def test_every_example_has_its_own_directions_and_lengths() -> None:
     evaluate, best = quadratic(1, examples=4, size=5, spread=20)
     together = maximise(evaluate, torch.zeros_like(best), 3)

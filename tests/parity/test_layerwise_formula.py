@@ -133,6 +133,17 @@ def test_gradient_is_that_of_finite_differences(variables: str, rho: str, norm: 
         torch.testing.assert_close((ahead - behind) / 2e-6, (gradient * direction).sum(1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("variables", VARIABLES)
+def test_inputs_beyond_black_and_white_are_penalised_inside_the_ball_too(variables: str) -> None:
+    x, y = torch.tensor([[[[0.02, 0.5, 0.98]]]]).double(), torch.zeros(1, 3).double()
+    attack = Deep(eps=0.5, norm="L2", deep_rho="ball", deep_layers="none", deep_lambda=3.0, deep_variables=variables)
+    objective = objective_of(attack, nn.Flatten(), x, y)
+    d = torch.tensor([[-0.1, 0.2, 0.1]]).double()
+    # Two pixels are 0.08 outside, which is 0.16 of the radius.
+    expected = squared(x.flatten(1) + d, y) - 3.0 * 2 * 0.16**2
+    torch.testing.assert_close(objective.value(d / 0.5), expected)
+
+
 def shallow(model: nn.Module, x: Tensor, y: Tensor, k: float) -> Tensor:
     """argmax_d c(y, h(x + d)) − k‖d‖², by many small steps of plain gradient ascent."""
     d = torch.zeros_like(x)

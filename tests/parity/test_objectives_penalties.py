@@ -124,13 +124,15 @@ def loop_sum(weight: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float
 
 def test_orthogonality_is_the_sum_over_all_layers_and_entries() -> None:
     torch.manual_seed(0)
-    parts = (nn.Conv2d(2, 5, 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5, 3))
+    parts = (nn.Conv2d(2, 5, 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5, 7))
     model, batch = nn.Sequential(*parts).double(), make_batch()
     first, last = (model[i].get_parameter("weight").detach().numpy() for i in (0, 4))
     losses = Orthogonal(orthogonal_lambda=0.01)(model, batch, F.cross_entropy)
     expected = loop_sum(first) + loop_sum(last)
     assert losses.terms["penalty"].item() == pytest.approx(expected)
     assert losses.total.item() == pytest.approx(losses.terms["adversarial"].item() + 0.01 * expected)
+    shorter = Orthogonal(orthogonal_form="short_side")(model, batch, F.cross_entropy).terms["penalty"].item()
+    assert shorter == pytest.approx(loop_sum(first) + loop_sum(last.T))
 
 
 def test_short_side_takes_the_columns_of_tall_matrices_only() -> None:

@@ -152,7 +152,8 @@ def test_learning_rates_are_those_of_torch_where_torch_has_them() -> None:
 def test_one_cycle_is_torchs_and_leaves_momentum_alone(warmup: float, share: float) -> None:
     driven = optimizer(0.1, 0.02)
     scheduler = OneCycleLR(driven, [0.1, 0.02], total_steps=TOTAL, pct_start=share, cycle_momentum=False)
-    found = ours("onecycle", warmup_epochs=warmup)
+    own = optimizer(0.1, 0.02)
+    found = rates(own, lr_scheduler(own, "onecycle", steps_per_epoch=STEPS, epochs=EPOCHS, warmup_epochs=warmup))
     expected = []
     for step in range(TOTAL):
         expected.append([group["lr"] for group in driven.param_groups])
@@ -161,7 +162,15 @@ def test_one_cycle_is_torchs_and_leaves_momentum_alone(warmup: float, share: flo
             scheduler.step()
     assert found == expected
     assert max(row[0] for row in found) == pytest.approx(0.1, rel=0.02)
-    assert all(group["momentum"] == 0.9 for group in driven.param_groups)
+    assert all(group["momentum"] == 0.9 for group in own.param_groups)
+
+
+@pytest.mark.parametrize("total", [3, 4, 5])
+def test_one_cycle_of_a_few_steps_still_reaches_its_peak(total: int) -> None:
+    driven = optimizer(0.1)
+    found = flat(rates(driven, lr_scheduler(driven, "onecycle", steps_per_epoch=total, epochs=1), total))
+    assert found[:2] == pytest.approx([0.1 / 25, 0.1])  # torch starts at a 25th of the peak
+    assert found[1:] == sorted(found[1:], reverse=True)
 
 
 def test_milestones_are_half_and_three_quarters_by_default() -> None:

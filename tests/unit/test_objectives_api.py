@@ -117,6 +117,13 @@ def test_hidden_perturbations_are_in_force_in_the_perturbed_pass_only(name: str)
     assert depth["perturbed outside"] == FURTHER.get(name, 0)
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_trades_makes_as_many_clean_passes_as_it_is_told(passes: int) -> None:
+    model = make_model()
+    TRADESLoss(trades_clean_passes=passes)(model, make_batch(), F.cross_entropy)
+    assert model[1].num_batches_tracked == passes + 1  # and one of the perturbed inputs
+
+
 def test_hyper_parameters_are_documented_and_named_once() -> None:
     names = Counter(entry.name for kind in OBJECTIVES.values() for entry in fields(kind))  # type: ignore[arg-type]
     assert max(names.values()) == 1

@@ -158,6 +158,11 @@ def test_what_only_the_length_of_training_or_the_target_shows_is_told_then() -> 
             unbound.eps(0.0, 0.1)
 
 
+def test_epsilons_are_read_as_users_write_them() -> None:
+    schedule = Periodic(eps_min="2/255", eps_max="16/255")  # type: ignore[arg-type]
+    assert (schedule.eps_min, schedule.eps_max) == (2 / 255, 16 / 255)
+
+
 def test_resets_may_leave_out_both_ends() -> None:
     for given in ((3, 7), (0, 3, 7), (3, 7, 10), (0, 3, 7, 10)):
         assert Periodic(reset_epochs=given).resets(10) == (0, 3, 7, 10)

@@ -86,6 +86,7 @@ def test_awp_stays_within_gamma_of_each_layer(gamma: float, steps: int, seed: in
         (AWP, {"gamma": float("nan")}, "AWP gamma: nan is not allowed"),
         (AWP, {"steps": -2}, "AWP steps: -2 is not allowed"),
         (AWP, {"inner_lr": 0.0}, "AWP inner_lr: 0.0 is not allowed"),
+        (AWP, {"batch_norm": "never"}, "AWP batch_norm: 'never' is not known"),
         (AWP, {"weights": []}, "AWP base: none of the optimiser's parameters can be perturbed"),
     ],
 )

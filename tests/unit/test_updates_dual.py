@@ -128,6 +128,15 @@ def test_unused_parameters_and_zero_gradients() -> None:
     assert optimizer.figures["adversarial_step_norm"] == 0
 
 
+def test_losses_of_different_parameters() -> None:
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = DualOptimizer(torch.optim.SGD([first, second], lr=0.1), torch.optim.SGD([first, second], lr=0.2))
+    optimizer.step(lambda: (first.sum(), second.sum()))
+    torch.testing.assert_close(first.detach(), torch.full((2,), 0.9))
+    torch.testing.assert_close(second.detach(), torch.full((2,), 0.8))
+    assert optimizer.figures["grad_cosine"] == 0
+
+
 def test_what_it_refuses() -> None:
     model, optimizer = made()
     parameters = list(model.parameters())

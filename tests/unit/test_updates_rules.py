@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit_ext.errors import UserError
-from toolkit_ext.types import Closure, Losses, StepReport, Update
+from toolkit_ext.types import Closure, Losses, Shareable, StepReport, Update, no_exchange
 from toolkit_ext.updates import UPDATES, AMPRule, ASAMRule, AWPRule, DualRule, FreeRule, PlainRule, SAMRule
 
 RULES = pytest.mark.parametrize("name", list(UPDATES))
@@ -118,6 +119,22 @@ def test_hooks_can_clip_the_gradient_that_moves_the_weights(name: str) -> None:
 
 
 @ALL
+def test_the_exchange_gets_the_gradient_that_moves_the_weights(name: str) -> None:
+    model = network()
+    update: Update = UPDATES[name]().bind(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def clear(gradients: Sequence[Tensor]) -> None:
+        for gradient in gradients:
+            gradient.zero_()
+
+    assert isinstance(update, Shareable)
+    update.share(clear, no_exchange)
+    update.step(terms(model))
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+@ALL
 def test_batch_norm_counts_a_batch_as_often_as_the_closure_passes_it(name: str) -> None:
     model, update = bound(name)
     update.step(terms(model))
@@ -206,6 +223,13 @@ def test_dual_gives_the_penalty_to_the_clean_gradient() -> None:
     attacked = torch.autograd.grad(0.5 * losses.terms["adversarial"], parameters)
     for figure, grads in (("clean_grad_norm", clean), ("adversarial_grad_norm", attacked)):
         torch.testing.assert_close(report.figures[figure], torch.cat([g.flatten() for g in grads]).norm())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_dual_makes_an_adam_that_is_fused_where_the_given_optimiser_is(fused: bool) -> None:
+    model = network()
+    update = DualRule().bind(model, torch.optim.SGD(model.parameters(), lr=0.1, fused=fused))
+    assert [bool(optimizer.defaults["fused"]) for optimizer in update.optimizers] == [fused, fused]
 
 
 def test_dual_needs_both_terms() -> None:

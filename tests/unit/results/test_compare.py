@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from scipy.stats import ttest_rel
+from statsmodels.stats.proportion import proportion_confint
 
 from toolkit_ext.cli import cli
 from toolkit_ext.errors import UserError
@@ -54,6 +55,20 @@ def test_several_seeds_count_seeds_and_images(run: Make) -> None:
     assert rule == "| --- | --- | --- | --- | --- | --- | --- |"
     assert row.startswith("| AutoAttack | 51.00 | 71.00 | +20.00 |")
     assert "seeds apart" in compare(first, second[:2]).counted
+
+
+@pytest.mark.parametrize(
+    ("share", "side"), [(0.7, "higher than"), (0.3, "lower than"), (0.5, "not distinguished from")]
+)
+def test_the_headline_says_on_which_side_the_interval_lies(run: Make, share: float, side: str) -> None:
+    headline = compare([run("pgd", 0, 0.5)], [run("trades", 1, share)]).headline()
+    assert headline.startswith(f"AutoAttack accuracy of trades-1-abc is {side} that of pgd-0-abc: ")
+
+
+def test_single_runs_with_the_same_outcomes_have_the_interval_of_clopper_and_pearson(run: Make) -> None:
+    (same,) = compare([run("pgd", 0, 0.5)], [run("trades", 0, 0.5)]).differences
+    _, high = proportion_confint(0, 200, alpha=0.1, method="beta")
+    assert same.estimate.interval() == pytest.approx((-100 * high, 100 * high))
 
 
 def test_single_runs_count_images_alone_and_say_so(run: Make) -> None:
@@ -117,6 +132,12 @@ def test_runs_are_found_by_name_path_pattern_and_seed(run: Make, tmp_path: Path)
     assert seeds("pgd-2-abc,pgd-0-abc") == [0, 2]
     with pytest.raises(UserError, match="names 4 runs that differ in more than their seed"):
         seeds("*-abc")
+    other = run("pgd", 3, 0.5)
+    other["hyper_parameters"]["lr"] = 0.5
+    write_record(other, folder)
+    assert seeds("pgd-1-abc", all_seeds=True) == [0, 1, 2]
+    with pytest.raises(UserError, match="names 4 runs that differ in more than their seed"):
+        seeds("pgd-*-abc")
     with pytest.raises(UserError, match="'mim' names no record"):
         seeds("mim")
     (folder / "broken.json").write_text("{")

@@ -57,6 +57,12 @@ def test_one_number_a_run_gives_the_paired_t_test() -> None:
     assert p == pytest.approx(0.05)
 
 
+def test_where_one_side_has_numbers_alone_so_has_the_other() -> None:
+    first, second = numbers(50.0, 52.0, 51.0), np.random.default_rng(1).choice([0.0, 100.0], (3, 4))
+    by_image = Sample((0, 1, 2), second, "a", 100.0)
+    assert contrast((-1.0, 1.0), (first, by_image)) == contrast((-1.0, 1.0), (first, numbers(*second.mean(axis=1))))
+
+
 def test_other_seeds_give_welchs_test() -> None:
     found = contrast((-1.0, 1.0), (numbers(1.0, 2.0, 6.0), numbers(2.0, 3.0, 3.0, 4.0, first=5)))
     a, b = 7.0 / 3, (2 / 3) / 4
@@ -180,6 +186,16 @@ def test_dunnett_is_that_of_scipy_where_the_errors_are_well_known() -> None:
     p_values = [float(student.sf(t, freedom)) for t in theirs.statistic]
     assert dunnett(p_values, [freedom] * 3) == pytest.approx(list(theirs.pvalue), abs=2e-3)
     assert dunnett([0.03], [5.0]) == [0.03]
+
+
+def test_dunnett_with_few_degrees_of_freedom_is_its_definition() -> None:
+    """The largest of three differences, each with an error of its own known from two degrees of freedom."""
+    rng = np.random.default_rng(6)
+    shared, own = rng.normal(size=(400_000, 1)), rng.normal(size=(400_000, 3))
+    largest = ((own - shared) / np.sqrt(rng.chisquare(2, size=own.shape))).max(axis=1)
+    for p in (0.02, 0.1, 0.4):
+        expected = np.mean(largest > student.isf(p, 2))
+        assert dunnett([p, 0.5, 0.5], [2.0] * 3)[0] == pytest.approx(expected, abs=0.004)
 
 
 @pytest.mark.slow

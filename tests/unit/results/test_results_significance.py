@@ -53,6 +53,12 @@ def test_a_large_difference_is_claimed_and_a_small_one_is_not(make: Make) -> Non
     assert _verdicts(records) == {"amp": "best", "pgd": "tied", "mim": "worse"}
 
 
+@pytest.mark.parametrize("draws", [499, 500, 701])
+def test_any_number_of_resamples_will_do(make: Make, draws: int) -> None:
+    records = [_run(make, name, _first(count)) for name, count in (("amp", 150), ("mim", 90))]
+    assert _verdicts(records, draws=draws) == {"amp": "best", "mim": "worse"}
+
+
 def test_pairing_finds_what_independent_samples_hide(make: Make) -> None:
     """12 of 200 images more, all others alike: an exact sign test gives p = 2 ** -11; as two samples p is 0.22."""
     nested = [_run(make, "amp", _first(112)), _run(make, "pgd", _first(100))]

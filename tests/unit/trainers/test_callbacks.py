@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.display import epoch_line
-from toolkit_ext.trainers import PGDTrainer, StandardTrainer, as_classifier
+from toolkit_ext.trainers import PGDTrainer, StandardTrainer, as_classifier, loop
 from toolkit_ext.trainers.callbacks import EpochReport, best_epoch, has_stalled
 
 Row = dict[str, Any]
@@ -57,6 +59,29 @@ def test_callbacks_change_nothing_even_if_they_draw() -> None:
 def test_what_is_no_function_is_one_line(given: Any) -> None:
     with pytest.raises(UserError, match=r"^on_epoch: .* is not allowed; give a function"):
         fit(trainer_of(), on_epoch=given)
+
+
+def test_the_bar_shows_the_losses_of_the_epoch_and_the_last_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, str]] = []
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"disable": False, "file": io.StringIO()})
+
+        def set_postfix(self, *figures: Any, **options: Any) -> None:
+            shown.extend(figures)
+
+    monkeypatch.setattr(loop, "tqdm", Bar)
+    monkeypatch.setattr(loop, "_SHOW_EVERY", 0.0)
+    trainer = trainer_of()
+    fit(trainer, nb_epochs=2, progress=True)
+    assert [set(figures) for figures in shown[:1]] == [{"loss_adversarial"}]
+    first, second = trainer.history
+    assert shown[-1] == {
+        "loss_adversarial": f"{second['loss_adversarial']:.3g}",
+        "clean": f"{first['val_clean_acc']:.1%}",
+        "robust": f"{first['val_robust_acc']:.1%}",
+    }
 
 
 def rows(*robust: float) -> list[Row]:

@@ -87,7 +87,7 @@ class Objective:
         slopes = self._backward(cost, outside)
         for part, radius, slope in zip(self.split(gradient), self.radii, slopes, strict=True):
             if slope is not None:
-                part.addcmul_(slope.to(part.dtype), radius)
+                part.addcmul_(slope, radius)
         return cost.detach() + penalty, gradient
 
     @torch.no_grad()
