@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,14 @@ class Plan:
     def attack_passes(self) -> AbstractContextManager[None]:
         """Attacks that look at the model itself, not at a copy, run in here."""
         return half_passes(self.device, self.attack_dtype)
+
+    def measuring(self) -> Plan:
+        """The plan of attacks that measure a model: in evaluation mode, not compiled, and nothing folded in float32.
+
+        So in float32 they look at the model itself, and figures by which epochs are chosen keep their last bit.
+        """
+        tricks = self.tricks - (frozenset() if self.attack_dtype else {"folding"})
+        return replace(self, attack_mode="eval", compile_mode="none", tricks=tricks)
 
     def frozen_copy(self, model: nn.Module, example: Tensor, *, intact: bool = False) -> FrozenCopy | None:
         """What attacks look at in place of ``model``; None where a copy gains nothing or cannot be made.
