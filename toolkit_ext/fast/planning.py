@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from torch.optim import Optimizer
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
 from toolkit_ext.fast.formats import (
+    CUBLAS,
     check_native,
     choose_layout,
+    deterministic_algorithms,
     float32_products,
     half_passes,
     kernel_search,
@@ -49,6 +52,7 @@ class Plan:
     copies: bool
     compile_mode: str
     matmul_precision: str = "default"
+    deterministic: bool = False
 
     @contextmanager
     def applied(self, *models: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterator[None]:
@@ -57,10 +61,11 @@ class Plan:
         Afterwards everything is as it was: contiguous weights, the layers' own classes, and the state of ``optimizers``
         in the layout of the weights.
         """
+        repeating = deterministic_algorithms(use=self.deterministic)
         kernels = single_channel_conv(*models, use="single_channel_conv" in self.tricks)
         search = kernel_search(use="kernel_search" in self.tricks and self.device.type == "cuda")
         products = float32_products(self.matmul_precision)
-        with layouts_kept(optimizers), laid_out(models[0], self.memory_format), kernels, search, products:
+        with repeating, layouts_kept(optimizers), laid_out(models[0], self.memory_format), kernels, search, products:
             yield
 
     def arrange(self, images: Tensor) -> Tensor:
@@ -122,6 +127,7 @@ def plan(
     attack_mode: Mode = "eval",
     compile_mode: str = "none",
     matmul_precision: str = "default",
+    deterministic: bool = False,
     device: torch.device | str | None = None,
     without: Sequence[str] = (),
 ) -> Plan:
@@ -147,6 +153,8 @@ def plan(
         compile_mode: ``torch.compile`` of the passes of attacks: ``none`` or a mode of torch's.
         matmul_precision: of float32 products and convolutions on GPUs: ``default`` (torch's flags), ``highest``,
             ``high`` (TF32) or ``medium``.
+        deterministic: take only kernels that repeat their results. On a GPU this sets a variable for cuBLAS in the
+            environment of the process, which has to stand there before its first product.
         device: where the model is trained; by default where it lies.
         without: members of :data:`toolkit_ext.fast.TRICKS` to leave out, so that a benchmark can measure one at a time.
 
@@ -175,6 +183,8 @@ def plan(
     for option, value in (("precision", precision), ("craft_precision", chosen)):
         check_choice(option, value, PRECISIONS)
         check_native(option, value, place, _DTYPES[value])
+    if deterministic and place.type == "cuda":
+        os.environ.setdefault(*CUBLAS)
     tricks = frozenset(TRICKS if speed == "auto" else ()) - set(without)
     half = _DTYPES[precision] is not None or _DTYPES[chosen] is not None
     return Plan(
@@ -187,6 +197,7 @@ def plan(
         copies=speed != "off",
         compile_mode=compile_mode,
         matmul_precision=matmul_precision,
+        deterministic=deterministic,
     )
 
 
