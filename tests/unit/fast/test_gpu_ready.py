@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from toolkit_ext.evaluation.settings import float32_arithmetic
 from toolkit_ext.fast.formats import float32_products
 from toolkit_ext.fast.frozen_copy import FrozenCopy
 from toolkit_ext.trainers import PGDTrainer, as_classifier
+from toolkit_ext.trainers.averaging import WeightAverage
 from toolkit_ext.trainers.config import LoopConfig
 
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -144,6 +146,35 @@ def test_matmul_precision_holds_while_training(precision: str, inside: str) -> N
     assert float32_arithmetic() == before
     with pytest.raises(UserError, match="matmul_precision: 'tf32' is not known"):
         fast.plan(model, matmul_precision="tf32")
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, each a kernel or several on a GPU; views are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.seen[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_copy_and_the_average_follow_with_few_kernels() -> None:
+    """Not one for every tensor; only the folded weights, whose factors have another shape, take a product each."""
+    model = backbones.create("resnet18_w", num_classes=10, in_chans=3, image_size=16, width=2)
+    frozen, average = FrozenCopy(model, X[:2], folds=True), WeightAverage(model, 0.9)
+    average.update_parameters(model)  # the first is a copy
+    with Operations() as copied:
+        frozen.refresh()
+    assert copied.seen.pop("mul") == len(frozen.pairs) == 20
+    assert copied.seen["_foreach_copy_"] == 1
+    assert copied.seen.total() < 10
+    with Operations() as averaged:
+        average.update_parameters(model)
+    assert averaged.seen["_foreach_lerp_"] == 1
+    assert averaged.seen.total() < 10
 
 
 @pytest.fixture
