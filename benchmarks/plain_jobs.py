@@ -168,7 +168,7 @@ def evaluate_command(library: str, data: str, data_root: Path, n: int, weights: 
     model = network(data).eval()
     model.load_state_dict(torch.load(weights, weights_only=True))
     attack = AutoAttack(model, norm="Linf", eps=EPS[data], version="standard", device="cpu", seed=0)
-    attack.run_standard_evaluation(x, y, bs=250)
+    attack.run_standard_evaluation(x, y, batch_size=250)
 
 
 if __name__ == "__main__":

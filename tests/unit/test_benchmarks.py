@@ -291,3 +291,31 @@ def test_processes_take_turns_and_are_compared_with_one(monkeypatch: pytest.Monk
     assert lenet["step_s"].tolist() == [7, 3, 3]
     assert lenet["ratio"].tolist() == pytest.approx([1, 3 / 7, 3 / 7], rel=1e-4)
     assert not table["model"].str.startswith("vit").any()
+
+
+@pytest.mark.slow
+def test_the_plain_scripts_train_and_evaluate_what_they_trained(tmp_path: Path) -> None:
+    main, weights = importlib.import_module("plain_jobs").main, tmp_path / "model.pt"
+    sizes = ["--n-train", "20", "--epochs", "1", "--n-test", "4"]
+    main(["train", "torchattacks", "digits", *sizes, "--out", str(weights)], standalone_mode=False)
+    before = weights.read_bytes()
+    main(["evaluate", "pyautoattack", "digits", "--n", "4", "--model", str(weights)], standalone_mode=False)
+    assert weights.read_bytes() == before
+
+
+def test_jobs_take_turns_and_their_medians_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = importlib.import_module("jobs")
+    asked: list[tuple[str, ...]] = []
+
+    def measured(words: tuple[str, ...], log: Path) -> dict[str, float]:
+        asked.append(words)
+        return dict(zip(module.FIGURES, (10.0 + len(asked), 20.0 + 2 * len(asked), 1.0, 100.0), strict=True))
+
+    monkeypatch.setattr(module, "measured", measured)
+    module.main(["--rounds", "3", "--output", str(tmp_path)], standalone_mode=False)
+    table = pd.read_csv(tmp_path / f"jobs-{machine_name()}.csv")
+    jobs = len(asked) // 3
+    assert len(table) == jobs
+    assert table["wall_s"].tolist() == [10.0 + jobs + number for number in range(1, jobs + 1)]
+    assert (table["cores"] == 2).all()
+    assert set(table["job"]) == {"train", "evaluate", "table", "report", "sweep"}
