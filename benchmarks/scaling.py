@@ -1,4 +1,4 @@
-"""A training step on several processes, at the same batch: its seconds, and the memory of every process.
+"""A training step on several processes, at the same batch: its seconds, and the memory of a process.
 
     python benchmarks/scaling.py --quick            # three minutes on two cores: smaller models and batches
     python benchmarks/scaling.py --processes 4
@@ -82,14 +82,15 @@ def rows(sizes: dict[str, Size], processes: int, rounds: int, quick: bool) -> It
     for label, size in sizes.items():
         found: dict[Way, list[dict[str, float]]] = {way: [] for way in ways(processes)}
         for _ in range(rounds):
-            for way, figures in found.items():
-                figures.append(measured(label, way, quick))
-        alone = None
-        for way, figures in found.items():
-            medians = {name: statistics.median(each[name] for each in figures) for name in figures[0]}
-            alone = alone or medians["step_s"]
-            facts = {"processes": way.processes, "threads_each": way.threads, **medians}
-            yield {"model": label, "batch": size.batch, "way": str(way), **facts, "ratio": medians["step_s"] / alone}
+            for way, jobs in found.items():
+                jobs.append(measured(label, way, quick))
+        medians = {
+            way: {name: statistics.median(job[name] for job in jobs) for name in jobs[0]} for way, jobs in found.items()
+        }
+        for way, figures in medians.items():
+            facts = {"processes": way.processes, "threads_each": way.threads, **figures}
+            ratio = figures["step_s"] / medians[Way(1, 1)]["step_s"]
+            yield {"model": label, "batch": size.batch, "way": str(way), **facts, "ratio": ratio}
 
 
 @click.command(help=__doc__)

@@ -28,4 +28,5 @@ def rebuilt(page: str, parts: Mapping[str, Callable[[], Iterable[str]]]) -> str:
 def machine(found: pd.DataFrame) -> str:
     """The processor, threads and torch that a table of benchmarks was measured on."""
     about = found.iloc[0]
-    return f"{about['cpu']} ({about['flags']}), {about['threads']} threads, torch {about['torch']}"
+    threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    return f"{about['cpu']} ({about['flags']}), {threads}, torch {about['torch']}"

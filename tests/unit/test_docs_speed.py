@@ -44,6 +44,7 @@ def test_the_tables_say_what_was_measured(build: dict[str, Any], page: str, tmp_
     (tmp_path / "train_step-quick-A.csv").write_text(STEPS)
     (tmp_path / "jobs-A.csv").write_text(JOBS)
     made = build["text"](page, tmp_path)
+    assert "\nA CPU (avx2), 1 thread, torch 2.15, medians of 3 rounds ([CSV]" in made
     assert "| ours fp32 / torchattacks loop | 0.76 |\n" in made
     assert "| saved by channels last | 25% |\n" in made
     assert "| saved by kernel for grey images | −25% |\n" in made

@@ -83,12 +83,9 @@ def folded(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[Tensor], list[Tensor]
     biases = list(torch._foreach_neg(means))
     if own := [(bias, conv.bias) for bias, (conv, _) in zip(biases, pairs, strict=True) if conv.bias is not None]:
         torch._foreach_add_(*(list(each) for each in zip(*own, strict=True)))
-    for operation, values in (
-        (torch._foreach_mul_, roots),
-        (torch._foreach_mul_, scales),
-        (torch._foreach_add_, shifts),
-    ):
-        operation(biases, values)
+    torch._foreach_mul_(biases, roots)
+    torch._foreach_mul_(biases, scales)
+    torch._foreach_add_(biases, shifts)
     return weights, biases
 
 
