@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.fast.compiling import compiler_of, failure
 from toolkit_ext.fast.formats import (
     CUBLAS,
     check_native,
@@ -101,7 +102,7 @@ class Plan:
         if not compiles and not (self.copies and (self.attack_dtype is not None or folds)):
             return None
         try:
-            made = self._copied(model, example, folds, _compiler(self.compile_mode, pads=self.attack_mode == "eval"))
+            made = self._copied(model, example, folds, compiler_of(self.compile_mode, pads=self.attack_mode == "eval"))
         except UserError as error:
             if compiles:
                 raise
@@ -199,48 +200,3 @@ def plan(
         matmul_precision=matmul_precision,
         deterministic=deterministic,
     )
-
-
-def _compiler(mode: str, *, pads: bool) -> Callable[..., Callable[[Tensor], Tensor]] | None:
-    """What makes a forward function a compiled one.
-
-    With ``pads`` a smaller batch, such as the last of an epoch, is filled up with zeros to the size of the largest
-    before, so that nothing is compiled for it; only where examples do not see each other, in evaluation mode.
-    """
-    if mode == "none":
-        return None
-
-    def compiler(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        fast = torch.compile(forward, mode=mode, dynamic=False)
-        largest = 0
-
-        def step(x: Tensor) -> Tensor:
-            nonlocal largest
-            # CUDA graphs write every pass into the same memory: the outputs of the one before are done with.
-            torch.compiler.cudagraph_mark_step_begin()
-            size, largest = len(x), max(largest, len(x))
-            if not pads or size == largest:
-                return fast(x)
-            filled = torch.cat([x, x.new_zeros(largest - size, *x.shape[1:])]).contiguous(memory_format=_layout(x))
-            return fast(filled)[:size]
-
-        return step
-
-    return compiler
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """The memory format of ``x``; that of what is compiled must not change either."""
-    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def failure(model: Callable[[Tensor], Tensor], x: Tensor) -> str:
-    """What goes wrong in a pass forward and back through a compiled model; empty where nothing does."""
-    try:
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            torch.autograd.grad(model(leaf).sum(), leaf)
-    except Exception as error:  # compilers fail in many ways: none installed, code they cannot trace, a bug
-        return next(iter(str(error).splitlines()), "") or type(error).__name__
-    return ""
