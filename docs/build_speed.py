@@ -27,7 +27,7 @@ GREY = "ours fp32, torch's gradient of grey images"
 ALL = ("lenet", "resnet", "vit")
 # What a mechanism saves: the contestant with it, the one that differs by it alone, and the networks that it is for.
 SAVINGS = (
-    ("limit, channels_last", "limit", "channels last", ("lenet", "resnet")),
+    ("limit, channels_last", "limit", "channels last, of bare passes", ("lenet", "resnet")),
     ("ours fp32", "ours fp32, unfolded", "folded batch norm", ("resnet",)),
     ("ours fp32", GREY, "kernel for grey images", ("lenet",)),
     ("ours fp32, crafting in bf16", "ours fp32", "bf16 for the attack", ALL),

@@ -46,7 +46,7 @@ def test_the_tables_say_what_was_measured(build: dict[str, Any], page: str, tmp_
     made = build["text"](page, tmp_path)
     assert "\nA CPU (avx2), 1 thread, torch 2.15, medians of 3 rounds ([CSV]" in made
     assert "| ours fp32 / torchattacks loop | 0.76 |\n" in made
-    assert "| saved by channels last | 25% |\n" in made
+    assert "| saved by channels last, of bare passes | 25% |\n" in made
     assert "| saved by kernel for grey images | −25% |\n" in made
     assert "folded batch norm |" not in made  # nothing to fold
     assert "saved by bf16" not in made  # not measured
