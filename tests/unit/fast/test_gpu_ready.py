@@ -152,7 +152,7 @@ class Operations(TorchDispatchMode):
     """Counts operations, each a kernel or several on a GPU; views are none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
