@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolkit_ext import backbones
+from toolkit_ext.fast.compiling import failure
 from toolkit_ext.fast.formats import is_native
-from toolkit_ext.fast.planning import failure
 from toolkit_ext.trainers import TRAINERS, as_classifier
 
 STEPS, EPS, ALPHA, LR = 10, 0.1, 0.025, 1e-6

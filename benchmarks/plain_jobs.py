@@ -44,8 +44,8 @@ def network(data: str) -> nn.Module:
     return backbones.create(name, num_classes=classes, in_chans=channels, image_size=size, **extra)
 
 
-def load(data: str, root: Path, n: int) -> tuple[Split, Split]:
-    """The first ``n`` training images and all test images in [0, 1], each with labels."""
+def load(data: str, root: Path, n: int, n_test: int) -> tuple[Split, Split]:
+    """``n`` training images and ``n_test`` test images in [0, 1], each with labels."""
     if data == "digits":
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -54,25 +54,25 @@ def load(data: str, root: Path, n: int) -> tuple[Split, Split]:
         x = x.reshape(-1, 1, 8, 8).astype(np.float32) / 16
         parts = train_test_split(x, y, test_size=0.2, random_state=0, stratify=y)
         x, x_test, y, y_test = (torch.from_numpy(part) for part in parts)
-        return (x[:n], y[:n]), (x_test, y_test)
+        return (x[:n], y[:n]), (x_test[:n_test], y_test[:n_test])
     if data == "mnist":
         from torchvision.datasets import MNIST
 
         sets = [MNIST(root, train=train) for train in (True, False)]
         train, test = ((each.data[:, None].float() / 255, each.targets) for each in sets)
-        return (train[0][:n], train[1][:n]), test
-    from torch.utils.data import DataLoader
+        return (train[0][:n], train[1][:n]), (test[0][:n_test], test[1][:n_test])
+    from torch.utils.data import DataLoader, Subset
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
     steps = [v2.ToImage(), v2.Resize(73), v2.CenterCrop(64), v2.ToDtype(torch.float32, scale=True)]
     found = []
-    for part in ("train", "test"):
+    for part, count in (("train", n), ("test", n_test)):
         folder = ImageFolder(root / "imagenette160" / part, v2.Compose(steps))
-        batches = list(DataLoader(folder, BATCH, num_workers=2))
+        chosen = torch.randperm(len(folder), generator=torch.Generator().manual_seed(0))[:count].tolist()
+        batches = list(DataLoader(Subset(folder, chosen), BATCH, num_workers=2))
         found.append((torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])))
-    order = torch.randperm(len(found[0][0]), generator=torch.Generator().manual_seed(0))[:n]
-    return (found[0][0][order], found[0][1][order]), found[1]
+    return found[0], found[1]
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -145,8 +145,7 @@ def train_command(library: str, data: str, data_root: Path, n_train: int, epochs
     """Train, and print the accuracy under PGD-20 of torchattacks."""
     import torchattacks
 
-    (x, y), (x_test, y_test) = load(data, data_root, n_train)
-    x_test, y_test = x_test[:n_test], y_test[:n_test]
+    (x, y), (x_test, y_test) = load(data, data_root, n_train, n_test)
     train = train_torchattacks if library == "torchattacks" else train_art
     model = train(network(data), x, y, EPS[data], epochs).eval()
     attack = torchattacks.PGD(model, eps=EPS[data], alpha=EPS[data] / 8, steps=20)
@@ -165,11 +164,11 @@ def evaluate_command(library: str, data: str, data_root: Path, n: int, weights: 
     """AutoAttack's standard version on the first test images, as pyautoattack's own example has it."""
     from pyautoattack import AutoAttack
 
-    _, (x, y) = load(data, data_root, 1)
+    _, (x, y) = load(data, data_root, 1, n)
     model = network(data).eval()
     model.load_state_dict(torch.load(weights, weights_only=True))
     attack = AutoAttack(model, norm="Linf", eps=EPS[data], version="standard", device="cpu", seed=0)
-    attack.run_standard_evaluation(x[:n], y[:n], bs=250)
+    attack.run_standard_evaluation(x, y, batch_size=250)
 
 
 if __name__ == "__main__":

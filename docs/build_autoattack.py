@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from marked import rebuilt
 
 from toolkit_ext.io import atomic_write
 
 FILE = Path(__file__).with_name("evaluation.md")
 MEASURED = Path(__file__).parents[1] / "benchmarks" / "results"
-START, END = "<!-- autoattack -->\n", "<!-- end -->"
 TABLE, PARTS = "autoattack-quick-resnet18-", "autoattack-parts-quick-resnet18-"
 
 
@@ -52,12 +52,8 @@ def shares(found: pd.DataFrame) -> Iterator[str]:
 
 
 def text(page: str, measured: Path = MEASURED) -> str:
-    """``page`` with the part between :data:`START` and :data:`END` made anew."""
-    head, start, rest = page.partition(START)
-    _, end, tail = rest.partition(END)
-    if not end:
-        raise ValueError(f"{FILE.name}: there must be a line {START.strip()}, and {END} after it")
-    return head + start + "".join(f"{line}\n" for line in tables(measured)) + end + tail
+    """``page`` with both tables made anew."""
+    return rebuilt(page, {"autoattack": lambda: tables(measured)})
 
 
 if __name__ == "__main__":

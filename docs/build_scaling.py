@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import timm
 import torch
+from marked import machine, rebuilt
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -51,22 +52,36 @@ def passes() -> Iterator[str]:
 
 def measurements() -> Iterator[str]:
     """One table for each machine: measured cost of a step, and its ratio to its limit, at each size."""
-    for file in sorted(MEASURED.glob("method_costs-*.csv")):
-        if "-quick-" in file.name:
-            continue
+    files = [file for file in sorted(MEASURED.glob("method_costs-*.csv")) if "-quick-" not in file.name]
+    for number, file in enumerate(files):
         found = pd.read_csv(file)
         sizes = list(dict.fromkeys(found["model"]))
-        about = found.iloc[0]
         firsts = found.drop_duplicates("model")
         batches = ", ".join(f"`{row.model}` {row.batch} ({row.rounds})" for row in firsts.itertuples())
-        yield f"{about['cpu']} ({about['flags']}), {about['threads']} threads, torch {about['torch']}; medians."
+        yield from [""] * (number > 0)
+        yield f"{machine(found)}; medians."
         yield f"Batches, with the rounds: {batches} ([CSV](../benchmarks/results/{file.name})).\n"
         yield "| method | " + " | ".join(f"`{size}` | ratio" for size in sizes) + " |"
         yield "| --- |" + " ---: |" * (2 * len(sizes))
         for method, rows in found.groupby("method", sort=True):
             cells = rows.set_index("model").loc[sizes].itertuples()
             yield f"| `{method}` | " + " | ".join(f"{r.measured:.1f} | {r.to_limit:.2f}" for r in cells) + " |"
-        yield ""
+
+
+def processes(measured: Path = MEASURED) -> Iterator[str]:
+    """One table for each machine: a step on several processes beside one, and the memory of the largest."""
+    files = sorted(measured.glob("scaling-*.csv"))
+    if not files:
+        yield "Not measured yet."
+    for number, file in enumerate(files):
+        found = pd.read_csv(file)
+        yield from [""] * (number > 0)
+        yield f"{machine(found)}; medians of {found['rounds'][0]} ([CSV](../benchmarks/results/{file.name})).\n"
+        yield "| model, batch | | seconds of a step | to one process, one thread | memory of a process (MB) |"
+        yield "| --- | --- | ---: | ---: | ---: |"
+        for row in found.to_dict("records"):
+            figures = f"{row['step_s']:.3g} | {row['ratio']:.2f} | {row['peak_mb']:.0f}"
+            yield f"| {row['model']}, {row['batch']} | {row['way']} | {figures} |"
 
 
 def counted(name: str, side: int) -> tuple[float, float]:
@@ -103,18 +118,18 @@ def imagenet() -> Iterator[str]:
         yield f"| {label} | {c:.2f} | {cells} |"
 
 
-PARTS = {"passes": passes, "measurements": measurements, "backbones": backbones, "imagenet": imagenet}
+PARTS = {
+    "passes": passes,
+    "measurements": measurements,
+    "processes": processes,
+    "backbones": backbones,
+    "imagenet": imagenet,
+}
 
 
 def text(page: str) -> str:
-    """``page`` with the part between ``<!-- NAME -->`` and ``<!-- end -->`` made anew for every name."""
-    for name, part in PARTS.items():
-        head, start, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, tail = rest.partition("<!-- end -->")
-        if not end:
-            raise ValueError(f"{FILE.name}: there must be a line <!-- {name} -->, and <!-- end --> after it")
-        page = head + start + "\n".join(part()).rstrip() + "\n" + end + tail
-    return page
+    """``page`` with every part made anew."""
+    return rebuilt(page, PARTS)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from toolkit_ext.evaluation import Budget, Protocol, evaluate
 from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.suite.autoattack import perturb, plan, set_budget
 from toolkit_ext.evaluation.suite.fast import make_fast
-from toolkit_ext.evaluation.suite.fast_fab import project
+from toolkit_ext.evaluation.suite.fast.fab import project
 from toolkit_ext.evaluation.suite.precision import Judge
 
 SHORT = Budget(n_iter=3, n_queries=12)

@@ -1,4 +1,4 @@
-"""What tests of the command line share."""
+"""What tests of the command line and of generated pages share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 from toolkit_ext import cli
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.running.recheck import recheck
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))  # as "python docs/build_X.py" has it
 
 
 class Outcome(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -260,3 +261,61 @@ def test_augmentation_is_measured_against_none(monkeypatch: pytest.MonkeyPatch, 
     assert found.loc["trivial", "ratio"] == pytest.approx(
         found["seconds"]["trivial"] / found["seconds"]["none"], rel=1e-3
     )
+
+
+def test_a_process_of_the_scaling_benchmark_leaves_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module, contestants = importlib.import_module("scaling"), importlib.import_module("contestants")
+    monkeypatch.setenv("RANK", "3")
+    module.train(contestants.Size("lenet", (1, 8, 8), 4, {"width": 1}), tmp_path)
+    found = json.loads((tmp_path / "rank-3.json").read_text())
+    assert found["step_s"] > 0
+    assert found.keys() == {"step_s", "peak_mb"}
+
+
+def test_processes_take_turns_and_are_compared_with_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = importlib.import_module("scaling")
+    asked = []
+
+    def measured(label: str, way: Any, quick: bool) -> dict[str, float]:
+        asked.append((label, str(way)))
+        return {"step_s": 6.0 / way.processes / way.threads + len(asked) // 4, "peak_mb": 100.0 / way.processes}
+
+    monkeypatch.setattr(module, "measured", measured)
+    words = ["--quick", "--processes", "3", "--rounds", "3", "--output", str(tmp_path)]
+    module.main(words, standalone_mode=False)
+    ways = ["1 process, 1 thread", "1 process, 3 threads", "3 processes, 1 thread each"]
+    assert asked[:6] == [("lenet", way) for way in ways * 2]
+    table = pd.read_csv(tmp_path / f"scaling-quick-{machine_name()}.csv")
+    lenet = table[table["model"] == "lenet"]
+    assert lenet["way"].tolist() == ways
+    assert lenet["step_s"].tolist() == [7, 3, 3]
+    assert lenet["ratio"].tolist() == pytest.approx([1, 3 / 7, 3 / 7], rel=1e-4)
+    assert not table["model"].str.startswith("vit").any()
+
+
+@pytest.mark.slow
+def test_the_plain_scripts_train_and_evaluate_what_they_trained(tmp_path: Path) -> None:
+    main, weights = importlib.import_module("plain_jobs").main, tmp_path / "model.pt"
+    sizes = ["--n-train", "20", "--epochs", "1", "--n-test", "4"]
+    main(["train", "torchattacks", "digits", *sizes, "--out", str(weights)], standalone_mode=False)
+    before = weights.read_bytes()
+    main(["evaluate", "pyautoattack", "digits", "--n", "4", "--model", str(weights)], standalone_mode=False)
+    assert weights.read_bytes() == before
+
+
+def test_jobs_take_turns_and_their_medians_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = importlib.import_module("jobs")
+    asked: list[tuple[str, ...]] = []
+
+    def measured(words: tuple[str, ...], log: Path) -> dict[str, float]:
+        asked.append(words)
+        return dict(zip(module.FIGURES, (10.0 + len(asked), 20.0 + 2 * len(asked), 1.0, 100.0), strict=True))
+
+    monkeypatch.setattr(module, "measured", measured)
+    module.main(["--rounds", "3", "--output", str(tmp_path)], standalone_mode=False)
+    table = pd.read_csv(tmp_path / f"jobs-{machine_name()}.csv")
+    jobs = len(asked) // 3
+    assert len(table) == jobs
+    assert table["wall_s"].tolist() == [10.0 + jobs + number for number in range(1, jobs + 1)]
+    assert (table["cores"] == 2).all()
+    assert set(table["job"]) == {"train", "evaluate", "table", "report", "sweep"}

@@ -66,6 +66,17 @@ def test_flops_are_counted(build: dict[str, Any]) -> None:
     assert flops == pytest.approx(2 * 4.09e9, rel=0.01)
 
 
+def test_processes_are_compared_where_they_were_measured(build: dict[str, Any], tmp_path: Path) -> None:
+    assert list(build["processes"](tmp_path)) == ["Not measured yet."]
+    (tmp_path / "scaling-A.csv").write_text(
+        "model,batch,way,step_s,peak_mb,ratio,rounds,cpu,flags,threads,torch\n"
+        'lenet,128,"2 processes, 1 thread each",0.51234,88.7,0.554,3,A CPU,avx2,2,2.15\n'
+    )
+    made = list(build["processes"](tmp_path))
+    assert made[0].startswith("A CPU (avx2), 2 threads, torch 2.15; medians of 3 ([CSV]")
+    assert made[-1] == "| lenet, 128 | 2 processes, 1 thread each | 0.512 | 0.55 | 89 |"
+
+
 def test_links_to_files_lead_somewhere(page: str) -> None:
     for text in (page, (DOCS / "sweeps.md").read_text()):
         targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]

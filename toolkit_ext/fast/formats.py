@@ -117,6 +117,34 @@ def kernel_search(*, use: bool) -> Iterator[None]:
         cudnn.benchmark = before
 
 
+CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in another order at every call
+
+
+@contextmanager
+def deterministic_algorithms(*, use: bool) -> Iterator[None]:
+    """With ``use`` torch takes only kernels that repeat their results bit by bit.
+
+    Raises:
+        UserError: an operation within the context has no such kernel.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        if use:
+            torch.use_deterministic_algorithms(True)
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if use and found:
+            reason = f"{operation} has no kernel that repeats its results on this device; leave the option out"
+            raise UserError(f"deterministic: {reason}") from error
+        if use and CUBLAS[0] in str(error):
+            reason = f"cuBLAS was in use before; start again with {'='.join(CUBLAS)} in the environment"
+            raise UserError(f"deterministic: {reason}") from error
+        raise
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Compute float32 without TF32."""

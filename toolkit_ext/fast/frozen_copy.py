@@ -167,9 +167,10 @@ class FrozenCopy:
         with _evaluating_parametrizations(self.model):
             modules = dict(self.model.named_modules())
             values = [(target, getattr(modules[owner], name)) for target, owner, name in self._targets]
-            for conv, norm in self.pairs:
+            weights, biases = folded([(modules[conv], modules[norm]) for conv, norm in self.pairs])
+            for (conv, _), weight, bias in zip(self.pairs, weights, biases, strict=True):
                 layer: Any = self.copy.get_submodule(conv)
-                values += zip((layer.weight, layer.bias), folded(modules[conv], modules[norm]), strict=True)
+                values += [(layer.weight, weight), (layer.bias, bias)]
             if values:
                 targets, sources = (list(each) for each in zip(*values, strict=True))
                 torch._foreach_copy_(targets, sources)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from torch.optim import Optimizer
 
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.fast import COMPILE_MODES, MATMUL_PRECISIONS, PRECISIONS, SPEEDS, TRICKS
+from toolkit_ext.fast.compiling import compiler_of, failure
 from toolkit_ext.fast.formats import (
+    CUBLAS,
     check_native,
     choose_layout,
+    deterministic_algorithms,
     float32_products,
     half_passes,
     kernel_search,
@@ -49,6 +53,7 @@ class Plan:
     copies: bool
     compile_mode: str
     matmul_precision: str = "default"
+    deterministic: bool = False
 
     @contextmanager
     def applied(self, *models: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterator[None]:
@@ -57,10 +62,11 @@ class Plan:
         Afterwards everything is as it was: contiguous weights, the layers' own classes, and the state of ``optimizers``
         in the layout of the weights.
         """
+        repeating = deterministic_algorithms(use=self.deterministic)
         kernels = single_channel_conv(*models, use="single_channel_conv" in self.tricks)
         search = kernel_search(use="kernel_search" in self.tricks and self.device.type == "cuda")
         products = float32_products(self.matmul_precision)
-        with layouts_kept(optimizers), laid_out(models[0], self.memory_format), kernels, search, products:
+        with repeating, layouts_kept(optimizers), laid_out(models[0], self.memory_format), kernels, search, products:
             yield
 
     def arrange(self, images: Tensor) -> Tensor:
@@ -75,6 +81,14 @@ class Plan:
         """Attacks that look at the model itself, not at a copy, run in here."""
         return half_passes(self.device, self.attack_dtype)
 
+    def measuring(self) -> Plan:
+        """The plan of attacks that measure a model: in evaluation mode, not compiled, and nothing folded in float32.
+
+        So in float32 they look at the model itself, and figures by which epochs are chosen keep their last bit.
+        """
+        tricks = self.tricks - (frozenset() if self.attack_dtype else {"folding"})
+        return replace(self, attack_mode="eval", compile_mode="none", tricks=tricks)
+
     def frozen_copy(self, model: nn.Module, example: Tensor, *, intact: bool = False) -> FrozenCopy | None:
         """What attacks look at in place of ``model``; None where a copy gains nothing or cannot be made.
 
@@ -88,7 +102,7 @@ class Plan:
         if not compiles and not (self.copies and (self.attack_dtype is not None or folds)):
             return None
         try:
-            made = self._copied(model, example, folds, _compiler(self.compile_mode, pads=self.attack_mode == "eval"))
+            made = self._copied(model, example, folds, compiler_of(self.compile_mode, pads=self.attack_mode == "eval"))
         except UserError as error:
             if compiles:
                 raise
@@ -114,6 +128,7 @@ def plan(
     attack_mode: Mode = "eval",
     compile_mode: str = "none",
     matmul_precision: str = "default",
+    deterministic: bool = False,
     device: torch.device | str | None = None,
     without: Sequence[str] = (),
 ) -> Plan:
@@ -139,6 +154,8 @@ def plan(
         compile_mode: ``torch.compile`` of the passes of attacks: ``none`` or a mode of torch's.
         matmul_precision: of float32 products and convolutions on GPUs: ``default`` (torch's flags), ``highest``,
             ``high`` (TF32) or ``medium``.
+        deterministic: take only kernels that repeat their results. On a GPU this sets a variable for cuBLAS in the
+            environment of the process, which has to stand there before its first product.
         device: where the model is trained; by default where it lies.
         without: members of :data:`toolkit_ext.fast.TRICKS` to leave out, so that a benchmark can measure one at a time.
 
@@ -167,6 +184,8 @@ def plan(
     for option, value in (("precision", precision), ("craft_precision", chosen)):
         check_choice(option, value, PRECISIONS)
         check_native(option, value, place, _DTYPES[value])
+    if deterministic and place.type == "cuda":
+        os.environ.setdefault(*CUBLAS)
     tricks = frozenset(TRICKS if speed == "auto" else ()) - set(without)
     half = _DTYPES[precision] is not None or _DTYPES[chosen] is not None
     return Plan(
@@ -179,49 +198,5 @@ def plan(
         copies=speed != "off",
         compile_mode=compile_mode,
         matmul_precision=matmul_precision,
+        deterministic=deterministic,
     )
-
-
-def _compiler(mode: str, *, pads: bool) -> Callable[..., Callable[[Tensor], Tensor]] | None:
-    """What makes a forward function a compiled one.
-
-    With ``pads`` a smaller batch, such as the last of an epoch, is filled up with zeros to the size of the largest
-    before, so that nothing is compiled for it; only where examples do not see each other, in evaluation mode.
-    """
-    if mode == "none":
-        return None
-
-    def compiler(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        fast = torch.compile(forward, mode=mode, dynamic=False)
-        largest = 0
-
-        def step(x: Tensor) -> Tensor:
-            nonlocal largest
-            # CUDA graphs write every pass into the same memory: the outputs of the one before are done with.
-            torch.compiler.cudagraph_mark_step_begin()
-            size, largest = len(x), max(largest, len(x))
-            if not pads or size == largest:
-                return fast(x)
-            filled = torch.cat([x, x.new_zeros(largest - size, *x.shape[1:])]).contiguous(memory_format=_layout(x))
-            return fast(filled)[:size]
-
-        return step
-
-    return compiler
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """The memory format of ``x``; that of what is compiled must not change either."""
-    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def failure(model: Callable[[Tensor], Tensor], x: Tensor) -> str:
-    """What goes wrong in a pass forward and back through a compiled model; empty where nothing does."""
-    try:
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            torch.autograd.grad(model(leaf).sum(), leaf)
-    except Exception as error:  # compilers fail in many ways: none installed, code they cannot trace, a bug
-        return next(iter(str(error).splitlines()), "") or type(error).__name__
-    return ""

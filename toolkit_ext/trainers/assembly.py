@@ -77,6 +77,7 @@ class Assembly:
                 axes.attack,
                 axes.loop,
                 ALONE if parallel.sharded else ranks,
+                parts["plan"],
             ),
             epochs=epochs,
             folder=RunFolder(Path(options.run_dir), ranks) if options.run_dir else None,

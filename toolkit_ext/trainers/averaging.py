@@ -15,7 +15,8 @@ from toolkit_ext.trainers.config import LoopConfig
 class WeightAverage(AveragedModel):
     """``m ← d m + (1 − d) θ`` over weights and buffers, a copy at the first update; state and numbers are torch's own.
 
-    torch's update sends its counter to the device for each type of tensor, and the host waits for that every time.
+    torch's update sends its counter to the device for each type of tensor, and the host waits for that every time; and
+    it takes four kernels for each count of batches of a batch norm.
 
     Args:
         model: The model that is followed.
@@ -23,7 +24,7 @@ class WeightAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._move = get_ema_multi_avg_fn(decay)
+        self._move, self.decay = get_ema_multi_avg_fn(decay), decay
         super().__init__(model, multi_avg_fn=self._move, use_buffers=True)
         self._started = False
 
@@ -38,12 +39,21 @@ class WeightAverage(AveragedModel):
             groups[mine.device, mine.dtype].append((mine, theirs))
         for group in groups.values():
             averages, values = (list(each) for each in zip(*group, strict=True))
-            if self._started:
+            if not self._started:
+                torch._foreach_copy_(averages, values)
+            elif averages[0].is_floating_point() or averages[0].is_complex():
                 self._move(averages, values, self.n_averaged)
             else:
-                torch._foreach_copy_(averages, values)
+                self._move_whole_numbers(averages, values)
         self._started = True
         self.n_averaged += 1
+
+    def _move_whole_numbers(self, averages: list[Tensor], values: list[Tensor]) -> None:
+        """As torch moves them: the whole part of the average is kept."""
+        mine, theirs = (torch.cat([each.flatten() for each in group]) for group in (averages, values))
+        moved = (mine * self.decay + theirs * (1 - self.decay)).to(mine.dtype)
+        parts = moved.split([each.numel() for each in averages])
+        torch._foreach_copy_(averages, [part.view_as(each) for part, each in zip(parts, averages, strict=True)])
 
     def after_step(self, model: nn.Module) -> None:
         """Follow a step of the update."""

@@ -149,6 +149,11 @@ class LoopConfig:
         "float32 on GPUs: default (torch's own flags), highest (full float32), high (TF32) or medium",
         earlier="default",
     )
+    deterministic: bool = option(
+        False,
+        "train with kernels alone that repeat their results bit by bit, which matters on GPUs; cuDNN searches for none",
+        earlier=False,
+    )
     validation_fraction: float = option(0.1, "share of the training data set aside to choose the best epoch", BELOW_ONE)
     validation_steps: int = option(10, "steps of the PGD that measures validation robust accuracy", COUNT)
     validation_limit: int = option(1000, "most validation examples attacked after an epoch", COUNT)
@@ -209,6 +214,8 @@ class LoopConfig:
         check_choice("fused_optimizer", self.fused_optimizer, SWITCH)
         check_choice("compile_mode", self.compile_mode, COMPILE_MODES)
         check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+        if self.deterministic and self.compile_mode == "max-autotune":
+            raise UserError("deterministic: is not allowed with compile_mode max-autotune, which times kernels")
         if self.accumulate > 1 and self.precision == "fp16-mixed":
             raise UserError("accumulate: is not allowed with precision fp16-mixed; use bf16-mixed or fp32")
         if self.accumulate > 1 and self.sharding != "none":

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import FGSM, PGD, generate
+from toolkit_ext import fast
+from toolkit_ext.attacks import FGSM, PGD
 from toolkit_ext.data import ImageSet, as_image_set, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
+from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.batches import read
-from toolkit_ext.types import NORMS, Attack, Norm
+from toolkit_ext.types import NORMS, AdversarialInputs, Attack, Batch, Norm
 
 if TYPE_CHECKING:
     from toolkit_ext.backbones.dead_layers import DeadLayers
@@ -110,14 +112,18 @@ def predictions(model: nn.Module, x: Tensor | ImageSet, ranks: Ranks = ALONE) ->
     return found
 
 
-def robust_accuracy(model: nn.Module, held: ValidationSplit, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
-    """Share of ``held`` classified rightly under ``attack`` (in evaluation mode), each rank attacking its part."""
+def robust_accuracy(attacks: AttackRunner, held: ValidationSplit, attack: FGSM | PGD, ranks: Ranks = ALONE) -> float:
+    """Share of ``held`` classified rightly under ``attack`` (in evaluation mode), each rank attacking its part.
+
+    Whatever ``attacks`` look at, an image counts by what their model itself says in float32.
+    """
     right = torch.zeros((), dtype=torch.int64, device=held.y.device)
     for x, y in held.batches(ranks):
         part = ranks.part(len(x))
         with ranks.drawing(len(x)):
-            adversarial = generate(attack, model, x[part], y[part]).inputs
-        predicted = _predict(model, adversarial)
+            batch = Batch(x[part], y[part], AdversarialInputs(x[part]))
+            adversarial = attacks.generate(attack, batch).inputs
+        predicted = _predict(attacks.model, adversarial)
         if ranks.weight(len(x)):
             right += (predicted == y[part]).sum()
     ranks.sum([right])
@@ -125,7 +131,10 @@ def robust_accuracy(model: nn.Module, held: ValidationSplit, attack: FGSM | PGD,
 
 
 class Monitor:
-    """Measures a model on a validation split, and on a training subset for catastrophic overfitting."""
+    """Measures a model on a validation split, and on a training subset for catastrophic overfitting.
+
+    Attacks run as ``plan`` has it for measuring, by default on the model itself in float32.
+    """
 
     def __init__(
         self,
@@ -137,13 +146,14 @@ class Monitor:
         limit: int,
         patience: int,
         ranks: Ranks = ALONE,
+        plan: fast.Plan | None = None,
     ) -> None:
         self.validation = validation
         self.attacked = validation.first(limit) if validation else None
         self.training = training.first(TRAINING_SUBSET)
         self.eps, self.norm = eps, norm
         self.pgd, self.fgsm = PGD(eps=eps, norm=norm, steps=steps), FGSM(eps=eps, norm=norm)
-        self.patience, self.ranks = patience, ranks
+        self.patience, self.ranks, self.plan = patience, ranks, plan
         self.dead: DeadLayers | None = None
 
     def measure(self, model: nn.Module, eps: float | None = None) -> dict[str, float]:
@@ -157,10 +167,12 @@ class Monitor:
         example of the training subset switches on, in the layer where it is largest (for models with ReLU).
         """
         figures: dict[str, float] = {}
+        plan = self.plan or fast.plan(model, speed="off")
+        attacks = AttackRunner(model, plan.measuring(), self.pgd)  # anew: a copy is not to lie in memory while training
         if self.validation and self.attacked:
             predicted = predictions(model, self.validation.x, self.ranks)
             figures["val_clean_acc"] = float((predicted == self.validation.y).float().mean())
-            figures["val_robust_acc"] = robust_accuracy(model, self.attacked, self.pgd, self.ranks)
+            figures["val_robust_acc"] = robust_accuracy(attacks, self.attacked, self.pgd, self.ranks)
         else:
             predicted = predictions(model, self.training.x, self.ranks)
         figures["val_top_share"] = float(predicted.bincount().max()) / len(predicted)
@@ -170,7 +182,7 @@ class Monitor:
         if (reached := self.eps if eps is None else eps) > 0:
             for name, attack in (("fgsm", self.fgsm), ("pgd", self.pgd)):
                 at = attack.at(eps=reached)
-                figures[f"train_{name}_acc"] = robust_accuracy(model, self.training, at, self.ranks)
+                figures[f"train_{name}_acc"] = robust_accuracy(attacks, self.training, at, self.ranks)
         return figures
 
     def sound(self, alarms: Alarms, history: Sequence[dict[str, Any]]) -> None:
@@ -200,11 +212,16 @@ class Monitor:
 
 
 def make_monitor(
-    validation: ValidationSplit | None, training: ValidationSplit, attack: Attack, loop: LoopConfig, ranks: Ranks
+    validation: ValidationSplit | None,
+    training: ValidationSplit,
+    attack: Attack,
+    loop: LoopConfig,
+    ranks: Ranks,
+    plan: fast.Plan,
 ) -> Monitor:
     """The monitor of a run with this ``attack``, at its radius and in its norm."""
     norm, steps, limit = getattr(attack, "norm", NORMS[0]), loop.validation_steps, loop.validation_limit
-    return Monitor(validation, training, attack.eps, norm, steps, limit, loop.overfit_patience, ranks)
+    return Monitor(validation, training, attack.eps, norm, steps, limit, loop.overfit_patience, ranks, plan)
 
 
 def stays_constant(history: Sequence[dict[str, Any]], patience: int) -> bool:

@@ -97,6 +97,7 @@ def make_plan(model: nn.Module, loop: LoopConfig, device: torch.device, *, shard
         attack_mode=loop.craft_mode,
         compile_mode=loop.compile_mode,
         matmul_precision=loop.matmul_precision,
+        deterministic=loop.deterministic,
         device=device,
         without=loop.without,
     )

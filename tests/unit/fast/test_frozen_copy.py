@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import fuse_conv_bn_weights
 
 from toolkit_ext import backbones
 from toolkit_ext.attacks import PGD, Deep, generate
@@ -17,7 +18,7 @@ from toolkit_ext.backbones.spectral_norm import spectral_norm
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast.formats import half_passes
 from toolkit_ext.fast.frozen_copy import FrozenCopy, plain_copy
-from toolkit_ext.fast.kernels.folding import find_pairs, foldable_pairs
+from toolkit_ext.fast.kernels.folding import find_pairs, foldable_pairs, folded
 
 X, Y = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
 
@@ -81,6 +82,29 @@ def test_folding_is_exact(name: str, memory_format: Any, dtype: torch.dtype, tol
     # In fp32 a rounding puts one ReLU or other on the other side of 0, which the gradient shows.
     for ours, expected in list(checked)[: 1 if dtype == torch.float32 else 2]:
         torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_many_pairs_are_folded_to_the_bits_of_torchs_own(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    pairs = [
+        (nn.Conv2d(3, 5, 3, bias=biased), nn.BatchNorm2d(5, eps, affine=affine))
+        for biased, affine, eps in ((True, True, 1e-5), (False, True, 1e-3), (True, False, 0.1), (False, False, 1.0))
+    ]
+    for conv, norm in pairs:
+        norm(conv(X))
+        if norm.affine:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+        conv.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        norm.to(dtype)
+    for conv, norm, *found in zip(*zip(*pairs, strict=True), *folded(pairs), strict=True):
+        expected = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+        assert found[0].stride() == expected[0].stride()
+    assert folded([]) == ([], [])
 
 
 def test_it_follows_the_model() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +18,9 @@ from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.settings import float32_arithmetic
 from toolkit_ext.fast.formats import float32_products
 from toolkit_ext.fast.frozen_copy import FrozenCopy
+from toolkit_ext.trainers import PGDTrainer, as_classifier
+from toolkit_ext.trainers.averaging import WeightAverage
+from toolkit_ext.trainers.config import LoopConfig
 
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
@@ -140,3 +146,94 @@ def test_matmul_precision_holds_while_training(precision: str, inside: str) -> N
     assert float32_arithmetic() == before
     with pytest.raises(UserError, match="matmul_precision: 'tf32' is not known"):
         fast.plan(model, matmul_precision="tf32")
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, each a kernel or several on a GPU; views are none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.seen[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_copy_and_the_average_follow_with_few_kernels() -> None:
+    """Not one for every tensor; only the folded weights, whose factors have another shape, take a product each."""
+    model = backbones.create("resnet18_w", num_classes=10, in_chans=3, image_size=16, width=2)
+    frozen, average = FrozenCopy(model, X[:2], folds=True), WeightAverage(model, 0.9)
+    average.update_parameters(model)  # the first is a copy
+    with Operations() as copied:
+        frozen.refresh()
+    assert copied.seen.pop("mul") == len(frozen.pairs) == 20
+    assert copied.seen["_foreach_copy_"] == 1
+    assert copied.seen.total() < 10
+    with Operations() as averaged:
+        average.update_parameters(model)
+    assert averaged.seen["_foreach_lerp_"] == 1
+    assert averaged.seen.total() < 10
+
+
+@pytest.fixture
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The user's own setting, only a warning, is there before and after."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    found = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    assert found == (True, True)
+
+
+@pytest.mark.usefixtures("repeatable")
+@pytest.mark.parametrize(("device", "workspace"), [("cuda", ":4096:8"), ("cpu", None)])
+def test_deterministic_holds_while_training(device: str, workspace: str | None) -> None:
+    model = nn.Linear(3, 4)
+    plan = fast.plan(model, deterministic=True, device=device)
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None) == workspace
+    with plan.applied(model):
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.backends.cudnn.benchmark
+    with fast.plan(model).applied(model):
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def puts_twice() -> None:
+    torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+
+
+def fails(message: str) -> Any:
+    def raises() -> None:
+        raise RuntimeError(message)
+
+    return raises
+
+
+@pytest.mark.usefixtures("repeatable")
+@pytest.mark.parametrize(
+    ("work", "kind", "told"),
+    [
+        (puts_twice, UserError, "deterministic: put_ has no kernel that repeats its results"),
+        (fails("must set CUBLAS_WORKSPACE_CONFIG=:4096:8"), UserError, "deterministic: cuBLAS was in use before"),
+        (fails("another"), RuntimeError, "^another"),
+    ],
+)
+def test_what_cannot_repeat_is_told_in_one_line(work: Any, kind: type[Exception], told: str) -> None:
+    model = nn.Linear(3, 4)
+    with pytest.raises(kind, match=told), fast.plan(model, deterministic=True).applied(model):
+        work()
+
+
+def test_deterministic_is_recorded_where_it_is_chosen() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    plain, chosen = (
+        PGDTrainer(as_classifier(model, (1, 2, 2), 3), **options).axes.hyper_parameters()
+        for options in ({}, {"deterministic": True})
+    )
+    assert "deterministic" not in plain
+    assert chosen["deterministic"] is True
+    with pytest.raises(UserError, match="deterministic: is not allowed with compile_mode max-autotune"):
+        LoopConfig(deterministic=True, compile_mode="max-autotune")

@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext import fast
 from toolkit_ext.attacks import PGD
+from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import FGSMTrainer, PGDTrainer
+from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.monitor import Alarms, Monitor, ValidationSplit, predictions, robust_accuracy
 from toolkit_ext.trainers.state import TensorBoardLogger
 
@@ -23,6 +26,15 @@ FINE = {"val_top_share": 0.4, "val_robust_acc": 0.5, "train_fgsm_acc": 0.6, "tra
 def monitor(patience: int = 3) -> Monitor:
     held = ValidationSplit(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
     return Monitor(held, held, eps=0.1, norm="Linf", steps=2, limit=100, patience=patience)
+
+
+def runner(model: nn.Module, **options: Any) -> AttackRunner:
+    return AttackRunner(model, fast.plan(model, **options).measuring(), PGD(eps=0.1))
+
+
+def with_batch_norm() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(144, 3))
 
 
 def raised(*rows: dict[str, float]) -> list[str]:
@@ -53,7 +65,7 @@ def test_overfitting_is_judged_at_the_eps_that_training_has_reached(
 ) -> None:
     seen: list[tuple[str, float]] = []
 
-    def watching(model: nn.Module, held: ValidationSplit, attack: Any, ranks: Any) -> float:
+    def watching(attacks: AttackRunner, held: ValidationSplit, attack: Any, ranks: Any) -> float:
         seen.append((type(attack).__name__, attack.eps))
         return 0.34 if attack.eps < 0.9 or type(attack).__name__ == "FGSM" else 0.004  # so that the full eps would cry
 
@@ -123,11 +135,66 @@ def test_measured_accuracies_are_those_of_the_model(make: Any, data: Data) -> No
         expected = (model(data[0]).argmax(1) == data[1]).float().mean().item()
     model.train()
     assert (predictions(model, data[0]) == data[1]).float().mean().item() == expected
-    assert robust_accuracy(model, held, PGD(eps=0.0)) == pytest.approx(expected)
+    assert robust_accuracy(runner(model), held, PGD(eps=0.0)) == pytest.approx(expected)
     assert model.training
     watcher = Monitor(held, held, eps=0.0, norm="Linf", steps=1, limit=10, patience=1)
     assert watcher.measure(model)["val_clean_acc"] == pytest.approx(expected)
     assert "train_fgsm_acc" not in watcher.measure(model)
+
+
+needs_bf16 = pytest.mark.skipif(not is_native("cpu", torch.bfloat16), reason="no instructions for bf16 here")
+
+
+@pytest.mark.parametrize("options", [{}, {"compile_mode": "default"}, {"attack_mode": "train"}], ids=str)
+def test_in_float32_the_model_itself_is_measured(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folding, whose rounding could choose another epoch, whatever the attacks of training look at."""
+    made: list[Any] = []
+    monkeypatch.setattr("toolkit_ext.fast.planning.FrozenCopy", lambda *args, **_: made.append(args))
+    model, watcher = with_batch_norm(), monitor()
+    torch.manual_seed(0)
+    expected = watcher.measure(model)
+    watcher.plan = fast.plan(model, **options)
+    torch.manual_seed(0)
+    assert watcher.measure(model) == expected
+    assert made == []
+
+
+@needs_bf16
+@pytest.mark.parametrize(("speed", "pairs"), [("auto", 1), ("exact", 0)])
+def test_in_half_precision_attacks_search_on_a_copy(speed: str, pairs: int) -> None:
+    attacks = runner(with_batch_norm(), precision="bf16-mixed", speed=speed, compile_mode="default")
+    robust_accuracy(attacks, ValidationSplit(torch.rand(6, 1, 8, 8), torch.arange(6) % 3), PGD(eps=0.1, steps=1))
+    assert attacks.frozen is not None
+    assert len(attacks.frozen.pairs) == pairs
+    assert {weight.dtype for weight in attacks.frozen.copy.parameters()} >= {torch.bfloat16}
+    assert {weight.dtype for weight in attacks.model.parameters()} == {torch.float32}
+
+
+@needs_bf16
+def test_the_model_itself_judges_what_was_found_on_the_copy() -> None:
+    x, model = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)), with_batch_norm().eval()
+    with torch.no_grad():
+        held = ValidationSplit(x, model(x).argmax(dim=1))
+    attacks = runner(model, precision="bf16-mixed")
+    assert robust_accuracy(attacks, held, PGD(eps=0.0)) == 1
+    assert attacks.frozen is not None
+    liar: Any = attacks.frozen.copy
+    attacks.frozen.refresh = lambda: liar  # type: ignore[method-assign]
+    with torch.no_grad():
+        liar[-1].weight.zero_()
+        liar[-1].bias[held.y.mode().values] = -100
+    assert robust_accuracy(attacks, held, PGD(eps=0.0)) == 1
+
+
+@needs_bf16
+def test_exact_measures_what_off_does_in_half_precision(make: Any, data: Data) -> None:
+    found = []
+    for speed in ("off", "exact"):
+        trainer = PGDTrainer(make(), eps=0.3, steps=1, lr=0.02, precision="bf16-mixed", speed=speed)
+        trainer.fit(*data, nb_epochs=2, batch_size=36, progress=False)
+        found.append([{name: value for name, value in row.items() if "_acc" in name} for row in trainer.history])
+    assert found[0] == found[1]
+    assert found[0][0].keys() >= {"val_robust_acc", "train_pgd_acc"}
 
 
 def test_the_validation_limit_bounds_what_is_attacked(make: Any, data: Data) -> None:

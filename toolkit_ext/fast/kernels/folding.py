@@ -9,12 +9,12 @@ random statistics, so that a model that does something unforeseen is left unfold
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_weights, parametrize
+from torch.nn.utils import parametrize
 
 from toolkit_ext.fast.formats import full_float32
 from toolkit_ext.fast.kernels.single_channel_conv import SingleChannelConv2d
@@ -68,24 +68,34 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that does what ``conv`` and then ``norm`` do in evaluation mode."""
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, *_affine(norm)
-    )
-    return weight, bias
+def folded(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of convolutions that do what each ``(conv, norm)`` of ``pairs`` does in evaluation mode.
+
+    The same bits as torch's ``fuse_conv_bn_weights``, which takes ten kernels a pair; here most take all pairs at once.
+    """
+    if not pairs:
+        return [], []
+    means, variances = ([getattr(norm, name) for _, norm in pairs] for name in ("running_mean", "running_var"))
+    scales, shifts = (list(each) for each in zip(*(_affine(norm) for _, norm in pairs), strict=True))
+    roots = torch._foreach_rsqrt(torch._foreach_add(variances, [norm.eps for _, norm in pairs]))
+    factors = torch._foreach_mul(scales, roots)
+    weights = [conv.weight * factor.view(-1, 1, 1, 1) for (conv, _), factor in zip(pairs, factors, strict=True)]
+    biases = list(torch._foreach_neg(means))
+    if own := [(bias, conv.bias) for bias, (conv, _) in zip(biases, pairs, strict=True) if conv.bias is not None]:
+        torch._foreach_add_(*(list(each) for each in zip(*own, strict=True)))
+    torch._foreach_mul_(biases, roots)
+    torch._foreach_mul_(biases, scales)
+    torch._foreach_add_(biases, shifts)
+    return weights, biases
 
 
 @torch.no_grad()
 def fold(model: nn.Module, pairs: list[Pair]) -> None:
     """Fold ``pairs`` of ``model`` in place; its batch norms become identities (or the activation they hold)."""
     modules = dict(model.named_modules())
-    for conv_name, norm_name in pairs:
-        conv: Any = modules[conv_name]
-        norm: Any = modules[norm_name]
-        weight, bias = folded(conv, norm)
-        conv.weight = nn.Parameter(weight.detach().clone(memory_format=torch.preserve_format), requires_grad=False)
-        conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    layers: list[tuple[Any, Any]] = [(modules[conv], modules[norm]) for conv, norm in pairs]
+    for (_, norm_name), (conv, norm), weight, bias in zip(pairs, layers, *folded(layers), strict=True):
+        conv.weight, conv.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
         parent, _, last = norm_name.rpartition(".")
         model.get_submodule(parent)._modules[last] = _Rest(norm) if hasattr(norm, "act") else nn.Identity()
 

@@ -1,12 +1,12 @@
-"""The fast attacks together: same random numbers and verdicts as AutoAttack's, at less cost."""
+"""Attacks with the random numbers and verdicts of AutoAttack's, at less cost."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from toolkit_ext.evaluation.suite.fast_apgd import FastAPGD, FastTargetedAPGD
-from toolkit_ext.evaluation.suite.fast_fab import FastFAB
-from toolkit_ext.evaluation.suite.fast_square import FastSquare
+from toolkit_ext.evaluation.suite.fast.apgd import FastAPGD, FastTargetedAPGD
+from toolkit_ext.evaluation.suite.fast.fab import FastFAB
+from toolkit_ext.evaluation.suite.fast.square import FastSquare
 from toolkit_ext.evaluation.suite.precision import Judge
 
 FAST = {"apgd": FastAPGD, "apgd_targeted": FastTargetedAPGD, "fab": FastFAB, "square": FastSquare}
