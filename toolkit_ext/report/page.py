@@ -20,6 +20,7 @@ from toolkit_ext.io import atomic_write
 from toolkit_ext.report.landscape import is_landscape, panels
 from toolkit_ext.report.rankings import rankings
 from toolkit_ext.report.rows import columns, details, filters, rows, shared
+from toolkit_ext.report.studies import study_panels
 from toolkit_ext.results import Curve, Record, curves, frame, label
 from toolkit_ext.results.figures.curves import model_key
 
@@ -30,8 +31,8 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
     """The reproducible HTML of the report.
 
     Args:
-        records: Runs; those of ``toolkit-ext landscape`` have a section below the table.
-        pictures: Pictures by ``run_id`` (:func:`toolkit_ext.report.pictures`).
+        records: Runs; analyses of ``toolkit-ext landscape`` and studies of ``toolkit-ext tune`` have sections below.
+        pictures: Pictures by ``run_id`` (:func:`toolkit_ext.report.pictures`), and of studies.
         title: Heading and title of the page.
 
     Raises:
@@ -48,13 +49,32 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
         **_all_runs(runs),
         chunks=_chunks(runs, shown),
         chunk_size=CHUNK,
-        panels=panels(records, shown),
+        sections=_sections(records, shown),
         style=asset("itables", "html/dt_bundle.css") + template("report.css"),
         script=template("report.js"),
         table_script=packed(asset("itables", "html/dt_bundle.js")),
         chart_script=packed(asset("plotly", "package_data/plotly.min.js")),
         licences=licences(),
     )
+
+
+def _sections(records: Sequence[Record], pictures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What stands below the table: identifier, heading, number in words and panels of each section."""
+    studies, analyses = study_panels(records, pictures), panels(records, pictures)
+    found = [
+        ("studies", "Studies", "study" if len(studies) == 1 else "studies", studies),
+        (
+            "landscape",
+            "Loss landscape",
+            f"analys{'is' if len(analyses) == 1 else 'es'} of the loss landscape",
+            analyses,
+        ),
+    ]
+    return [
+        {"name": name, "heading": heading, "count": f"{len(shown)} {noun}", "panels": shown}
+        for name, heading, noun, shown in found
+        if shown
+    ]
 
 
 def _all_runs(records: Sequence[Record]) -> dict[str, Any]:

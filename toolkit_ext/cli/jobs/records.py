@@ -182,8 +182,10 @@ def plot(folder: Path, where: tuple[str, ...], log: Path | None, out: Path, valu
 @without_garbage_collection()
 def report(folder: Path, where: tuple[str, ...], examples: Path | None, data_root: Path, title: str, out: Path) -> None:
     """Write the page of the records that match ``where``."""
-    from toolkit_ext.report import landscape_pictures, pictures, write_page
+    from toolkit_ext.report import landscape_pictures, pictures, study_pictures, write_page
 
     kept = _read(folder, where)
-    shown = pictures(kept, examples or folder / "examples", data_root) | landscape_pictures(kept, folder / "figures")
+    figures = folder / "figures"
+    shown = pictures(kept, examples or folder / "examples", data_root)
+    shown |= landscape_pictures(kept, figures) | study_pictures(kept, figures)
     console.say(f"report: {write_page(kept, out, shown, title)} ({len(kept)} runs, {len(shown)} with pictures)")

@@ -95,9 +95,15 @@ def row(record: Record) -> dict[str, Any]:
         **{name: hardware[name] for name in ("cpu", "cores", "threads", "gpu")},
         **{f"version.{name}": version for name, version in record["versions"].items()},
         "commit": git["commit"] + ("+" if git["dirty"] else "") if git else None,
+        **_study(record),
         **_flat("backbone", record["backbone"]["args"]),
         **_flat("hp", _completed(record["hyper_parameters"])),
     }
+
+
+def _study(record: Record) -> dict[str, Any]:
+    study = record["details"].get("study")
+    return {"study": study["name"], "trial": study["trial"]} if study else {}
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
