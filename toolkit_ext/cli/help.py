@@ -85,7 +85,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
             "errors",
             "details",
         ),
-        *("save_examples", "name", "fresh"),
+        *("save_examples", "store_logits", "name", "fresh"),
     ),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}

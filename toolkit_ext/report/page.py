@@ -21,8 +21,9 @@ from toolkit_ext.report.landscape import is_landscape, panels
 from toolkit_ext.report.rankings import rankings
 from toolkit_ext.report.rows import columns, details, filters, rows, shared
 from toolkit_ext.report.studies import study_panels
-from toolkit_ext.results import Curve, Record, curves, frame, label
+from toolkit_ext.results import Record, curves, frame, label
 from toolkit_ext.results.figures.curves import model_key
+from toolkit_ext.results.inference.perturbations import perturbation_curve
 
 CHUNK = 64  # runs whose details are packed together: larger packs are smaller in sum, and slower to open
 
@@ -94,8 +95,13 @@ def _all_runs(records: Sequence[Record]) -> dict[str, Any]:
 
 def _chunks(records: Sequence[Record], pictures: Mapping[str, str]) -> list[str]:
     """The details of :data:`CHUNK` runs each, which the page unpacks when one of them is opened."""
-    of_run = _curves(records)
-    found = [details(r, of_run.get(r["run_id"]), pictures.get(r["run_id"], "")) for r in records]
+    models = _models(records)
+    accuracy = {run: curve for runs in models for curve in curves(runs) for run in _names(runs)}
+    broken = {run: curve for runs in models if (curve := perturbation_curve(runs)) for run in _names(runs)}
+    found = [
+        details(record, accuracy.get(run), pictures.get(run, ""), broken.get(run))
+        for run, record in zip(_names(records), records, strict=True)
+    ]
     parts = [found[start : start + CHUNK] for start in range(0, len(found), CHUNK)]
     return [packed(_json([vars(told) for told in part])) for part in parts]
 
@@ -110,13 +116,17 @@ def _template() -> Template:
     return made.get_template("report.html.j2")
 
 
-def _curves(records: Sequence[Record]) -> dict[str, Curve]:
-    """The robustness curve of each run's own model, by ``run_id``."""
+def _names(records: Sequence[Record]) -> list[str]:
+    return [record["run_id"] for record in records]
+
+
+def _models(records: Sequence[Record]) -> list[list[Record]]:
+    """The runs of each model in one norm and version."""
     models: dict[str, list[Record]] = {}
     for record in records:
         if protocol := record["protocol"]:
             models.setdefault(f"{model_key(record)} {protocol['norm']} {protocol['version']}", []).append(record)
-    return {record["run_id"]: curve for runs in models.values() for curve in curves(runs) for record in runs}
+    return list(models.values())
 
 
 def write_page(

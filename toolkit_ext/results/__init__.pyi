@@ -30,6 +30,10 @@ from .figures.images import (
 )
 from .figures.plots import plot_bars as plot_bars
 from .figures.plots import plot_clean_vs_robust as plot_clean_vs_robust
+from .inference.agreement import Agreement as Agreement
+from .inference.agreement import agreement as agreement
+from .inference.perturbations import PerturbationCurve as PerturbationCurve
+from .inference.perturbations import perturbation_curve as perturbation_curve
 from .records.environment import (
     environment as environment,
 )

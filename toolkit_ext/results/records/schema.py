@@ -134,6 +134,8 @@ class Details(TypedDict, total=False):
     attacks: dict[str, dict[str, float | None]]
     robust: dict[str, str]
     balanced: dict[str, float]
+    classes: dict[str, list[int]]
+    confidence: dict[str, dict[str, float]]
     training: TrainingDetails
     audit: list[AuditCheck]
     audit_settings: AuditSettings
