@@ -36,6 +36,7 @@ SOUND: dict[str, list[str]] = {
     "table": ["--results", "runs"],
     "plot": ["--results", "runs", "--out", "plot.svg"],
     "report": ["--results", "runs", "--out", "page.html"],
+    "leaderboard": ["--results", "runs", "--out", "page.html"],
     "claims": ["--results", "runs", "--recipes", "claims"],
 }
 # Values that would take long, or reach beyond this machine; everything else is drawn for every option.

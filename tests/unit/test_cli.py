@@ -128,7 +128,7 @@ def test_methods_lists_every_method_with_its_cost(command: Any) -> None:
     assert all(name in shown.out for name in TRAINERS)
 
 
-@pytest.mark.parametrize("name", ["methods", "train", "sweep", "tune", "evaluate", "table", "plot"])
+@pytest.mark.parametrize("name", ["methods", "train", "sweep", "tune", "evaluate", "table", "plot", "leaderboard"])
 def test_every_option_is_explained(name: str) -> None:
     command = cli.cli.get_command(click.Context(cli.cli), name)
     assert command is not None

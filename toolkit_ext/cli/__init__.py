@@ -41,6 +41,7 @@ COMMANDS = {
     "plot": ("records:plot_command", "Plot recorded runs."),
     "compare": ("records:compare_command", "Compare two recorded runs, image by image."),
     "report": ("records:report_command", "Write all runs to one HTML page."),
+    "leaderboard": ("records:leaderboard_command", "Write a page that ranks models by threat; export to RobustBench."),
     "claims": ("records:claims_command", "Rebuild CLAIMS.md and its figures from the records."),
 }
 

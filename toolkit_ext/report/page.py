@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
@@ -43,7 +43,8 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
         raise UserError("results: there are no runs to report on")
     runs = [record for record in records if not is_landscape(record)]
     shown = pictures or {}
-    return _template().render(
+    made = environment().get_template("report.html.j2")
+    return made.render(
         title=title,
         rankings=rankings(runs),
         count=len(runs),
@@ -110,10 +111,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def _template() -> Template:
+def environment() -> Environment:
+    """How templates become pages: every text of a record is escaped."""
     made = Environment(loader=FunctionLoader(template), autoescape=True, undefined=StrictUndefined)
     made.filters["label"] = label
-    return made.get_template("report.html.j2")
+    return made
 
 
 def _names(records: Sequence[Record]) -> list[str]:

@@ -50,9 +50,6 @@ from .records.record import (
     RecordWarning as RecordWarning,
 )
 from .records.record import (
-    model_info as model_info,
-)
-from .records.record import (
     new_record as new_record,
 )
 from .records.record import (
@@ -68,11 +65,11 @@ from .records.record import (
     slug as slug,
 )
 from .records.record import (
-    write_model_info as write_model_info,
-)
-from .records.record import (
     write_record as write_record,
 )
+from .records.robustbench import model_info as model_info
+from .records.robustbench import write_entry as write_entry
+from .records.robustbench import write_model_info as write_model_info
 from .records.schema import (
     SCHEMA as SCHEMA,
 )

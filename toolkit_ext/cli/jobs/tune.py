@@ -81,7 +81,9 @@ def _conclude(study: Study, plan: Callable[[Mapping[str, str]], Task], context: 
 
     left = trials - finished(study)
     if left > 0:
-        console.say(f"{left} trials are running elsewhere; if their process has ended, the same command resumes them")
+        console.say(
+            f"running elsewhere: {left} of the trials; if their process has ended, the same command resumes them"
+        )
     if not any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)):
         if left > 0:
             return
