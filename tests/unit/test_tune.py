@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,29 @@ def test_a_trial_whose_process_died_is_known_by_the_lock_of_its_run(fake: Any, c
     assert again.params == trial.params
     studies.requeue(study, context.output)
     assert len(study.trials) == 2  # once is enough
+
+
+def test_a_trial_that_never_began_is_known_by_its_age(
+    fake: Any, context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(lambda _: [0.5])
+    study = opened()
+    study.ask({"lr": optuna.distributions.FloatDistribution(0.001, 0.5, log=True)})  # and its process is killed
+    studies.requeue(study, context.output)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING"]
+    monkeypatch.setattr(studies, "_STARTS_WITHIN", timedelta(0))
+    studies.requeue(study, context.output)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_a_trial_on_another_machine_is_left_to_it(fake: Any, context: RunContext) -> None:
+    fake(lambda _: [0.5])
+    study = opened()
+    trial = study.ask()
+    trial.set_user_attr("run_id", "run")  # in a folder that is not here
+    trial.set_user_attr("started", trial.number)
+    studies.requeue(study, context.output)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING"]
 
 
 def test_a_trial_that_kills_every_process_is_given_up(fake: Any, context: RunContext) -> None:

@@ -110,6 +110,17 @@ def measured(record: Make, method: str = "pgd", **more: Any) -> Record:
     return validate({**given, "details": about})
 
 
+@pytest.mark.parametrize(
+    "confidence",
+    [{"run": CONFIDENCE["clean"]}, {"aa": {"ece": 0.1}}, {"aa": 0.1}, {"aa": {**CONFIDENCE["clean"], "nll": "high"}}]
+    + [{"clean": {**CONFIDENCE["clean"], "acc": 2.0}}],
+    ids=str,
+)
+def test_confidence_that_no_evaluation_writes_is_refused(record: Make, confidence: Any) -> None:
+    with pytest.raises(UserError, match=r"^record field details\.confidence"):
+        measured(record, confidence=confidence)
+
+
 def test_tables_show_them_when_they_are_named(record: Make) -> None:
     table = aggregate(frame([measured(record), record("mart")]))
     row = table.set_index("method").loc["pgd"]

@@ -88,7 +88,7 @@ def row(record: Record) -> dict[str, Any]:
             name.removesuffix("_acc") + BALANCED: value for name, value in record["details"].get("balanced", {}).items()
         },
         **{name + WORST_CLASS: share for name, share in worst_classes(record["details"].get("classes", {})).items()},
-        **{f"{n}_{key}": v for n, of in record["details"].get("confidence", {}).items() for key, v in of.items()},
+        **{n + end: of[end[1:]] for n, of in record["details"].get("confidence", {}).items() for end in CONFIDENCE},
         **{f"n_{split}": data[split] for split in ("train", "validation", "test")},
         "num_classes": data["num_classes"],
         "parameters": record["backbone"]["parameters"],
