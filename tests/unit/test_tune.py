@@ -173,6 +173,24 @@ def test_the_value_is_the_best_epoch_and_poor_trials_stop(fake: Any, context: Ru
     assert "Traceback" not in (context.output / ended[5].user_attrs["run_id"] / "sweep.log").read_text()
 
 
+@pytest.mark.parametrize(("algorithm", "pruner"), [("tpe", "median"), ("random", "none"), ("tpe", "hyperband")])
+def test_every_algorithm_and_pruner_finds_the_better_half(
+    algorithm: str, pruner: str, fake: Any, context: RunContext
+) -> None:
+    """A trial with a rate above 0.25 is right on all images, and others on few."""
+    made: Fake = fake(lambda experiment: [0.5, 0.9] if experiment.hyper_parameters["lr"] > 0.25 else [0.1, 0.2])
+    space = {"lr": Dimension("lr", low=0.001, high=0.5)}
+    study = opened(algorithm=algorithm, pruner=pruner)
+    ended = list(tune(study, task_with, space, context, 14))
+    assert len(ended) == len(made.ran) - 1 == 14
+    assert study.best_value == 0.9
+    assert study.best_params["lr"] > 0.25
+    assert {trial.state.name for trial in ended} <= {"COMPLETE", "PRUNED"}
+    assert pruner != "none" or all(trial.state.name == "COMPLETE" for trial in ended)
+    good = sum(rate > 0.25 for rate in made.ran[-4:])
+    assert algorithm != "tpe" or pruner == "hyperband" or good >= 3  # TPE learns; hyperband begins anew in its brackets
+
+
 def test_a_trial_that_fails_stops_no_other_and_counts(fake: Any, context: RunContext) -> None:
     def values(experiment: Any) -> list[float]:
         if len(made.ran) == 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
@@ -40,6 +40,7 @@ def outcomes(record: Make, eps: float = 0.1, *, images: str = "same", **robust: 
     return record(eps=eps, n_examples=n, metrics=metrics, intervals={}, details=about)
 
 
+@settings(max_examples=30)
 @given(flags=BITS)
 def test_kappa_is_that_of_scikit_learn(flags: list[tuple[bool, bool]]) -> None:
     one, other = (np.array(each) for each in zip(*flags, strict=True))
@@ -63,6 +64,7 @@ def test_attacks_are_compared_on_the_images_that_are_right(record: Make) -> None
     assert agreement(record(details={})) == []
 
 
+@settings(max_examples=30)
 @given(rows=st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=20))
 def test_the_smallest_radius_is_that_of_the_first_record_that_broke_the_image(record: Make, rows: Any) -> None:
     clean, *robust = ([*column] for column in zip(*rows, strict=True))
@@ -112,8 +114,13 @@ def measured(record: Make, method: str = "pgd", **more: Any) -> Record:
 
 @pytest.mark.parametrize(
     "confidence",
-    [{"run": CONFIDENCE["clean"]}, {"aa": {"ece": 0.1}}, {"aa": 0.1}, {"aa": {**CONFIDENCE["clean"], "nll": "high"}}]
-    + [{"clean": {**CONFIDENCE["clean"], "acc": 2.0}}],
+    [
+        {"run": CONFIDENCE["clean"]},
+        {"aa": {"ece": 0.1}},
+        {"aa": 0.1},
+        {"aa": {**CONFIDENCE["clean"], "nll": "high"}},
+        {"clean": {**CONFIDENCE["clean"], "acc": 2.0}},
+    ],
     ids=str,
 )
 def test_confidence_that_no_evaluation_writes_is_refused(record: Make, confidence: Any) -> None:
