@@ -261,6 +261,17 @@ def test_a_trial_on_another_machine_is_left_to_it(fake: Any, context: RunContext
     assert [trial.state.name for trial in study.trials] == ["RUNNING"]
 
 
+@pytest.mark.parametrize("name", ["..", "../other", "/tmp", 3, None])
+def test_a_storage_cannot_name_a_folder_elsewhere(name: Any, fake: Any, context: RunContext) -> None:
+    fake(lambda _: [0.5])
+    study = opened()
+    trial = study.ask()
+    trial.set_user_attr("run_id", name)
+    trial.set_user_attr("started", trial.number)
+    with pytest.raises(UserError, match="storage: run_id of a trial"):
+        studies.requeue(study, context.output)
+
+
 def test_a_trial_that_kills_every_process_is_given_up(fake: Any, context: RunContext) -> None:
     made: Fake = fake(lambda _: [0.5], lambda experiment: experiment.hyper_parameters["lr"] == made.ran[1])
     study = opened()

@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from toolkit_ext.errors import UserError, check_choice, one_line
+from toolkit_ext.errors import UserError, check_choice, check_file_name, one_line
 from toolkit_ext.experiments.sweep import LOCK
 from toolkit_ext.io import make_folder
 
@@ -194,7 +194,7 @@ def requeue(study: Study, output: Path) -> None:
 def _is_abandoned(trial: FrozenTrial, output: Path) -> bool:
     if trial.user_attrs.get(STARTED) != trial.number:  # between its suggestions and its lock, which takes no time
         return trial.datetime_start is not None and datetime.now() - trial.datetime_start > _STARTS_WITHIN
-    folder = output / str(trial.user_attrs[RUN_ID])
+    folder = output / check_file_name("storage: run_id of a trial", trial.user_attrs.get(RUN_ID))
     if not folder.is_dir():
         return False  # on another machine
     try:
