@@ -54,6 +54,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
     ),
     "torchattacks": ("attacks/adapters.py",),
     "pyautoattack": ("evaluation/",),
+    "optuna": ("experiments/studies.py", "experiments/tuning.py", "cli/jobs/tune.py"),
     "accelerate": ("ranks/launch.py", "trainers/tracking.py"),
 }
 

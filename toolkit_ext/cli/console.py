@@ -14,6 +14,7 @@ from rich.table import Table
 from toolkit_ext import results
 from toolkit_ext.ranks import launched, silent
 from toolkit_ext.results import Record
+from toolkit_ext.results.records.classes import worst_classes
 from toolkit_ext.results.tables.formatting import budget, plain
 
 _notes = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -125,18 +126,31 @@ def _accuracies(
 
 
 def details_table(record: Record, *, errors: bool = False) -> Table:
-    """For each attack: images attacked and broken, accuracy after it (plain and balanced), and wall time in seconds."""
+    """For each attack: images attacked and broken, accuracy after it (plain, balanced, worst class), wall seconds."""
     about = record["protocol"]
     title = "each attack" if about is None else f"each attack: {_threat([about])}"
     table = Table(title=title)
     share, balanced = "error in %" if errors else "accuracy in %", record["details"].get("balanced", {})
-    for name in ("attack", "attacked", "broken", share, "balanced", "seconds"):
+    worst = worst_classes(record["details"].get("classes", {}))
+    for name in ("attack", "attacked", "broken", share, "balanced", "worst class", "seconds"):
         table.add_column(name, justify="left" if name == "attack" else "right")
     for name, row in record["details"]["attacks"].items():
-        left = [percent(value, errors=errors) for value in (row["accuracy"], balanced.get(f"{name}_acc"))]
+        found = (row["accuracy"], balanced.get(f"{name}_acc"), worst.get(name))
+        left = [percent(value, errors=errors) for value in found]
         table.add_row(_label(name), str(row["attempted"]), str(row["broken"]), *left, f"{row['seconds']:.1f}")
     for name, reason in record["omitted"].items():
-        table.add_row(_label(name), "", "", "", "", reason)
+        table.add_row(_label(name), *[""] * 5, reason)
+    return table
+
+
+def confidence_table(record: Record) -> Table:
+    """ECE, NLL, Brier score and margin, clean and under each attack."""
+    table = Table(title="confidence")
+    for name in ("attack", "ECE in %", "NLL", "Brier in %", "margin in %"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    for name, row in record["details"]["confidence"].items():
+        shares = {key: percent(row[key]) for key in ("ece", "brier", "margin")}
+        table.add_row(_label(name), shares["ece"], f"{row['nll']:.3f}", shares["brier"], shares["margin"])
     return table
 
 

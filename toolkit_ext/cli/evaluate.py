@@ -63,6 +63,12 @@ from toolkit_ext.cli.options import (
     help="write adversarial examples to this .safetensors file, or to this folder under the name of the run",
 )
 @click.option(
+    "--store-logits",
+    type=click.Path(path_type=Path),
+    help="write the logits of every image, clean and under each attack, to this .safetensors file or folder; the "
+    "record then has ECE, NLL, Brier score and margins",
+)
+@click.option(
     "--max-time",
     type=float,
     metavar="MINUTES",

@@ -23,6 +23,7 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "rich_help_config": R
 HEADINGS: dict[str, tuple[str, ...]] = {
     "Configuration": ("config", "print_config", "dry_run"),
     "Sweep": ("methods", "seeds", "workers", "threads", "scheduler"),
+    "Study": ("search", "trials", "study", "storage", "algorithm", "pruner", "prune_after"),
     "Analysis": (
         *("what", "k", "tol", "trace_samples", "density_steps", "density_samples", "distances", "directions", "span"),
         *("points", "dimensions", "degree"),
@@ -84,7 +85,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
             "errors",
             "details",
         ),
-        *("save_examples", "name", "fresh"),
+        *("save_examples", "store_logits", "name", "fresh"),
     ),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}

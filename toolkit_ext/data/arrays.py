@@ -95,7 +95,7 @@ def _channels_first(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _moved(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """``[N, H, W, C]`` as ``[N, C, H, W]`` in the same memory, some images at a time: an archive may fill half of it."""
+    """``[N, H, W, C]`` as ``[N, C, H, W]`` in the same memory, some at a time: an archive may fill half of it."""
     n, height, width, channels = x.shape
     out = x.reshape(n, channels, height, width)
     for start in range(0, n, _AT_ONCE):

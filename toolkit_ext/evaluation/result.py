@@ -182,6 +182,9 @@ class Evaluation:
         partial: Empty unless ``max_time`` stopped the evaluation: ``judged`` images ``of`` so many, after ``minutes``.
             Then everything else is about the first ``judged`` images alone.
         balanced: The metrics with every class counting alike, see :func:`.balanced_accuracy`.
+        classes: Images of each class, and how many of them each column leaves right, see :func:`.class_counts`.
+        logits: With ``store_logits``, ``[N, K]`` of each column, and ``labels`` ``[N]``; see :class:`.LogitStore`.
+        confidence: With ``store_logits``, calibration and more of each column, see :func:`.confidence`.
     """
 
     protocol: Protocol
@@ -199,6 +202,13 @@ class Evaluation:
     carried: dict[str, int] = field(default_factory=dict)
     partial: dict[str, float] = field(default_factory=dict)
     balanced: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, list[int]] = field(default_factory=dict)
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    confidence: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def save_logits(self, path: str | Path) -> Path:
+        """Write :attr:`logits` to a safetensors file; ``safetensors.torch.load_file`` reads it."""
+        return write_tensors(Path(path), {name: values.contiguous() for name, values in self.logits.items()}, {})
 
     def to_record(self) -> dict[str, Any]:
         """The fields of a run record that an evaluation fills, ready for JSON.
@@ -220,6 +230,8 @@ class Evaluation:
                 **({"carried": dict(self.carried)} if self.carried else {}),
                 **({"partial": dict(self.partial)} if self.partial else {}),
                 **({"balanced": dict(self.balanced)} if self.balanced else {}),
+                **({"classes": dict(self.classes)} if self.classes else {}),
+                **({"confidence": dict(self.confidence)} if self.confidence else {}),
             },
         }
 

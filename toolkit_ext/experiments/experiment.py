@@ -34,6 +34,7 @@ from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers.accumulation import check_accumulate
+from toolkit_ext.trainers.callbacks import OnEpoch
 from toolkit_ext.trainers.extra_data import extra_per_batch
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.optim import make_schedulers
@@ -148,10 +149,11 @@ def rehearse(
     return prepared
 
 
-def run(experiment: Experiment, context: RunContext) -> Record:
+def run(experiment: Experiment, context: RunContext, on_epoch: Sequence[OnEpoch] = ()) -> Record:
     """Train, evaluate the epoch with the best validation accuracy, and write the record; skip a recorded run.
 
     Processes started by torchrun share the training and the evaluation; rank 0 writes, and all return the record.
+    ``on_epoch`` are called after each epoch; what one of them raises ends the run, which can be resumed.
 
     Raises:
         UserError: anything the caller can correct, before the training if possible.
@@ -186,7 +188,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         run_dir=folder,
         resume=context.resume or extended,
         progress=context.progress and not context.quiet,
-        on_epoch=shown_epochs(context),
+        on_epoch=[*shown_epochs(context), *on_epoch],
         save_every=context.save_every,
         extra_data=placed and (placed.x_train, placed.y_train),
         extra_fraction=experiment.extra_fraction,

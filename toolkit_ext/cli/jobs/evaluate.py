@@ -83,9 +83,11 @@ class _Job:
     def _write(self, one: Evaluation, record: Record) -> None:
         folder = self.context.results / ("partial" if one.partial else "runs")  # tables read runs
         console.say(f"record: {self.ranks.first(lambda: results.write_record(record, folder))}")
-        if (kept := self.values["save_examples"]) and not kept.suffix:
-            file = kept / f"{record['run_id']}.safetensors"
-            console.say(f"examples: {self.ranks.first(lambda: one.examples.save(make_folder(kept) / file.name))}")
+        for name, save in (("save_examples", one.examples.save), ("store_logits", one.save_logits)):
+            if (kept := self.values[name]) and not kept.suffix:
+                file = kept / f"{record['run_id']}.safetensors"
+                written = self.ranks.first(lambda save=save, file=file: save(make_folder(file.parent) / file.name))  # type: ignore[misc]
+                console.say(f"{name.partition('_')[2]}: {written}")
 
     def _digest(self, checkpoints: Sequence[str]) -> str:
         """A hash of models, data and settings: each combination has its own folder, from which it resumes."""
@@ -102,9 +104,10 @@ class _Job:
         return {**values, "num_classes": self.dataset.num_classes, "progress": self.context.progress}
 
     def _evaluate(self, folder: Path) -> Sequence[Evaluation]:
-        kept = self.values["save_examples"]
         # The names in a folder are those of the records, which are written later.
-        options = {"save_examples": kept if kept and kept.suffix else None, **self._options()}
+        examples, logits = (self.values[name] for name in ("save_examples", "store_logits"))
+        options = {"save_examples": examples if examples and examples.suffix else None, **self._options()}
+        options["store_logits"] = logits if logits and logits.suffix else bool(logits)
         options |= {key: self.values[key] for key in ("batch_size", "precision", "max_time")}
         given = (self.loaded.model, self.dataset.x_test, self.dataset.y_test, self.protocol)
         if len(self.values["eps"]) > 1:
@@ -145,5 +148,7 @@ class _Job:
         console.show_table(console.evaluation_table(records, source=self.radius_source, errors=errors))
         for record in records if self.values["details"] else ():
             console.show_table(console.details_table(record, errors=errors))
+            if "confidence" in record["details"]:
+                console.show_table(console.confidence_table(record))
         if audited:
             console.show_table(console.audit_table(audited.to_dict(), self.protocol.name))

@@ -24,6 +24,7 @@ from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.evaluation.result import Examples, Flag, Row, add_passes, fraction
 from toolkit_ext.evaluation.running.clock import Clock
 from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
+from toolkit_ext.evaluation.running.logits import LogitStore
 from toolkit_ext.evaluation.running.recheck import recheck, rejected_flag
 from toolkit_ext.evaluation.running.state import State
 from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
@@ -61,6 +62,7 @@ class Runner:
     ``found`` has attacks, indices, inputs and predictions of the first adversarial example of each broken image;
     ``seconds`` is summed over the ranks. ``attempted`` has the images that each job attacked. After ``clock`` says that
     time is up, only stored batches are used, and :attr:`judged` is the number of images before the first missing one.
+    ``logits`` collects those of every batch, where they are asked for.
     """
 
     subject: Subject
@@ -75,6 +77,7 @@ class Runner:
     seconds: float = 0.0
     clock: Clock = field(default_factory=Clock)
     attempted: dict[str, Tensor] = field(default_factory=dict)
+    logits: LogitStore | None = None
 
     def __post_init__(self) -> None:
         self._broken = torch.zeros(len(self.subject.x), dtype=torch.bool)
@@ -113,6 +116,8 @@ class Runner:
                 break
             tensors, info = stored
             self._keep(job, indices, tensors)
+            if self.logits is not None:
+                self.logits.add(job.name, indices, tensors["logits"], tensors["broken"])
             after[indices[tensors["broken"]]] = False
             messages += info["messages"]
             seconds += info["seconds"]
@@ -163,6 +168,8 @@ class Runner:
         wanted = {"indices": (n,), "broken": (n,), "kept": (n,), "predictions": (n,)}
         if {**shapes, **wanted} != shapes or not torch.equal(tensors["indices"], indices):
             return False
+        if self.logits is not None and shapes.get("logits", ())[:1] != (n,):
+            return False
         if shapes.get("inputs") != (int(tensors["kept"].sum()), *image):
             return False
         return not (tensors["broken"] & ~self._broken[indices] & ~tensors["kept"]).any()
@@ -196,6 +203,8 @@ class Runner:
         broken[broken.clone()] = ok
         kept = broken & ~self._broken[indices]
         tensors = {"indices": indices, "broken": broken, "kept": kept, "inputs": inputs[kept].cpu()}
+        if self.logits is not None:
+            tensors["logits"] = logits.float().cpu()
         info = {"messages": self.collector.take(), "rejected": rejected, "seconds": time.perf_counter() - start}
         info |= {"gradients": {"seen": first.seen, "zero": first.zero}, "passes": first.passes}
         return {**tensors, "predictions": predictions.cpu(), **drawn}, info
