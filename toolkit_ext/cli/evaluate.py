@@ -14,6 +14,7 @@ from toolkit_ext.cli.options import (
     NATURAL,
     SEED_NUMBER,
     CommaSeparated,
+    attack_arg_option,
     data_option,
     reading_options,
     run_context_options,
@@ -34,8 +35,12 @@ from toolkit_ext.cli.options import (
     help="radius instead of the protocol's, such as 8/255; several, such as 2/255,8/255, give a curve",
 )
 @click.option(
-    "--attacks", type=CommaSeparated(str), default=(), help="columns instead of the protocol's, such as clean,pgd20,aa"
+    "--attacks",
+    type=CommaSeparated(str),
+    default=(),
+    help="columns instead of the protocol's, such as clean,pgd20,aa; also torchattacks:NAME, art:NAME, FILE.py:NAME",
 )
+@attack_arg_option
 @click.option("--version", help="AutoAttack's version: standard, plus, or rand for randomised models")
 @click.option("--errors", is_flag=True, help="print errors instead of accuracies")
 @click.option("--details", is_flag=True, help="print the images that each attack broke, and its time")

@@ -68,7 +68,19 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "constant_patience",
         "track",
     ),
-    "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
+    "Evaluation": (
+        "protocol",
+        "attacks",
+        "attack_arg",
+        "eps",
+        "norm",
+        "alpha",
+        "steps",
+        "version",
+        "audited",
+        "audit_n",
+        "transfer",
+    ),
     "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": (
         *(

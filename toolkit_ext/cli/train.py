@@ -14,6 +14,7 @@ from toolkit_ext.cli.help import TrainCommand
 from toolkit_ext.cli.model_options import import_option, mean_option, std_option, weights_key_option
 from toolkit_ext.cli.options import (
     CommaSeparated,
+    attack_arg_option,
     backbone_arg_option,
     checkpoint_options,
     hyper_parameter_options,
@@ -34,6 +35,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     """The experiment that ``values``, options of ``train``, describe; without those of :func:`run_context_options`."""
     values = dict(values)
     args, reading = values.pop("backbone_arg"), take_reading(values)
+    values["attack_args"] = values.pop("attack_arg")
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
     given = {name: value for name, value in values.items() if value is not None}
     experiment = Experiment(method=method, backbone_args=args, hyper_parameters=given, reading=reading, **fixed)
@@ -60,6 +62,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--n-test", type=int, default=1000, show_default=True, help="attack the first N test examples")
 @click.option("--protocol", help="evaluation; by default the usual one of the data set at the attack's eps")
 @click.option("--attacks", type=CommaSeparated(str), default=(), help="columns to evaluate instead of the protocol's")
+@attack_arg_option
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run, or of the one named: RUN")

@@ -134,11 +134,17 @@ def _result(suite: AttackSuite) -> Evaluation:
         robust=robust,
         balanced=balanced_metrics(robust, suite.subject.y[: runner.judged]),
         carried=_carried(suite.carry),
+        refuted=_refuted(runner),
         examples=runner.examples(suite.protocol),
         seconds=round(runner.seconds, 3),
         settings=suite.settings.to_dict(),
         partial=partial_,
     )
+
+
+def _refuted(runner: Runner) -> dict[str, Tensor]:
+    flags = {name: images[: runner.judged] for name, images in runner.refuted.items()}
+    return {name: images for name, images in flags.items() if images.any()}
 
 
 def _carried(carry: Evaluation | None) -> dict[str, int]:

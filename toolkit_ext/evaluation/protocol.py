@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from toolkit_ext.attacks.by_name import NamedAttack, check_arguments, is_by_name
 from toolkit_ext.bounds import check_options
 from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive, one_line
 from toolkit_ext.io import parse_json
+from toolkit_ext.own_code import is_own_code
 from toolkit_ext.types import NORMS, Norm
 from toolkit_ext.units import Eps, parse_eps
 
@@ -46,10 +49,13 @@ class Protocol:
 
     ``eps`` and ``l2_eps`` are in units of inputs in [0, 1] and accept text such as ``8/255``. ``l2_eps`` is the radius
     of ``pgd_l2``: required in Linf, by default ``eps`` in L2. ``alpha`` maps an iterated column to its step size,
-    ``eps/<number>``, which scales with ``eps``.
+    ``eps/<number>``, which scales with ``eps``. Attacks of libraries (``torchattacks:NAME``, ``art:NAME``) and of own
+    code (``FILE.py:NAME``) are allowed too, see :class:`.NamedAttack`; ``attack_args`` has their arguments, as ``NAME``
+    for every one that has it, or as ``ATTACK.NAME``.
 
     Raises:
-        UserError: an unknown norm, version or attack; an ``eps`` that is negative or, in Linf, above 1; a step of 0.
+        UserError: an unknown norm, version, attack or argument; an ``eps`` that is negative or, in Linf, above 1; a
+            step of 0.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Protocol:
     attacks: tuple[str, ...] = ("clean", "aa")
     alpha: Mapping[str, str] = field(default_factory=dict, hash=False)
     l2_eps: Eps | None = None
+    attack_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -66,7 +73,9 @@ class Protocol:
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
         object.__setattr__(self, "attacks", tuple(dict.fromkeys(self.attacks)))
         for attack in self.attacks:
-            check_choice("attacks", attack, COLUMNS)
+            if not is_by_name(attack):
+                check_choice("attacks", attack, COLUMNS)
+        self._check_named()
         for column in self.alpha:
             check_choice("alpha", column, STEPS)
             self.step_size(column)
@@ -74,6 +83,15 @@ class Protocol:
             object.__setattr__(self, "l2_eps", parse_eps(self.l2_eps, "L2", "l2_eps"))
         elif self.norm == "Linf" and "pgd_l2" in self.attacks:
             raise UserError("l2_eps: is missing; the pgd_l2 column of an Linf protocol needs it (its radius)")
+
+    def _check_named(self) -> None:
+        found = [NamedAttack(attack) for attack in self.attacks if is_by_name(attack)]
+        check_arguments(self.attack_args, found)
+        for attack in found:
+            attack.arguments(self.attack_args)
+        names = Counter(attack.column for attack in found)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise UserError(f"attacks: two files would make the column {twice[0]}; rename one of them")
 
     def at(self, eps: float | str | None = None, **changes: Any) -> Self:
         """This protocol with another ``eps`` (step sizes scale; ``l2_eps`` does not), or other fields."""
@@ -97,8 +115,11 @@ class Protocol:
         return self.radius(column)[1] / check_positive(f"alpha of {column}: divisor", float(match[1]))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
-        return dataclasses.asdict(self) | {"attacks": list(self.attacks), "alpha": dict(self.alpha)}
+        """The fields, ready for JSON; without ``attack_args`` if there are none."""
+        found = dataclasses.asdict(self) | {"attacks": list(self.attacks), "alpha": dict(self.alpha)}
+        if not found["attack_args"]:
+            del found["attack_args"]  # protocols had no such field before
+        return found
 
 
 def protocol_names() -> list[str]:
@@ -125,8 +146,10 @@ def load_protocol(name_or_path: Protocol | str | Path) -> Protocol:
     except (OSError, ValueError) as error:
         raise UserError(f"protocol {path}: not a readable JSON file ({one_line(error)})") from error
     try:
+        if own := [attack for attack in fields.get("attacks", ()) if is_own_code(str(attack))]:
+            raise UserError(f"protocol {path}: {own[0]} is code, and a protocol is data; give it with --attacks")
         return Protocol(**fields)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         known = ", ".join(field.name for field in dataclasses.fields(Protocol))
         raise UserError(f"protocol {path}: must be an object with name, norm and eps; known fields: {known}") from error
 

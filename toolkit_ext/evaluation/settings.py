@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.attacks.by_name import NamedAttack, is_by_name
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model
@@ -27,6 +28,7 @@ BatchSize = int | Literal["auto"]
 CANDIDATES = (64, 128, 250, 500, 1000)  # batch sizes that "auto" tries
 _GAIN = 1.05  # a larger batch takes more memory, so it must raise throughput by this factor
 _SECONDS, _LONGEST = 0.2, 2.0
+_PER_ATTACK = ("name", "attacks", "attack_args")  # stored batches are of one attack, with its arguments
 _LIBRARIES = ("pyautoattack", "torchattacks", "adversarial-robustness-toolbox", "numpy")
 
 
@@ -74,13 +76,18 @@ class Settings:
             "precision": self.precision,
             "model_sha256": self.model_sha256,
             "data_sha256": self.data_sha256,
+            **({"attacks": named} if (named := self.named()) else {}),
         }
+
+    def named(self) -> dict[str, Any]:
+        """Library or code and arguments of each attack by name."""
+        attacks = [NamedAttack(attack) for attack in self.protocol.attacks if is_by_name(attack)]
+        return {each.column: each.facts(each.arguments(self.protocol.attack_args)) for each in attacks}
 
     def key(self, carry: Evaluation | None = None) -> dict[str, Any]:
         """What stored batches depend on; not the list of attacks, as each has its own batches."""
-        rules = {name: value for name, value in self.protocol.to_dict().items() if name not in ("name", "attacks")}
-        facts = self.to_dict()
-        del facts["tolerance"]
+        rules = {name: value for name, value in self.protocol.to_dict().items() if name not in _PER_ATTACK}
+        facts = {name: value for name, value in self.to_dict().items() if name not in ("tolerance", "attacks")}
         key = {"model": facts.pop("model_sha256"), "data": facts.pop("data_sha256"), "protocol": rules, **facts}
         if carry is not None:
             key["carried"] = hash_tensors(sorted(carry.robust.items()))
@@ -112,6 +119,7 @@ def check_carry(carry: Evaluation, settings: Settings) -> None:
 
 def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
     rules = {key: value for key, value in protocol.to_dict().items() if key not in ("name", "eps", "attacks")}
+    rules["attack_args"] = settings.get("attacks", {})
     same = {key: settings[key] for key in ("model_sha256", "data_sha256", "budget", "precision")}
     return {**rules, "attacks": ", ".join(sorted(protocol.attacks)), **same}
 

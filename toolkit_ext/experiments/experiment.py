@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext import data, results
+from toolkit_ext.attacks.by_name import NamedAttack, check_arguments, is_by_name
 from toolkit_ext.backbones import Made
 from toolkit_ext.cli.console import say
 from toolkit_ext.data.reading import CROP_PCT
@@ -107,7 +108,10 @@ def prepare(
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes
-    protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
+    protocol = protocol_of(
+        experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks, experiment.attack_args
+    )
+    check_arguments(experiment.attack_args, [NamedAttack(name) for name in protocol.attacks if is_by_name(name)])
     check_accumulate(axes.loop.accumulate, experiment.batch_size)
     if experiment.extra_fraction is not None:
         extra_per_batch(experiment.batch_size, experiment.extra_fraction)
@@ -216,7 +220,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
 
 def warn_of_code(experiment: Experiment) -> None:
     """Say once which files of the user's run."""
-    if files := [*([experiment.backbone] if is_own(experiment.backbone) else []), *experiment.imports]:
+    if files := [*filter(is_own, (experiment.backbone, *experiment.attacks)), *experiment.imports]:
         say(f"warning: {', '.join(files)}: files of code, which run when they are loaded")
 
 

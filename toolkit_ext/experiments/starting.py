@@ -29,9 +29,14 @@ def identity_of_start(experiment: Experiment) -> dict[str, Any]:
     if experiment.imports:
         found["imports"] = [_code(name) for name in experiment.imports]
     if is_own(experiment.backbone):
-        from toolkit_ext.backbones.own_code import identity_of
+        from toolkit_ext.own_code import identity_of
 
         found["backbone"] = identity_of(experiment.backbone)
+    if own := [attack for attack in experiment.attacks if is_own(attack)]:
+        from toolkit_ext.own_code import identity_of
+
+        known = {attack: identity_of(attack, "attacks", "NAME") for attack in own}
+        found["attacks"] = [known.get(attack, attack) for attack in experiment.attacks]
     if experiment.weights == "pretrained":
         from toolkit_ext.backbones.making import pretrained_name
 
@@ -42,9 +47,9 @@ def identity_of_start(experiment: Experiment) -> dict[str, Any]:
     return found | {name: values for name, values in numbers.items() if values}
 
 
-def is_own(backbone: str) -> bool:
-    """Whether ``backbone`` is code of the user's own; read without torch."""
-    return ".py:" in backbone
+def is_own(name: str) -> bool:
+    """Whether ``name``, of a backbone or an attack, is code of the user's own; read without torch."""
+    return ".py:" in name
 
 
 def weights_file(experiment: Experiment) -> Path | None:

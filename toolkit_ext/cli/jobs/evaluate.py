@@ -39,7 +39,7 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
     sources = [*checkpoints, *filter(None, [values["transfer"]])]
-    run_own_code(sources, values["imports"])
+    run_own_code(sources, values["imports"], values["attacks"])
     told = [describe(source) for source in checkpoints]
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
     loaded = load_models(sources, values, dataset, device)
@@ -90,8 +90,8 @@ class _Job:
     def _digest(self, checkpoints: Sequence[str]) -> str:
         """A hash of models, data and settings: each combination has its own folder, from which it resumes."""
         rules = self.protocol.to_dict()
-        if len(self.values["eps"]) < 2:
-            del rules["attacks"]  # attacks can be added to an evaluation, but not to a curve
+        if len(self.values["eps"]) < 2:  # attacks can be added to an evaluation, but not to a curve
+            rules = {name: value for name, value in rules.items() if name not in ("attacks", "attack_args")}
         sources = [*checkpoints, *self.loaded.weights]
         numbers = [len(self.dataset.y_test), *(self.values[key] for key in ("seed", "batch_size", "eps", "precision"))]
         reading = [given] if (given := self.dataset.facts.get("reading")) else []

@@ -53,10 +53,11 @@ def load_parts(
     return data.in_memory(replace(few, x_validation=None, y_validation=None), context.engine)
 
 
-def run_own_code(sources: Sequence[str], imports: Sequence[str]) -> None:
+def run_own_code(sources: Sequence[str], imports: Sequence[str], attacks: Sequence[str] = ()) -> None:
     """Import the user's modules, and warn once of everything that runs code."""
     import_modules(imports)
-    if programs := [*(source for source in sources if runs_code(source)), *imports]:
+    own = [attack for attack in attacks if is_own_code(attack)]
+    if programs := [*(source for source in sources if runs_code(source)), *imports, *own]:
         console.say(f"warning: {', '.join(programs)}: files of code, which run when they are loaded")
 
 
@@ -97,6 +98,9 @@ def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapp
     if values["attacks"]:
         # Every evaluation has the union of its attacks.
         changes["attacks"] = tuple(name for name in values["attacks"] if name != "union")
+        changes["attack_args"] = values["attack_arg"]
+    elif values["attack_arg"]:
+        changes["attack_args"] = {**protocol.attack_args, **values["attack_arg"]}
     if len(values["eps"]) == 1:
         changes["eps"] = values["eps"][0]
     return protocol.at(**changes) if changes else protocol

@@ -147,7 +147,7 @@ def _attacks(
 ) -> tuple[Evaluation, dict[float, float]]:
     """All columns at the protocol's radius, and the accuracy under PGD-20 by radius."""
     version = "rand" if protocol.version == "rand" else "standard"
-    plain = protocol.at(version=version, attacks=COLUMNS, name="audit")
+    plain = protocol.at(version=version, attacks=COLUMNS, attack_args={}, name="audit")
     columns, growing = (None if state_dir is None else Path(state_dir) / name for name in ("columns", "eps"))
     found = evaluate(model, x, y, plain, state_dir=columns, **options)
     if found.metrics["clean_acc"] == 0:

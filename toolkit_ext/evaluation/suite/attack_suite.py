@@ -10,6 +10,7 @@ import torch
 from pyautoattack import checks
 from torch import Tensor, nn
 
+from toolkit_ext.attacks.by_name import NamedAttack, column_of, is_by_name
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import check_defence
 from toolkit_ext.evaluation.loading.inputs import check_inputs
@@ -18,7 +19,7 @@ from toolkit_ext.evaluation.running.ahead import run_ahead
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
 from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags, reason_undefined
-from toolkit_ext.evaluation.suite.columns import PARTS, column_job, single_adversary
+from toolkit_ext.evaluation.suite.columns import PARTS, column_job, named_job, single_adversary
 from toolkit_ext.evaluation.suite.fast import make_fast
 from toolkit_ext.evaluation.suite.precision import Judge, compare_speed, verified
 
@@ -40,7 +41,10 @@ class AttackSuite:
         self.robust: dict[str, Tensor] = {}
         self.omitted: dict[str, str] = {}
         self.plan = self._plan()
-        self.columns = [name for name in self.protocol.attacks if name not in ("clean", "aa") and self._defined(name)]
+        # Names in the results, and those in the protocol.
+        self.names = {column_of(attack): attack for attack in self.protocol.attacks}
+        self.columns = [name for name in self.names if name not in ("clean", "aa") and self._defined(name)]
+        self.named = self._named()
         runner.bar.reset(len(self.subject.x) * (1 + len(self.plan.attacks) + len(self.columns)))
 
     def _plan(self) -> Plan:
@@ -57,6 +61,13 @@ class AttackSuite:
         if reason or self.protocol.radius(column)[1] == 0:
             self.omitted[column] = reason or _NO_RADIUS
         return column not in self.omitted
+
+    def _named(self) -> dict[str, Job]:
+        """The jobs of attacks by name; one that cannot be built for the model is refused before the others run."""
+        image, _ = self.subject.batch(slice(1))
+        given = (self.protocol, self.subject.model, image, self.settings.threat.seed)
+        attacks = {name: NamedAttack(self.names[name]) for name in self.columns if is_by_name(name)}
+        return {name: named_job(attack, *given) for name, attack in attacks.items()}
 
     def run(self, *, reject_probabilities: bool) -> None:
         """Run everything, drawing random numbers in pyautoattack's order, so that randomised models agree too."""
@@ -75,7 +86,7 @@ class AttackSuite:
             self._autoattack()
         for column in self.columns:
             self._column(column)
-        same = [name for name in self.protocol.attacks if self.omitted.get(name) == _NO_RADIUS]
+        same = [name for name in self.names if self.omitted.get(name) == _NO_RADIUS]
         self.robust |= dict.fromkeys(same, self.robust["clean"])
         self.robust["union"] = torch.stack(list(self.robust.values())).all(dim=0)
 
@@ -175,6 +186,8 @@ class AttackSuite:
             self.robust[column] = self.runner.run(self._job(column), self._start(column))
 
     def _job(self, column: str) -> Job:
+        if column in self.named:
+            return self.named[column]
         return column_job(column, self.protocol, self.subject.model, self.settings.threat.seed, lambda: self._single)
 
     def _share_apgd(self) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from torch import Tensor, nn
 
-from toolkit_ext.attacks import FGSM, MIM, PGD
+from toolkit_ext.attacks import FGSM, MIM, PGD, attackable
+from toolkit_ext.attacks.by_name import NamedAttack
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
+from toolkit_ext.evaluation.running.isolation import preserved_rng
 from toolkit_ext.evaluation.running.runner import Job
 from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, build
 from toolkit_ext.types import Attack
@@ -43,6 +47,27 @@ def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adv
         return Job(column, norm, eps, partial(_one_after_another, adversary(), PARTS[column], model), seed, label)
     attack = gradient_attack(column, protocol)
     return Job(column, norm, eps, lambda x, y: attack(model, x, y).inputs, seed, label)
+
+
+def named_job(attack: NamedAttack, protocol: Protocol, model: nn.Module, image: Tensor, seed: int) -> Job:
+    """The job of the column that is ``attack`` on ``model``, for images like ``image`` ``[1, C, H, W]``.
+
+    Raises:
+        UserError: the attack cannot be built for this model.
+    """
+    from toolkit_ext.attacks.by_name.crafting import check_fits, craft
+
+    arguments, norm, eps = attack.arguments(protocol.attack_args), protocol.norm, protocol.eps
+    with preserved_rng(image.device):
+        check_fits(attack, model, image, eps=eps, norm=norm, arguments=arguments)
+
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        with attackable(model):  # what it does to modes and gradients ends with it
+            return craft(attack, model, x, y, eps=eps, norm=norm, arguments=arguments, seed=seed)
+
+    facts = json.dumps(attack.facts(arguments), sort_keys=True, default=str)
+    version = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return Job(attack.column, norm, eps, perturb, seed, protocol.version != "rand", named=attack, version=version)
 
 
 def _one_after_another(perturb: Perturb, attacks: Sequence[str], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
