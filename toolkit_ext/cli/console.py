@@ -104,7 +104,10 @@ def _threat(protocols: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _metrics(records: Sequence[Record]) -> list[str]:
-    return [name for name in results.METRICS if any(name in record["metrics"] for record in records)]
+    """The accuracies of ``records``, those of ``METRICS`` in their order, attacks by name before the union."""
+    found = {name for record in records for name in record["metrics"] if name.endswith("_acc")}
+    *known, union = results.METRICS
+    return [name for name in (*known, *sorted(found - {*results.METRICS}), union) if name in found]
 
 
 def _accuracies(
@@ -114,7 +117,7 @@ def _accuracies(
     table = Table(title="error in %" if errors else "accuracy in %")
     table.add_column("method", justify="left", overflow="fold")
     for name in (*(["eps"] if curve else []), *map(results.label, metrics), label, "images"):
-        table.add_column(name, justify="right")
+        table.add_column(plain(name), justify="right")
     for record in records:
         eps = [budget(record["protocol"]["eps"])] if curve and record["protocol"] else []
         cells = [percent(record["metrics"].get(name), errors=errors) for name in metrics]
