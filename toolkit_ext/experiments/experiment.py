@@ -111,7 +111,8 @@ def prepare(
     protocol = protocol_of(
         experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks, experiment.attack_args
     )
-    check_arguments(experiment.attack_args, [NamedAttack(name) for name in protocol.attacks if is_by_name(name)])
+    columns = [NamedAttack(name) for name in protocol.attacks if is_by_name(name)]
+    check_arguments(experiment.attack_args, [*columns, *getattr(axes.attack, "libraries", ())])
     check_accumulate(axes.loop.accumulate, experiment.batch_size)
     if experiment.extra_fraction is not None:
         extra_per_batch(experiment.batch_size, experiment.extra_fraction)

@@ -25,6 +25,7 @@ _NORMS: dict[str, dict[Norm, Any]] = {
     "torchattacks": {"Linf": "Linf", "L2": "L2"},
     "art": {"Linf": float("inf"), "L2": 2},
 }
+_ROUNDING = 1e-4  # of training, where images may be of a shorter float type
 _STEPS = ("alpha", "eps_step")
 
 
@@ -127,6 +128,21 @@ def _options(
             # Of equal eps the quotient is 1, so the library's default stays what it is.
             found[step] = known[step].default * (eps / known["eps"].default)
     return {name: value for name, value in found.items() if name in known}
+
+
+def check_budget(attack: NamedAttack, x: Tensor, inputs: Tensor, norm: Norm, eps: float) -> None:
+    """See that ``inputs`` ``[N, C, H, W]`` lie in [0, 1] and, but for rounding, within ``eps`` of ``x``.
+
+    Raises:
+        UserError: they do not; the attack cannot be trained on in this norm.
+    """
+    moved = (inputs.float() - x.float()).flatten(1)
+    farthest = float(torch.linalg.vector_norm(moved, ord=torch.inf if norm == "Linf" else 2, dim=1).max())
+    if not farthest <= eps * (1 + _ROUNDING) + _ROUNDING:
+        text = f"moves an image by {farthest:.4g} in {norm}, where eps is {eps:.4g}; give the norm that it is made for"
+        raise UserError(f"{attack.option}: {attack.source} {text}")
+    if float(inputs.min()) < 0 or float(inputs.max()) > 1:
+        raise UserError(f"{attack.option}: {attack.source} leaves the range of images, [0, 1]")
 
 
 @contextmanager
