@@ -23,7 +23,7 @@ PARTS: dict[str, set[str]] = {
     "io": {"errors"},
     "own_code": {"errors"},
     "ranks": {"errors"},
-    "tensors": set(),
+    "tensors": {"types"},
     "types": {"bounds", "errors"},
     "units": {"errors", "types"},
     "fast": BASE,

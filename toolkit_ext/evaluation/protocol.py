@@ -30,7 +30,7 @@ COLUMNS = ("clean", "fgsm", *STEPS, "apgd_ce", "apgd_dlr", "apgd_ce_t", "square"
 # 2.5 eps / steps, Madry et al.'s rule; MIM's own for MIM.
 _ALPHA = {"pgd20": "eps/8", "pgd40": "eps/16", "pgd100": "eps/40", "mim": "eps/10", "pgd_l2": "eps/8"}
 _USUAL = {("digits", "Linf"): "linf_0.1_digits", ("mnist", "Linf"): "linf_0.3_mnist", ("mnist", "L2"): "l2_1.5_mnist"}
-_ELSE: dict[str, str] = {"Linf": "linf_8_255", "L2": "l2_0.5"}
+_ELSE: dict[str, str] = {"Linf": "linf_8_255", "L2": "l2_0.5", "L1": "l1_12"}
 _FAR_BELOW = 0.25  # of the usual radius
 _FOLDERS = (Path(__file__).parent / "protocols", Path(__file__).parents[2] / "eval" / "protocols")
 
@@ -48,7 +48,7 @@ class Protocol:
     """An evaluation: ``norm`` and ``eps`` of the ball, AutoAttack's ``version``, and the ``attacks`` to run.
 
     ``eps`` and ``l2_eps`` are in units of inputs in [0, 1] and accept text such as ``8/255``. ``l2_eps`` is the radius
-    of ``pgd_l2``: required in Linf, by default ``eps`` in L2. ``alpha`` maps an iterated column to its step size,
+    of ``pgd_l2``: by default ``eps`` in L2, and else required. ``alpha`` maps an iterated column to its step size,
     ``eps/<number>``, which scales with ``eps``. Attacks of libraries (``torchattacks:NAME``, ``art:NAME``) and of own
     code (``FILE.py:NAME``) are allowed too, see :class:`.NamedAttack`; ``attack_args`` has their arguments, as ``NAME``
     for every one that has it, or as ``ATTACK.NAME``.
@@ -81,8 +81,8 @@ class Protocol:
             self.step_size(column)
         if self.l2_eps is not None:
             object.__setattr__(self, "l2_eps", parse_eps(self.l2_eps, "L2", "l2_eps"))
-        elif self.norm == "Linf" and "pgd_l2" in self.attacks:
-            raise UserError("l2_eps: is missing; the pgd_l2 column of an Linf protocol needs it (its radius)")
+        elif self.norm != "L2" and "pgd_l2" in self.attacks:
+            raise UserError(f"l2_eps: is missing; the pgd_l2 column of an {self.norm} protocol needs it (its radius)")
 
     def _check_named(self) -> None:
         found = [NamedAttack(attack) for attack in self.attacks if is_by_name(attack)]

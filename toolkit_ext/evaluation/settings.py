@@ -68,7 +68,7 @@ class Settings:
             "seed": self.threat.seed,
             "batch_size": self.batch_size,
             "budget": asdict(self.threat.budget),
-            "target_classes": targets(self.threat.classes),
+            "target_classes": self._targets(),
             "tolerance": {norm: tolerance(norm, eps) for norm, eps in sorted(balls)},
             "device": self.threat.device.type,
             "float32": self.float32,
@@ -78,6 +78,13 @@ class Settings:
             "data_sha256": self.data_sha256,
             **({"attacks": named} if (named := self.named()) else {}),
         }
+
+    def _targets(self) -> int | dict[str, int]:
+        """Number of target classes of AutoAttack's targeted attacks; by attack where they differ."""
+        most = targets(self.threat.classes)
+        if self.threat.norm != "L1" or self.threat.version == "plus":
+            return most
+        return {"apgd-t": targets(self.threat.classes, 5), "fab-t": most}
 
     def named(self) -> dict[str, Any]:
         """Library or code and arguments of each attack by name."""

@@ -111,7 +111,7 @@ def test_equal_weights_of_before_draw_as_before() -> None:
         assert torch.equal(made(multi, step), made(random.Random(step).choice(multi.members())))
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no radius": ({"attack": "torchattacks:CW"}, r"^attack: torchattacks:CW has no eps, so it cannot be trained on"),
     "no radius, in the cycle": ({"multi_attacks": ("art:DeepFool",)}, r"^multi_attacks: art:DeepFool has no eps"),
     "own code": ({"attack": "mine.py:attack"}, "attack: mine.py:attack is code, which is for evaluation"),
@@ -202,7 +202,7 @@ def test_attacks_by_name_identify_a_run_and_earlier_ids_stay() -> None:
     assert Experiment("multi_attack", hyper_parameters={"multi_weights": ()}).run_id == GOLDEN["multi_attack"]
     assert Experiment("multi_attack", hyper_parameters={"multi_mode": "random"}).run_id == GOLDEN["random"]
     assert Experiment("pgd", hyper_parameters={"attack": "mim"}).run_id == GOLDEN["pgd on mim"]
-    several = [
+    several: list[dict[str, Any]] = [
         {"attack": "torchattacks:PGD"},
         {"attack": "torchattacks:PGD", "attack_args": {"steps": 3}},
         {"attack": "art:BasicIterativeMethod"},
@@ -210,3 +210,14 @@ def test_attacks_by_name_identify_a_run_and_earlier_ids_stay() -> None:
     ]
     ids = {Experiment("pgd", hyper_parameters=given).run_id for given in several}
     assert len(ids) == len(several)
+
+
+def test_a_training_in_l1_stays_in_the_ball_and_is_measured_in_it() -> None:
+    model, x, y = case()
+    trainer = PGDTrainer(
+        as_classifier(model, (1, 4, 4), 3), norm="L1", eps=2.0, alpha=0.5, backend="art", validation_fraction=0.25
+    )
+    trainer.fit(x, y, batch_size=3, nb_epochs=1, progress=False)
+    assert trainer.history[0]["val_robust_acc"] <= trainer.history[0]["val_clean_acc"]
+    inputs = generate(trainer.axes.attack, model, x, y).inputs
+    assert 1.0 < (inputs - x).abs().sum(dim=(1, 2, 3)).max() <= 2.0 + 1e-5

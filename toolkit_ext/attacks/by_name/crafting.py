@@ -19,11 +19,12 @@ from toolkit_ext.attacks.adapters import ModelView, generate_art, make_art, run_
 from toolkit_ext.attacks.by_name.naming import NamedAttack
 from toolkit_ext.errors import UserError
 from toolkit_ext.own_code import error_text
-from toolkit_ext.types import Norm
+from toolkit_ext.tensors import row_norms
+from toolkit_ext.types import NORMS, Norm
 
 _NORMS: dict[str, dict[Norm, Any]] = {
-    "torchattacks": {"Linf": "Linf", "L2": "L2"},
-    "art": {"Linf": float("inf"), "L2": 2},
+    "torchattacks": {norm: norm for norm in NORMS},
+    "art": {"Linf": float("inf"), "L2": 2, "L1": 1},
 }
 _ROUNDING = 1e-4  # of training, where images may be of a shorter float type
 _STEPS = ("alpha", "eps_step")
@@ -136,8 +137,7 @@ def check_budget(attack: NamedAttack, x: Tensor, inputs: Tensor, norm: Norm, eps
     Raises:
         UserError: they do not; the attack cannot be trained on in this norm.
     """
-    moved = (inputs.float() - x.float()).flatten(1)
-    farthest = float(torch.linalg.vector_norm(moved, ord=torch.inf if norm == "Linf" else 2, dim=1).max())
+    farthest = float(row_norms(inputs.float() - x.float(), norm).max())
     if not farthest <= eps * (1 + _ROUNDING) + _ROUNDING:
         text = f"moves an image by {farthest:.4g} in {norm}, where eps is {eps:.4g}; give the norm that it is made for"
         raise UserError(f"{attack.option}: {attack.source} {text}")

@@ -34,7 +34,7 @@ class LibraryAttack:
     soft_labels: ClassVar[bool] = False
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
-    norm: Norm = option("Linf", "norm of the budget: Linf or L2")
+    norm: Norm = option("Linf", "norm of the budget: Linf, L2 or L1")
     attack_args: Mapping[str, Any] | None = option(None, "further arguments of the attack, by name", hidden=True)
 
     def __post_init__(self) -> None:

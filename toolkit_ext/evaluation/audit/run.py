@@ -47,7 +47,7 @@ def audit(
 
     The checks (docs/evaluation.md has their sources):
 
-    ``eps_to_zero``: PGD-20 brings the accuracy to 0 as eps doubles up to the whole box (1 in Linf, its diagonal in L2).
+    ``eps_to_zero``: PGD-20 brings the accuracy to 0 as eps doubles up to the whole box (its diagonal).
     ``iterated_beats_single_step``: PGD-20 breaks what FGSM breaks.
     ``white_box_beats_black_box``: PGD breaks what Square breaks, which uses no gradient.
     ``more_steps``: PGD-100 breaks what PGD-20 breaks, and not much more.
@@ -137,7 +137,7 @@ def _checked_substitute(model: nn.Module, substitute: nn.Module | None, x: Tenso
 
 def _radii(protocol: Protocol, x: Tensor) -> list[float]:
     """The protocol's radius, doubled until the ball around any image contains the whole box."""
-    whole = 1.0 if protocol.norm == "Linf" else math.sqrt(x[0].numel())
+    whole = {"Linf": 1.0, "L2": math.sqrt(x[0].numel()), "L1": float(x[0].numel())}[protocol.norm]
     doublings = math.ceil(math.log2(whole / protocol.eps)) if protocol.eps < whole else 0
     return [protocol.eps * 2**k for k in range(doublings)] + [max(whole, protocol.eps)]
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
+from toolkit_ext.tensors import row_norms
 from toolkit_ext.types import Norm
 
 _SHOWN = 10  # images that a warning names
@@ -17,16 +18,14 @@ _SHOWN = 10  # images that a warning names
 def tolerance(norm: Norm, eps: float) -> float:
     """How far outside its ball an example may lie because of float32 rounding.
 
-    Linf: 1e-6 (pixels are rounded to 6e-8). L2: 1e-6 + 1e-5 eps, as attacks normalise by a rounded sum.
+    Linf: 1e-6 (pixels are rounded to 6e-8). L2 and L1: 1e-6 + 1e-5 eps, as attacks divide by a rounded sum.
     """
     return 1e-6 if norm == "Linf" else 1e-6 + 1e-5 * eps
 
 
 def distance(x: Tensor, inputs: Tensor, norm: Norm) -> Tensor:
     """Distances ``[N]`` between images, computed in float64 on the CPU."""
-    difference = (inputs.cpu().double() - x.cpu().double()).flatten(1)
-    distances: Tensor = torch.linalg.vector_norm(difference, ord=float("inf") if norm == "Linf" else 2, dim=1)
-    return distances
+    return row_norms(inputs.cpu().double() - x.cpu().double(), norm)
 
 
 @torch.no_grad()

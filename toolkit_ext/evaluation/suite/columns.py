@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD, attackable
 from toolkit_ext.attacks.by_name import NamedAttack
+from toolkit_ext.attacks.by_name.crafting import seeded
+from toolkit_ext.attacks.gradient import Backend
 from toolkit_ext.evaluation.protocol import STEPS, Protocol
 from toolkit_ext.evaluation.running.isolation import preserved_rng
 from toolkit_ext.evaluation.running.runner import Job
@@ -30,13 +32,12 @@ PARTS = {
 def gradient_attack(column: str, protocol: Protocol) -> Attack:
     """The attack of ``fgsm``, ``pgd20``, ``pgd40``, ``pgd100``, ``mim`` or ``pgd_l2``; PGD has one random start."""
     norm, eps = protocol.radius(column)
+    # torchattacks has MIM only in Linf, and nothing in L1.
+    backend: Backend = "art" if norm == "L1" or (column == "mim" and norm == "L2") else "torchattacks"
     if column == "fgsm":
-        return FGSM(eps=eps, norm=norm)
+        return FGSM(eps=eps, norm=norm, backend=backend)
     step, steps = protocol.step_size(column), STEPS[column]
-    if column == "mim":
-        # torchattacks has MIM only in Linf.
-        return MIM(eps=eps, norm=norm, alpha=step, steps=steps, backend="torchattacks" if norm == "Linf" else "art")
-    return PGD(eps=eps, norm=norm, alpha=step, steps=steps)
+    return (MIM if column == "mim" else PGD)(eps=eps, norm=norm, alpha=step, steps=steps, backend=backend)
 
 
 def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adversary: Callable[[], Perturb]) -> Job:
@@ -46,7 +47,12 @@ def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adv
     if column in PARTS:
         return Job(column, norm, eps, partial(_one_after_another, adversary(), PARTS[column], model), seed, label)
     attack = gradient_attack(column, protocol)
-    return Job(column, norm, eps, lambda x, y: attack(model, x, y).inputs, seed, label)
+
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        with seeded(seed):  # ART's random numbers are NumPy's
+            return attack(model, x, y).inputs
+
+    return Job(column, norm, eps, perturb, seed, label)
 
 
 def named_job(attack: NamedAttack, protocol: Protocol, model: nn.Module, image: Tensor, seed: int) -> Job:
