@@ -80,6 +80,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "audited",
         "audit_n",
         "transfer",
+        "transfer_from",
     ),
     "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": (

@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.data import ImageSet, as_tensors
+from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.balanced import balanced_metrics
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.checks import find_device, opened
-from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
+from toolkit_ext.evaluation.loading.substitute import as_substitute, check_substitute
+from toolkit_ext.evaluation.protocol import TRANSFER, Budget, Protocol, budgets, load_protocol
 from toolkit_ext.evaluation.result import Evaluation, figures
 from toolkit_ext.evaluation.running.clock import start_clock
 from toolkit_ext.evaluation.running.runner import Runner
@@ -49,6 +51,7 @@ def evaluate(
     budget: Budget = _STANDARD,
     carry: Evaluation | None = None,
     max_time: float | None = None,
+    transfer: Classifier | None = None,
 ) -> Evaluation:
     """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
 
@@ -87,6 +90,8 @@ def evaluate(
             and is not attacked again; its examples are kept. :func:`evaluate_budgets` does this for several radii.
         max_time: Minutes after which no further batch is attacked. The result is then about the images judged so far,
             the first ones, and marked ``partial``. It needs a ``state_dir``; the same call goes on there.
+        transfer: Another model of the same data, on which the columns ``transfer:NAME`` craft their examples. These are
+            then tried on ``model``.
 
     Raises:
         UserError: bad images, labels, model, option or output path; a ``state_dir`` in use or of another evaluation; no
@@ -101,21 +106,31 @@ def evaluate(
     ranks = current(device)
     if save_examples is not None:
         check_output(Path(save_examples))  # fail now, not after the attacks
+    _check_transfer(protocol, transfer)
     with opened(model, images, labels, precision, device, num_classes) as subject:
+        source = check_substitute(subject.model, transfer and as_substitute(transfer), subject.x)
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
-        settings = settle(subject, protocol, seed, size, budget, precision)
+        settings = settle(subject, protocol, seed, size, budget, precision, source)
         if carry is not None:
             check_carry(carry, settings)
         bar = tqdm(
             desc=f"evaluate {protocol.name}", unit="image", disable=None if progress and ranks.is_first else True
         )
         with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
-            suite = AttackSuite(Runner(subject, size, state, ranks, bar, clock=clock), settings, carry)
+            suite = AttackSuite(Runner(subject, size, state, ranks, bar, clock=clock), settings, carry, source)
             suite.run(reject_probabilities=reject_probabilities)
     evaluation = _result(suite)
     if save_examples is not None and ranks.is_first:
         evaluation.examples.save(save_examples)
     return evaluation
+
+
+def _check_transfer(protocol: Protocol, transfer: Classifier | None) -> None:
+    columns = [attack for attack in protocol.attacks if attack.startswith(TRANSFER)]
+    if columns and transfer is None:
+        raise UserError(f"attacks: {columns[0]} crafts on another model; give it as transfer (--transfer-from)")
+    if transfer is not None and not columns:
+        raise UserError(f"transfer: has no effect without a column such as {TRANSFER}pgd20")
 
 
 def _result(suite: AttackSuite) -> Evaluation:

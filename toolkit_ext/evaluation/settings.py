@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.attacks.by_name import NamedAttack, is_by_name
 from toolkit_ext.data import to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model
@@ -29,6 +28,7 @@ CANDIDATES = (64, 128, 250, 500, 1000)  # batch sizes that "auto" tries
 _GAIN = 1.05  # a larger batch takes more memory, so it must raise throughput by this factor
 _SECONDS, _LONGEST = 0.2, 2.0
 _PER_ATTACK = ("name", "attacks", "attack_args")  # stored batches are of one attack, with its arguments
+_NO_FACTS = ("tolerance", "attacks", "transfer_sha256")
 _LIBRARIES = ("pyautoattack", "torchattacks", "adversarial-robustness-toolbox", "numpy")
 
 
@@ -60,6 +60,7 @@ class Settings:
     data_sha256: str
     float32: str = field(default_factory=float32_arithmetic)
     versions: Mapping[str, str] = field(default_factory=versions)
+    transfer_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a record stores them, ready for JSON."""
@@ -76,6 +77,7 @@ class Settings:
             "precision": self.precision,
             "model_sha256": self.model_sha256,
             "data_sha256": self.data_sha256,
+            **({"transfer_sha256": self.transfer_sha256} if self.transfer_sha256 else {}),
             **({"attacks": named} if (named := self.named()) else {}),
         }
 
@@ -88,13 +90,13 @@ class Settings:
 
     def named(self) -> dict[str, Any]:
         """Library or code and arguments of each attack by name."""
-        attacks = [NamedAttack(attack) for attack in self.protocol.attacks if is_by_name(attack)]
-        return {each.column: each.facts(each.arguments(self.protocol.attack_args)) for each in attacks}
+        attacks = self.protocol.named().items()
+        return {name: attack.facts(attack.arguments(self.protocol.attack_args)) for name, attack in attacks}
 
     def key(self, carry: Evaluation | None = None) -> dict[str, Any]:
         """What stored batches depend on; not the list of attacks, as each has its own batches."""
         rules = {name: value for name, value in self.protocol.to_dict().items() if name not in _PER_ATTACK}
-        facts = {name: value for name, value in self.to_dict().items() if name not in ("tolerance", "attacks")}
+        facts = {name: value for name, value in self.to_dict().items() if name not in _NO_FACTS}
         key = {"model": facts.pop("model_sha256"), "data": facts.pop("data_sha256"), "protocol": rules, **facts}
         if carry is not None:
             key["carried"] = hash_tensors(sorted(carry.robust.items()))
@@ -102,7 +104,13 @@ class Settings:
 
 
 def settle(
-    subject: Subject, protocol: Protocol, seed: int, batch_size: int, budget: Budget, precision: Precision
+    subject: Subject,
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
+    budget: Budget,
+    precision: Precision,
+    source: nn.Module | None = None,
 ) -> Settings:
     """The settings of an evaluation; :class:`UserError` for a number outside its range."""
     for option, value in {"seed": seed, "batch_size": batch_size, **asdict(budget)}.items():
@@ -111,7 +119,8 @@ def settle(
             raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
     threat = Threat(protocol.norm, protocol.eps, protocol.version, subject.classes, seed, subject.device, budget)
     data = hash_tensors([("x", subject.x), ("y", subject.y)])
-    return Settings(protocol, threat, batch_size, precision, hash_model(subject.model), data)
+    transfer = "" if source is None else hash_model(source)
+    return Settings(protocol, threat, batch_size, precision, hash_model(subject.model), data, transfer_sha256=transfer)
 
 
 def check_carry(carry: Evaluation, settings: Settings) -> None:
@@ -128,6 +137,7 @@ def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
     rules = {key: value for key, value in protocol.to_dict().items() if key not in ("name", "eps", "attacks")}
     rules["attack_args"] = settings.get("attacks", {})
     same = {key: settings[key] for key in ("model_sha256", "data_sha256", "budget", "precision")}
+    same["transfer_sha256"] = settings.get("transfer_sha256", "")
     return {**rules, "attacks": ", ".join(sorted(protocol.attacks)), **same}
 
 

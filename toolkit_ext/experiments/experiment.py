@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext import data, results
-from toolkit_ext.attacks.by_name import NamedAttack, check_arguments, is_by_name
+from toolkit_ext.attacks.by_name import check_arguments
 from toolkit_ext.backbones import Made
 from toolkit_ext.cli.console import say
 from toolkit_ext.data.reading import CROP_PCT
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.protocol import small_radius
+from toolkit_ext.evaluation.protocol import TRANSFER, small_radius
 from toolkit_ext.experiments.card import write_card
 from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.extending import begin_with
@@ -111,8 +111,9 @@ def prepare(
     protocol = protocol_of(
         experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks, experiment.attack_args
     )
-    columns = [NamedAttack(name) for name in protocol.attacks if is_by_name(name)]
-    check_arguments(experiment.attack_args, [*columns, *getattr(axes.attack, "libraries", ())])
+    if transfer := [name for name in protocol.attacks if name.startswith(TRANSFER)]:
+        raise UserError(f"attacks: {transfer[0]} is for evaluate, which has --transfer-from")
+    check_arguments(experiment.attack_args, [*protocol.named().values(), *getattr(axes.attack, "libraries", ())])
     check_accumulate(axes.loop.accumulate, experiment.batch_size)
     if experiment.extra_fraction is not None:
         extra_per_batch(experiment.batch_size, experiment.extra_fraction)

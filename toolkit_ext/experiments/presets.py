@@ -30,17 +30,16 @@ def protocol_of(
 
     Its attacks by name get what they have of ``attack_args``.
     """
-    from toolkit_ext.attacks.by_name import NamedAttack, is_by_name, taken
+    from toolkit_ext.attacks.by_name import taken
     from toolkit_ext.evaluation import load_protocol, protocol_for
 
     usual = protocol_for(data, hyper_parameters.get("norm"), hyper_parameters.get("eps"))
     protocol = load_protocol(named or usual)
-    if not attacks and not attack_args:
+    if attacks:
+        protocol = protocol.at(attacks=attacks, attack_args={})
+    if not attack_args:
         return protocol
-    own = {} if attacks else protocol.attack_args
-    attacks = attacks or protocol.attacks
-    columns = [NamedAttack(attack) for attack in attacks if is_by_name(attack)]
-    return protocol.at(attacks=attacks, attack_args={**own, **taken(attack_args or {}, columns)})
+    return protocol.at(attack_args={**protocol.attack_args, **taken(attack_args, list(protocol.named().values()))})
 
 
 @dataclass(frozen=True)

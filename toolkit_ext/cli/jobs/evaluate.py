@@ -22,7 +22,7 @@ from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, audit, evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.models import describe, ensemble
-from toolkit_ext.evaluation.protocol import budgets
+from toolkit_ext.evaluation.protocol import TRANSFER, budgets
 from toolkit_ext.evaluation.settings import parse_batch_size
 from toolkit_ext.experiments.experiment import record_of
 from toolkit_ext.experiments.settings import RunContext
@@ -38,14 +38,15 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     values["batch_size"] = parse_batch_size(values["batch_size"])
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
-    sources = [*checkpoints, *filter(None, [values["transfer"]])]
-    run_own_code(sources, values["imports"], values["attacks"])
+    sources = [*checkpoints, *filter(None, [values["transfer"], values["transfer_from"]])]
+    run_own_code(sources, values["imports"], [name.removeprefix(TRANSFER) for name in values["attacks"]])
     told = [describe(source) for source in checkpoints]
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
     loaded = load_models(sources, values, dataset, device)
+    source_model = loaded.pop() if values["transfer_from"] else None
     other = loaded.pop() if values["transfer"] else None
     protocol, source = choose_protocol(told[0], dataset, values), radius_source(told[0], dataset, values)
-    job = _Job(ensemble(loaded), other, dataset, protocol, source, values, context, ranks)
+    job = _Job(ensemble(loaded), other, source_model, dataset, protocol, source, values, context, ranks)
     job.run(checkpoints)
 
 
@@ -55,6 +56,7 @@ class _Job:
 
     loaded: Loaded
     other: Loaded | None
+    source: Loaded | None
     dataset: data.Dataset
     protocol: Protocol
     radius_source: str
@@ -106,6 +108,7 @@ class _Job:
         # The names in a folder are those of the records, which are written later.
         options = {"save_examples": kept if kept and kept.suffix else None, **self._options()}
         options |= {key: self.values[key] for key in ("batch_size", "precision", "max_time")}
+        options["transfer"] = self.source and self.source.model
         given = (self.loaded.model, self.dataset.x_test, self.dataset.y_test, self.protocol)
         if len(self.values["eps"]) > 1:
             return evaluate_budgets(*given, self.values["eps"], state_dir=folder, **options)
@@ -132,6 +135,8 @@ class _Job:
             record["warnings"] = [text for text in record["warnings"] if not text.startswith("small_eps")]
         if self.loaded.facts:
             record["details"]["model"] = self.loaded.facts
+        if self.source:
+            record["details"]["transfer_from"] = self.source.name
         if len(found) > 1:
             record["details"]["curve"] = {"id": name, "eps": [other.protocol.eps for other in found]}
         if audited:

@@ -14,7 +14,7 @@ from toolkit_ext.attacks import FGSM, MIM, PGD, attackable
 from toolkit_ext.attacks.by_name import NamedAttack
 from toolkit_ext.attacks.by_name.crafting import seeded
 from toolkit_ext.attacks.gradient import Backend
-from toolkit_ext.evaluation.protocol import STEPS, Protocol
+from toolkit_ext.evaluation.protocol import STEPS, TRANSFER, Protocol
 from toolkit_ext.evaluation.running.isolation import preserved_rng
 from toolkit_ext.evaluation.running.runner import Job
 from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, build
@@ -71,9 +71,22 @@ def named_job(attack: NamedAttack, protocol: Protocol, model: nn.Module, image: 
         with attackable(model):  # what it does to modes and gradients ends with it
             return craft(attack, model, x, y, eps=eps, norm=norm, arguments=arguments, seed=seed)
 
-    facts = json.dumps(attack.facts(arguments), sort_keys=True, default=str)
-    version = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    version = _version(json.dumps(attack.facts(arguments), sort_keys=True, default=str))
     return Job(attack.column, norm, eps, perturb, seed, protocol.version != "rand", named=attack, version=version)
+
+
+def _version(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def transferred(job: Job, source: nn.Module, sha256: str) -> Job:
+    """``job`` on the model ``source`` with this hash, as the column ``transfer:NAME``."""
+
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        with attackable(source):
+            return job.perturb(x, y)
+
+    return replace(job, name=f"{TRANSFER}{job.name}", perturb=perturb, version=_version(job.version + sha256))
 
 
 def _one_after_another(perturb: Perturb, attacks: Sequence[str], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
