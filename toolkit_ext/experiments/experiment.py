@@ -105,6 +105,8 @@ def prepare(
     Raises:
         UserError: an option that is not allowed with this data set or this number of epochs.
     """
+    if not len(dataset.y_train):
+        raise UserError(f"data: {experiment.data} has no training images; it is for evaluate")
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes

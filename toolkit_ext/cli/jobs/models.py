@@ -49,7 +49,7 @@ def load_parts(
     dataset: data.Dataset[data.ImageSet], n_train: int, n_test: int, context: RunContext
 ) -> data.Dataset[Tensor]:
     """The first ``n_train`` training and ``n_test`` test images of ``dataset``, if it has so many, in tensors."""
-    few = dataset.subset(min(n_train, len(dataset.y_train)), min(n_test, len(dataset.y_test)))
+    few = dataset.subset(min(n_train, len(dataset.y_train)) or None, min(n_test, len(dataset.y_test)))
     return data.in_memory(replace(few, x_validation=None, y_validation=None), context.engine)
 
 
