@@ -71,6 +71,7 @@ def defended() -> nn.Sequential:
 
 def test_bpda_in_a_model_ends_with_its_context() -> None:
     model, x = defended(), torch.rand(2, 1, 4, 4, requires_grad=True)
+    assert isinstance(model[2], nn.Linear)
     weight = model[2].weight.sum(dim=0).view(1, 1, 4, 4)
     plain = model(x)
     with bpda(model, "0"):

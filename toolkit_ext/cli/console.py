@@ -127,6 +127,16 @@ def _accuracies(
     return table
 
 
+def threats_table(threats: Mapping[str, Any]) -> Table:
+    """Robust accuracy in percent under each protocol of ``details.threats``, on average, and under all at once."""
+    table = Table(title=f"robust accuracy in %, {results.label(threats['column'] + '_acc')}")
+    for name in (*map(plain, threats["each"]), "average", "all at once", "95% interval"):
+        table.add_column(name, justify="right")
+    shares = [*threats["each"].values(), threats["average"], threats["all"]]
+    table.add_row(*map(percent, shares), " to ".join(map(percent, threats["interval"])))
+    return table
+
+
 def details_table(record: Record, *, errors: bool = False) -> Table:
     """For each attack: images attacked and broken, accuracy after it (plain and balanced), and wall time in seconds."""
     about = record["protocol"]

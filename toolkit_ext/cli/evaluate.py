@@ -24,7 +24,10 @@ from toolkit_ext.cli.options import (
 
 @click.command("evaluate", cls=Command, headings=dict.fromkeys(("eps", "batch_size", "seed"), "Evaluation"))
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
-@click.option("--protocol", help="name in eval/protocols, or a JSON file; by default the usual one of the data set")
+@click.option(
+    "--protocol",
+    help="name in eval/protocols, or a JSON file; by default the usual one of the data set; several give their union",
+)
 @data_option
 @reading_options
 @click.option("--n", "n_test", type=NATURAL, default=1000, show_default=True, help="attack the first N test examples")

@@ -91,6 +91,23 @@ def _weights_of(named: Sequence[str], given: Sequence[str]) -> Sequence[str | No
     return given
 
 
+def choose_protocols(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> list[Protocol]:
+    """The protocols of the options of evaluate, one or several; see :func:`choose_protocol`.
+
+    Raises:
+        UserError: an option that is not allowed with several.
+    """
+    names = [name.strip() for name in (values["protocol"] or "").split(",") if name.strip()]
+    if len(names) > 1:
+        for option in ("eps", "max_time", "audited"):
+            if values[option]:
+                text = "is not allowed with several protocols; evaluate them one by one"
+                raise UserError(f"{option.replace('audited', 'audit')}: {text}")
+    if len(set(names)) < len(names):
+        raise UserError(f"protocol: {','.join(names)} has a protocol twice; give each once")
+    return [choose_protocol(told, dataset, {**values, "protocol": name}) for name in names or [None]]
+
+
 def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> Protocol:
     """The protocol of the options of evaluate; without, the usual one for a model trained as ``told``."""
     protocol = protocol_of(dataset.name, told.get("hyper_parameters", {}), values["protocol"])
