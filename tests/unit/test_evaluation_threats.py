@@ -101,6 +101,7 @@ def test_the_command_line_writes_a_record_for_each(tmp_path: Path, capfd: pytest
     [
         (("--eps", "0.1"), "eps: is not allowed with several protocols"),
         (("--audit",), "audit: is not allowed with several protocols"),
+        (("--save-examples", "x.safetensors"), "save-examples: x.safetensors is one file for several protocols"),
         (("--max-time", "1"), "max-time: is not allowed with several protocols"),
     ],
 )

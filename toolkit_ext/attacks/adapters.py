@@ -36,12 +36,15 @@ class ModelView(nn.Module):
     """The model's forward pass and device, without its module tree, which the libraries would print and change.
 
     Their ``train()`` on all modules would unfreeze a batch norm that the user froze. ART calls the layers of an
-    ``nn.Sequential`` one by one, which hooks of the whole do not see. ``flat`` makes gradients contiguous.
+    ``nn.Sequential`` one by one, which hooks of the whole do not see. ``flat`` makes gradients contiguous; with a
+    ``dtype`` the inputs are cast to it.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, *, flat: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, *, flat: bool = True, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self._flat = flat
+        self._flat, self._dtype = flat, dtype
         object.__setattr__(self, "_target", model)
         object.__setattr__(self, "_anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
 
@@ -49,8 +52,7 @@ class ModelView(nn.Module):
         yield self._anchor  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float64:  # ART's black-box attacks compute with NumPy's default
-            x = x.float()
+        x = x.to(self._dtype or x.dtype)
         if self._flat:  # the backward pass of these views makes the gradient contiguous
             x = x.flatten(1).unflatten(1, x.shape[1:])
         return self._target(x)  # type: ignore[operator, no-any-return]

@@ -95,7 +95,8 @@ def hyper_parameter_options() -> list[click.Option]:
     """An option for every axis, and one for every hyper-parameter of the axes and of the loop."""
     made: dict[str, click.Option] = {}
     for axis, kinds in AXES.items():
-        text = f"another {axis} than the method's own: {', '.join(kinds)}"
+        more = ", or torchattacks:NAME, art:NAME" if axis == "attack" else ""
+        text = f"another {axis} than the method's own: {', '.join(kinds)}{more}"
         made[axis] = click.Option([f"--{axis}"], help=text)
     owners: list[type[Any]] = [LoopConfig, *(kind for kinds in AXES.values() for kind in kinds.values())]
     for kind in owners:

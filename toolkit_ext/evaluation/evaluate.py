@@ -108,7 +108,8 @@ def evaluate(
         check_output(Path(save_examples))  # fail now, not after the attacks
     _check_transfer(protocol, transfer)
     with opened(model, images, labels, precision, device, num_classes) as subject:
-        source = check_substitute(subject.model, transfer and as_substitute(transfer), subject.x)
+        other = None if transfer is None else as_substitute(transfer)
+        source = check_substitute(subject.model, other, subject.x)
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
         settings = settle(subject, protocol, seed, size, budget, precision, source)
         if carry is not None:

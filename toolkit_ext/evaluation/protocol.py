@@ -60,8 +60,8 @@ class Protocol:
     of ``pgd_l2``: by default ``eps`` in L2, and else required. ``alpha`` maps an iterated column to its step size,
     ``eps/<number>``, which scales with ``eps``. Attacks of libraries (``torchattacks:NAME``, ``art:NAME``) and of own
     code (``FILE.py:NAME``) are allowed too, see :class:`.NamedAttack`; ``attack_args`` has their arguments, as ``NAME``
-    for every one that has it, or as ``ATTACK.NAME``. ``transfer:`` before a single attack crafts on another
-    model.
+    for every one that has it, or as ``ATTACK.NAME``. ``transfer:`` before a single attack: it is crafted on
+    another model.
 
     Raises:
         UserError: an unknown norm, version, attack or argument; an ``eps`` that is negative or, in Linf, above 1; a

@@ -28,7 +28,7 @@ CANDIDATES = (64, 128, 250, 500, 1000)  # batch sizes that "auto" tries
 _GAIN = 1.05  # a larger batch takes more memory, so it must raise throughput by this factor
 _SECONDS, _LONGEST = 0.2, 2.0
 _PER_ATTACK = ("name", "attacks", "attack_args")  # stored batches are of one attack, with its arguments
-_NO_FACTS = ("tolerance", "attacks", "transfer_sha256")
+_NOT_IN_KEY = ("tolerance", "attacks", "transfer_sha256")
 _LIBRARIES = ("pyautoattack", "torchattacks", "adversarial-robustness-toolbox", "numpy")
 
 
@@ -96,7 +96,7 @@ class Settings:
     def key(self, carry: Evaluation | None = None) -> dict[str, Any]:
         """What stored batches depend on; not the list of attacks, as each has its own batches."""
         rules = {name: value for name, value in self.protocol.to_dict().items() if name not in _PER_ATTACK}
-        facts = {name: value for name, value in self.to_dict().items() if name not in _NO_FACTS}
+        facts = {name: value for name, value in self.to_dict().items() if name not in _NOT_IN_KEY}
         key = {"model": facts.pop("model_sha256"), "data": facts.pop("data_sha256"), "protocol": rules, **facts}
         if carry is not None:
             key["carried"] = hash_tensors(sorted(carry.robust.items()))

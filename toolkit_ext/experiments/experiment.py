@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext import data, results
-from toolkit_ext.attacks.by_name import check_arguments
 from toolkit_ext.backbones import Made
 from toolkit_ext.cli.console import say
 from toolkit_ext.data.reading import CROP_PCT
@@ -29,7 +28,7 @@ from toolkit_ext.experiments.extending import begin_with
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.retention import in_words, retain
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
-from toolkit_ext.experiments.starting import is_own, start_of, started_from
+from toolkit_ext.experiments.starting import check_attack_args, is_own, start_of, started_from
 from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
@@ -115,7 +114,7 @@ def prepare(
     )
     if transfer := [name for name in protocol.attacks if name.startswith(TRANSFER)]:
         raise UserError(f"attacks: {transfer[0]} is for evaluate, which has --transfer-from")
-    check_arguments(experiment.attack_args, [*protocol.named().values(), *getattr(axes.attack, "libraries", ())])
+    check_attack_args(experiment, protocol, axes.attack)
     check_accumulate(axes.loop.accumulate, experiment.batch_size)
     if experiment.extra_fraction is not None:
         extra_per_batch(experiment.batch_size, experiment.extra_fraction)

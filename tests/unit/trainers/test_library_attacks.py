@@ -15,10 +15,12 @@ from art.attacks.evasion import ProjectedGradientDescentNumpy
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
+from toolkit_ext import data
 from toolkit_ext.attacks import PGD, MultiAttack, generate, library_attack
 from toolkit_ext.cli.options import take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError
+from toolkit_ext.experiments.experiment import prepare
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers import MultiAttackTrainer, PGDTrainer, as_classifier
 from toolkit_ext.trainers.compose import compose
@@ -195,6 +197,13 @@ def test_arguments_go_to_the_attacks_that_have_them() -> None:
     assert found.options()["attack_arg"] == {"max_iter": 2, "PGD.steps": 3, "alpha": 0.1}
     alone = experiment(*words[:2], "--attack-arg", "max_iter=2")
     assert (alone.hyper_parameters["attack_args"], alone.attack_args) == ({"max_iter": 2}, {})
+
+
+def test_arguments_of_the_training_alone_are_not_lost_among_those_of_columns() -> None:
+    dataset = data.open_source("digits")
+    lost = Experiment("pgd", hyper_parameters={"attack": "torchattacks:PGD"}, attack_args={"steps": 3})
+    with pytest.raises(UserError, match="attack_args: steps is of the training's attack; give it among hyper"):
+        prepare(lost, dataset, torch.device("cpu"))
 
 
 def test_attacks_by_name_identify_a_run_and_earlier_ids_stay() -> None:

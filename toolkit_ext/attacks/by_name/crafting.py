@@ -75,9 +75,7 @@ def check_fits(
     """See that ``attack`` can be built for ``model``; :class:`UserError` if not. Only ART's tell before they run."""
     if attack.library == "art":
         with _failures(attack):
-            make_art(
-                attack.name, ModelView(model, x.device), x, **{**_options(attack, model, x, eps, norm, 0), **arguments}
-            )
+            _make_art(attack, model, x, {**_options(attack, model, x, eps, norm, 0), **arguments})
 
 
 @contextmanager
@@ -107,7 +105,12 @@ def _run(
     options = {**_options(attack, model, x, eps, norm, seed), **arguments}
     if attack.library == "torchattacks":
         return run_torchattacks(attack.name, model, x, y, flat=True, **options)
-    return generate_art(make_art(attack.name, ModelView(model, x.device), x, **options), x, y)
+    return generate_art(_make_art(attack, model, x, options), x, y)
+
+
+def _make_art(attack: NamedAttack, model: nn.Module, x: Tensor, options: Mapping[str, Any]) -> Any:
+    # Its black-box attacks ask in float64, NumPy's default.
+    return make_art(attack.name, ModelView(model, x.device, dtype=x.dtype), x, **options)
 
 
 def _options(

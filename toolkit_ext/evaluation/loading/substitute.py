@@ -13,12 +13,14 @@ from toolkit_ext.evaluation.running.isolation import isolated
 
 
 def behind_the_door(model: nn.Module, x: Tensor) -> nn.Module:
+    """``model``, behind a :class:`.Door` if it needs one for the images ``x`` ``[N, C, H, W]``."""
     device = find_device(model)
     with isolated(model, device):
         return through_the_door(model, to_unit(x[:1]).to(device))
 
 
 def as_substitute(transfer: Classifier) -> nn.Module:
+    """What the caller gives as ``transfer``, as a module; :class:`UserError` if it is none."""
     try:
         return as_module(transfer)
     except UserError as error:
@@ -26,6 +28,11 @@ def as_substitute(transfer: Classifier) -> nn.Module:
 
 
 def check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> nn.Module | None:
+    """``substitute``, ready for the images ``x`` ``[N, C, H, W]``; None if there is none.
+
+    Raises:
+        UserError: it cannot be evaluated, has other classes or another device than ``model``, or is ``model`` itself.
+    """
     if substitute is None:
         return None
     device = find_device(model)

@@ -70,7 +70,7 @@ class AttackSuite:
         """The job of an attack by name or on the source."""
         seed, threat = self.settings.threat.seed, self.settings.threat
         source = self.source if column.startswith(TRANSFER) else None
-        model = source or self.subject.model
+        model = self.subject.model if source is None else source
         if attack := self.protocol.named().get(column):
             job = named_job(attack, self.protocol, model, self.subject.batch(slice(1))[0], seed)
         else:

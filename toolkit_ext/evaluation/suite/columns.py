@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD, attackable
 from toolkit_ext.attacks.by_name import NamedAttack
-from toolkit_ext.attacks.by_name.crafting import seeded
+from toolkit_ext.attacks.by_name.crafting import check_fits, craft, seeded
 from toolkit_ext.attacks.gradient import Backend
 from toolkit_ext.evaluation.protocol import STEPS, TRANSFER, Protocol
 from toolkit_ext.evaluation.running.isolation import preserved_rng
@@ -61,8 +61,6 @@ def named_job(attack: NamedAttack, protocol: Protocol, model: nn.Module, image: 
     Raises:
         UserError: the attack cannot be built for this model.
     """
-    from toolkit_ext.attacks.by_name.crafting import check_fits, craft
-
     arguments, norm, eps = attack.arguments(protocol.attack_args), protocol.norm, protocol.eps
     with preserved_rng(image.device):
         check_fits(attack, model, image, eps=eps, norm=norm, arguments=arguments)

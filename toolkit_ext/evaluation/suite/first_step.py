@@ -18,11 +18,8 @@ from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.tensors import row_norms
 from toolkit_ext.types import Norm
 
-VANISHING = {
-    "Linf": 0.0,
-    "L1": 0.0,
-    "L2": 1e-10,
-}  # L2 attacks divide by the norm plus 1e-10, so they do not move below it
+# L2 attacks divide by the norm plus 1e-10, so they do not move below it.
+VANISHING = {"Linf": 0.0, "L1": 0.0, "L2": 1e-10}
 WARNS = 0.01  # share of images without a usable gradient that calls for a warning
 
 
