@@ -103,10 +103,8 @@ def choose_protocols(told: Mapping[str, Any], dataset: data.Dataset, values: Map
             if values[option]:
                 text = "is not allowed with several protocols; evaluate them one by one"
                 raise UserError(f"{option.replace('audited', 'audit')}: {text}")
-        if values["save_examples"] and values["save_examples"].suffix:
-            raise UserError(
-                f"save_examples: {values['save_examples']} is one file for several protocols; give a folder"
-            )
+        if (kept := values["save_examples"]) and kept.suffix:
+            raise UserError(f"save_examples: {kept} is one file for several protocols; give a folder")
     if len(set(names)) < len(names):
         raise UserError(f"protocol: {','.join(names)} has a protocol twice; give each once")
     return [choose_protocol(told, dataset, {**values, "protocol": name}) for name in names or [None]]
