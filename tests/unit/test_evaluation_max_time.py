@@ -136,4 +136,4 @@ def test_the_command_writes_a_stopped_evaluation_beside_the_runs(
     assert toolkit(*words).code == 0
     assert len(list(Path("results/runs").glob("*.json"))) == 1
     refused = toolkit(*words, "--max-time", "5", "--eps", "0.1,0.2")
-    assert "--max-time: is not allowed with several radii; evaluate them one by one" in refused.err
+    assert "--max-time: is not allowed with several radii or protocols; evaluate them one by one" in refused.err

@@ -105,7 +105,10 @@ def _threat(protocols: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _metrics(records: Sequence[Record]) -> list[str]:
-    return [name for name in results.METRICS if any(name in record["metrics"] for record in records)]
+    """The accuracies of ``records``, those of ``METRICS`` in their order, attacks by name before the union."""
+    found = {name for record in records for name in record["metrics"] if name.endswith("_acc")}
+    *known, union = results.METRICS
+    return [name for name in (*known, *sorted(found - {*results.METRICS}), union) if name in found]
 
 
 def _accuracies(
@@ -115,13 +118,23 @@ def _accuracies(
     table = Table(title="error in %" if errors else "accuracy in %")
     table.add_column("method", justify="left", overflow="fold")
     for name in (*(["eps"] if curve else []), *map(results.label, metrics), label, "images"):
-        table.add_column(name, justify="right")
+        table.add_column(plain(name), justify="right")
     for record in records:
         eps = [budget(record["protocol"]["eps"])] if curve and record["protocol"] else []
         cells = [percent(record["metrics"].get(name), errors=errors) for name in metrics]
         low, high = sorted(1 - end if errors else end for end in record["intervals"][headline])
         cells += [f"{percent(low)} to {percent(high)}", str(record["n_examples"])]
         table.add_row(plain(record["method"]), *eps, *cells)
+    return table
+
+
+def threats_table(threats: Mapping[str, Any]) -> Table:
+    """Robust accuracy in percent under each protocol of ``details.threats``, on average, and under all at once."""
+    table = Table(title=f"robust accuracy in %, {results.label(threats['column'] + '_acc')}")
+    for name in (*map(plain, threats["each"]), "average", "all at once", "95% interval"):
+        table.add_column(name, justify="right")
+    shares = [*threats["each"].values(), threats["average"], threats["all"]]
+    table.add_row(*map(percent, shares), " to ".join(map(percent, threats["interval"])))
     return table
 
 

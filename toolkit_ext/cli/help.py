@@ -69,7 +69,20 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "constant_patience",
         "track",
     ),
-    "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
+    "Evaluation": (
+        "protocol",
+        "attacks",
+        "attack_arg",
+        "eps",
+        "norm",
+        "alpha",
+        "steps",
+        "version",
+        "audited",
+        "audit_n",
+        "transfer",
+        "transfer_from",
+    ),
     "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": (
         *(

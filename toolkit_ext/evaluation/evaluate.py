@@ -18,7 +18,8 @@ from toolkit_ext.evaluation.balanced import balanced_metrics, class_counts
 from toolkit_ext.evaluation.confidence import check_confidence, confidence_of
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.checks import find_device, opened
-from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
+from toolkit_ext.evaluation.loading.substitute import as_substitute, check_substitute
+from toolkit_ext.evaluation.protocol import TRANSFER, Budget, Protocol, budgets, load_protocol
 from toolkit_ext.evaluation.result import Evaluation, figures
 from toolkit_ext.evaluation.running.clock import start_clock
 from toolkit_ext.evaluation.running.logits import LogitStore
@@ -53,6 +54,7 @@ def evaluate(
     budget: Budget = _STANDARD,
     carry: Evaluation | None = None,
     max_time: float | None = None,
+    transfer: Classifier | None = None,
 ) -> Evaluation:
     """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
 
@@ -93,6 +95,8 @@ def evaluate(
             and is not attacked again; its examples are kept. :func:`evaluate_budgets` does this for several radii.
         max_time: Minutes after which no further batch is attacked. The result is then about the images judged so far,
             the first ones, and marked ``partial``. It needs a ``state_dir``; the same call goes on there.
+        transfer: Another model of the same data, on which the columns ``transfer:NAME`` craft their examples. These are
+            then tried on ``model``.
 
     Raises:
         UserError: bad images, labels, model, option or output path; a ``state_dir`` in use or of another evaluation; no
@@ -110,9 +114,12 @@ def evaluate(
             check_output(Path(path))  # fail now, not after the attacks
     if store_logits:
         _check_logits(curve=carry is not None)
+    _check_transfer(protocol, transfer)
     with opened(model, images, labels, precision, device, num_classes) as subject:
+        other = None if transfer is None else as_substitute(transfer)
+        source = check_substitute(subject.model, other, subject.x)
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
-        settings = settle(subject, protocol, seed, size, budget, precision)
+        settings = settle(subject, protocol, seed, size, budget, precision, source)
         if carry is not None:
             check_carry(carry, settings)
         bar = tqdm(
@@ -120,7 +127,8 @@ def evaluate(
         )
         with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
             logits = LogitStore() if store_logits else None
-            suite = AttackSuite(Runner(subject, size, state, ranks, bar, clock=clock, logits=logits), settings, carry)
+            runner = Runner(subject, size, state, ranks, bar, clock=clock, logits=logits)
+            suite = AttackSuite(runner, settings, carry, source)
             suite.run(reject_probabilities=reject_probabilities)
     evaluation = _result(suite)
     if save_examples is not None and ranks.is_first:
@@ -134,6 +142,14 @@ def _check_logits(*, curve: bool) -> None:
     if curve:
         raise UserError("store_logits: is not for a curve, whose radii do not attack every image; give a single eps")
     check_confidence()
+
+
+def _check_transfer(protocol: Protocol, transfer: Classifier | None) -> None:
+    columns = [attack for attack in protocol.attacks if attack.startswith(TRANSFER)]
+    if columns and transfer is None:
+        raise UserError(f"attacks: {columns[0]} crafts on another model; give it as transfer (--transfer-from)")
+    if transfer is not None and not columns:
+        raise UserError(f"transfer: has no effect without a column such as {TRANSFER}pgd20")
 
 
 def _result(suite: AttackSuite) -> Evaluation:
@@ -158,11 +174,17 @@ def _result(suite: AttackSuite) -> Evaluation:
         logits={**logits, "labels": y} if logits else {},
         confidence=confidence_of(logits, y),
         carried=_carried(suite.carry),
+        refuted=_refuted(runner),
         examples=runner.examples(suite.protocol),
         seconds=round(runner.seconds, 3),
         settings=suite.settings.to_dict(),
         partial=partial_,
     )
+
+
+def _refuted(runner: Runner) -> dict[str, Tensor]:
+    flags = {name: images[: runner.judged] for name, images in runner.refuted.items()}
+    return {name: images for name, images in flags.items() if images.any()}
 
 
 def _carried(carry: Evaluation | None) -> dict[str, int]:

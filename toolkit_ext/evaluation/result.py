@@ -53,6 +53,8 @@ class Row:
     ``zero_gradients`` is the share of the images it began with whose first input gradient was zero or not finite; None
     for an attack without gradients. ``passes`` counts forward passes through the model and its copy, and the images in
     them (``passes``, ``images``, and those ``with_gradient``); None where batches of older versions are among them.
+    ``refuted`` is the number of images whose reported success failed the re-check; None where there is none, but for
+    attacks by name.
     """
 
     attempted: int
@@ -61,6 +63,7 @@ class Row:
     accuracy: float
     zero_gradients: float | None = None
     passes: Mapping[str, int] | None = None
+    refuted: int | None = None
 
     @classmethod
     def of(
@@ -185,6 +188,8 @@ class Evaluation:
         classes: Images of each class, and how many of them each column leaves right, see :func:`.class_counts`.
         logits: With ``store_logits``, ``[N, K]`` of each column, and ``labels`` ``[N]``; see :class:`.LogitStore`.
         confidence: With ``store_logits``, calibration and more of each column, see :func:`.confidence`.
+        refuted: Per attack, ``[N]`` bool: a success was reported, and failed the re-check. For an attack without a
+            radius these are images for which it found an example outside of the ball. Attacks without any are left out.
     """
 
     protocol: Protocol
@@ -205,6 +210,7 @@ class Evaluation:
     classes: dict[str, list[int]] = field(default_factory=dict)
     logits: dict[str, Tensor] = field(default_factory=dict)
     confidence: dict[str, dict[str, float]] = field(default_factory=dict)
+    refuted: dict[str, Tensor] = field(default_factory=dict)
 
     def save_logits(self, path: str | Path) -> Path:
         """Write :attr:`logits` to a safetensors file; ``safetensors.torch.load_file`` reads it."""
@@ -232,6 +238,7 @@ class Evaluation:
                 **({"balanced": dict(self.balanced)} if self.balanced else {}),
                 **({"classes": dict(self.classes)} if self.classes else {}),
                 **({"confidence": dict(self.confidence)} if self.confidence else {}),
+                **({"refuted": {k: pack_flags(v) for k, v in self.refuted.items()}} if self.refuted else {}),
             },
         }
 

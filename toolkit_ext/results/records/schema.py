@@ -47,7 +47,7 @@ class ProtocolFacts(TypedDict):
     """The budget of the evaluation: ``eps`` in units of [0, 1] inputs; ``version`` is AutoAttack's."""
 
     name: str
-    norm: Literal["Linf", "L2"]
+    norm: Literal["Linf", "L2", "L1"]
     eps: float
     version: str
 
