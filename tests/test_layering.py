@@ -12,7 +12,7 @@ import pytest
 PACKAGE = "toolkit_ext"
 ROOT = Path(__file__).parents[1]
 
-BASE = {"bounds", "devices", "errors", "io", "tensors", "types", "units"}
+BASE = {"bounds", "devices", "errors", "io", "own_code", "tensors", "types", "units"}
 AXES = {"attacks", "objectives", "updates", "schedules"}
 # What each part of the package may import of it, besides itself. An axis folder has no other axis in its row, and
 # neither evaluation nor landscape has the trainers.
@@ -21,8 +21,9 @@ PARTS: dict[str, set[str]] = {
     "devices": {"errors"},
     "errors": set(),
     "io": {"errors"},
+    "own_code": {"errors"},
     "ranks": {"errors"},
-    "tensors": set(),
+    "tensors": {"types"},
     "types": {"bounds", "errors"},
     "units": {"errors", "types"},
     "fast": BASE,
@@ -54,6 +55,7 @@ WRAPPED: dict[str, tuple[str, ...]] = {
     ),
     "torchattacks": ("attacks/adapters.py",),
     "pyautoattack": ("evaluation/",),
+    "optuna": ("experiments/studies.py", "experiments/tuning.py", "cli/jobs/tune.py"),
     "accelerate": ("ranks/launch.py", "trainers/tracking.py"),
 }
 

@@ -1,4 +1,4 @@
-"""Tensors of models and of images: a hash that tells one from another, and the running statistics of batch norm."""
+"""Tensors of models and of images: a hash that tells one from another, norms, and running statistics of batch norm."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from toolkit_ext.types import Norm
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
@@ -20,6 +22,15 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def row_norms(values: Tensor, norm: Norm) -> Tensor:
+    """The norm ``[N]`` of each of the ``values`` ``[N, ...]``."""
+    import torch
+
+    order = {"Linf": torch.inf, "L2": 2, "L1": 1}[norm]
+    found: Tensor = torch.linalg.vector_norm(values.flatten(1), ord=order, dim=1)
+    return found
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
     from torch.optim import Optimizer
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
+HiddenNorm = Literal["Linf", "L2"]  # of perturbations of hidden layers
 Mode = Literal["eval", "train"]
-NORMS: tuple[Norm, ...] = ("Linf", "L2")
+NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 

@@ -31,7 +31,7 @@ def parse_eps(value: str | float, norm: str | None = "Linf", option: str = "eps"
 
     Args:
         value: A number, or text with a number or a fraction.
-        norm: ``Linf`` or ``L2``. An Linf radius above 1 is refused, since it covers every image; None allows it.
+        norm: ``Linf``, ``L2`` or ``L1``. In Linf a radius above 1 is refused: it covers every image. None allows it.
         option: The name of the option, for the message.
 
     Raises:

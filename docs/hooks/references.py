@@ -16,6 +16,7 @@ PACKAGES = {
     "evaluation.lightning": "Lightning",
     "updates": "Updates",
     "attacks": "Attacks",
+    "attacks.adaptive": "Adaptive attacks",
     "objectives": "Objectives",
     "schedules": "Schedules",
     "data": "Data",

@@ -23,6 +23,11 @@ SOUND: dict[str, list[str]] = {
         *("--n-test", "4", "--attacks", "clean", "--eps", "0.1", "--batch-size", "20", "--validation-steps", "1"),
         *("--workers", "0", "--threads", "1"),
     ],
+    "tune": [
+        *("fgsm", "--study", "s", "--search", "lr=0.1:0.2", "--trials", "1", "--backbone-arg", "width=1"),
+        *("--epochs", "1", "--n-train", "40", "--n-test", "4", "--attacks", "clean", "--eps", "0.1"),
+        *("--batch-size", "20", "--validation-steps", "1"),
+    ],
     "evaluate": ["model", "--n", "4", "--attacks", "clean,fgsm", "--no-progress"],
     "landscape": [
         *("model", "--what", "similarity", "--n", "12", "--n-test", "12", "--steps", "1", "--distances", "0,0.1"),
@@ -31,6 +36,7 @@ SOUND: dict[str, list[str]] = {
     "table": ["--results", "runs"],
     "plot": ["--results", "runs", "--out", "plot.svg"],
     "report": ["--results", "runs", "--out", "page.html"],
+    "leaderboard": ["--results", "runs", "--out", "page.html"],
     "claims": ["--results", "runs", "--recipes", "claims"],
 }
 # Values that would take long, or reach beyond this machine; everything else is drawn for every option.
@@ -40,6 +46,9 @@ ONLY = {
     "threads": ["1", "0", "-1", "1.5", "2147483648"],
     "compile_mode": ["none", "fast", ""],
     "sharding": ["none", "fsdp", "x"],
+    "storage": ["journal:s", "journal:", "sqlite:///s.db", "sqlite:///empty", "s.db", "://", "x://y", ""],
+    "trials": ["1", "0", "-1", "x", "nan", ""],
+    "search": ["lr=0.1:0.2", "lr=1", "lr", "=", "lr=0:1:log", "steps=1:2", "eps=0.1,0.2", "lr=nan:1", "x=1,2", ""],
     "recipes": ["claims", "missing", "file.txt", ""],
 }
 

@@ -133,6 +133,12 @@ ART: dict[str, tuple[Attack, Any]] = {
             c, norm=2, eps=1.0, eps_step=0.3, max_iter=STEPS, num_random_init=1, verbose=False
         ),
     ),
+    "pgd-l1": (
+        PGD(eps=4.0, alpha=0.5, steps=STEPS, norm="L1", backend="art"),
+        lambda c: ProjectedGradientDescentPyTorch(
+            c, norm=1, eps=4.0, eps_step=0.5, max_iter=STEPS, num_random_init=1, verbose=False
+        ),
+    ),
     "mim": (
         MIM(eps=EPS, alpha=ALPHA, steps=STEPS, decay=0.7, backend="art"),
         lambda c: MomentumIterativeMethod(c, eps=EPS, eps_step=ALPHA, max_iter=STEPS, decay=0.7, verbose=False),
@@ -263,7 +269,8 @@ def test_random_mode_depends_on_the_step_alone(model: nn.Module, batch: tuple[Te
         (lambda: PGD(eps=8), "did you mean 8/255 = 0.0314"),
         (lambda: PGD(alpha=0), "alpha: 0"),
         (lambda: PGD(steps=0), "steps: 0"),
-        (lambda: PGD(norm=cast(Any, "L1")), "norm: 'L1'.*Linf, L2|norm: 'L1'.*L2, Linf"),
+        (lambda: PGD(norm=cast(Any, "L1")), "norm: 'L1' is not allowed with backend torchattacks; use backend art"),
+        (lambda: PGD(norm=cast(Any, "L3")), "norm: 'L3' is not known"),
         (lambda: PGD(backend=cast(Any, "foolbox")), "backend: 'foolbox'"),
         (lambda: MultiAttack(multi_attacks=("pgd", "fgms")), "did you mean fgsm"),
         (lambda: MultiAttack(multi_attacks=()), "multi_attacks: the list is empty"),

@@ -18,7 +18,7 @@ from toolkit_ext.evaluation.suite.autoattack import Collector, Threat, build, pl
 
 SHORT = Budget(n_iter=5, n_queries=30)
 LONGER = Budget(n_iter=8, n_queries=60)
-EPS = {"Linf": 0.05, "L2": 0.5}
+EPS = {"Linf": 0.05, "L2": 0.5, "L1": 3.0}
 
 
 class Net(nn.Module):
@@ -65,14 +65,16 @@ def reference(
     attacks = list(plan(version, norm, classes, 8).attacks)
     if classes <= 3:
         adversary = AutoAttack(model, version="custom", attacks=attacks, **options)
-        adversary.apgd.n_restarts = 5 if version == "plus" else 1
-        adversary.fab.n_restarts = adversary.apgd.n_restarts
+        adversary.fab.n_restarts = 5 if version == "plus" else 1
+        adversary.apgd.use_largereps = norm == "L1" and version == "standard"
+        adversary.apgd.n_restarts = 5 if adversary.apgd.use_largereps else adversary.fab.n_restarts
         adversary.apgd.eot_iter = 20 if version == "rand" else 1
     else:
         adversary = AutoAttack(model, version=version, **options)
         assert adversary.attacks_to_run == attacks
     if classes < 10:
-        adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = classes - 1
+        for part in (adversary.apgd_targeted, adversary.fab):
+            part.n_target_classes = min(part.n_target_classes, classes - 1)
     set_budget(adversary, budget)
     torch.manual_seed(seed)
     with honest_dynamic_check():
@@ -96,7 +98,7 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, norm: Any, version: Any, seed: 
     return evaluate(model, x, y, protocol, seed=seed, batch_size=7, **options)
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize(("classes", "scale"), [(2, 1), (2, 300), (3, 300), (4, 300), (5, 1), (10, 300), (43, 1)])
 def test_equal_for_any_number_of_classes(classes: int, scale: float, norm: str) -> None:
     torch.manual_seed(classes)
@@ -130,7 +132,7 @@ def test_equal_for_other_versions(classes: int, version: str) -> None:
     )
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_equal_where_every_kind_of_attack_has_work(norm: str) -> None:
     torch.manual_seed(1)
     model, x, y = case(5, Quantized(5, 300.0), n=30)
@@ -148,7 +150,7 @@ def test_equal_for_a_randomised_model() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_equal_at_the_standard_effort(norm: str) -> None:
     torch.manual_seed(2)
     model, x, y = case(10, Net(10), n=6)
@@ -169,7 +171,7 @@ def test_equal_at_the_standard_effort_where_nothing_is_robust(monkeypatch: pytes
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_equal_on_a_gpu(norm: str) -> None:
     torch.manual_seed(0)
     model, x, y = case(5, Net(5, 300.0))

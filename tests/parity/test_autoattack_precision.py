@@ -22,7 +22,7 @@ from toolkit_ext.evaluation.suite.fast.fab import project
 from toolkit_ext.evaluation.suite.precision import Judge
 
 SHORT = Budget(n_iter=3, n_queries=12)
-EPS = {"Linf": 0.03, "L2": 0.2}
+EPS = {"Linf": 0.03, "L2": 0.2, "L1": 1.5}
 BACKBONES: dict[str, dict[str, Any]] = {
     "lenet": {"width": 2},
     "resnet18_w": {"width": 4},
@@ -79,7 +79,13 @@ def test_same_verdicts_for_any_number_of_classes(name: str, norm: str) -> None:
     assert kept > 0
 
 
-IN_COLOUR = [("lenet", "Linf"), ("lenet", "L2"), ("resnet18_w", "Linf"), ("vit_tiny_patch16_224", "L2")]
+IN_COLOUR = [
+    ("lenet", "Linf"),
+    ("lenet", "L2"),
+    ("lenet", "L1"),
+    ("resnet18_w", "Linf"),
+    ("vit_tiny_patch16_224", "L2"),
+]
 
 
 @pytest.mark.parametrize(("name", "norm"), IN_COLOUR)

@@ -145,7 +145,7 @@ def test_eps(value: str | float, norm: str, expected: float) -> None:
         ("eight", "Linf", "eps: 'eight' is not a number; give one such as 8/255"),
         ("", "Linf", "eps: '' is not a number"),
         (True, "Linf", "eps: True is not a number"),
-        (0.1, "L1", "norm: 'L1' is not known"),
+        (0.1, "L3", "norm: 'L3' is not known"),
     ],
 )
 def test_eps_errors(value: str | float, norm: str, message: str) -> None:

@@ -97,7 +97,7 @@ def test_help_of_a_method_has_its_own_options_first_with_their_defaults(command:
 
 
 def test_help_stands_under_headings(command: Any) -> None:
-    for words in (["train"], ["sweep"], ["evaluate"], ["landscape"]):
+    for words in (["train"], ["sweep"], ["tune"], ["evaluate"], ["landscape"]):
         text = command(*words, "--help").out
         assert "─ Data ─" in text
         assert "─ Output ─" in text
@@ -128,7 +128,7 @@ def test_methods_lists_every_method_with_its_cost(command: Any) -> None:
     assert all(name in shown.out for name in TRAINERS)
 
 
-@pytest.mark.parametrize("name", ["methods", "train", "sweep", "evaluate", "table", "plot"])
+@pytest.mark.parametrize("name", ["methods", "train", "sweep", "tune", "evaluate", "table", "plot", "leaderboard"])
 def test_every_option_is_explained(name: str) -> None:
     command = cli.cli.get_command(click.Context(cli.cli), name)
     assert command is not None

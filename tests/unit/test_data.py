@@ -201,7 +201,9 @@ def test_load_errors(name: str, kwargs: dict[str, Any], message: str) -> None:
 
 def test_names() -> None:
     expected = {"digits", "mnist", "cifar10", "cifar100", "svhn", "gtsrb", "cifar10-jpeg"}
-    assert set(data.NAMES) == expected | {"folder:PATH", "npz:PATH", "hf:NAME"}
+    assert set(data.NAMES) == expected | {
+        *("folder:PATH", "npz:PATH", "hf:NAME", "cifar10-c:KIND-SEVERITY", "cifar100-c:KIND-SEVERITY")
+    }
 
 
 def test_to_unit_is_torchvisions_scaling() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pyautoattack import AutoAttack
@@ -19,6 +20,7 @@ SHORT = Budget(n_iter=5, n_queries=30)
 ALPHA = {"pgd20": "eps/4", "pgd100": "eps/20"}
 LINF = Protocol("t", "Linf", 0.08, alpha=ALPHA, l2_eps=0.5)
 L2 = Protocol("t", "L2", 0.5)
+L1 = Protocol("t", "L1", 3.0, l2_eps=0.5)
 
 
 def case(classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
@@ -58,12 +60,15 @@ def test_passes_are_counted() -> None:
         ("pgd20", L2, PGD(eps=0.5, alpha=0.0625, steps=20, norm="L2")),
         ("pgd_l2", L2, PGD(eps=0.5, alpha=0.0625, steps=20, norm="L2")),
         ("mim", L2, MIM(eps=0.5, alpha=0.05, steps=10, norm="L2", backend="art")),
+        ("pgd20", L1, PGD(eps=3.0, alpha=0.375, steps=20, norm="L1", backend="art")),
+        ("pgd_l2", L1, PGD(eps=0.5, alpha=0.0625, steps=20, norm="L2")),
     ],
 )
 def test_gradient_attacks(column: str, protocol: Protocol, attack: Attack) -> None:
     model, x, y = case()
     with preserved_rng(torch.device("cpu")):
         torch.manual_seed(7)
+        np.random.seed(7)
         inputs = generate(attack, model, x[3:], y[3:]).inputs
     broken = model(inputs).argmax(dim=1) != y[3:]
     evaluation = run(protocol, column)
@@ -95,6 +100,15 @@ def test_parts_of_autoattack(column: str, names: list[str], norm: Any) -> None:
     with preserved_rng(torch.device("cpu")):
         _, labels = adversary.run_standard_evaluation(x, y, batch_size=100)
     assert torch.equal(run(protocol, column).robust[column], labels == y)
+
+
+def test_in_l1_autoattack_records_the_targets_of_each_part() -> None:
+    found = run(L1, "aa", "apgd_ce", classes=7)
+    assert found.settings["target_classes"] == {"apgd-t": 5, "fab-t": 6}
+    assert run(L2, "clean", classes=7).settings["target_classes"] == 6
+    assert found.metrics["aa_acc"] <= found.metrics["apgd_ce_acc"] < found.metrics["clean_acc"]
+    x, inputs = case(7)[1][found.examples.indices], found.examples.inputs
+    assert (inputs - x).abs().sum(dim=(1, 2, 3)).max() <= 3.0 + 1e-4
 
 
 def test_columns_are_independent_of_one_another_and_of_autoattack() -> None:

@@ -52,6 +52,20 @@ def test_a_stopped_evaluation_has_the_verdicts_of_a_whole_one(
     assert torch.equal(finished.examples.inputs, whole.examples.inputs)
 
 
+@pytest.mark.parametrize("batches", [10, 16])
+def test_a_stopped_evaluation_has_the_logits_of_the_judged_images(
+    batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(None, store_logits=True)
+    stop_after(batches, monkeypatch)
+    stopped = run(tmp_path, max_time=1, store_logits=True)
+    assert 0 < stopped.n_examples < N
+    assert {"clean", "aa", "labels"} <= stopped.logits.keys()
+    for name, logits in stopped.logits.items():
+        assert torch.equal(logits, whole.logits[name][: stopped.n_examples]), name
+    assert stopped.classes["images"] == whole.logits["labels"][: stopped.n_examples].bincount(minlength=4).tolist()
+
+
 def check_stopped(stopped: Evaluation, whole: Evaluation) -> None:
     n = stopped.n_examples
     if not stopped.partial:
@@ -122,4 +136,4 @@ def test_the_command_writes_a_stopped_evaluation_beside_the_runs(
     assert toolkit(*words).code == 0
     assert len(list(Path("results/runs").glob("*.json"))) == 1
     refused = toolkit(*words, "--max-time", "5", "--eps", "0.1,0.2")
-    assert "--max-time: is not allowed with several radii; evaluate them one by one" in refused.err
+    assert "--max-time: is not allowed with several radii or protocols; evaluate them one by one" in refused.err

@@ -22,6 +22,7 @@ SHIPPED = {
     "linf_0.3_mnist": ("Linf", 0.3),
     "linf_0.4_mnist": ("Linf", 0.4),
     "l2_0.5": ("L2", 0.5),
+    "l1_12": ("L1", 12.0),
     "l2_1.5_mnist": ("L2", 1.5),
     "linf_0.1_digits": ("Linf", 0.1),
 }
@@ -90,7 +91,7 @@ def test_eps_as_text_is_the_number(levels: int, norm: Any, column: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"norm": "L1"}, "norm: 'L1' is not known"),
+        ({"norm": "L3"}, "norm: 'L3' is not known"),
         ({"version": "fast"}, "version: 'fast' is not known.*plus, rand, standard"),
         ({"attacks": ["pgd21"]}, "attacks: 'pgd21' is not known .did you mean pgd20"),
         ({"eps": 8}, "eps: 8 is not allowed.*8/255"),

@@ -96,7 +96,7 @@ def test_a_success_that_fails_is_not_counted_and_is_told(monkeypatch: pytest.Mon
     (flag,) = evaluation.warnings
     assert (flag.kind, flag.attack) == ("recheck", "aa/apgd-ce")
     # The image that lies outside the box is outside the ball as well; the last one was never reported as a success.
-    assert flag.message.endswith("norm 2, box 1")
+    assert flag.message.endswith("norm 2, box 1 (images 2, 3)")
     # What was not broken goes on to the next attack.
     assert tried == [("apgd-ce", 5), ("fab-t", 3), ("square", 3)]
 

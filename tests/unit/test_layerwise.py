@@ -18,7 +18,7 @@ from toolkit_ext.attacks.layerwise.neurons import Target
 from toolkit_ext.attacks.layerwise.penalty import Penalty
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.counting import counted
-from toolkit_ext.types import NORMS, Attack, Norm
+from toolkit_ext.types import Attack, HiddenNorm
 
 SETTINGS = list(itertools.product(("cg", "ga", "pgd"), ("perturbations", "neurons"), ("quadratic", "ball")))
 
@@ -75,9 +75,9 @@ def test_raises_the_loss_on_every_kind_of_model(name: str, solver: str, variable
     assert all(weight.grad is None for weight in model.parameters())
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize(("solver", "variables"), [("cg", "perturbations"), ("cg", "neurons"), ("pgd", "neurons")])
-def test_balls_hold(norm: Norm, solver: str, variables: str) -> None:
+def test_balls_hold(norm: HiddenNorm, solver: str, variables: str) -> None:
     model, (x, y) = cnn(), batch()
     attack = Deep(eps=0.1, norm=norm, deep_norm=norm, deep_rho="ball", deep_solver=solver, deep_variables=variables)
     found = attack(model, x, y)

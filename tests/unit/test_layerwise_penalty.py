@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from toolkit_ext.attacks.layerwise.penalty import Penalty
-from toolkit_ext.types import Norm
+from toolkit_ext.types import HiddenNorm
 
 F64 = torch.float64
 
 
-def penalty(norm: Norm, *shape: int, ball: bool = True, weight: float = 0.5) -> Penalty:
+def penalty(norm: HiddenNorm, *shape: int, ball: bool = True, weight: float = 0.5) -> Penalty:
     return Penalty(torch.Size(shape), norm, weight, ball=ball)
 
 

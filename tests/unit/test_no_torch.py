@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-HEAVY = {"torch", "timm", "art", "torchattacks", "scipy", "pandas", "matplotlib"}
+HEAVY = {"torch", "timm", "art", "torchattacks", "scipy", "pandas", "matplotlib", "optuna"}
 IMPORTS = (
     "toolkit_ext",
     "toolkit_ext.types",

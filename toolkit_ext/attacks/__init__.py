@@ -1,5 +1,6 @@
 """The attack axis: adapters to torchattacks and ART, their combination, and the layer-wise attack."""
 
+from toolkit_ext.attacks.by_name import LibraryAttack, NamedAttack, library_attack
 from toolkit_ext.attacks.generation import attackable, generate
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
 from toolkit_ext.attacks.layerwise import Deep
@@ -28,7 +29,9 @@ __all__ = [
     "PGD",
     "TPGD",
     "Deep",
+    "LibraryAttack",
     "MultiAttack",
+    "NamedAttack",
     "NoAttack",
     "NoiseFGSM",
     "NuclearFGSM",
@@ -36,4 +39,5 @@ __all__ = [
     "RandomFGSM",
     "attackable",
     "generate",
+    "library_attack",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Backend = Literal["torchattacks", "art"]
 TPGDStart = Literal["clamped", "unclamped"]
 Call = tuple[str, dict[str, Any]]  # an attack's name and options in its library
-_ART_NORMS = {"Linf": math.inf, "L2": 2}
+_ART_NORMS = {"Linf": math.inf, "L2": 2, "L1": 1}
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class GradientAttack:
     soft_labels: ClassVar[bool] = True  # both libraries leave them to torch's cross-entropy, which takes probabilities
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
-    norm: Norm = option("Linf", "norm of the budget: Linf or L2")
+    norm: Norm = option("Linf", "norm of the budget: Linf, L2, or with backend art L1")
     backend: Backend = option("torchattacks", "library that crafts the examples: torchattacks or art")
 
     def __post_init__(self) -> None:
         check_options(self)
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+        if self.norm == "L1" and self.backend == "torchattacks":
+            raise UserError("norm: 'L1' is not allowed with backend torchattacks; use backend art, or Linf or L2")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` classes ``[N]`` or shares ``[N, K]``."""
@@ -61,7 +63,7 @@ class GradientAttack:
         return replace(self, eps=eps, alpha=alpha * eps / self.eps or None)  # type: ignore[call-arg]
 
     def _calls(self) -> dict[str, Call]:
-        """This attack in the libraries, by ``art`` (both norms), ``torchattacks Linf`` and ``torchattacks L2``."""
+        """This attack in the libraries, by ``art`` (all norms), ``torchattacks Linf`` and ``torchattacks L2``."""
         return {}
 
 

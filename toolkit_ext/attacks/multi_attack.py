@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from toolkit_ext.attacks.by_name import (
+    LibraryAttack,
+    NamedAttack,
+    check_arguments,
+    is_by_name,
+    library_attack,
+    taken,
+    trainable,
+)
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, GradientAttack, IteratedAttack, RandomFGSM
-from toolkit_ext.bounds import NOT_NEGATIVE
+from toolkit_ext.bounds import NOT_NEGATIVE, POSITIVE
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.types import AdversarialInputs, option
 
@@ -23,13 +33,20 @@ class MultiAttack(IteratedAttack):
     """The attacks ``multi_attacks`` with a common budget.
 
     ``cycle`` uses attack ``step mod n`` of ``n``; ``random`` draws one per batch; ``worst`` runs all and keeps, for
-    each example, the one with the largest cross-entropy.
+    each example, the one with the largest cross-entropy. With ``multi_weights``, ``random`` draws each with its share.
+
+    An attack is one of ``fgsm``, ``fast``, ``mim``, ``pgd``, or one of a library with a radius
+    (``torchattacks:VNIFGSM``), which gets ``eps``, ``norm`` and what it has of ``attack_args``.
     """
 
     random_start: bool = option(True, "start from a random point of the budget")
     decay: float = option(1.0, "decay of the momentum in MIM", NOT_NEGATIVE)
     multi_attacks: tuple[str, ...] = option(("fgsm", "mim", "pgd"), "attacks to combine, in order")
     multi_mode: str = option("cycle", "how the attacks are combined: cycle (by batch), random or worst (by example)")
+    multi_weights: tuple[float, ...] = option(
+        (), "weights of the attacks in multi_mode random; none is equal ones", POSITIVE, earlier=()
+    )
+    attack_args: Mapping[str, Any] | None = option(None, "further arguments of attacks by name", hidden=True)
     _step: int = field(default=0, repr=False, metadata={"hidden": True})
 
     def __post_init__(self) -> None:
@@ -38,16 +55,38 @@ class MultiAttack(IteratedAttack):
         if not self.multi_attacks:
             raise UserError("multi_attacks: the list is empty; name at least one attack")
         for name in self.multi_attacks:
-            check_choice("multi_attacks", name, _MEMBERS)
+            if not is_by_name(name):
+                check_choice("multi_attacks", name, _MEMBERS)
+        self._check_weights()
+        check_arguments(self.attack_args or {}, self.libraries)
+        for attack in self.libraries:
+            attack.arguments(self.attack_args or {})
+
+    def _check_weights(self) -> None:
+        if self.multi_weights and self.multi_mode != "random":
+            raise UserError(f"multi_weights: has no effect with multi_mode {self.multi_mode}; use random")
+        if len(self.multi_weights) not in (0, len(self.multi_attacks)):
+            both = f"{len(self.multi_weights)} weights for {len(self.multi_attacks)} attacks"
+            raise UserError(f"multi_weights: {both}; give one for each of multi_attacks")
 
     def at(self, *, eps: float, step: int = 0) -> MultiAttack:
         return replace(super().at(eps=eps), _step=step)
 
-    def members(self) -> list[GradientAttack]:
+    @property
+    def libraries(self) -> tuple[NamedAttack, ...]:
+        """The attacks by name in it."""
+        return tuple(trainable(name, "multi_attacks") for name in self.multi_attacks if is_by_name(name))
+
+    def members(self) -> list[GradientAttack | LibraryAttack]:
         """The attacks with this budget, in order."""
-        shared = {key: getattr(self, key) for key in _SHARED}
-        kinds = [_MEMBERS[name] for name in self.multi_attacks]
-        return [kind(**{key: shared[key] for key in shared.keys() & kind.__dataclass_fields__}) for kind in kinds]
+        return [self._member(name) for name in self.multi_attacks]
+
+    def _member(self, name: str) -> GradientAttack | LibraryAttack:
+        if is_by_name(name):
+            given = taken(self.attack_args or {}, [trainable(name)])
+            return library_attack(name)(eps=self.eps, norm=self.norm, attack_args=given or None)
+        shared, kind = {key: getattr(self, key) for key in _SHARED}, _MEMBERS[name]
+        return kind(**{key: shared[key] for key in shared.keys() & kind.__dataclass_fields__})
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         members = self.members()
@@ -55,7 +94,10 @@ class MultiAttack(IteratedAttack):
             return members[self._step % len(members)](model, x, y)
         if self.multi_mode == "random":
             # Seeded by the step, so a resumed run repeats the choice.
-            return random.Random(self._step).choice(members)(model, x, y)
+            drawn = random.Random(self._step)
+            weights = self.multi_weights
+            member = drawn.choices(members, weights)[0] if weights else drawn.choice(members)
+            return member(model, x, y)
         return _worst([member(model, x, y) for member in members], model, y)
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     ),
     "train": ("train:train_command", "Train a method on a data set and evaluate it by AutoAttack."),
     "sweep": ("sweep:sweep_command", "Train several methods with several seeds and settings."),
+    "tune": ("tune:tune_command", "Search hyper-parameters by validation robust accuracy."),
     "evaluate": ("evaluate:evaluate_command", "Evaluate a model by AutoAttack."),
     "landscape": ("landscape:landscape_command", "Measure the adversarial loss landscape of a model."),
     "predict": ("predict:predict_command", "Print the class of images and its probability."),
@@ -40,6 +41,7 @@ COMMANDS = {
     "plot": ("records:plot_command", "Plot recorded runs."),
     "compare": ("records:compare_command", "Compare two recorded runs, image by image."),
     "report": ("records:report_command", "Write all runs to one HTML page."),
+    "leaderboard": ("records:leaderboard_command", "Write a page that ranks models by threat; export to RobustBench."),
     "claims": ("records:claims_command", "Rebuild CLAIMS.md and its figures from the records."),
 }
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from toolkit_ext import results
 from toolkit_ext.ranks import launched, silent
 from toolkit_ext.results import Record
+from toolkit_ext.results.records.classes import worst_classes
 from toolkit_ext.results.tables.formatting import budget, plain
 
 _notes = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -104,7 +105,10 @@ def _threat(protocols: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _metrics(records: Sequence[Record]) -> list[str]:
-    return [name for name in results.METRICS if any(name in record["metrics"] for record in records)]
+    """The accuracies of ``records``, those of ``METRICS`` in their order, attacks by name before the union."""
+    found = {name for record in records for name in record["metrics"] if name.endswith("_acc")}
+    *known, union = results.METRICS
+    return [name for name in (*known, *sorted(found - {*results.METRICS}), union) if name in found]
 
 
 def _accuracies(
@@ -114,7 +118,7 @@ def _accuracies(
     table = Table(title="error in %" if errors else "accuracy in %")
     table.add_column("method", justify="left", overflow="fold")
     for name in (*(["eps"] if curve else []), *map(results.label, metrics), label, "images"):
-        table.add_column(name, justify="right")
+        table.add_column(plain(name), justify="right")
     for record in records:
         eps = [budget(record["protocol"]["eps"])] if curve and record["protocol"] else []
         cells = [percent(record["metrics"].get(name), errors=errors) for name in metrics]
@@ -124,19 +128,42 @@ def _accuracies(
     return table
 
 
+def threats_table(threats: Mapping[str, Any]) -> Table:
+    """Robust accuracy in percent under each protocol of ``details.threats``, on average, and under all at once."""
+    table = Table(title=f"robust accuracy in %, {results.label(threats['column'] + '_acc')}")
+    for name in (*map(plain, threats["each"]), "average", "all at once", "95% interval"):
+        table.add_column(name, justify="right")
+    shares = [*threats["each"].values(), threats["average"], threats["all"]]
+    table.add_row(*map(percent, shares), " to ".join(map(percent, threats["interval"])))
+    return table
+
+
 def details_table(record: Record, *, errors: bool = False) -> Table:
-    """For each attack: images attacked and broken, accuracy after it (plain and balanced), and wall time in seconds."""
+    """For each attack: images attacked and broken, accuracy after it (plain, balanced, worst class), wall seconds."""
     about = record["protocol"]
     title = "each attack" if about is None else f"each attack: {_threat([about])}"
     table = Table(title=title)
     share, balanced = "error in %" if errors else "accuracy in %", record["details"].get("balanced", {})
-    for name in ("attack", "attacked", "broken", share, "balanced", "seconds"):
+    worst = worst_classes(record["details"].get("classes", {}))
+    for name in ("attack", "attacked", "broken", share, "balanced", "worst class", "seconds"):
         table.add_column(name, justify="left" if name == "attack" else "right")
     for name, row in record["details"]["attacks"].items():
-        left = [percent(value, errors=errors) for value in (row["accuracy"], balanced.get(f"{name}_acc"))]
+        found = (row["accuracy"], balanced.get(f"{name}_acc"), worst.get(name))
+        left = [percent(value, errors=errors) for value in found]
         table.add_row(_label(name), str(row["attempted"]), str(row["broken"]), *left, f"{row['seconds']:.1f}")
     for name, reason in record["omitted"].items():
-        table.add_row(_label(name), "", "", "", "", reason)
+        table.add_row(_label(name), *[""] * 5, reason)
+    return table
+
+
+def confidence_table(record: Record) -> Table:
+    """ECE, NLL, Brier score and margin, clean and under each attack."""
+    table = Table(title="confidence")
+    for name in ("attack", "ECE in %", "NLL", "Brier in %", "margin in %"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    for name, row in record["details"]["confidence"].items():
+        shares = {key: percent(row[key]) for key in ("ece", "brier", "margin")}
+        table.add_row(_label(name), shares["ece"], f"{row['nll']:.3f}", shares["brier"], shares["margin"])
     return table
 
 

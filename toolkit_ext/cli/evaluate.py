@@ -14,6 +14,7 @@ from toolkit_ext.cli.options import (
     NATURAL,
     SEED_NUMBER,
     CommaSeparated,
+    attack_arg_option,
     data_option,
     reading_options,
     run_context_options,
@@ -23,7 +24,10 @@ from toolkit_ext.cli.options import (
 
 @click.command("evaluate", cls=Command, headings=dict.fromkeys(("eps", "batch_size", "seed"), "Evaluation"))
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
-@click.option("--protocol", help="name in eval/protocols, or a JSON file; by default the usual one of the data set")
+@click.option(
+    "--protocol",
+    help="name in eval/protocols, or a JSON file; by default the usual one of the data set; several give their union",
+)
 @data_option
 @reading_options
 @click.option("--n", "n_test", type=NATURAL, default=1000, show_default=True, help="attack the first N test examples")
@@ -34,13 +38,18 @@ from toolkit_ext.cli.options import (
     help="radius instead of the protocol's, such as 8/255; several, such as 2/255,8/255, give a curve",
 )
 @click.option(
-    "--attacks", type=CommaSeparated(str), default=(), help="columns instead of the protocol's, such as clean,pgd20,aa"
+    "--attacks",
+    type=CommaSeparated(str),
+    default=(),
+    help="columns instead of the protocol's, such as clean,pgd20,aa; also torchattacks:NAME, art:NAME, FILE.py:NAME",
 )
+@attack_arg_option
 @click.option("--version", help="AutoAttack's version: standard, plus, or rand for randomised models")
 @click.option("--errors", is_flag=True, help="print errors instead of accuracies")
 @click.option("--details", is_flag=True, help="print the images that each attack broke, and its time")
 @click.option("--audit", "audited", is_flag=True, help="check, at the middle eps, that attacks work on this model")
 @click.option("--audit-n", type=NATURAL, default=100, show_default=True, help="test examples for the audit")
+@click.option("--transfer-from", metavar="CHECKPOINT", help="model that columns such as transfer:pgd20 craft on")
 @click.option("--transfer", metavar="CHECKPOINT", help="model whose adversarial examples the audit tries too")
 @loading_options
 @click.option(
@@ -61,6 +70,12 @@ from toolkit_ext.cli.options import (
     "--save-examples",
     type=click.Path(path_type=Path),
     help="write adversarial examples to this .safetensors file, or to this folder under the name of the run",
+)
+@click.option(
+    "--store-logits",
+    type=click.Path(path_type=Path),
+    help="write the logits of every image, clean and under each attack, to this .safetensors file or folder; the "
+    "record then has ECE, NLL, Brier score and margins",
 )
 @click.option(
     "--max-time",

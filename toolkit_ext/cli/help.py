@@ -23,6 +23,7 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "rich_help_config": R
 HEADINGS: dict[str, tuple[str, ...]] = {
     "Configuration": ("config", "print_config", "dry_run"),
     "Sweep": ("methods", "seeds", "workers", "threads", "scheduler"),
+    "Study": ("search", "trials", "study", "storage", "algorithm", "pruner", "prune_after"),
     "Analysis": (
         *("what", "k", "tol", "trace_samples", "density_steps", "density_samples", "distances", "directions", "span"),
         *("points", "dimensions", "degree"),
@@ -68,7 +69,20 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "constant_patience",
         "track",
     ),
-    "Evaluation": ("protocol", "attacks", "eps", "norm", "alpha", "steps", "version", "audited", "audit_n", "transfer"),
+    "Evaluation": (
+        "protocol",
+        "attacks",
+        "attack_arg",
+        "eps",
+        "norm",
+        "alpha",
+        "steps",
+        "version",
+        "audited",
+        "audit_n",
+        "transfer",
+        "transfer_from",
+    ),
     "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": (
         *(
@@ -84,7 +98,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
             "errors",
             "details",
         ),
-        *("save_examples", "name", "fresh"),
+        *("save_examples", "store_logits", "name", "fresh"),
     ),
 }
 _AXIS = {"attack": "Attack", "objective": "Objective", "update": "Update", "schedule": "Schedule of epsilon"}

@@ -95,7 +95,8 @@ def hyper_parameter_options() -> list[click.Option]:
     """An option for every axis, and one for every hyper-parameter of the axes and of the loop."""
     made: dict[str, click.Option] = {}
     for axis, kinds in AXES.items():
-        text = f"another {axis} than the method's own: {', '.join(kinds)}"
+        more = ", or torchattacks:NAME, art:NAME" if axis == "attack" else ""
+        text = f"another {axis} than the method's own: {', '.join(kinds)}{more}"
         made[axis] = click.Option([f"--{axis}"], help=text)
     owners: list[type[Any]] = [LoopConfig, *(kind for kinds in AXES.values() for kind in kinds.values())]
     for kind in owners:
@@ -126,13 +127,14 @@ def results_option(parameter: str) -> Callable[[Command], Command]:
     )
 
 
-def _parse_backbone_args(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+def _parse_arguments(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
     """The arguments by name; values are read as JSON, or else as text."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise UserError(f"backbone-arg: {pair!r} is not allowed; write NAME=VALUE, such as width=8")
+            option, example = param.opts[0].removeprefix("--"), _EXAMPLES[param.opts[0]]
+            raise UserError(f"{option}: {pair!r} is not allowed; write NAME=VALUE, such as {example}")
         try:
             found[name] = parse_json(value)
         except ValueError:
@@ -140,12 +142,17 @@ def _parse_backbone_args(ctx: click.Context, param: click.Parameter, pairs: tupl
     return found
 
 
-backbone_arg_option = click.option(
-    "--backbone-arg",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=_parse_backbone_args,
-    help="argument of the backbone, such as width=8",
+_EXAMPLES = {"--backbone-arg": "width=8", "--attack-arg": "steps=20"}
+
+
+def _arguments_option(flag: str, whose: str, **more: Any) -> Callable[[Command], Command]:
+    text = f"argument of {whose}, such as {_EXAMPLES[flag]}"
+    return click.option(flag, multiple=True, metavar="NAME=VALUE", callback=_parse_arguments, help=text, **more)
+
+
+backbone_arg_option = _arguments_option("--backbone-arg", "the backbone")
+attack_arg_option = _arguments_option(
+    "--attack-arg", "every attack by name that has it (ATTACK.NAME=VALUE for one of them)"
 )
 
 

@@ -1,4 +1,4 @@
-"""The commands that read run records: ``toolkit-ext table``, ``plot``, ``compare``, ``report`` and ``claims``."""
+"""The commands that read records: ``table``, ``plot``, ``compare``, ``report``, ``leaderboard`` and ``claims``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from toolkit_ext.cli import console
 from toolkit_ext.cli.help import Command
 from toolkit_ext.cli.options import FILE, FOLDER, CommaSeparated, data_root_option, results_option, where_option
+from toolkit_ext.errors import UserError
 
 
 @click.command("table", cls=Command)
@@ -104,6 +105,45 @@ def report_command(
     from toolkit_ext.cli.jobs.records import report
 
     report(folder, where, examples, data_root, title, out)
+
+
+@click.command("leaderboard", cls=Command)
+@results_option("folder")
+@where_option
+@click.option("--title", default="Leaderboard", show_default=True, help="heading of the page")
+@click.option("--out", type=click.Path(path_type=Path), help="page to write  [default: leaderboard.html]")
+@click.option(
+    "--export-robustbench",
+    metavar="RUN",
+    help="write this run, a run_id or the path of a record, as an entry of RobustBench instead; --out is its folder "
+    "model_info",
+)
+@click.option("--name", help="for the entry: its name  [default: author, year and first word of the method's paper]")
+@click.option(
+    "--additional-data/--no-additional-data", default=None, help="for the entry: whether more data was trained on"
+)
+def leaderboard_command(
+    folder: Path,
+    where: tuple[str, ...],
+    title: str,
+    out: Path | None,
+    export_robustbench: str | None,
+    name: str | None,
+    additional_data: bool | None,
+) -> None:
+    """Write one HTML page that ranks the evaluated runs by data set and threat, with intervals, costs and filters.
+
+    The page needs no network and no other file. --export-robustbench writes a run as a file for RobustBench.
+    """
+    from toolkit_ext.cli.jobs.records import export_entry, leaderboard
+
+    if export_robustbench:
+        export_entry(folder, export_robustbench, out or Path("model_info"), name, additional_data)
+        return
+    for option, given in (("name", name), ("additional_data", additional_data)):
+        if given is not None:
+            raise UserError(f"{option}: has no effect without --export-robustbench")
+    leaderboard(folder, where, title, out or Path("leaderboard.html"))
 
 
 @click.command("claims", cls=Command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,48 +18,18 @@ from toolkit_ext.cli.options import (
     take_run_context,
     track_option,
 )
-from toolkit_ext.cli.train import experiment_of, train_command
+from toolkit_ext.cli.train_words import is_list, task_of, train_options, words_of
 from toolkit_ext.errors import UserError, check_choice
-from toolkit_ext.experiments.settings import RunContext, Task
+from toolkit_ext.experiments.settings import Task
 from toolkit_ext.trainers.compose import AXES, compose, known, options
 from toolkit_ext.trainers.methods import METHODS
 
-# Options of train whose value has commas: one value each. The other options of train make a grid.
-_WHOLE = {"class_weights", "deep_layers", "group_pattern"}
-_NOT_OURS = {"method", "dry_run", "seed", "resume", "config", "print_config", *RunContext.__dataclass_fields__}
-
-
-def _train_options() -> Iterator[click.Option]:
-    """The options of ``train``, with values kept as text."""
-    for option in train_command.params:
-        if not isinstance(option, click.Option) or option.name in _NOT_OURS:
-            continue
-        names = [*option.opts, *option.secondary_opts]
-        flag = "/".join(names) if option.secondary_opts else names[0]
-        more: dict[str, Any] = (
-            {"multiple": option.multiple, "metavar": option.metavar or "TEXT"} if not option.is_flag else {}
-        )
-        yield click.Option([flag, option.name or ""], default=None, help=option.help, hidden=option.hidden, **more)
-
 
 def _values(name: str, given: Any) -> list[tuple[str, ...]]:
-    """The values of an option, each as arguments of ``train``."""
-    option = next(option for option in train_command.params if option.name == name)
-    flag = option.opts[0]
-    if isinstance(given, bool):
-        return [(flag if given else option.secondary_opts[0],)]
-    if isinstance(given, tuple):
-        return [tuple(word for value in given for word in (flag, value))]
-    whole = isinstance(option.type, CommaSeparated) or name in _WHOLE
-    texts = [given] if whole else [text.strip() for text in given.split(",") if text.strip()]
-    return [(flag, text) for text in texts]
-
-
-def _task(method: str, words: tuple[str, ...]) -> Task:
-    ctx = train_command.make_context("train", [method, *words])
-    no_setting = {"dry_run", *RunContext.__dataclass_fields__}
-    values = {name: value for name, value in ctx.params.items() if name not in no_setting}
-    return Task(experiment_of(values.pop("method"), values), ("train", method, *words))
+    """The values of an option, each as arguments of ``train``; commas separate them, except in lists."""
+    if isinstance(given, bool | tuple) or is_list(name):
+        return [words_of(name, given)]
+    return [words_of(name, text.strip()) for text in given.split(",") if text.strip()]
 
 
 def _has(method: str, axes: Mapping[str, str], name: str) -> bool:
@@ -88,7 +58,7 @@ def plan(methods: tuple[str, ...], seeds: tuple[int, ...], given: Mapping[str, A
         axes = {name: words[1] for name, words in zip(grid, values, strict=True) if name in AXES}
         kept = {name: words for name, words in zip(grid, values, strict=True) if _has(method, axes, name)}
         used |= kept.keys()
-        task = _task(method, (*itertools.chain(*kept.values()), "--seed", str(seed)))
+        task = task_of(method, (*itertools.chain(*kept.values()), "--seed", str(seed)))
         compose(METHODS[method], task.experiment.hyper_parameters)  # rejects a bad value before any run
         tasks.setdefault(task.run_id, task)
     if unused := sorted(grid.keys() - used):
@@ -124,4 +94,4 @@ def sweep_command(methods: tuple[str, ...], seeds: tuple[int, ...], dry_run: boo
     carry_out(tasks, context, engine, dry_run)
 
 
-sweep_command.params.extend(_train_options())
+sweep_command.params.extend(train_options("seed"))

@@ -8,12 +8,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from toolkit_ext.attacks.by_name import is_by_name, taken, trainable
 from toolkit_ext.cli import console
 from toolkit_ext.cli.config import config_options
 from toolkit_ext.cli.help import TrainCommand
 from toolkit_ext.cli.model_options import import_option, mean_option, std_option, weights_key_option
 from toolkit_ext.cli.options import (
     CommaSeparated,
+    attack_arg_option,
     backbone_arg_option,
     checkpoint_options,
     hyper_parameter_options,
@@ -33,10 +35,17 @@ from toolkit_ext.trainers.methods import METHODS
 def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
     """The experiment that ``values``, options of ``train``, describe; without those of :func:`run_context_options`."""
     values = dict(values)
-    args, reading = values.pop("backbone_arg"), take_reading(values)
+    args, reading, attack_args = values.pop("backbone_arg"), take_reading(values), values.pop("attack_arg")
     fixed = {name: values.pop(name) for name in Experiment.__dataclass_fields__ if name in values}
     given = {name: value for name, value in values.items() if value is not None}
-    experiment = Experiment(method=method, backbone_args=args, hyper_parameters=given, reading=reading, **fixed)
+    trained = [given.get("attack") or getattr(METHODS.get(method), "attack", ""), *given.get("multi_attacks", ())]
+    if mine := taken(attack_args, [trainable(name) for name in trained if is_by_name(name)]):
+        given["attack_args"] = mine
+    # What has no prefix is for every attack of the command.
+    shared = any(map(is_by_name, fixed["attacks"]))
+    rest = {name: value for name, value in attack_args.items() if name not in mine or (shared and "." not in name)}
+    options = {"backbone_args": args, "hyper_parameters": given, "attack_args": rest, "reading": reading}
+    experiment = Experiment(method=method, **options, **fixed)
     return fine_tuning(experiment, METHODS[method].defaults if method in METHODS else {})
 
 
@@ -60,6 +69,7 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @click.option("--n-test", type=int, default=1000, show_default=True, help="attack the first N test examples")
 @click.option("--protocol", help="evaluation; by default the usual one of the data set at the attack's eps")
 @click.option("--attacks", type=CommaSeparated(str), default=(), help="columns to evaluate instead of the protocol's")
+@attack_arg_option
 @click.option("--seed", default=0, show_default=True, help="seed of weights, batches and attacks")
 @click.option("--dry-run", is_flag=True, help="say what the run would be, cost and write, and stop")
 @click.option("--resume", is_flag=True, help="continue from the checkpoint of the same run, or of the one named: RUN")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit_ext.data.arrays import open_npz
+from toolkit_ext.data.corrupted import FOLDERS, open_corrupted
 from toolkit_ext.data.dataset import Dataset
 from toolkit_ext.data.decoding import in_memory
 from toolkit_ext.data.facts import with_facts
@@ -43,7 +44,8 @@ def load(
         name: ``digits`` (8 x 8 grey, from scikit-learn; a fixed split into 1,437 training and 360 test images),
             ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (resized to 32 x 32), ``cifar10-jpeg``
             (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; accuracies differ from CIFAR-10),
-            ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, ``npz:PATH`` or ``hf:NAME``. See ``docs/data.md``.
+            ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, ``npz:PATH``, ``hf:NAME``, or to evaluate alone
+            ``cifar10-c:KIND-SEVERITY`` and ``cifar100-c:KIND-SEVERITY``. See ``docs/data.md``.
         root: Folder of the files, with torchvision's layout, and of a relative ``PATH`` that exists there alone.
         download: Let torchvision download missing files.
         workers: Threads that decode images; by default one per core.
@@ -127,7 +129,9 @@ def _open(name: str, root: Path, download: bool, how: Reading, engine: Engine) -
 
 
 def _found(kind: str, place: str, root: Path) -> str:
-    """``place``; below ``root`` where it is a relative path that only exists there."""
+    """``place``; below ``root`` where it is a relative path that only exists there, or a data set's own folder is."""
+    if kind in FOLDERS:
+        return str(root / FOLDERS[kind] / place)
     below = kind != "hf" and not Path(place).expanduser().exists() and (root / place).exists()
     return str(root / place) if below else place
 
@@ -229,6 +233,7 @@ _ADDRESSED: dict[str, tuple[str, Callable[[str, str, Reading, Engine], Dataset[I
     "folder": ("PATH", open_folder),
     "npz": ("PATH", open_npz),
     "hf": ("NAME", open_hugging_face),
+    **dict.fromkeys(FOLDERS, ("KIND-SEVERITY", open_corrupted)),
 }
 _TAKEN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("folder", "hf"), ("image_size", "crop_pct", "on_bad_image")),

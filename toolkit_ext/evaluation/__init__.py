@@ -14,6 +14,7 @@ from toolkit_ext.evaluation.protocol import (
     protocol_names,
 )
 from toolkit_ext.evaluation.result import Evaluation, Examples, Flag, load_examples, unpack_flags, wilson
+from toolkit_ext.evaluation.threats import Threats, evaluate_threats
 
 __all__ = [
     "COLUMNS",
@@ -28,9 +29,11 @@ __all__ = [
     "Loaded",
     "Protocol",
     "Shape",
+    "Threats",
     "audit",
     "evaluate",
     "evaluate_budgets",
+    "evaluate_threats",
     "load",
     "load_examples",
     "load_protocol",

@@ -1,4 +1,4 @@
-"""Balanced accuracy: every class counts alike, however many images it has."""
+"""Accuracy by class, and balanced accuracy: every class counts alike, however many images it has."""
 
 from __future__ import annotations
 
@@ -30,3 +30,16 @@ def balanced_accuracy(right: Tensor, y: Tensor) -> float:
 def balanced_metrics(robust: Mapping[str, Tensor], y: Tensor) -> dict[str, float]:
     """:func:`balanced_accuracy` of the columns in ``robust`` as ``<column>_acc``, without the parts of AutoAttack."""
     return {f"{name}_acc": balanced_accuracy(flags, y) for name, flags in robust.items() if "/" not in name}
+
+
+def class_counts(robust: Mapping[str, Tensor], y: Tensor, classes: int) -> dict[str, list[int]]:
+    """The number of ``images`` of each class, and of those that each column in ``robust`` leaves right.
+
+    Args:
+        robust: Per column ``[N]`` bool; the parts of AutoAttack are left out.
+        y: Index labels ``[N]``.
+        classes: Number of classes.
+    """
+    columns = {name: flags for name, flags in robust.items() if "/" not in name}
+    counted = {name: y[flags].bincount(minlength=classes).tolist() for name, flags in columns.items()}
+    return {"images": y.bincount(minlength=classes).tolist(), **counted}

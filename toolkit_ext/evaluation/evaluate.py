@@ -13,12 +13,16 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.data import ImageSet, as_tensors
-from toolkit_ext.evaluation.balanced import balanced_metrics
+from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.balanced import balanced_metrics, class_counts
+from toolkit_ext.evaluation.confidence import check_confidence, confidence_of
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.checks import find_device, opened
-from toolkit_ext.evaluation.protocol import Budget, Protocol, budgets, load_protocol
+from toolkit_ext.evaluation.loading.substitute import as_substitute, check_substitute
+from toolkit_ext.evaluation.protocol import TRANSFER, Budget, Protocol, budgets, load_protocol
 from toolkit_ext.evaluation.result import Evaluation, figures
 from toolkit_ext.evaluation.running.clock import start_clock
+from toolkit_ext.evaluation.running.logits import LogitStore
 from toolkit_ext.evaluation.running.runner import Runner
 from toolkit_ext.evaluation.running.state import shared_state
 from toolkit_ext.evaluation.settings import BatchSize, check_carry, find_batch_size, settle
@@ -42,6 +46,7 @@ def evaluate(
     device: torch.device | str | None = None,
     state_dir: str | Path | None = None,
     save_examples: str | Path | None = None,
+    store_logits: str | Path | bool = False,
     progress: bool = True,
     num_classes: int | None = None,
     fresh: bool = False,
@@ -49,6 +54,7 @@ def evaluate(
     budget: Budget = _STANDARD,
     carry: Evaluation | None = None,
     max_time: float | None = None,
+    transfer: Classifier | None = None,
 ) -> Evaluation:
     """Robust accuracy of ``model`` by AutoAttack and the further attacks of ``protocol``.
 
@@ -78,6 +84,8 @@ def evaluate(
         state_dir: Folder for finished batches of this evaluation. After an interruption, even ``kill -9``, the same
             call resumes and gives the same result. Further ``attacks`` may be added later.
         save_examples: Path of a safetensors file for the adversarial examples, see :class:`Examples`.
+        store_logits: Keep the labels and the logits of every image, clean and under each attack, in the result, which
+            then has ``confidence`` too; with a path, also in that safetensors file. Not with ``carry``.
         progress: Show a progress bar.
         num_classes: Number of classes of the data, checked against the model's.
         fresh: Delete what ``state_dir`` holds.
@@ -87,6 +95,8 @@ def evaluate(
             and is not attacked again; its examples are kept. :func:`evaluate_budgets` does this for several radii.
         max_time: Minutes after which no further batch is attacked. The result is then about the images judged so far,
             the first ones, and marked ``partial``. It needs a ``state_dir``; the same call goes on there.
+        transfer: Another model of the same data, on which the columns ``transfer:NAME`` craft their examples. These are
+            then tried on ``model``.
 
     Raises:
         UserError: bad images, labels, model, option or output path; a ``state_dir`` in use or of another evaluation; no
@@ -99,29 +109,56 @@ def evaluate(
     check_identity(model, state_dir)
     device = find_device(model, device)
     ranks = current(device)
-    if save_examples is not None:
-        check_output(Path(save_examples))  # fail now, not after the attacks
+    for path in (save_examples, store_logits):
+        if path is not None and not isinstance(path, bool):
+            check_output(Path(path))  # fail now, not after the attacks
+    if store_logits:
+        _check_logits(curve=carry is not None)
+    _check_transfer(protocol, transfer)
     with opened(model, images, labels, precision, device, num_classes) as subject:
+        other = None if transfer is None else as_substitute(transfer)
+        source = check_substitute(subject.model, other, subject.x)
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
-        settings = settle(subject, protocol, seed, size, budget, precision)
+        settings = settle(subject, protocol, seed, size, budget, precision, source)
         if carry is not None:
             check_carry(carry, settings)
         bar = tqdm(
             desc=f"evaluate {protocol.name}", unit="image", disable=None if progress and ranks.is_first else True
         )
         with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
-            suite = AttackSuite(Runner(subject, size, state, ranks, bar, clock=clock), settings, carry)
+            logits = LogitStore() if store_logits else None
+            runner = Runner(subject, size, state, ranks, bar, clock=clock, logits=logits)
+            suite = AttackSuite(runner, settings, carry, source)
             suite.run(reject_probabilities=reject_probabilities)
     evaluation = _result(suite)
     if save_examples is not None and ranks.is_first:
         evaluation.examples.save(save_examples)
+    if not isinstance(store_logits, bool) and ranks.is_first:
+        evaluation.save_logits(store_logits)
     return evaluation
+
+
+def _check_logits(*, curve: bool) -> None:
+    if curve:
+        raise UserError("store_logits: is not for a curve, whose radii do not attack every image; give a single eps")
+    check_confidence()
+
+
+def _check_transfer(protocol: Protocol, transfer: Classifier | None) -> None:
+    columns = [attack for attack in protocol.attacks if attack.startswith(TRANSFER)]
+    if columns and transfer is None:
+        raise UserError(f"attacks: {columns[0]} crafts on another model; give it as transfer (--transfer-from)")
+    if transfer is not None and not columns:
+        raise UserError(f"transfer: has no effect without a column such as {TRANSFER}pgd20")
 
 
 def _result(suite: AttackSuite) -> Evaluation:
     runner, partial_ = suite.runner, suite.partial()
     robust = {name: flags[: runner.judged] for name, flags in suite.robust.items()}
     metrics, intervals = figures(robust)
+    y = suite.subject.y[: runner.judged]
+    columns = [name for name in robust if "/" not in name and name != "union"]
+    logits = runner.logits.columns(columns, runner.judged) if runner.logits is not None else {}
     return Evaluation(
         protocol=suite.protocol,
         n_examples=runner.judged,
@@ -132,13 +169,22 @@ def _result(suite: AttackSuite) -> Evaluation:
         omitted=suite.omitted,
         details={name: row.to_dict() for name, row in runner.details(suite.robust).items()},
         robust=robust,
-        balanced=balanced_metrics(robust, suite.subject.y[: runner.judged]),
+        balanced=balanced_metrics(robust, y),
+        classes=class_counts(robust, y, suite.subject.classes),
+        logits={**logits, "labels": y} if logits else {},
+        confidence=confidence_of(logits, y),
         carried=_carried(suite.carry),
+        refuted=_refuted(runner),
         examples=runner.examples(suite.protocol),
         seconds=round(runner.seconds, 3),
         settings=suite.settings.to_dict(),
         partial=partial_,
     )
+
+
+def _refuted(runner: Runner) -> dict[str, Tensor]:
+    flags = {name: images[: runner.judged] for name, images in runner.refuted.items()}
+    return {name: images for name, images in flags.items() if images.any()}
 
 
 def _carried(carry: Evaluation | None) -> dict[str, int]:
@@ -177,6 +223,8 @@ def evaluate_budgets(
     Raises:
         UserError: radii that :func:`budgets` refuses, and whatever :func:`evaluate` refuses.
     """
+    if options.get("store_logits"):
+        _check_logits(curve=True)
     x, y = as_tensors(x, y)
     start_clock(options.get("max_time"), stores=state_dir is not None, carries=True)
     found: list[Evaluation] = []

@@ -53,6 +53,8 @@ class Row:
     ``zero_gradients`` is the share of the images it began with whose first input gradient was zero or not finite; None
     for an attack without gradients. ``passes`` counts forward passes through the model and its copy, and the images in
     them (``passes``, ``images``, and those ``with_gradient``); None where batches of older versions are among them.
+    ``refuted`` is the number of images whose reported success failed the re-check; None where there is none, but for
+    attacks by name.
     """
 
     attempted: int
@@ -61,6 +63,7 @@ class Row:
     accuracy: float
     zero_gradients: float | None = None
     passes: Mapping[str, int] | None = None
+    refuted: int | None = None
 
     @classmethod
     def of(
@@ -182,6 +185,11 @@ class Evaluation:
         partial: Empty unless ``max_time`` stopped the evaluation: ``judged`` images ``of`` so many, after ``minutes``.
             Then everything else is about the first ``judged`` images alone.
         balanced: The metrics with every class counting alike, see :func:`.balanced_accuracy`.
+        classes: Images of each class, and how many of them each column leaves right, see :func:`.class_counts`.
+        logits: With ``store_logits``, ``[N, K]`` of each column, and ``labels`` ``[N]``; see :class:`.LogitStore`.
+        confidence: With ``store_logits``, calibration and more of each column, see :func:`.confidence`.
+        refuted: Per attack, ``[N]`` bool: a success was reported, and failed the re-check. For an attack without a
+            radius these are images for which it found an example outside of the ball. Attacks without any are left out.
     """
 
     protocol: Protocol
@@ -199,6 +207,14 @@ class Evaluation:
     carried: dict[str, int] = field(default_factory=dict)
     partial: dict[str, float] = field(default_factory=dict)
     balanced: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, list[int]] = field(default_factory=dict)
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    confidence: dict[str, dict[str, float]] = field(default_factory=dict)
+    refuted: dict[str, Tensor] = field(default_factory=dict)
+
+    def save_logits(self, path: str | Path) -> Path:
+        """Write :attr:`logits` to a safetensors file; ``safetensors.torch.load_file`` reads it."""
+        return write_tensors(Path(path), {name: values.contiguous() for name, values in self.logits.items()}, {})
 
     def to_record(self) -> dict[str, Any]:
         """The fields of a run record that an evaluation fills, ready for JSON.
@@ -220,6 +236,9 @@ class Evaluation:
                 **({"carried": dict(self.carried)} if self.carried else {}),
                 **({"partial": dict(self.partial)} if self.partial else {}),
                 **({"balanced": dict(self.balanced)} if self.balanced else {}),
+                **({"classes": dict(self.classes)} if self.classes else {}),
+                **({"confidence": dict(self.confidence)} if self.confidence else {}),
+                **({"refuted": {k: pack_flags(v) for k, v in self.refuted.items()}} if self.refuted else {}),
             },
         }
 

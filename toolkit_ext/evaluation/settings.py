@@ -27,6 +27,8 @@ BatchSize = int | Literal["auto"]
 CANDIDATES = (64, 128, 250, 500, 1000)  # batch sizes that "auto" tries
 _GAIN = 1.05  # a larger batch takes more memory, so it must raise throughput by this factor
 _SECONDS, _LONGEST = 0.2, 2.0
+_PER_ATTACK = ("name", "attacks", "attack_args")  # stored batches are of one attack, with its arguments
+_NOT_IN_KEY = ("tolerance", "attacks", "transfer_sha256")
 _LIBRARIES = ("pyautoattack", "torchattacks", "adversarial-robustness-toolbox", "numpy")
 
 
@@ -58,6 +60,7 @@ class Settings:
     data_sha256: str
     float32: str = field(default_factory=float32_arithmetic)
     versions: Mapping[str, str] = field(default_factory=versions)
+    transfer_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a record stores them, ready for JSON."""
@@ -66,7 +69,7 @@ class Settings:
             "seed": self.threat.seed,
             "batch_size": self.batch_size,
             "budget": asdict(self.threat.budget),
-            "target_classes": targets(self.threat.classes),
+            "target_classes": self._targets(),
             "tolerance": {norm: tolerance(norm, eps) for norm, eps in sorted(balls)},
             "device": self.threat.device.type,
             "float32": self.float32,
@@ -74,13 +77,26 @@ class Settings:
             "precision": self.precision,
             "model_sha256": self.model_sha256,
             "data_sha256": self.data_sha256,
+            **({"transfer_sha256": self.transfer_sha256} if self.transfer_sha256 else {}),
+            **({"attacks": named} if (named := self.named()) else {}),
         }
+
+    def _targets(self) -> int | dict[str, int]:
+        """Number of target classes of AutoAttack's targeted attacks; by attack where they differ."""
+        most = targets(self.threat.classes)
+        if self.threat.norm != "L1" or self.threat.version == "plus":
+            return most
+        return {"apgd-t": targets(self.threat.classes, 5), "fab-t": most}
+
+    def named(self) -> dict[str, Any]:
+        """Library or code and arguments of each attack by name."""
+        attacks = self.protocol.named().items()
+        return {name: attack.facts(attack.arguments(self.protocol.attack_args)) for name, attack in attacks}
 
     def key(self, carry: Evaluation | None = None) -> dict[str, Any]:
         """What stored batches depend on; not the list of attacks, as each has its own batches."""
-        rules = {name: value for name, value in self.protocol.to_dict().items() if name not in ("name", "attacks")}
-        facts = self.to_dict()
-        del facts["tolerance"]
+        rules = {name: value for name, value in self.protocol.to_dict().items() if name not in _PER_ATTACK}
+        facts = {name: value for name, value in self.to_dict().items() if name not in _NOT_IN_KEY}
         key = {"model": facts.pop("model_sha256"), "data": facts.pop("data_sha256"), "protocol": rules, **facts}
         if carry is not None:
             key["carried"] = hash_tensors(sorted(carry.robust.items()))
@@ -88,7 +104,13 @@ class Settings:
 
 
 def settle(
-    subject: Subject, protocol: Protocol, seed: int, batch_size: int, budget: Budget, precision: Precision
+    subject: Subject,
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
+    budget: Budget,
+    precision: Precision,
+    source: nn.Module | None = None,
 ) -> Settings:
     """The settings of an evaluation; :class:`UserError` for a number outside its range."""
     for option, value in {"seed": seed, "batch_size": batch_size, **asdict(budget)}.items():
@@ -97,7 +119,8 @@ def settle(
             raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
     threat = Threat(protocol.norm, protocol.eps, protocol.version, subject.classes, seed, subject.device, budget)
     data = hash_tensors([("x", subject.x), ("y", subject.y)])
-    return Settings(protocol, threat, batch_size, precision, hash_model(subject.model), data)
+    transfer = "" if source is None else hash_model(source)
+    return Settings(protocol, threat, batch_size, precision, hash_model(subject.model), data, transfer_sha256=transfer)
 
 
 def check_carry(carry: Evaluation, settings: Settings) -> None:
@@ -112,7 +135,9 @@ def check_carry(carry: Evaluation, settings: Settings) -> None:
 
 def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
     rules = {key: value for key, value in protocol.to_dict().items() if key not in ("name", "eps", "attacks")}
+    rules["attack_args"] = settings.get("attacks", {})
     same = {key: settings[key] for key in ("model_sha256", "data_sha256", "budget", "precision")}
+    same["transfer_sha256"] = settings.get("transfer_sha256", "")
     return {**rules, "attacks": ", ".join(sorted(protocol.attacks)), **same}
 
 

@@ -21,19 +21,20 @@ from toolkit_ext.data.reading import CROP_PCT
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import RunError, UserError, check_choice
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.protocol import small_radius
+from toolkit_ext.evaluation.protocol import TRANSFER, small_radius
 from toolkit_ext.experiments.card import write_card
 from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.extending import begin_with
 from toolkit_ext.experiments.presets import protocol_of
 from toolkit_ext.experiments.retention import in_words, retain
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
-from toolkit_ext.experiments.starting import is_own, start_of, started_from
+from toolkit_ext.experiments.starting import check_attack_args, is_own, start_of, started_from
 from toolkit_ext.io import atomic_write, make_folder
 from toolkit_ext.ranks import local_rank, start
 from toolkit_ext.results import Record
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
 from toolkit_ext.trainers.accumulation import check_accumulate
+from toolkit_ext.trainers.callbacks import OnEpoch
 from toolkit_ext.trainers.extra_data import extra_per_batch
 from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
 from toolkit_ext.trainers.optim import make_schedulers
@@ -104,10 +105,17 @@ def prepare(
     Raises:
         UserError: an option that is not allowed with this data set or this number of epochs.
     """
+    if not len(dataset.y_train):
+        raise UserError(f"data: {experiment.data} has no training images; it is for evaluate")
     dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
     made, trainer = _make(experiment, dataset, device)
     axes = trainer.axes
-    protocol = protocol_of(experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks)
+    protocol = protocol_of(
+        experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks, experiment.attack_args
+    )
+    if transfer := [name for name in protocol.attacks if name.startswith(TRANSFER)]:
+        raise UserError(f"attacks: {transfer[0]} is for evaluate, which has --transfer-from")
+    check_attack_args(experiment, protocol, axes.attack)
     check_accumulate(axes.loop.accumulate, experiment.batch_size)
     if experiment.extra_fraction is not None:
         extra_per_batch(experiment.batch_size, experiment.extra_fraction)
@@ -148,10 +156,11 @@ def rehearse(
     return prepared
 
 
-def run(experiment: Experiment, context: RunContext) -> Record:
+def run(experiment: Experiment, context: RunContext, on_epoch: Sequence[OnEpoch] = ()) -> Record:
     """Train, evaluate the epoch with the best validation accuracy, and write the record; skip a recorded run.
 
     Processes started by torchrun share the training and the evaluation; rank 0 writes, and all return the record.
+    ``on_epoch`` are called after each epoch; what one of them raises ends the run, which can be resumed.
 
     Raises:
         UserError: anything the caller can correct, before the training if possible.
@@ -186,7 +195,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
         run_dir=folder,
         resume=context.resume or extended,
         progress=context.progress and not context.quiet,
-        on_epoch=shown_epochs(context),
+        on_epoch=[*shown_epochs(context), *on_epoch],
         save_every=context.save_every,
         extra_data=placed and (placed.x_train, placed.y_train),
         extra_fraction=experiment.extra_fraction,
@@ -216,7 +225,7 @@ def run(experiment: Experiment, context: RunContext) -> Record:
 
 def warn_of_code(experiment: Experiment) -> None:
     """Say once which files of the user's run."""
-    if files := [*([experiment.backbone] if is_own(experiment.backbone) else []), *experiment.imports]:
+    if files := [*filter(is_own, (experiment.backbone, *experiment.attacks)), *experiment.imports]:
         say(f"warning: {', '.join(files)}: files of code, which run when they are loaded")
 
 

@@ -20,14 +20,26 @@ if TYPE_CHECKING:
 
 
 def protocol_of(
-    data: str, hyper_parameters: Mapping[str, Any], named: str | None = None, attacks: tuple[str, ...] = ()
+    data: str,
+    hyper_parameters: Mapping[str, Any],
+    named: str | None = None,
+    attacks: tuple[str, ...] = (),
+    attack_args: Mapping[str, Any] | None = None,
 ) -> Protocol:
-    """The protocol ``named``, else the usual one for a data set, norm and ``eps``; ``attacks`` replace its own."""
+    """The protocol ``named``, else the usual one for a data set, norm and ``eps``; ``attacks`` replace its own.
+
+    Its attacks by name get what they have of ``attack_args``.
+    """
+    from toolkit_ext.attacks.by_name import taken
     from toolkit_ext.evaluation import load_protocol, protocol_for
 
     usual = protocol_for(data, hyper_parameters.get("norm"), hyper_parameters.get("eps"))
     protocol = load_protocol(named or usual)
-    return protocol.at(attacks=attacks) if attacks else protocol
+    if attacks:
+        protocol = protocol.at(attacks=attacks, attack_args={})
+    if not attack_args:
+        return protocol
+    return protocol.at(attack_args={**protocol.attack_args, **taken(attack_args, list(protocol.named().values()))})
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Experiment:
     ``init``; ``mean`` and ``std`` are their normalisation. ``imports`` are modules that register networks with timm.
     Weights and code identify a run by their content, not by where they lie.
     ``reading`` has the options of :class:`toolkit_ext.data.Reading` that differ from their defaults.
+    ``attack_args`` are the arguments of attacks by name among ``attacks``, see :class:`.Protocol`.
     Each batch has ``extra_fraction`` (0.7 by default) images of the source ``extra_data``, if there is one.
     """
 
@@ -58,6 +59,7 @@ class Experiment:
     imports: tuple[str, ...] = ()
     extra_data: str | None = None
     extra_fraction: float | None = None
+    attack_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -74,7 +76,7 @@ class Experiment:
 
         hashed = {name: value for name, value in asdict(self).items() if name not in _START}
         hashed |= identity_of_start(self)
-        for name in ("reading", "extra_data", "extra_fraction"):
+        for name in ("reading", "extra_data", "extra_fraction", "attack_args"):
             if not hashed[name]:
                 del hashed[name]  # runs had no such setting before
         if self.method in METHODS:
@@ -96,12 +98,16 @@ class Experiment:
         given = {name: value for name, value in given.items() if name not in _START or value}
         if "imports" in given:
             given["import"] = given.pop("imports")  # as the option is called
-        arguments = {"backbone_arg": dict(self.backbone_args)} if self.backbone_args else {}
-        return {**given, **arguments, **self.reading, **self.hyper_parameters}
+        hyper = dict(self.hyper_parameters)
+        arguments = {
+            "backbone_arg": dict(self.backbone_args),
+            "attack_arg": {**(hyper.pop("attack_args", None) or {}), **self.attack_args},
+        }
+        return {**given, **{name: some for name, some in arguments.items() if some}, **self.reading, **hyper}
 
 
 _START = ("weights", "weights_key", "init", "mean", "std", "imports")
-_NESTED = ("backbone_args", "hyper_parameters", "reading")
+_NESTED = ("backbone_args", "attack_args", "hyper_parameters", "reading")
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

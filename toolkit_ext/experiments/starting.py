@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from toolkit_ext.backbones import Made
     from toolkit_ext.data import Dataset, ImageSet
+    from toolkit_ext.evaluation import Protocol
+    from toolkit_ext.types import Attack
 
 # For weights that are good already: the rates of a training from scratch would undo them.
 _LR = {"sgd": 0.01}
@@ -29,9 +31,14 @@ def identity_of_start(experiment: Experiment) -> dict[str, Any]:
     if experiment.imports:
         found["imports"] = [_code(name) for name in experiment.imports]
     if is_own(experiment.backbone):
-        from toolkit_ext.backbones.own_code import identity_of
+        from toolkit_ext.own_code import identity_of
 
         found["backbone"] = identity_of(experiment.backbone)
+    if own := [attack for attack in experiment.attacks if is_own(attack)]:
+        from toolkit_ext.own_code import identity_of
+
+        known = {attack: identity_of(attack, "attacks", "NAME") for attack in own}
+        found["attacks"] = [known.get(attack, attack) for attack in experiment.attacks]
     if experiment.weights == "pretrained":
         from toolkit_ext.backbones.making import pretrained_name
 
@@ -42,9 +49,9 @@ def identity_of_start(experiment: Experiment) -> dict[str, Any]:
     return found | {name: values for name, values in numbers.items() if values}
 
 
-def is_own(backbone: str) -> bool:
-    """Whether ``backbone`` is code of the user's own; read without torch."""
-    return ".py:" in backbone
+def is_own(name: str) -> bool:
+    """Whether ``name``, of a backbone or an attack, is code of the user's own; read without torch."""
+    return ".py:" in name
 
 
 def weights_file(experiment: Experiment) -> Path | None:
@@ -93,6 +100,21 @@ def start_of(experiment: Experiment, dataset: Dataset[Tensor | ImageSet]) -> Mad
     weights = "pretrained" if experiment.weights == "pretrained" else weights_file(experiment)
     args, key = experiment.backbone_args, experiment.weights_key
     return backbones.make(name, shape, backbone_args=args, weights=weights, weights_key=key, new_head=True, **numbers)
+
+
+def check_attack_args(experiment: Experiment, protocol: Protocol, trained: Attack) -> None:
+    """See that ``attack_args`` are of attacks by name, and those of the ``trained`` attack among the hyper-parameters.
+
+    Raises:
+        UserError: an argument that no attack has, or that would be lost.
+    """
+    from toolkit_ext.attacks.by_name import check_arguments, taken
+
+    given, columns = experiment.attack_args, list(protocol.named().values())
+    check_arguments(given, [*columns, *getattr(trained, "libraries", ())])
+    known = taken(given, columns).keys() | (experiment.hyper_parameters.get("attack_args") or {}).keys()
+    if lost := sorted(given.keys() - known):
+        raise UserError(f"attack_args: {lost[0]} is of the training's attack; give it among hyper_parameters")
 
 
 def started_from(made: Made) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record, read_record
 
 State = Literal["recorded", "unreadable", "stopped", "new"]
-LOG, _LOCK = "sweep.log", ".sweep.lock"
+LOG, LOCK = "sweep.log", ".sweep.lock"
 # A run fails when its worker has died this often; until then another worker resumes it.
 _TRIES = 2
 _MOST = 1024  # workers, and threads of one
@@ -182,20 +182,29 @@ def state_of(experiment: Experiment, context: RunContext) -> State:
 
 
 def attempt(task: Task, context: RunContext, threads: int) -> Outcome:
-    """Run ``task`` in this process, unless another process has locked it; the outcome holds any error.
-
-    Notes and tracebacks go to ``sweep.log`` in the run's folder. The operating system releases the lock there when
-    the process ends, even by ``kill -9``.
-    """
+    """Run ``task`` in this process, unless another process has locked it; the outcome holds any error."""
     torch.set_num_threads(threads)
     try:
-        folder = make_folder(context.output / task.run_id)
-        with FileLock(folder / _LOCK, timeout=0), _as_command(task.words, folder / LOG):
+        with holding(task, context):
             return Outcome(task.run_id, run(task.experiment, replace(context, resume=True, progress=False)))
     except Timeout:
         return Outcome(task.run_id, another=True)
     except Exception as error:
         return Outcome(task.run_id, failed=in_one_line(error))
+
+
+@contextmanager
+def holding(task: Task, context: RunContext) -> Iterator[None]:
+    """Hold the run of ``task``; notes and tracebacks go to ``sweep.log`` in its folder.
+
+    The operating system releases the lock there when the process ends, even by ``kill -9``.
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    folder = make_folder(context.output / task.run_id)
+    with FileLock(folder / LOCK, timeout=0), _as_command(task.words, folder / LOG):
+        yield
 
 
 @contextmanager

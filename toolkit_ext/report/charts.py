@@ -14,6 +14,7 @@ from toolkit_ext.results import Curve, Pair, Record, label, pairs
 from toolkit_ext.results.figures.curves import history, training_panels
 from toolkit_ext.results.figures.images import draw_pairs, first_broken
 from toolkit_ext.results.figures.plots import COLORS, encode
+from toolkit_ext.results.inference.perturbations import PerturbationCurve
 from toolkit_ext.results.tables.formatting import budget
 
 Chart = dict[str, Any]  # Plotly JSON, and a text for screen readers
@@ -93,16 +94,32 @@ def robustness(curve: Curve | None) -> Chart | None:
     """Robust accuracy against eps with whiskers; None for a model evaluated at one eps."""
     if curve is None:
         return None
-    percent = {name: [_short(100 * value) for value in getattr(curve, name)] for name in ("mean", "low", "high")}
-    above = [_short(high - mean) for high, mean in zip(percent["high"], percent["mean"], strict=True)]
-    below = [_short(mean - low) for mean, low in zip(percent["mean"], percent["low"], strict=True)]
-    ticks = [budget(eps) for eps in curve.eps]
-    trace = {"name": curve.name, "x": list(curve.eps), "y": percent["mean"], **_line(0)}
+    title = f"{label('aa_acc')} accuracy against eps ({curve.norm})"
+    return _against_eps(title, "Accuracy against eps", curve.eps, (curve.mean, curve.low, curve.high))
+
+
+def perturbations(curve: PerturbationCurve | None) -> Chart | None:
+    """The share of images broken within each eps, as steps; None for a model evaluated at one eps."""
+    if curve is None:
+        return None
+    title = f"Images that {label(f'{curve.attack}_acc')} breaks within eps ({curve.norm}) [%]"
+    made = _against_eps(title, "Images broken within eps", curve.eps, (curve.share, curve.low, curve.high))
+    made["data"][0]["line"]["shape"] = "hv"
+    return made
+
+
+def _against_eps(title: str, said: str, eps: Sequence[float], shares: Sequence[Sequence[float]]) -> Chart:
+    """A line of ``shares`` (values, lower and upper ends) in percent against ``eps``, with whiskers."""
+    values, low, high = ([_short(100 * share) for share in each] for each in shares)
+    above = [_short(end - value) for end, value in zip(high, values, strict=True)]
+    below = [_short(value - end) for value, end in zip(values, low, strict=True)]
+    ticks = [budget(each) for each in eps]
+    trace = {"name": said, "x": list(eps), "y": values, **_line(0)}
     trace["error_y"] = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
-    layout = _layout(f"{label('aa_acc')} accuracy against eps ({curve.norm})", 320, yaxis={"range": [0, 102]})
-    layout["xaxis"] = {"tickvals": list(curve.eps), "ticktext": ticks, "title": {"text": "eps"}}
-    said = ", ".join(f"{value:g}% at {eps}" for value, eps in zip(percent["mean"], ticks, strict=True))
-    return {"text": f"Accuracy against eps: {said}", "data": [trace], "layout": layout}
+    layout = _layout(title, 320, yaxis={"range": [0, 102]})
+    layout["xaxis"] = {"tickvals": list(eps), "ticktext": ticks, "title": {"text": "eps"}}
+    listed = ", ".join(f"{value:g}% at {tick}" for value, tick in zip(values, ticks, strict=True))
+    return {"text": f"{said}: {listed}", "data": [trace], "layout": layout}
 
 
 def load_pairs(record: Record, examples: Path, data_root: Path | str = "data", limit: int = 8) -> list[Pair]:

@@ -17,7 +17,7 @@ _MOST_LINES = 100  # longer tables, such as those of surfaces, are not shown
 
 @dataclass(frozen=True)
 class Panel:
-    """One analysis; ``facts`` are pairs of name and value, ``columns`` and ``lines`` its table."""
+    """One analysis or study; ``facts`` are pairs of name and value, ``columns`` and ``lines`` its table."""
 
     run_id: str
     heading: str
@@ -41,20 +41,21 @@ def panels(records: Iterable[Record], pictures: Mapping[str, str]) -> list[Panel
 def _panel(record: Record, picture: str) -> Panel:
     found = _well_formed(record)
     settings, table = found["settings"], found["table"]
-    lines = [[_text(value) for value in line] for line in zip(*table.values(), strict=True)]
+    lines = [[text_of(value) for value in line] for line in zip(*table.values(), strict=True)]
     attack = settings["attack"]
     heading = f"{settings['what']}: {record['method']} on {record['data']['name']}, {record['backbone']['name']}"
     about = {name: value for name, value in settings.items() if name not in ("what", "attack", "name")}
     about = {"attack": f"PGD-{attack['steps']}, {attack['norm']} eps {budget(attack['eps'])}"} | about
-    facts = [[name.replace("_", " "), _text(value)] for name, value in {**found["facts"], **about}.items()]
+    facts = [[name.replace("_", " "), text_of(value)] for name, value in {**found["facts"], **about}.items()]
     shown = lines if len(lines) <= _MOST_LINES else []
     return Panel(record["run_id"], heading, record["command"], picture, facts, list(table), shown)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value of JSON in a cell."""
     if isinstance(value, float):
         return f"{value:.5g}"
-    return ", ".join(map(_text, value)) if isinstance(value, list) else "" if value is None else str(value)
+    return ", ".join(map(text_of, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def landscape_pictures(records: Iterable[Record], folder: Path) -> dict[str, str]:

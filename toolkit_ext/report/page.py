@@ -13,15 +13,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.io import atomic_write
 from toolkit_ext.report.landscape import is_landscape, panels
 from toolkit_ext.report.rankings import rankings
 from toolkit_ext.report.rows import columns, details, filters, rows, shared
-from toolkit_ext.results import Curve, Record, curves, frame, label
+from toolkit_ext.report.studies import study_panels
+from toolkit_ext.results import Record, curves, frame, label
 from toolkit_ext.results.figures.curves import model_key
+from toolkit_ext.results.inference.perturbations import perturbation_curve
 
 CHUNK = 64  # runs whose details are packed together: larger packs are smaller in sum, and slower to open
 
@@ -30,8 +32,8 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
     """The reproducible HTML of the report.
 
     Args:
-        records: Runs; those of ``toolkit-ext landscape`` have a section below the table.
-        pictures: Pictures by ``run_id`` (:func:`toolkit_ext.report.pictures`).
+        records: Runs; analyses of ``toolkit-ext landscape`` and studies of ``toolkit-ext tune`` have sections below.
+        pictures: Pictures by ``run_id`` (:func:`toolkit_ext.report.pictures`), and of studies.
         title: Heading and title of the page.
 
     Raises:
@@ -41,20 +43,40 @@ def page(records: Sequence[Record], pictures: Mapping[str, str] | None = None, t
         raise UserError("results: there are no runs to report on")
     runs = [record for record in records if not is_landscape(record)]
     shown = pictures or {}
-    return _template().render(
+    made = environment().get_template("report.html.j2")
+    return made.render(
         title=title,
         rankings=rankings(runs),
         count=len(runs),
         **_all_runs(runs),
         chunks=_chunks(runs, shown),
         chunk_size=CHUNK,
-        panels=panels(records, shown),
+        sections=_sections(records, shown),
         style=asset("itables", "html/dt_bundle.css") + template("report.css"),
         script=template("report.js"),
         table_script=packed(asset("itables", "html/dt_bundle.js")),
         chart_script=packed(asset("plotly", "package_data/plotly.min.js")),
         licences=licences(),
     )
+
+
+def _sections(records: Sequence[Record], pictures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What stands below the table: identifier, heading, number in words and panels of each section."""
+    studies, analyses = study_panels(records, pictures), panels(records, pictures)
+    found = [
+        ("studies", "Studies", "study" if len(studies) == 1 else "studies", studies),
+        (
+            "landscape",
+            "Loss landscape",
+            f"analys{'is' if len(analyses) == 1 else 'es'} of the loss landscape",
+            analyses,
+        ),
+    ]
+    return [
+        {"name": name, "heading": heading, "count": f"{len(shown)} {noun}", "panels": shown}
+        for name, heading, noun, shown in found
+        if shown
+    ]
 
 
 def _all_runs(records: Sequence[Record]) -> dict[str, Any]:
@@ -74,8 +96,13 @@ def _all_runs(records: Sequence[Record]) -> dict[str, Any]:
 
 def _chunks(records: Sequence[Record], pictures: Mapping[str, str]) -> list[str]:
     """The details of :data:`CHUNK` runs each, which the page unpacks when one of them is opened."""
-    of_run = _curves(records)
-    found = [details(r, of_run.get(r["run_id"]), pictures.get(r["run_id"], "")) for r in records]
+    models = _models(records)
+    accuracy = {run: curve for runs in models for curve in curves(runs) for run in _names(runs)}
+    broken = {run: curve for runs in models if (curve := perturbation_curve(runs)) for run in _names(runs)}
+    found = [
+        details(record, accuracy.get(run), pictures.get(run, ""), broken.get(run))
+        for run, record in zip(_names(records), records, strict=True)
+    ]
     parts = [found[start : start + CHUNK] for start in range(0, len(found), CHUNK)]
     return [packed(_json([vars(told) for told in part])) for part in parts]
 
@@ -84,19 +111,24 @@ def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def _template() -> Template:
+def environment() -> Environment:
+    """How templates become pages: every text of a record is escaped."""
     made = Environment(loader=FunctionLoader(template), autoescape=True, undefined=StrictUndefined)
     made.filters["label"] = label
-    return made.get_template("report.html.j2")
+    return made
 
 
-def _curves(records: Sequence[Record]) -> dict[str, Curve]:
-    """The robustness curve of each run's own model, by ``run_id``."""
+def _names(records: Sequence[Record]) -> list[str]:
+    return [record["run_id"] for record in records]
+
+
+def _models(records: Sequence[Record]) -> list[list[Record]]:
+    """The runs of each model in one norm and version."""
     models: dict[str, list[Record]] = {}
     for record in records:
         if protocol := record["protocol"]:
             models.setdefault(f"{model_key(record)} {protocol['norm']} {protocol['version']}", []).append(record)
-    return {record["run_id"]: curve for runs in models.values() for curve in curves(runs) for record in runs}
+    return list(models.values())
 
 
 def write_page(

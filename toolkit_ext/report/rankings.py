@@ -121,12 +121,13 @@ def _whisker(row: pd.Series[Any], metric: str) -> tuple[float, float]:
 def _costs(runs: Sequence[Record]) -> tuple[str, str]:
     """Mean seconds of training, and passes forward and backward for each training image, where records tell."""
     seconds = [record["times"]["train_s"] for record in runs if record["times"]["train_s"]]
-    passes = {_passes(record) for record in runs} - {None}
+    counts = {passes(record) for record in runs} - {None}
     mean = f"{sum(filter(None, seconds)) / len(seconds):,.0f}" if seconds else ""
-    return mean, f"{passes.pop():g}" if len(passes) == 1 else ""
+    return mean, f"{counts.pop():g}" if len(counts) == 1 else ""
 
 
-def _passes(record: Record) -> float | None:
+def passes(record: Record) -> float | None:
+    """Passes forward and backward for each training image, over all epochs, where the record tells."""
     claim, epochs = record["details"].get("claim"), record["hyper_parameters"].get("epochs")
     each = claim.get("passes") if isinstance(claim, dict) else None
     counts = [each.get(way) for way in ("forward", "backward")] if isinstance(each, dict) else [None]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from toolkit_ext.report import charts
+from toolkit_ext.report.measures import measures
 from toolkit_ext.results import Curve, Record, label
 from toolkit_ext.results.figures.images import attack_label
+from toolkit_ext.results.inference.perturbations import PerturbationCurve
 from toolkit_ext.results.tables.formatting import budget, concise, interval
 from toolkit_ext.results.tables.frames import metric_columns, missing
 from toolkit_ext.results.tables.rendering import DAGGER, fewer_examples
@@ -46,6 +48,7 @@ class Details:
     picture: str
     charts: Sequence[charts.Chart]
     attacks: Table
+    measures: Sequence[Mapping[str, Any]]
     audit: Table
     parameters: Table
     facts: Table
@@ -88,14 +91,20 @@ def rows(records: Sequence[Record], table: pd.DataFrame) -> list[Row]:
     ]
 
 
-def details(record: Record, curve: Curve | None = None, picture: str = "") -> Details:
+def details(
+    record: Record,
+    curve: Curve | None = None,
+    picture: str = "",
+    perturbations: PerturbationCurve | None = None,
+) -> Details:
     """All that the page tells about one run; ``picture`` is a ``data:`` address."""
     return Details(
         run_id=record["run_id"],
         command=record["command"],
         picture=picture,
-        charts=_charts(record, curve),
+        charts=_charts(record, curve, perturbations),
         attacks=_attacks(record),
+        measures=[asdict(measure) for measure in measures(record)],
         audit=_audit(record),
         parameters=[[key, _value(value)] for key, value in sorted(record["hyper_parameters"].items())],
         facts=_facts(record),
@@ -118,8 +127,13 @@ def _cell(record: Record, name: str, value: Any, fewer: bool) -> Cell:
     return Cell(_text(name, value), float(value) if name in ("eps", "seed") else str(value))
 
 
-def _charts(record: Record, curve: Curve | None) -> list[charts.Chart]:
-    found = (charts.training(record), charts.breakdown(record), charts.robustness(curve))
+def _charts(record: Record, curve: Curve | None, perturbations: PerturbationCurve | None) -> list[charts.Chart]:
+    found = (
+        charts.training(record),
+        charts.breakdown(record),
+        charts.robustness(curve),
+        charts.perturbations(perturbations),
+    )
     return [chart for chart in found if chart]
 
 

@@ -30,6 +30,10 @@ from .figures.images import (
 )
 from .figures.plots import plot_bars as plot_bars
 from .figures.plots import plot_clean_vs_robust as plot_clean_vs_robust
+from .inference.agreement import Agreement as Agreement
+from .inference.agreement import agreement as agreement
+from .inference.perturbations import PerturbationCurve as PerturbationCurve
+from .inference.perturbations import perturbation_curve as perturbation_curve
 from .records.environment import (
     environment as environment,
 )
@@ -44,9 +48,6 @@ from .records.environment import (
 )
 from .records.record import (
     RecordWarning as RecordWarning,
-)
-from .records.record import (
-    model_info as model_info,
 )
 from .records.record import (
     new_record as new_record,
@@ -64,11 +65,11 @@ from .records.record import (
     slug as slug,
 )
 from .records.record import (
-    write_model_info as write_model_info,
-)
-from .records.record import (
     write_record as write_record,
 )
+from .records.robustbench import model_info as model_info
+from .records.robustbench import write_entry as write_entry
+from .records.robustbench import write_model_info as write_model_info
 from .records.schema import (
     SCHEMA as SCHEMA,
 )

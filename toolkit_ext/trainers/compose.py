@@ -7,6 +7,7 @@ from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from toolkit_ext.attacks import ATTACKS
+from toolkit_ext.attacks.by_name import is_by_name, library_attack
 from toolkit_ext.errors import UserError, check_choice, quoted
 from toolkit_ext.objectives import OBJECTIVES
 from toolkit_ext.schedules import SCHEDULES
@@ -24,6 +25,17 @@ AXES: dict[str, Mapping[str, type[Any]]] = {
 
 # An attribute that the options of every choice on an axis have, and no other axis's.
 _MARKS = {"attack": "eps", "objective": "uses_attack", "update": "bind", "schedule": "resets"}
+
+
+def kind_of(axis: str, name: str) -> type[Any]:
+    """The class of the choice called ``name`` on ``axis``, which may be an attack of a library.
+
+    Raises:
+        UserError: there is none.
+    """
+    if axis == "attack" and is_by_name(name):
+        return library_attack(name)
+    return AXES[axis][check_choice(axis, name, AXES[axis])]
 
 
 def options(kind: type[Any]) -> dict[str, Field[Any]]:
@@ -74,10 +86,7 @@ def identity(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
 def known(method: Method, given: Mapping[str, Any]) -> set[str]:
     """Names of the hyper-parameters that ``method`` has with the choices on its axes that ``given`` makes."""
     chosen = {axis: given.get(axis, getattr(method, axis)) for axis in AXES}
-    kinds: list[type[Any]] = [
-        LoopConfig,
-        *(AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()),
-    ]
+    kinds: list[type[Any]] = [LoopConfig, *(kind_of(axis, name) for axis, name in chosen.items())]
     return {name for kind in kinds for name in _fields(kind)} | DEPRECATED.keys()
 
 
@@ -161,9 +170,7 @@ def compose(method: Method, given: Mapping[str, Any]) -> Axes:
     for axis, part in ready.items():
         _check_ready(axis, part)
     chosen = {axis: values.pop(axis, getattr(method, axis)) for axis in AXES if axis not in ready}
-    kinds: dict[str, type[Any]] = {
-        axis: AXES[axis][check_choice(axis, name, AXES[axis])] for axis, name in chosen.items()
-    }
+    kinds: dict[str, type[Any]] = {axis: kind_of(axis, name) for axis, name in chosen.items()}
     kinds["loop"] = LoopConfig
     _refuse_unknown(values, kinds, chosen)
     merged = {**method.defaults, **values}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from toolkit_ext import fast
 from toolkit_ext.attacks import FGSM, PGD
+from toolkit_ext.attacks.gradient import Backend
 from toolkit_ext.data import ImageSet, as_image_set, to_unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
@@ -152,7 +153,9 @@ class Monitor:
         self.attacked = validation.first(limit) if validation else None
         self.training = training.first(TRAINING_SUBSET)
         self.eps, self.norm = eps, norm
-        self.pgd, self.fgsm = PGD(eps=eps, norm=norm, steps=steps), FGSM(eps=eps, norm=norm)
+        backend: Backend = "art" if norm == "L1" else "torchattacks"  # which has nothing in L1
+        self.pgd = PGD(eps=eps, norm=norm, steps=steps, backend=backend)
+        self.fgsm = FGSM(eps=eps, norm=norm, backend=backend)
         self.patience, self.ranks, self.plan = patience, ranks, plan
         self.dead: DeadLayers | None = None
 

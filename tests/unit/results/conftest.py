@@ -1,8 +1,9 @@
-"""Records to test with."""
+"""Records to test with, and a browser for pages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,26 @@ def _record(method: str = "pgd", seed: int = 0, eps: float = 0.1, **given: Any) 
 def record() -> Make:
     """Make a record as a training and its evaluation leave it: a history, and results for each of ten images."""
     return _record
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium without a network."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the extra browser (selenium) is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found, chromedriver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    if found is None or chromedriver is None:
+        pytest.skip("no Chromium with its driver; on Debian: apt-get install chromium chromium-driver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = found
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    try:
+        driver.set_network_conditions(offline=True, latency=0, throughput=0)
+        yield driver
+    finally:
+        driver.quit()

@@ -123,7 +123,8 @@ def test_runs_that_are_not_ranked_are_counted(record: Make) -> None:
 def test_every_run_opens_to_its_curves_audit_parameters_and_command(text: str) -> None:
     first = details_of(text)[0]
     charts = first["charts"]
-    assert [chart["layout"]["title"]["text"].split(" ")[0] for chart in charts] == ["Training", "What", "AutoAttack"]
+    titles = [chart["layout"]["title"]["text"].split(" ")[0] for chart in charts]
+    assert titles == ["Training", "What", "AutoAttack", "Images"]
     assert charts[2]["data"][0]["y"] == [90.0, 50.0, 50.0]
     assert "at the end loss adversarial 1, val robust 40" in charts[0]["text"]
     assert first["command"] == "toolkit-ext train pgd --seed 0"

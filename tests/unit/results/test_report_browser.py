@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,13 @@ Make = Callable[..., Record]
 pytestmark = pytest.mark.slow
 pytest.importorskip("itables", reason="the extra report is not installed")
 pytest.importorskip("plotly", reason="the extra report is not installed")
-webdriver = pytest.importorskip("selenium.webdriver", reason="the extra browser (selenium) is not installed")
 
-_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_DRIVER = shutil.which("chromedriver")
 METHODS = ("pgd", "amp", "trades", "mart")
 
 
 @pytest.fixture(scope="module")
-def driver(record: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium without a network, at the page of 200 runs."""
-    if _BROWSER is None or _DRIVER is None:
-        pytest.skip("no Chromium with its driver; on Debian: apt-get install chromium chromium-driver")
-    from selenium.webdriver.chrome.service import Service
+def driver(browser: Any, record: Make, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A browser without a network, at the page of 200 runs."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     records = [
@@ -37,19 +30,9 @@ def driver(record: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
         for i in range(200)
     ]
     path = write_page(records, tmp_path_factory.mktemp("report") / "report.html")
-    options = webdriver.ChromeOptions()
-    options.binary_location = _BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(_DRIVER))
-    try:
-        browser.set_network_conditions(offline=True, latency=0, throughput=0)
-        browser.get(path.as_uri())
-        WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
-        yield browser
-    finally:
-        browser.quit()
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+    return browser
 
 
 def _find(driver: Any, css: str) -> list[Any]:

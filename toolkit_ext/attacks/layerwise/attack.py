@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, POSITIVE, check_options
 from toolkit_ext.errors import check_choice
-from toolkit_ext.types import AdversarialInputs, Norm, option
+from toolkit_ext.types import AdversarialInputs, HiddenNorm, option
 from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ class Deep:
     soft_labels: ClassVar[bool] = True
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
-    norm: Norm = option("Linf", "norm of the budget: Linf or L2")
+    norm: HiddenNorm = option("Linf", "norm of the budget: Linf or L2")
     deep_layers: str = option("auto", "hidden layers: auto, none, or a comma-separated list of names and patterns")
     deep_hidden_eps: float = option(
         0.02, "budget of a hidden layer, as a fraction of the size of its clean output", NOT_NEGATIVE
     )
-    deep_norm: Norm = option("L2", "norm of the budgets of hidden layers: Linf or L2")
+    deep_norm: HiddenNorm = option("L2", "norm of the budgets of hidden layers: Linf or L2")
     deep_rho: str = option("quadratic", "what bounds a perturbation: quadratic (a penalty) or ball (its budget)")
     deep_lambda: float | None = option(
         None, "loss per squared budget; none is 1 for quadratic and 10 for ball", POSITIVE

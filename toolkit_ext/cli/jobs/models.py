@@ -49,14 +49,15 @@ def load_parts(
     dataset: data.Dataset[data.ImageSet], n_train: int, n_test: int, context: RunContext
 ) -> data.Dataset[Tensor]:
     """The first ``n_train`` training and ``n_test`` test images of ``dataset``, if it has so many, in tensors."""
-    few = dataset.subset(min(n_train, len(dataset.y_train)), min(n_test, len(dataset.y_test)))
+    few = dataset.subset(min(n_train, len(dataset.y_train)) or None, min(n_test, len(dataset.y_test)))
     return data.in_memory(replace(few, x_validation=None, y_validation=None), context.engine)
 
 
-def run_own_code(sources: Sequence[str], imports: Sequence[str]) -> None:
+def run_own_code(sources: Sequence[str], imports: Sequence[str], attacks: Sequence[str] = ()) -> None:
     """Import the user's modules, and warn once of everything that runs code."""
     import_modules(imports)
-    if programs := [*(source for source in sources if runs_code(source)), *imports]:
+    own = [attack for attack in attacks if is_own_code(attack)]
+    if programs := [*(source for source in sources if runs_code(source)), *imports, *own]:
         console.say(f"warning: {', '.join(programs)}: files of code, which run when they are loaded")
 
 
@@ -90,6 +91,25 @@ def _weights_of(named: Sequence[str], given: Sequence[str]) -> Sequence[str | No
     return given
 
 
+def choose_protocols(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> list[Protocol]:
+    """The protocols of the options of evaluate, one or several; see :func:`choose_protocol`.
+
+    Raises:
+        UserError: an option that is not allowed with several.
+    """
+    names = [name.strip() for name in (values["protocol"] or "").split(",") if name.strip()]
+    if len(names) > 1:
+        for option in ("eps", "max_time", "audited"):
+            if values[option]:
+                text = "is not allowed with several protocols; evaluate them one by one"
+                raise UserError(f"{option.replace('audited', 'audit')}: {text}")
+        if (kept := values["save_examples"]) and kept.suffix:
+            raise UserError(f"save_examples: {kept} is one file for several protocols; give a folder")
+    if len(set(names)) < len(names):
+        raise UserError(f"protocol: {','.join(names)} has a protocol twice; give each once")
+    return [choose_protocol(told, dataset, {**values, "protocol": name}) for name in names or [None]]
+
+
 def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapping[str, Any]) -> Protocol:
     """The protocol of the options of evaluate; without, the usual one for a model trained as ``told``."""
     protocol = protocol_of(dataset.name, told.get("hyper_parameters", {}), values["protocol"])
@@ -97,6 +117,9 @@ def choose_protocol(told: Mapping[str, Any], dataset: data.Dataset, values: Mapp
     if values["attacks"]:
         # Every evaluation has the union of its attacks.
         changes["attacks"] = tuple(name for name in values["attacks"] if name != "union")
+        changes["attack_args"] = values["attack_arg"]
+    elif values["attack_arg"]:
+        changes["attack_args"] = {**protocol.attack_args, **values["attack_arg"]}
     if len(values["eps"]) == 1:
         changes["eps"] = values["eps"][0]
     return protocol.at(**changes) if changes else protocol

@@ -1,4 +1,4 @@
-"""What ``toolkit-ext table``, ``plot``, ``compare``, ``report`` and ``claims`` do."""
+"""What ``toolkit-ext table``, ``plot``, ``compare``, ``report``, ``leaderboard`` and ``claims`` do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record
 from toolkit_ext.results.figures.scatter import plot_scatter
-from toolkit_ext.results.records.record import RANKED, without_garbage_collection
+from toolkit_ext.results.records.record import without_garbage_collection
+from toolkit_ext.results.records.robustbench import RANKED
 from toolkit_ext.results.tables.compact import VARIANT, first_columns, ranking_of, with_variants
 from toolkit_ext.results.tables.frames import Row, frame_of
 from toolkit_ext.results.tables.frames import rows as table_rows
@@ -185,8 +186,33 @@ def plot(folder: Path, where: tuple[str, ...], log: Path | None, out: Path, valu
 @without_garbage_collection()
 def report(folder: Path, where: tuple[str, ...], examples: Path | None, data_root: Path, title: str, out: Path) -> None:
     """Write the page of the records that match ``where``."""
-    from toolkit_ext.report import landscape_pictures, pictures, write_page
+    from toolkit_ext.report import landscape_pictures, pictures, study_pictures, write_page
 
     kept = _read(folder, where)
-    shown = pictures(kept, examples or folder / "examples", data_root) | landscape_pictures(kept, folder / "figures")
+    figures = folder / "figures"
+    shown = pictures(kept, examples or folder / "examples", data_root)
+    shown |= landscape_pictures(kept, figures) | study_pictures(kept, figures)
     console.say(f"report: {write_page(kept, out, shown, title)} ({len(kept)} runs, {len(shown)} with pictures)")
+
+
+@without_garbage_collection()
+def leaderboard(folder: Path, where: tuple[str, ...], title: str, out: Path) -> None:
+    """Write the board of the records that match ``where``."""
+    from toolkit_ext.report import write_board
+
+    papers = {name: method.paper for name, method in METHODS.items()}
+    console.say(f"leaderboard: {write_board(_read(folder, where), out, papers, title)}")
+
+
+def export_entry(folder: Path, run: str, out: Path, name: str | None, additional_data: bool | None) -> None:
+    """Write the run ``run``, a ``run_id`` or the path of a record, as an entry of RobustBench below ``out``."""
+    named = run.endswith(".json")
+    record = results.read_record(run) if named else _record_named(folder, "export_robustbench", run)
+    method = METHODS.get(record["method"])
+    paper = method.paper if method else None
+    console.say(
+        f"entry: {results.write_entry(record, out, paper, name=name, additional_data=additional_data)}; link, name, "
+        "authors and venue are those of the method's paper: change them to what the model is known by"
+    )
+    if record["n_examples"] < record["data"]["test"]:
+        console.say(f"note: RobustBench ranks figures on all test images; this one is on {record['n_examples']}")

@@ -36,7 +36,7 @@ def _say(number: int, of: int, outcome: Outcome) -> None:
     console.say(f"{number}/{of} {outcome.run_id}: {shown}")
 
 
-def _check(tasks: list[Task], context: RunContext) -> None:
+def check_tasks(tasks: list[Task], context: RunContext) -> None:
     """Refuse, before the first run, what any of them would refuse; download data that is missing."""
     device = check_device(context.device)
     sets: dict[str, data.Dataset[data.ImageSet]] = {}
@@ -60,7 +60,7 @@ def carry_out(tasks: list[Task], context: RunContext, engine: list[Any], dry_run
     told = f"{counts['recorded']} recorded, {counts['stopped']} stopped, {counts['new']} new{unreadable}"
     console.say(f"{len(tasks)} runs: {told}")
     todo = [task for task in tasks if states[task.run_id] != "recorded"]
-    _check(todo, context)
+    check_tasks(todo, context)
     device = check_device(context.device)
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     chosen = Workers.choose(len(todo), _cores(), gpus, *engine)

@@ -8,18 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.data import check_images, check_labels
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.audit import judge
 from toolkit_ext.evaluation.audit.judge import Audit, Check
 from toolkit_ext.evaluation.audit.probe import Probe
 from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module
-from toolkit_ext.evaluation.loading.checks import check_model, find_device, hash_model
-from toolkit_ext.evaluation.loading.door import through_the_door
+from toolkit_ext.evaluation.loading.checks import find_device
+from toolkit_ext.evaluation.loading.substitute import as_substitute, behind_the_door, check_substitute
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
-from toolkit_ext.evaluation.running.isolation import isolated
 from toolkit_ext.evaluation.suite.columns import gradient_attack
 
 COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
@@ -47,7 +46,7 @@ def audit(
 
     The checks (docs/evaluation.md has their sources):
 
-    ``eps_to_zero``: PGD-20 brings the accuracy to 0 as eps doubles up to the whole box (1 in Linf, its diagonal in L2).
+    ``eps_to_zero``: PGD-20 brings the accuracy to 0 as eps doubles up to the whole box (its diagonal).
     ``iterated_beats_single_step``: PGD-20 breaks what FGSM breaks.
     ``white_box_beats_black_box``: PGD breaks what Square breaks, which uses no gradient.
     ``more_steps``: PGD-100 breaks what PGD-20 breaks, and not much more.
@@ -78,10 +77,10 @@ def audit(
     protocol = load_protocol(protocol)
     if protocol.eps == 0:
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
-    model, substitute = as_module(model), None if transfer is None else _as_substitute(transfer)
+    model, substitute = as_module(model), None if transfer is None else as_substitute(transfer)
     x = check_images(x).detach().cpu()
-    model = _behind_the_door(model, x)
-    substitute = _checked_substitute(model, substitute, x)
+    model = behind_the_door(model, x)
+    substitute = check_substitute(model, substitute, x)
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}
     found, accuracies = _attacks(model, x, y, protocol, state_dir, {**options, "fresh": fresh, "budget": budget})
     right = found.robust["clean"]  # the other images need no attack
@@ -103,41 +102,9 @@ def audit(
     return Audit(tuple(checks), omitted | found.omitted, protocol.norm, protocol.eps, len(x))
 
 
-def _behind_the_door(model: nn.Module, x: Tensor) -> nn.Module:
-    device = find_device(model)
-    with isolated(model, device):
-        return through_the_door(model, to_unit(x[:1]).to(device))
-
-
-def _as_substitute(transfer: Classifier) -> nn.Module:
-    try:
-        return as_module(transfer)
-    except UserError as error:
-        raise UserError(f"transfer: {error}") from error
-
-
-def _checked_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> nn.Module | None:
-    if substitute is None:
-        return None
-    device = find_device(model)
-    image = to_unit(x[:1]).to(device)
-    try:
-        find_device(substitute, device)
-        substitute = _behind_the_door(substitute, x)
-        with isolated(model, device), isolated(substitute, device):
-            classes, others = check_model(model, image, None), check_model(substitute, image, None)
-    except UserError as error:
-        raise UserError(f"transfer: {error}") from error
-    if classes != others:
-        raise UserError(f"transfer: has {others} classes, the model has {classes}; they must be the same")
-    if hash_model(model) == hash_model(substitute):
-        raise UserError("transfer: is the model itself; give another checkpoint, such as an undefended one")
-    return substitute
-
-
 def _radii(protocol: Protocol, x: Tensor) -> list[float]:
     """The protocol's radius, doubled until the ball around any image contains the whole box."""
-    whole = 1.0 if protocol.norm == "Linf" else math.sqrt(x[0].numel())
+    whole = {"Linf": 1.0, "L2": math.sqrt(x[0].numel()), "L1": float(x[0].numel())}[protocol.norm]
     doublings = math.ceil(math.log2(whole / protocol.eps)) if protocol.eps < whole else 0
     return [protocol.eps * 2**k for k in range(doublings)] + [max(whole, protocol.eps)]
 
@@ -147,7 +114,7 @@ def _attacks(
 ) -> tuple[Evaluation, dict[float, float]]:
     """All columns at the protocol's radius, and the accuracy under PGD-20 by radius."""
     version = "rand" if protocol.version == "rand" else "standard"
-    plain = protocol.at(version=version, attacks=COLUMNS, name="audit")
+    plain = protocol.at(version=version, attacks=COLUMNS, attack_args={}, name="audit")
     columns, growing = (None if state_dir is None else Path(state_dir) / name for name in ("columns", "eps"))
     found = evaluate(model, x, y, plain, state_dir=columns, **options)
     if found.metrics["clean_acc"] == 0:

@@ -32,5 +32,5 @@ def start_clock(minutes: float | None, *, stores: bool, carries: bool) -> Clock:
     if not stores:
         raise UserError("max_time: needs a state_dir, from which the evaluation can go on")
     if carries:
-        raise UserError("max_time: is not allowed with several radii; evaluate them one by one")
+        raise UserError("max_time: is not allowed with several radii or protocols; evaluate them one by one")
     return Clock(check_positive("max_time", minutes))

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation.result import Flag
 from toolkit_ext.evaluation.running.isolation import full_float32, preserved_rng
+from toolkit_ext.tensors import row_norms
 from toolkit_ext.types import Norm
+
+_SHOWN = 10  # images that a warning names
 
 
 def tolerance(norm: Norm, eps: float) -> float:
     """How far outside its ball an example may lie because of float32 rounding.
 
-    Linf: 1e-6 (pixels are rounded to 6e-8). L2: 1e-6 + 1e-5 eps, as attacks normalise by a rounded sum.
+    Linf: 1e-6 (pixels are rounded to 6e-8). L2 and L1: 1e-6 + 1e-5 eps, as attacks divide by a rounded sum.
     """
     return 1e-6 if norm == "Linf" else 1e-6 + 1e-5 * eps
 
 
 def distance(x: Tensor, inputs: Tensor, norm: Norm) -> Tensor:
     """Distances ``[N]`` between images, computed in float64 on the CPU."""
-    difference = (inputs.cpu().double() - x.cpu().double()).flatten(1)
-    distances: Tensor = torch.linalg.vector_norm(difference, ord=float("inf") if norm == "Linf" else 2, dim=1)
-    return distances
+    return row_norms(inputs.cpu().double() - x.cpu().double(), norm)
 
 
 @torch.no_grad()
@@ -48,10 +51,21 @@ def recheck(
     return torch.stack(list(passed.values())).all(dim=0), {reason: n for reason, n in failed.items() if n}
 
 
-def rejected_flag(rejected: dict[str, int], attack: str) -> list[Flag]:
-    """The flag for successes that failed the re-check, if any."""
-    if not rejected:
+def rejected_flag(
+    rejected: Mapping[str, int], attack: str, images: Sequence[int] = (), *, minimal: bool = False
+) -> list[Flag]:
+    """The flag for successes that failed the re-check, if any.
+
+    Args:
+        rejected: Number of failures by reason.
+        attack: Whose they are.
+        images: Positions of these images, as far as they are known.
+        minimal: The attack has no radius; an example outside of the ball is then no false success.
+    """
+    if not rejected or (minimal and rejected.keys() == {"norm"}):
         return []
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
     message = f"reported successes that failed the re-check in float32 and are not counted, by reason: {reasons}"
-    return [Flag("recheck", message, attack, max(rejected.values()))]
+    shown = [*map(str, images[:_SHOWN]), *(["..."] if len(images) > _SHOWN else [])]
+    named = f" (images {', '.join(shown)})" if shown else ""
+    return [Flag("recheck", message + named, attack, max(rejected.values()))]

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from toolkit_ext.attacks.by_name import NamedAttack
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import Subject
 from toolkit_ext.evaluation.protocol import Protocol
 from toolkit_ext.evaluation.result import Examples, Flag, Row, add_passes, fraction
 from toolkit_ext.evaluation.running.clock import Clock
 from toolkit_ext.evaluation.running.isolation import rng_state, set_rng_state
+from toolkit_ext.evaluation.running.logits import LogitStore
 from toolkit_ext.evaluation.running.recheck import recheck, rejected_flag
 from toolkit_ext.evaluation.running.state import State
 from toolkit_ext.evaluation.suite.autoattack import Collector, read_flags
@@ -43,6 +45,7 @@ class Job:
 
     ``clean`` marks the unperturbed images: no re-check, but their logits must be finite. ``seed`` is set before each
     batch. It is None for AutoAttack, which seeds itself after a forward pass in which the model may draw numbers.
+    ``named`` is the attack by name, if it is one, and ``version`` tells its batches from those with other arguments.
     """
 
     name: str
@@ -52,6 +55,13 @@ class Job:
     seed: int | None = None
     recheck_label: bool = True
     clean: bool = False
+    named: NamedAttack | None = None
+    version: str = ""
+
+    @property
+    def minimal(self) -> bool:
+        """Whether the attack has no radius, so that its examples may lie outside of the ball."""
+        return self.named is not None and not self.named.takes_eps
 
 
 @dataclass
@@ -59,8 +69,10 @@ class Runner:
     """The state of a running evaluation.
 
     ``found`` has attacks, indices, inputs and predictions of the first adversarial example of each broken image;
-    ``seconds`` is summed over the ranks. ``attempted`` has the images that each job attacked. After ``clock`` says that
+    ``seconds`` is summed over the ranks. ``attempted`` has the images that each job attacked, and
+    ``refuted`` those where the re-check did not find the success that the attack reported. After ``clock`` says that
     time is up, only stored batches are used, and :attr:`judged` is the number of images before the first missing one.
+    ``logits`` collects those of every batch, where they are asked for.
     """
 
     subject: Subject
@@ -75,6 +87,8 @@ class Runner:
     seconds: float = 0.0
     clock: Clock = field(default_factory=Clock)
     attempted: dict[str, Tensor] = field(default_factory=dict)
+    logits: LogitStore | None = None
+    refuted: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._broken = torch.zeros(len(self.subject.x), dtype=torch.bool)
@@ -105,7 +119,7 @@ class Runner:
         rejected: Counter[str] = Counter()
         gradients: Counter[str] = Counter()
         passes: list[Counter[str] | None] = []
-        seconds, after = 0.0, robust.clone()
+        seconds, after, refuted = 0.0, robust.clone(), torch.zeros_like(robust)
         parts = list(candidates.split(self.batch_size)) if len(candidates) else []  # split gives one empty batch
         for indices, stored in zip(parts, self._batches(job, parts), strict=True):
             if stored is None:
@@ -113,16 +127,19 @@ class Runner:
                 break
             tensors, info = stored
             self._keep(job, indices, tensors)
+            if self.logits is not None:
+                self.logits.add(job.name, indices, tensors["logits"], tensors["broken"])
             after[indices[tensors["broken"]]] = False
             messages += info["messages"]
             seconds += info["seconds"]
             rejected.update(info["rejected"])
-            # Batches of older versions have neither.
+            # Batches of older versions have none of these.
+            refuted[info.get("refuted", [])] = True
             gradients.update(info.get("gradients", {}))
             passes.append(info.get("passes"))
             self.bar.update(len(indices))
         self.seconds += seconds
-        flags = read_flags(messages, job.name) + rejected_flag(rejected, job.name)
+        flags = read_flags(messages, job.name) + self._rejected(job, rejected, refuted)
         if all(flag.kind != "zero_gradients" for flag in flags):  # pyautoattack warns of its own
             flags += first_step_flag(job.name, gradients["zero"], gradients["seen"])
         self.flags += flags
@@ -130,6 +147,12 @@ class Runner:
         self.rows[job.name] = Row.of(robust, after, seconds, share, add_passes(*passes))
         self.attempted[job.name] = robust
         return after
+
+    def _rejected(self, job: Job, rejected: Mapping[str, int], refuted: Tensor) -> list[Flag]:
+        """Keep which successes the re-check did not find, and warn of them."""
+        if job.named or refuted.any():
+            self.refuted[job.name] = refuted
+        return rejected_flag(rejected, job.name, refuted.nonzero().flatten().tolist(), minimal=job.minimal)
 
     def _batches(self, job: Job, parts: list[Tensor]) -> Iterator[Stored | None]:
         """Results of the batches ``parts``, in order; each rank attacks some and receives the rest."""
@@ -145,7 +168,7 @@ class Runner:
 
     def stored(self, job: Job, number: int, indices: Tensor) -> Stored | None:
         """The saved result of batch ``number``; attacks and saves it if there is none, unless time is up."""
-        name = f"{job.name}-{number:05d}"
+        name = f"{job.name}{job.version and f'~{job.version}'}-{number:05d}"
         stored = self.state.load(name, "messages", "rejected", "seconds")
         if stored and self._fits(stored[0], indices) and self._sound(job, name, indices, stored[0]):
             self._set_rng(stored[0])
@@ -162,6 +185,8 @@ class Runner:
         n, image = len(indices), tuple(self.subject.x.shape[1:])
         wanted = {"indices": (n,), "broken": (n,), "kept": (n,), "predictions": (n,)}
         if {**shapes, **wanted} != shapes or not torch.equal(tensors["indices"], indices):
+            return False
+        if self.logits is not None and shapes.get("logits", ())[:1] != (n,):
             return False
         if shapes.get("inputs") != (int(tensors["kept"].sum()), *image):
             return False
@@ -193,11 +218,14 @@ class Runner:
         broken = (predictions != y).cpu()
         label = job.recheck_label and not job.clean
         ok, rejected = recheck(self.subject.model, x[broken], inputs[broken], y[broken], job.norm, job.eps, label=label)
+        refuted = indices[broken][~ok].tolist()
         broken[broken.clone()] = ok
         kept = broken & ~self._broken[indices]
         tensors = {"indices": indices, "broken": broken, "kept": kept, "inputs": inputs[kept].cpu()}
+        if self.logits is not None:
+            tensors["logits"] = logits.float().cpu()
         info = {"messages": self.collector.take(), "rejected": rejected, "seconds": time.perf_counter() - start}
-        info |= {"gradients": {"seen": first.seen, "zero": first.zero}, "passes": first.passes}
+        info |= {"gradients": {"seen": first.seen, "zero": first.zero}, "passes": first.passes, "refuted": refuted}
         return {**tensors, "predictions": predictions.cpu(), **drawn}, info
 
     def _keep(self, job: Job, indices: Tensor, tensors: dict[str, Tensor]) -> None:
@@ -209,6 +237,7 @@ class Runner:
     def forget(self, column: str) -> None:
         """Drop what ``column`` found."""
         del self.rows[column], self.attempted[column]
+        self.refuted.pop(column, None)
         self.found = [entry for entry in self.found if column not in entry[0]]
         self.flags = [flag for flag in self.flags if flag.attack != column]
 
@@ -221,6 +250,7 @@ class Runner:
                 attempted=int(self.attempted[name][judged].sum()),
                 broken=int((self.attempted[name] & ~robust[name])[judged].sum()),
                 accuracy=fraction(robust[name][judged]),
+                refuted=int(self.refuted[name][judged].sum()) if name in self.refuted else None,
             )
             for name, row in self.rows.items()
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class State:
     folder: Path | None
 
     def _path(self, name: str) -> Path | None:
-        return self.folder and self.folder / f"batch-{name.replace('/', '+')}.safetensors"
+        return self.folder and self.folder / f"batch-{re.sub('[/:]', '+', name)}.safetensors"
 
     def save(self, name: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write a finished batch."""

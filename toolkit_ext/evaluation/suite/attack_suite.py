@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import check_defence
 from toolkit_ext.evaluation.loading.inputs import check_inputs
+from toolkit_ext.evaluation.protocol import TRANSFER, column_name
 from toolkit_ext.evaluation.result import Evaluation, Flag, Row, add_passes, fraction
 from toolkit_ext.evaluation.running.ahead import run_ahead
 from toolkit_ext.evaluation.running.runner import Job, Runner
 from toolkit_ext.evaluation.settings import Settings
 from toolkit_ext.evaluation.suite.autoattack import Perturb, Plan, build, perturb, plan, read_flags, reason_undefined
-from toolkit_ext.evaluation.suite.columns import PARTS, column_job, single_adversary
+from toolkit_ext.evaluation.suite.columns import PARTS, column_job, named_job, single_adversary, transferred
 from toolkit_ext.evaluation.suite.fast import make_fast
 from toolkit_ext.evaluation.suite.precision import Judge, compare_speed, verified
 
@@ -31,16 +32,22 @@ class AttackSuite:
     """Runs the protocol of ``settings`` on the subject of ``runner``.
 
     ``robust`` has the images that survive each attack, ``omitted`` the reasons for attacks left out. With ``carry``, an
-    evaluation at a smaller radius, each attack starts from the images it left there.
+    evaluation at a smaller radius, each attack starts from the images it left there. ``transfer:NAME`` crafts on the
+    model ``source``.
     """
 
-    def __init__(self, runner: Runner, settings: Settings, carry: Evaluation | None = None) -> None:
-        self.runner, self.settings, self.carry = runner, settings, carry
+    def __init__(
+        self, runner: Runner, settings: Settings, carry: Evaluation | None = None, source: nn.Module | None = None
+    ) -> None:
+        self.runner, self.settings, self.carry, self.source = runner, settings, carry, source
         self.subject, self.protocol = runner.subject, settings.protocol
         self.robust: dict[str, Tensor] = {}
         self.omitted: dict[str, str] = {}
         self.plan = self._plan()
-        self.columns = [name for name in self.protocol.attacks if name not in ("clean", "aa") and self._defined(name)]
+        self.names = [column_name(attack) for attack in self.protocol.attacks]
+        self.columns = [name for name in self.names if name not in ("clean", "aa") and self._defined(name)]
+        # One that cannot be built for the model is refused before the others run.
+        self.prepared = {name: self._prepare(name) for name in self.columns if ":" in name}
         runner.bar.reset(len(self.subject.x) * (1 + len(self.plan.attacks) + len(self.columns)))
 
     def _plan(self) -> Plan:
@@ -52,11 +59,24 @@ class AttackSuite:
 
     def _defined(self, column: str) -> bool:
         norm, classes, height = self.protocol.norm, self.subject.classes, self.subject.x.shape[2]
-        reasons = (reason_undefined(attack, norm, classes, height) for attack in PARTS.get(column, (column,)))
+        base = column.removeprefix(TRANSFER)
+        reasons = (reason_undefined(attack, norm, classes, height) for attack in PARTS.get(base, (base,)))
         reason = next(filter(None, reasons), "")
         if reason or self.protocol.radius(column)[1] == 0:
             self.omitted[column] = reason or _NO_RADIUS
         return column not in self.omitted
+
+    def _prepare(self, column: str) -> Job:
+        """The job of an attack by name or on the source."""
+        seed, threat = self.settings.threat.seed, self.settings.threat
+        source = self.source if column.startswith(TRANSFER) else None
+        model = self.subject.model if source is None else source
+        if attack := self.protocol.named().get(column):
+            job = named_job(attack, self.protocol, model, self.subject.batch(slice(1))[0], seed)
+        else:
+            single = partial(perturb, single_adversary(model, threat, self.runner.collector))
+            job = column_job(column.removeprefix(TRANSFER), self.protocol, model, seed, lambda: single)
+        return job if source is None else transferred(job, source, self.settings.transfer_sha256)
 
     def run(self, *, reject_probabilities: bool) -> None:
         """Run everything, drawing random numbers in pyautoattack's order, so that randomised models agree too."""
@@ -75,7 +95,7 @@ class AttackSuite:
             self._autoattack()
         for column in self.columns:
             self._column(column)
-        same = [name for name in self.protocol.attacks if self.omitted.get(name) == _NO_RADIUS]
+        same = [name for name in self.names if self.omitted.get(name) == _NO_RADIUS]
         self.robust |= dict.fromkeys(same, self.robust["clean"])
         self.robust["union"] = torch.stack(list(self.robust.values())).all(dim=0)
 
@@ -175,6 +195,8 @@ class AttackSuite:
             self.robust[column] = self.runner.run(self._job(column), self._start(column))
 
     def _job(self, column: str) -> Job:
+        if column in self.prepared:
+            return self.prepared[column]
         return column_job(column, self.protocol, self.subject.model, self.settings.threat.seed, lambda: self._single)
 
     def _share_apgd(self) -> None:

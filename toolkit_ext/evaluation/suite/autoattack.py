@@ -90,8 +90,8 @@ def reason_undefined(attack: str, norm: Norm, classes: int, height: int) -> str:
         return f"the DLR loss needs 3 classes, the model has {classes}"
     if attack == "apgd-t" and classes < 4:
         return f"the targeted DLR loss needs 4 classes, the model has {classes}"
-    if attack == "square" and norm == "L2" and height < _SMALLEST_L2_SQUARE:
-        return f"Square's L2 start needs images of at least {_SMALLEST_L2_SQUARE} rows, these have {height}"
+    if attack == "square" and norm != "Linf" and height < _SMALLEST_L2_SQUARE:
+        return f"Square's {norm} start needs images of at least {_SMALLEST_L2_SQUARE} rows, these have {height}"
     return ""
 
 
@@ -109,9 +109,9 @@ def plan(version: Version, norm: Norm, classes: int, height: int) -> Plan:
     return Plan(tuple(attacks), {attack: reason for attack, reason in reasons.items() if reason})
 
 
-def targets(classes: int) -> int:
-    """Number of target classes of APGD-T and FAB-T: all other classes, at most the standard's 9."""
-    return min(9, classes - 1)
+def targets(classes: int, most: int = 9) -> int:
+    """Number of target classes of APGD-T and FAB-T: all other classes, at most the standard's, 9 but for L1."""
+    return min(most, classes - 1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def build(model: nn.Module, threat: Threat, collector: Collector) -> Any:
     for part in (adversary, adversary.apgd, adversary.apgd_targeted):
         part.logger = collector.logger
     for part in (adversary.apgd_targeted, adversary.fab):
-        part.n_target_classes = targets(threat.classes)
+        part.n_target_classes = targets(threat.classes, part.n_target_classes)  # 5 for APGD-T in L1
     set_budget(adversary, threat.budget)
     return adversary
 

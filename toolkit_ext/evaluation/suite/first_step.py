@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.evaluation.result import Flag
+from toolkit_ext.tensors import row_norms
 from toolkit_ext.types import Norm
 
-VANISHING = {"Linf": 0.0, "L2": 1e-10}  # L2 attacks divide by the norm plus 1e-10, so they do not move below it
+# L2 attacks divide by the norm plus 1e-10, so they do not move below it.
+VANISHING = {"Linf": 0.0, "L1": 0.0, "L2": 1e-10}
 WARNS = 0.01  # share of images without a usable gradient that calls for a warning
 
 
@@ -45,7 +47,7 @@ class FirstGradient:
             return
         with torch.no_grad():
             # The largest entry, because a sum of squares underflows.
-            size = gradient.flatten(1).abs().amax(dim=1) if self.norm == "Linf" else gradient.flatten(1).norm(dim=1)
+            size = row_norms(gradient, "L2" if self.norm == "L2" else "Linf")
             usable = (size > VANISHING[self.norm]) & size.isfinite()
         self.seen, self.zero = len(usable), int((~usable).sum())
 

@@ -54,6 +54,8 @@ function section(about) {
     : made("p", {}, "No warning, and no sanity battery in the record.");
   const attacks = about.attacks.length
     ? [part("Attacks", table(["attack", "attempted", "broken", "accuracy", "seconds"], about.attacks))] : [];
+  const measures = about.measures.map((measure) => part(measure.heading,
+    made("div", { class: "wide" }, table(measure.columns, measure.lines))));
   const alt = "Clean images, adversarial examples with what the model sees in them, and the amplified differences";
   const picture = about.picture ? [made("h3", {}, "Pictures"), made("img", { src: about.picture, alt })] : [];
   const curves = about.charts.map((chart) => made("div", { class: "chart", role: "img", "aria-label": chart.text }));
@@ -61,7 +63,7 @@ function section(about) {
     made("h2", { tabindex: "-1" }, about.run_id),
     made("h3", {}, "Command"), made("pre", { class: "command", tabindex: "0" }, about.command),
     ...(curves.length ? [made("h3", {}, "Curves"), made("div", { class: "charts" }, ...curves)] : []), ...picture,
-    made("div", { class: "parts" }, made("div", {}, part("Audit", audit), ...attacks),
+    made("div", { class: "parts" }, made("div", {}, part("Audit", audit), ...attacks), ...measures,
       part("Hyper-parameters", table([], about.parameters, true)), part("Run", table([], about.facts, true))));
 }
 

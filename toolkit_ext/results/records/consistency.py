@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.results.records.classes import contradiction_in
 from toolkit_ext.results.records.schema import Record
 from toolkit_ext.results.tables.formatting import METRICS
 
@@ -41,6 +42,9 @@ def check_consistent(record: Record) -> Record:
     _check_intervals(record)
     _check_bits(bits)
     _check_attacks(record["details"].get("attacks"), bits, n)
+    right = {name: survivors.bit_count() for name, survivors in bits.items()}
+    if (classes := record["details"].get("classes")) and (problem := contradiction_in(classes, right, n)):
+        raise _contradiction(problem)
     return record
 
 

@@ -1,4 +1,4 @@
-"""Run records: one JSON file per run, written once, checked on writing and reading, exported to RobustBench."""
+"""Run records: one JSON file per run, written once, checked on writing and reading."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit_ext.errors import UserError, is_device, one_line
-from toolkit_ext.io import atomic_write, parse_json, parse_strict_json, write_new
+from toolkit_ext.io import parse_json, parse_strict_json, write_new
 from toolkit_ext.results.records import schema
 from toolkit_ext.results.records.consistency import DIGEST, check_consistent, digest_of
 from toolkit_ext.results.records.environment import environment, peak_memory, portable
 from toolkit_ext.results.records.schema import SCHEMA, Environment, Record, validate, validate_strict
-from toolkit_ext.results.tables.formatting import budget, concise
-from toolkit_ext.types import Paper
 
 _UNREADABLE = (UserError, ValueError, OSError)
-RANKED = ("cifar10", "cifar100", "imagenet")  # data sets with a RobustBench leaderboard
 
 
 class RecordWarning(UserWarning):
@@ -191,48 +188,3 @@ def _plain(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON at line {error.lineno}, column {error.colno} ({error.msg})"
     return one_line(error, 400)
-
-
-def model_info(record: Record, paper: Paper | None = None) -> dict[str, Any]:
-    """One run as the ``model_info`` JSON of RobustBench (https://github.com/RobustBench/robustbench).
-
-    The fields are those of its ``leaderboard/template.py`` and ``leaderboard.html.j2``, accuracies as text in percent.
-    Without ``paper``, link, authors and venue are empty. ``reported`` is the run's own figure. ``additional_data`` is
-    False for a model trained here and None, to be filled in, for any other.
-
-    Raises :class:`UserError` without clean or AutoAttack accuracy, or for another version than standard.
-    """
-    run_id, protocol, metrics = record["run_id"], record["protocol"], record["metrics"]
-    for metric in ("clean_acc", "aa_acc"):
-        if metric not in metrics:
-            raise UserError(f"--robustbench {run_id}: has no {metric}; RobustBench needs clean_acc and aa_acc")
-    assert protocol is not None  # a record with metrics has one
-    if protocol["version"] != "standard":
-        raise UserError(f"--robustbench {run_id}: version {protocol['version']!r}; RobustBench takes standard alone")
-    robust = concise(100 * metrics["aa_acc"])
-    return {
-        "link": paper.url if paper else "",
-        "name": paper.title if paper else record["method"],
-        "authors": paper.authors if paper else "",
-        "additional_data": False if record["axes"] else None,
-        "number_forward_passes": 1,
-        "dataset": record["data"]["name"],
-        "venue": paper.venue if paper else "",
-        "architecture": record["backbone"]["name"],
-        "eps": budget(protocol["eps"]),
-        "clean_acc": concise(100 * metrics["clean_acc"]),
-        "reported": robust,
-        "autoattack_acc": robust,
-        "footnote": _footnote(record),
-        "unreliable": bool(record["warnings"]),
-    }
-
-
-def _footnote(record: Record) -> str:
-    doubts = f" The evaluation warns: {'; '.join(record['warnings']).rstrip('.')}." if record["warnings"] else ""
-    return f"Method {record['method']}, seed {record['seed']}, {record['n_examples']} test images.{doubts}"
-
-
-def write_model_info(record: Record, path: Path | str, paper: Paper | None = None) -> Path:
-    """Write :func:`model_info` to ``path``."""
-    return atomic_write(Path(path), json.dumps(model_info(record, paper), indent=2, ensure_ascii=False) + "\n")

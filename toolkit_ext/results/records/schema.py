@@ -47,7 +47,7 @@ class ProtocolFacts(TypedDict):
     """The budget of the evaluation: ``eps`` in units of [0, 1] inputs; ``version`` is AutoAttack's."""
 
     name: str
-    norm: Literal["Linf", "L2"]
+    norm: Literal["Linf", "L2", "L1"]
     eps: float
     version: str
 
@@ -120,17 +120,37 @@ class AuditSettings(TypedDict, total=False):
     omitted: dict[str, str]
 
 
+class Confidence(TypedDict):
+    """``details.confidence`` of a column, from its logits: means over the images."""
+
+    ece: float
+    nll: float
+    brier: float
+    margin: float
+
+
+class StudyFacts(TypedDict):
+    """``details.study`` of a trial that ``toolkit-ext tune`` ran: ``objective`` is the column of the epoch log."""
+
+    name: str
+    trial: int
+    objective: str
+
+
 class Details(TypedDict, total=False):
     """What tables, figures and pages read of ``details``, which may hold more."""
 
     attacks: dict[str, dict[str, float | None]]
     robust: dict[str, str]
     balanced: dict[str, float]
+    classes: dict[str, list[int]]
+    confidence: dict[str, Confidence]
     training: TrainingDetails
     audit: list[AuditCheck]
     audit_settings: AuditSettings
     settings: dict[str, Any]
     claim: dict[str, Any]
+    study: StudyFacts
 
 
 class Record(Environment):
@@ -190,6 +210,10 @@ def _check_values(record: Mapping[str, Any]) -> Record:
     for name, value in record["details"].get("balanced", {}).items():
         _demand(name in record["metrics"], f"details.balanced.{name}", value, "of one of the metrics")
         _demand(0 <= value <= 1, f"details.balanced.{name}", value, "a fraction in [0, 1]")
+    for name in record["details"].get("confidence", {}):
+        _demand(f"{name}_acc" in record["metrics"], f"details.confidence.{name}", name, "one of the attacks")
+    if study := record["details"].get("study"):
+        check_file_name("record field details.study.name", study["name"])
     _demand(record["n_examples"] >= (1 if record["metrics"] else 0), "n_examples", record["n_examples"], "at least 1")
     _demand(record["protocol"] is not None or not record["metrics"], "protocol", None, "given, as there are metrics")
     for name, bounds in record["intervals"].items():

@@ -43,9 +43,7 @@ def aggregate(
     """
     if table.empty:
         raise UserError("results: there are no runs to make a table of")
-    metrics = _known(
-        "--columns", metrics or metric_columns(table, balanced=True), table.select_dtypes("number").columns
-    )
+    metrics = _known("--columns", metrics or metric_columns(table, derived=True), table.select_dtypes("number").columns)
     groupable = table.columns.difference([*metrics, "n_examples"], sort=False)
     chosen = [*BY, *differing(table, BY)] if by is None else _known("--by", by, groupable)
     if not allow_mixed:

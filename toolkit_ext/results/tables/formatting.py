@@ -27,6 +27,14 @@ _LABELS = {
     "union_acc": "union",
     "n_examples": "examples",
 }
+_DERIVED = {
+    "_balanced_acc": "balanced",
+    "_worst_class_acc": "worst class",
+    "_ece": "ECE",
+    "_nll": "NLL",
+    "_brier": "Brier",
+    "_margin": "margin",
+}
 METRICS = tuple(name for name in _LABELS if name.endswith("_acc"))
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf|nan)([eE][+-]?\d+)?(\(\d+\))?[†≈?]?", re.IGNORECASE)
@@ -40,8 +48,9 @@ def label(column: str) -> str:
     """The heading of a column; ``<metric>_95`` is the metric's 95% interval."""
     if column.endswith("_95"):
         return f"{label(column.removesuffix('_95'))} 95%"
-    if column.endswith("_balanced_acc"):
-        return f"{label(column.replace('_balanced', ''))} balanced"
+    for end, text in _DERIVED.items():
+        if column.endswith(end):
+            return f"{label(column.removesuffix(end) + '_acc')} {text}"
     return _LABELS.get(column, column.removesuffix("_acc").replace("_", " "))
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype
 
 from toolkit_ext.errors import UserError, check_choice
+from toolkit_ext.results.records.classes import worst_classes
 from toolkit_ext.results.records.schema import Record
 from toolkit_ext.results.tables.formatting import METRICS, number
 
@@ -22,8 +23,10 @@ Row = Mapping[str, Any]
 _FIRST = ("run_id", "created", "method", "attack", "objective", "update", "schedule", "data", "backbone", "seed")
 _PROTOCOL = ("protocol", "norm", "eps", "version", "n_examples")
 BUDGET = ("data", "norm", "eps", "version")
-BALANCED = "_balanced_acc"
-"""End of the columns of balanced accuracy, which only whole tables show."""
+BALANCED, WORST_CLASS = "_balanced_acc", "_worst_class_acc"
+CONFIDENCE = ("_ece", "_nll", "_brier", "_margin")
+DERIVED = (BALANCED, WORST_CLASS, *CONFIDENCE)
+"""Ends of the columns that only whole tables show, or those that name them."""
 # Values that runs from before these options used; for options that change rounding only, the first default, so that
 # seeds of older and newer runs are averaged together.
 _BEFORE = {"crop_padding": 4}
@@ -90,6 +93,8 @@ def row(record: Record) -> Row:
         **{
             name.removesuffix("_acc") + BALANCED: value for name, value in record["details"].get("balanced", {}).items()
         },
+        **{name + WORST_CLASS: share for name, share in worst_classes(record["details"].get("classes", {})).items()},
+        **{n + end: of[end[1:]] for n, of in record["details"].get("confidence", {}).items() for end in CONFIDENCE},
         **{f"n_{split}": data[split] for split in ("train", "validation", "test")},
         "num_classes": data["num_classes"],
         "parameters": record["backbone"]["parameters"],
@@ -101,9 +106,15 @@ def row(record: Record) -> Row:
         **{name: hardware[name] for name in ("cpu", "cores", "threads", "gpu")},
         **{f"version.{name}": version for name, version in record["versions"].items()},
         "commit": git["commit"] + ("+" if git["dirty"] else "") if git else None,
+        **_study(record),
         **_flat("backbone", record["backbone"]["args"]),
         **_flat("hp", _completed(record["hyper_parameters"])),
     }
+
+
+def _study(record: Record) -> dict[str, Any]:
+    study = record["details"].get("study")
+    return {"study": study["name"], "trial": study["trial"]} if study else {}
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,10 +148,14 @@ def _position(column: str) -> tuple[int, int, str]:
     return next((5 + i for i, prefix in enumerate(prefixes) if column.startswith(prefix)), 4), 0, column
 
 
-def metric_columns(table: pd.DataFrame, *, balanced: bool = False) -> list[str]:
-    """The accuracies and errors that some run has, in the order of the columns; those of :data:`BALANCED` if asked."""
-    names = [c for c in table.columns if c.endswith(("_acc", "_err")) and "." not in c and table[c].notna().any()]
-    return [name for name in names if balanced or not name.endswith(BALANCED)]
+def metric_columns(table: pd.DataFrame, *, derived: bool = False) -> list[str]:
+    """The accuracies and errors that some run has, in the order of the columns; those of :data:`DERIVED` if asked."""
+    names = [
+        name
+        for name in table.columns
+        if name.endswith(("_acc", "_err", *CONFIDENCE)) and "." not in name and table[name].notna().any()
+    ]
+    return [name for name in names if derived or not name.endswith(DERIVED)]
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

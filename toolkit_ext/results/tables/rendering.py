@@ -14,7 +14,7 @@ from toolkit_ext.errors import check_choice
 from toolkit_ext.results.tables import latex
 from toolkit_ext.results.tables.formatting import budget, concise, csv_cell, interval, markdown_cell, rounded
 from toolkit_ext.results.tables.formatting import label as heading
-from toolkit_ext.results.tables.frames import BALANCED, BUDGET, missing
+from toolkit_ext.results.tables.frames import BUDGET, DERIVED, missing
 from toolkit_ext.results.tables.frames import columns as select_columns
 
 DAGGER = "†"
@@ -36,7 +36,7 @@ def metrics_of(table: pd.DataFrame) -> list[str]:
 
 def headline(table: pd.DataFrame) -> str | None:
     """The metric that ranks the rows: AutoAttack's accuracy, or else the last metric that some row has."""
-    known = [m for m in metrics_of(table) if table[m].notna().any() and not m.endswith(BALANCED)]
+    known = [m for m in metrics_of(table) if table[m].notna().any() and not m.endswith(DERIVED)]
     return "aa_acc" if "aa_acc" in known else known[-1] if known else None
 
 
@@ -69,8 +69,8 @@ def printed(
 
 
 def _scale(metric: str) -> int:
-    """Shares of examples are printed in percent."""
-    return 100 if metric.endswith(("_acc", "_err")) else 1
+    """Shares of examples, and scores on the scale of shares, are printed in percent."""
+    return 100 if metric.endswith(("_acc", "_err", "_ece", "_brier", "_margin")) else 1
 
 
 def _means(table: pd.DataFrame, metric: str, errors: str | None) -> list[str]:
@@ -104,7 +104,7 @@ def best(table: pd.DataFrame, within: pd.Series[int] | None = None) -> pd.DataFr
     within = blocks(table) if within is None else within
     rivals = table[~fewer_examples(table, within)]
     for metric in found.columns:
-        higher = metric.endswith("_acc")
+        higher = metric.endswith(("_acc", "_margin"))
         values = (rivals[metric] * _scale(metric)).round(2)
         grouped = values.dropna().groupby(within.loc[rivals.index])
         top = grouped.transform("max" if higher else "min")
