@@ -9,18 +9,10 @@ finishes the table. On two cores, start it twice with different --seeds.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import click
-
-from toolkit_ext import results
-from toolkit_ext.cli import console, guarded
-from toolkit_ext.cli.options import CommaSeparated
-from toolkit_ext.errors import check_choice
-from toolkit_ext.experiments.experiment import run
-from toolkit_ext.experiments.recipe import digits, script, smoke
-from toolkit_ext.experiments.settings import Experiment, RunContext
+from toolkit_ext.experiments.recipe import compare, digits
+from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers import TRAINERS
 
 LINF: dict[str, Any] = {"eps": 0.1}
@@ -45,18 +37,5 @@ def experiment(method: str, seed: int) -> Experiment:
     return digits(method, **usual, **SETTINGS.get(method, LINF), attacks=attacks, seed=seed)
 
 
-@script(__doc__)
-@click.option("--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of each method")
-@click.option("--methods", type=CommaSeparated(str), default="all", show_default=True, help="methods to run, or all")
-def main(context: RunContext, small: bool, seeds: tuple[int, ...], methods: tuple[str, ...]) -> None:
-    context = replace(context, resume=True, tables=("digits_methods",))
-    chosen = sorted(TRAINERS) if methods == ("all",) else [check_choice("methods", name, TRAINERS) for name in methods]
-    runs = [experiment(method, seed) for seed in seeds for method in chosen]
-    records = [run(smoke(each) if small else each, context) for each in runs]
-    for path in results.rebuild(context.results):
-        console.say(f"table: {path}")
-    console.show_table(console.results_table(records))
-
-
 if __name__ == "__main__":
-    guarded(main)
+    compare("digits_methods", experiment, sorted(TRAINERS), __doc__)

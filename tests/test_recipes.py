@@ -174,6 +174,17 @@ def test_digits_methods_covers_every_method_alike() -> None:
         assert axes.attack.eps == {"standard": 0.0, "amp": 0.0, "sam": 0.0, "asam": 0.0, "dual": 0.5}.get(method, 0.1)
 
 
+def test_cifar_fast_gives_every_method_the_same_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = names_of("cifar_fast")
+    for method in found["METHODS"]:
+        one = found["experiment"](method, 0)
+        assert one.epochs * found["passes"](method) == pytest.approx(80, rel=0.03)
+        assert compose(TRAINERS[method].method, one.hyper_parameters).attack.eps == 8 / 255
+    (record,) = start("cifar_fast", monkeypatch, tmp_path, "--smoke", "--methods", "nuat", "--seeds", "0")
+    assert record["tables"] == ["cifar_fast"]
+    assert (tmp_path / "tables" / "cifar_fast.csv").exists()
+
+
 def test_finetune_photos_trains_three_arms_and_attacks_each_twice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

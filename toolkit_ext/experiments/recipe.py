@@ -8,16 +8,24 @@ starts from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import click
 import torch
 
+from toolkit_ext import results
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.help import CONTEXT_SETTINGS, Command
-from toolkit_ext.cli.options import checkpoint_options, run_context_options, take_run_context, track_option
+from toolkit_ext.cli.options import (
+    CommaSeparated,
+    checkpoint_options,
+    run_context_options,
+    take_run_context,
+    track_option,
+)
+from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.experiment import run
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.fast.formats import is_native
@@ -142,6 +150,29 @@ def recipe(experiment: Experiment, text: str | None, **small: Any) -> None:
         chosen = replace(experiment, seed=seed, data=data)
         record = run(replace(smoke(chosen), **reduced) if small else chosen, context)
         console.show_table(console.results_table([record]))
+
+    guarded(main)
+
+
+def compare(table: str, experiment: Callable[[str, int], Experiment], methods: Sequence[str], text: str | None) -> None:
+    """Run ``experiment(method, seed)`` of all ``methods`` and seeds as a script, and make the ``table`` of their means.
+
+    Recorded runs are skipped and an interrupted one resumes. ``text`` is what ``--help`` says.
+    """
+
+    @script(text)
+    @click.option("--seeds", type=CommaSeparated(int), default="0,1,2", show_default=True, help="seeds of each method")
+    @click.option(
+        "--methods", "names", type=CommaSeparated(str), default="all", show_default=True, help="or some names"
+    )
+    def main(context: RunContext, small: bool, seeds: tuple[int, ...], names: tuple[str, ...]) -> None:
+        context = replace(context, resume=True, tables=(table,))
+        chosen = methods if names == ("all",) else [check_choice("methods", name, methods) for name in names]
+        runs = [experiment(method, seed) for seed in seeds for method in chosen]
+        records = [run(smoke(each) if small else each, context) for each in runs]
+        for path in results.rebuild(context.results):
+            console.say(f"table: {path}")
+        console.show_table(console.results_table(records))
 
     guarded(main)
 

@@ -263,3 +263,18 @@ def test_a_dead_layer_is_named() -> None:
 
 def test_a_model_without_relu_has_no_dead_units() -> None:
     assert "dead_share" not in monitor().measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+
+
+@pytest.mark.parametrize(("shape", "sizes"), [((600, 3, 32, 32), [250, 250, 100]), ((70, 3, 128, 128), [62, 8])])
+def test_large_images_are_measured_fewer_at_once(shape: tuple[int, ...], sizes: list[int]) -> None:
+    found = []
+
+    def classify(x: Tensor) -> Tensor:
+        found.append(len(x))
+        return x.mean(dim=(2, 3))
+
+    model = nn.Module()
+    model.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    model.forward = classify  # type: ignore[method-assign]
+    assert len(predictions(model, torch.zeros(shape, dtype=torch.uint8))) == shape[0]
+    assert found == sizes
