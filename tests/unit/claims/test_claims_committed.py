@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 
 from toolkit_ext.claims import SEEDS, Group
-from toolkit_ext.claims.boards import ranking
 from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.claims.figures import plot_group
 from toolkit_ext.claims.page import build, shown_scales
 from toolkit_ext.claims.rules import POINTS, Lower
 from toolkit_ext.claims.runs import of_claims, probed, runs_by_scale, titled
 from toolkit_ext.claims.verdict import Verdict, source_values
-from toolkit_ext.experiments.presets import PRESETS
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record, read_records
 
@@ -139,19 +137,3 @@ def test_runs_of_a_grid_were_never_chosen_on_test_data(records: list[Record]) ->
             best = max(told["grid"], key=lambda c: (c["val_robust_acc"], c["val_clean_acc"]))
             given = record["hyper_parameters"]
             assert all(given[name] == value for name, value in best["hyper_parameters"].items()), record["run_id"]
-
-
-@pytest.mark.parametrize("data", PRESETS)
-def test_train_takes_the_best_of_the_leaderboard_for_default(data: str, records: list[Record]) -> None:
-    preset = PRESETS[data]
-    (group,) = [group for group in load_groups(RECIPES) if preset.board in group.boards]
-    arms = group.boards[preset.board]
-    ranked = ranking(arms, runs_by_scale(group, records)["small"])
-    assert ranked.keys() == set(arms), "every arm is measured"
-    best = group.arm(next(iter(ranked)))
-    assert best.name == f"{preset.board}: {preset.name}"
-    assert best.small
-    assert (best.small.method, best.small.protocol) == (preset.method, preset.protocol)
-    assert preset.hyper_parameters.items() <= best.small.hyper_parameters.items()
-    left = best.small.hyper_parameters.keys() - preset.hyper_parameters.keys()
-    assert left <= {"steps", "measure_every", "precision"}  # what it costs, not what it is
