@@ -15,7 +15,7 @@ from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.claims.figures import plot_group
 from toolkit_ext.claims.page import build, shown_scales
 from toolkit_ext.claims.rules import POINTS, Lower
-from toolkit_ext.claims.runs import of_claims, probed, runs_by_scale, titled
+from toolkit_ext.claims.runs import grid, of_claims, probed, runs_by_scale, titled
 from toolkit_ext.claims.verdict import Verdict, source_values
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results import Record, read_records
@@ -113,6 +113,40 @@ def test_every_record_says_where_with_what_and_how_long(records: list[Record]) -
         assert any(value and value > 0 for value in seconds), record["run_id"]
         assert record["command"].startswith("python recipes/claims/"), record["run_id"]
         assert record["git"] is not None, record["run_id"]
+
+
+# Of settings that were changed: the page says why, and what they showed.
+EARLIER = {
+    "speed": (
+        *("LeNet on MNIST: fp32", "LeNet on MNIST: examples in bf16", "LeNet on MNIST: all in bf16"),
+        *("residual network on MNIST: not folded", "residual network on MNIST: folded"),
+        *("residual network on digits: not folded", "residual network on digits: folded"),
+    )
+}
+
+
+def used_by(group: Group, records: list[Record]) -> set[str]:
+    """The runs of the arms of ``group``, those that chose their hyper-parameters, and what was probed of them."""
+    found = set()
+    for scale, runs in runs_by_scale(group, records).items():
+        for arm in group.arms:
+            experiment = arm.at(scale)
+            tried = grid(arm, experiment, records) if experiment else None
+            found |= {candidate["run_id"] for candidate in tried or []}
+            found |= {run["run_id"] for run in runs.of[arm.name]}
+    return found | {record["run_id"] for record in records if probed(record).get("of") in found}
+
+
+def test_no_record_of_a_claim_is_left_over(records: list[Record]) -> None:
+    groups = load_groups(RECIPES)
+    used = set().union(*(used_by(group, records) for group in groups))
+    told = {(name, arm) for name, arms in EARLIER.items() for arm in arms}
+    of = {(r["details"]["claim"].get("group"), r["details"]["claim"].get("arm")) for r in records}
+    assert told <= of
+    for record in records:
+        claim = record["details"]["claim"]
+        if (claim.get("group"), claim.get("arm")) not in told:
+            assert record["run_id"] in used, (claim.get("group"), claim.get("arm"), record["run_id"])
 
 
 def test_every_figure_has_enough_seeds_or_says_not_measured(records: list[Record]) -> None:
