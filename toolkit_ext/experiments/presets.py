@@ -96,7 +96,7 @@ PRESETS = {
     "cifar100": _CIFAR,
     "gtsrb": Preset(
         "awp",
-        f"no published training is known to us; that of CIFAR-10 without flips, which turn signs into others: {_AWP}",
+        f"no published training is known to us, so that of CIFAR-10 without flips, which turn signs: {_AWP}",
         {**_STEPS_OF_32_PIXELS, **_HALVES, "augment": "crop"},
         _NETWORK,
     ),
