@@ -53,7 +53,7 @@ def presets() -> Group:
     network: dict[str, Any] = {"backbone": "preact_resnet18", "eps": 8 / 255, "attacks": ("clean", "aa")}
     best: dict[str, Any] = {"update": "awp", "ema_decay": 0.995}
     arms = {
-        preset.name: cifar10(preset.method, milestones=(), **(network | dict(preset.hyper_parameters))),
+        "preset": cifar10(preset.method, milestones=(), **(network | dict(preset.hyper_parameters))),
         "trades + awp + ema": cifar10("trades", **network, **best),
         "pgd": cifar10("pgd", **network),
         "trades": cifar10("trades", **network),

@@ -17,15 +17,21 @@ from toolkit_ext.claims.probes import generalisation, hessian, similarity, smoot
 from toolkit_ext.claims.recipe import recipe
 from toolkit_ext.experiments.recipe import cifar10, cifar10_lenet, cifar10_narrow, mnist
 from toolkit_ext.experiments.settings import Experiment
+from toolkit_ext.units import parse_eps
 
 Cosines = dict[float, tuple[float, float]]
-# Mean cosine of the perturbations at θ ± av, along the top eigenvector and a random direction: the source's figures.
-RESNET: Cosines = {
-    0.0: (0.945, 0.945),
-    0.1: (0.461, 0.945),
-    0.3: (0.140, 0.944),
-    0.5: (0.069, 0.942),
-    1.0: (0.034, 0.935),
+
+
+def cosines(eigenvector: tuple[float, ...], random: tuple[float, ...]) -> Cosines:
+    """Mean cosine of the perturbations at θ ± av for a of 0, 0.1, 0.3, 0.5 and 1, along both directions."""
+    return dict(zip((0.0, 0.1, 0.3, 0.5, 1.0), zip(eigenvector, random, strict=True), strict=True))
+
+
+# The figures of the source.
+RESNET = cosines((0.945, 0.461, 0.140, 0.069, 0.034), (0.945, 0.945, 0.944, 0.942, 0.935))
+SMALLER = {
+    "2/255": cosines((0.976, 0.471, 0.148, 0.075, 0.050), (0.976, 0.975, 0.973, 0.968, 0.955)),
+    "4/255": cosines((0.962, 0.475, 0.157, 0.078, 0.046), (0.962, 0.962, 0.960, 0.957, 0.946)),
 }
 LENET: Cosines = {
     0.0: (0.918, 0.918),
@@ -36,6 +42,8 @@ LENET: Cosines = {
 }
 # Mean cosine at a = 0.1 along the top eigenvector and a random direction at further eps.
 AT_A_TENTH = {0.1: (0.705, 0.860), 0.2: (0.683, 0.837), 0.4: (0.455, 0.653)}
+DIRECTIONS = ("eigenvector", "random")
+TEST = "similarity_test:cosine"
 PLACE = "table of cosines, LeNet on MNIST"
 
 
@@ -66,8 +74,10 @@ def medium_lenet(eps: float, *, width: int = 8) -> Experiment:
     return _lenet(eps, width, 20.0, **size, lr=3e-4, precision="bf16-mixed")
 
 
-def medium_resnet(method: str, **more: Any) -> Experiment:
+def medium_resnet(method: str = "pgd", eps: float = 0.0, **more: Any) -> Experiment:
     """Half an hour on one core; at 8/255 the run of claim 2 without periods."""
+    if method == "pgd":
+        more |= {"eps": eps, "steps": 7, "attacks": ("clean", "pgd20", "apgd_ce", "apgd_ce_t")}
     return cifar10_narrow(method, **{"lr_schedule": "multistep", "milestones": (10, 15)}, **more)
 
 
@@ -97,10 +107,10 @@ def cosine(direction: str, distance: float) -> str:
     return f"similarity:cosine_{direction}_{distance:g}"
 
 
-def moved(arm: str, where: str, figures: Cosines, far: float) -> Claim:
+def moved(name: str, arm: str, where: str, figures: Cosines, far: float) -> Claim:
     """Examples change along the eigenvector, not along a random direction, up to the distance ``far``."""
     return Claim(
-        f"examples-move-along-the-eigenvector-{arm.split()[0].rstrip(',').lower()}",
+        f"examples-move-along-the-eigenvector-{name}",
         f"{arm}: adversarial examples change as the weights move along the top eigenvector, not along a random "
         "direction.",
         All(
@@ -113,7 +123,7 @@ def moved(arm: str, where: str, figures: Cosines, far: float) -> Claim:
         where,
         rows=tuple(
             Row(arm, cosine(direction, a), pair[place], where)
-            for place, direction in enumerate(("eigenvector", "random"))
+            for place, direction in enumerate(DIRECTIONS)
             for a, pair in figures.items()
         ),
     )
@@ -121,6 +131,7 @@ def moved(arm: str, where: str, figures: Cosines, far: float) -> Claim:
 
 RADII = (0.0, 0.1, 0.2, 0.3)
 FIVE = (*RADII, 0.4)
+AT = {eps: f"ResNet-18, eps {eps}" for eps in SMALLER}
 RESNET18, PLAIN, NARROW = "ResNet-18, eps 8/255", "ResNet-18, eps 0", "LeNet of width 1, eps 0.4"
 HESSIAN = {"hessian": hessian(500)}
 ALONG = {"similarity": similarity(500, tuple(LENET))}
@@ -130,6 +141,8 @@ SMALL_STEPS = (0.001, 0.003, 0.01, 0.03)
 BOUNDS = {"smoothness": smoothness(250, SMALL_STEPS)}
 FURTHER = dict.fromkeys(RADII[1:], ALONG | ON_TEST | BOUNDS) | {0.0: {}, 0.4: HESSIAN | ALONG | ON_TEST}
 GAP = {"generalisation": generalisation(1_000)}
+STEP = {"similarity": similarity(250, tuple(RESNET))}
+STEP_ON_TEST = {"similarity_test": similarity(250, tuple(RESNET), on_test=True)}
 
 GROUP = Group(
     number=3,
@@ -153,10 +166,11 @@ GROUP = Group(
             RESNET18,
             small_resnet(),
             paper_resnet(),
-            probes={"similarity": similarity(250, tuple(RESNET))},
-            medium=medium_resnet("pgd", eps=8 / 255, steps=7, attacks=("clean", "pgd20", "apgd_ce", "apgd_ce_t")),
-            medium_probes=GAP,
+            probes=STEP,
+            medium=medium_resnet(eps=8 / 255),
+            medium_probes=GAP | STEP_ON_TEST,
         ),
+        *(Arm(AT[e], medium=medium_resnet(eps=parse_eps(e)), medium_probes=STEP | STEP_ON_TEST) for e in SMALLER),
         Arm(
             PLAIN,
             medium=medium_resnet("standard", attacks=("clean",), protocol="linf_8_255"),
@@ -189,8 +203,20 @@ GROUP = Group(
             "The larger eps is, the nearer the weights stay to where they started.",
             trend("distance", 0.5, falls=True),
         ),
-        moved(RESNET18, "table of cosines, ResNet18 on CIFAR10, eps 8/255", RESNET, 1.0),
-        moved(lenet(0.3), "table of cosines, LeNet on MNIST, eps 0.3", LENET, 0.01),
+        moved("resnet-18", RESNET18, "table of cosines, ResNet18 on CIFAR10, eps 8/255", RESNET, 1.0),
+        moved("lenet", lenet(0.3), "table of cosines, LeNet on MNIST, eps 0.3", LENET, 0.01),
+        *(
+            moved(f"resnet-18-{eps}", AT[eps], f"table of cosines, ResNet18 on CIFAR10, eps {eps}", figures, 1.0)
+            for eps, figures in SMALLER.items()
+        ),
+        Claim(
+            "examples-of-test-images-move-too",
+            "ResNet-18, eps 8/255: adversarial examples of test images change along the top eigenvector, not along a "
+            "random direction.",
+            Lower((RESNET18, f"{TEST}_eigenvector_1"), (RESNET18, f"{TEST}_random_1"), 0.2, half(*RESNET[1.0])),
+            own=True,
+            rows=tuple(Row(arm, f"{TEST}_{v}_1") for arm in (*AT.values(), RESNET18) for v in DIRECTIONS),
+        ),
         Claim(
             "random-directions-move-nothing-at-small-eps",
             "LeNet at eps 0.1 and 0.2: adversarial examples do not change as the weights move by 0.1 at random.",

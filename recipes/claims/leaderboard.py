@@ -1,6 +1,6 @@
 """Claim 8: a leaderboard of combinations at equal cost.
 
-No source claims this; it decides what ``toolkit-ext train`` does by default. Each combination is compared with plain
+No source claims this. Each combination is compared with plain
 PGD training with as many forward and backward passes, on MNIST at eps 0.3 and 0.4 and on cifar10-jpeg at 8/255. The
 published figures on MNIST at 0.3 under AutoAttack are 88.5% (Madry et al.), 92.8% (TRADES) and 96.3% (best). Small:
 LeNet; all combinations on MNIST at 0.3, some of them on the others. One trains at a larger eps than that of the attack.

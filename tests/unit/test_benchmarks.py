@@ -319,3 +319,27 @@ def test_jobs_take_turns_and_their_medians_count(monkeypatch: pytest.MonkeyPatch
     assert table["wall_s"].tolist() == [10.0 + jobs + number for number in range(1, jobs + 1)]
     assert (table["cores"] == 2).all()
     assert set(table["job"]) == {"train", "evaluate", "table", "report", "sweep"}
+
+
+def test_over_the_neurons_the_inverse_of_the_layers_gives_the_gradient_over_the_perturbations() -> None:
+    module = runpy.run_path(str(FOLDER / "deep_neurons.py"), run_name="benchmark")
+    torch.manual_seed(0)
+    model = backbones.create("lenet", num_classes=3, in_chans=1, image_size=4, width=1).eval()
+    layers = module["choose"](model, "auto")
+    target = module["Target"](model, layers, torch.rand(2, 1, 4, 4), torch.tensor([0, 2]), module["cross_entropy"])
+    forth, back = module["inverse"](target)
+    over_neurons = module["Changed"](module["objective_of"](module["NEURONS"], target), forth, back)
+    over_perturbations = module["objective_of"](module["PERTURBATIONS"], target)
+    zero = over_perturbations.start(0.0)
+    for ours, theirs in zip(over_neurons(zero.clone()), over_perturbations(zero), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    u, v = torch.randn_like(zero), torch.randn_like(zero)
+    assert float((forth(u) * v).sum()) == pytest.approx(float((u * back(v)).sum()), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_every_variant_of_equation_11_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    start("deep_neurons", monkeypatch, "--quick", "--output", str(tmp_path))
+    table = pd.read_csv(tmp_path / "deep_neurons.csv").set_index("variant")
+    assert table["objective"].idxmax() == "equation 9"
+    assert len(table) == 9

@@ -10,7 +10,9 @@ import click
 from rich_click import RichCommand, RichContext, RichHelpConfiguration, RichHelpFormatter
 from rich_click.rich_panel import RichOptionPanel
 
+from toolkit_ext.cli import console
 from toolkit_ext.cli.config import PRINT, settled
+from toolkit_ext.cli.preset import take_preset
 from toolkit_ext.cli.resume import RESUMED, with_settings
 from toolkit_ext.results.tables.formatting import budget
 from toolkit_ext.trainers.compose import AXES, compose, known, options
@@ -131,7 +133,16 @@ class Command(RichCommand):
 
 
 class TrainCommand(Command):
-    """``train``: with a METHOD, help shows what that method has, with its own defaults."""
+    """``train``: with a METHOD, help shows what that method has, with its own defaults; without, a preset is taken."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.params["method"] is None:
+            source = take_preset(ctx)
+            if ctx.meta.get(PRINT):
+                click.echo(f"# {source}")
+            else:
+                console.say(source)
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args, ctx.meta[RESUMED] = with_settings(args)

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from toolkit_ext.attacks.by_name import is_by_name, taken, trainable
 from toolkit_ext.cli import console
@@ -25,8 +24,8 @@ from toolkit_ext.cli.options import (
     take_run_context,
     track_option,
 )
+from toolkit_ext.cli.preset import by_default
 from toolkit_ext.cli.resume import RESUMED, check_same
-from toolkit_ext.experiments.presets import preset_for
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.experiments.starting import as_checkpoint, fine_tuning
 from toolkit_ext.trainers.methods import METHODS
@@ -78,22 +77,18 @@ def experiment_of(method: str, values: dict[str, Any]) -> Experiment:
 @track_option
 @run_context_options
 @config_options
-def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
+def train_command(method: str, dry_run: bool, **values: Any) -> None:
     """Train METHOD on a data set and report its AutoAttack accuracy.
 
-    Without METHOD, train uses the best combination for the data set in the leaderboards of results/CLAIMS.md; given
-    options replace its own.
+    Without METHOD, train takes the published settings of the data set's preset, and says whose they are
+    (docs/presets.md); given options replace its own, and --print-config shows them all.
 
     All hyper-parameters of the method's attack, objective, update and schedule, and of the training loop, are options.
     --attack, --objective, --update and --schedule combine methods.
     """
     context = take_run_context(values)
-    if method is None:
-        best = preset_for(values["data"])
-        console.say(f"method: {best.name}, the best of {best.board} in results/CLAIMS.md ({best.method})")
-        method, values = best.method, best.with_options(values)
     experiment = experiment_of(method, values)
-    if experiment.init and _by_default("backbone"):
+    if experiment.init and by_default(click.get_current_context(), "backbone"):
         experiment = as_checkpoint(experiment)
     if "lr" in experiment.hyper_parameters and values["lr"] is None:
         console.say(f"fine-tuning: lr {experiment.hyper_parameters['lr']:g}, as none is given")
@@ -109,10 +104,6 @@ def train_command(method: str | None, dry_run: bool, **values: Any) -> None:
         console.show(json.dumps({"run_id": record["run_id"], **record["metrics"]}))
     else:
         console.show_table(console.results_table([record]))
-
-
-def _by_default(name: str) -> bool:
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.DEFAULT
 
 
 def _preview(experiment: Experiment, context: RunContext) -> None:

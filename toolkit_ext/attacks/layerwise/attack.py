@@ -29,7 +29,7 @@ class Deep:
     which have the same maximiser and the same cost per step. ``deep_variables`` chooses ``perturbations`` (9) or
     ``neurons`` (11), where the layers decouple. The Hessian of (11) is that of (9) times ``(I − J)ᵀ(I − J)``, ``J``
     the Jacobian of the layers: the loss reaches one layer further down in each step
-    (``benchmarks/results/deep_objective.csv`` compares both).
+    (``benchmarks/results/deep_objective.csv`` compares both; ``deep_neurons.csv`` has what was tried to help (11)).
 
     ``ρ_l(d)`` is ``−λ ‖d‖² / r_l²`` (``quadratic``), or ``−λ ‖relu(g(d))‖² / r_l²`` for the ball ``g(d) ≤ 0`` of
     radius ``ε_l`` (``ball``; for the input also outside [0, 1]). ``r_l`` is the ball's Euclidean radius: ``ε_l`` in
