@@ -5,7 +5,9 @@
 
 Each contestant reads one epoch in batches, in a process of its own, and does nothing with them; every row is the best
 of the rounds. Memory is the peak of the sum over that process and its workers; shared pages count once. With
-``--repeat N`` the files are repeated to N by symbolic links.
+``--repeat N`` the files are repeated to N by symbolic links, and fewer files are read in as many more epochs. Then
+glibc gives freed batches back at once: by default it keeps some, which moves the peak from run to run by far more than
+the files do.
 """
 
 from __future__ import annotations
@@ -30,19 +32,23 @@ from csv_tables import RESULTS, write  # type: ignore[import-not-found]
 from toolkit_ext import data
 from toolkit_ext.trainers.batches import ImageSource
 
+# Environment of glibc's allocator under which no batch comes from its own pool of memory.
+_EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 _EVERY = 0.25  # seconds between two looks at the memory; more often slows down what is measured
 Batches = Iterator[tuple[torch.Tensor, ...]]
 
 
-def ours(folder: Path, size: int, batch: int, workers: int, in_memory: str) -> Batches:
-    """An epoch of our batches in ``in_memory`` on or off."""
+def ours(folder: Path, size: int, batch: int, workers: int, epochs: int, in_memory: str) -> Batches:
+    """Our batches in ``in_memory`` on or off."""
     opened = data.open_source(f"folder:{folder}", workers=workers, image_size=size)
     placed = data.place(opened, data.Engine(in_memory, workers))
-    for images, labels, _ in ImageSource(placed.x_train, placed.y_train, batch).epoch(0):
-        yield images, labels
+    source = ImageSource(placed.x_train, placed.y_train, batch)
+    for epoch in range(epochs):
+        for images, labels, _ in source.epoch(epoch):
+            yield images, labels
 
 
-def plain_torch(folder: Path, size: int, batch: int, workers: int) -> Batches:
+def plain_torch(folder: Path, size: int, batch: int, workers: int, epochs: int) -> Batches:
     """torchvision's folder with a plain ``DataLoader``."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
@@ -50,19 +56,22 @@ def plain_torch(folder: Path, size: int, batch: int, workers: int) -> Batches:
 
     steps = [v2.Resize(int(size / 0.875)), v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     files = ImageFolder(folder / "train", v2.Compose(steps))
-    yield from DataLoader(files, batch, shuffle=True, num_workers=workers)
+    loader = DataLoader(files, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    for _ in range(epochs):
+        yield from loader
 
 
-def timms(folder: Path, size: int, batch: int, workers: int) -> Batches:
+def timms(folder: Path, size: int, batch: int, workers: int, epochs: int) -> Batches:
     """timm's data set and loader as for evaluation, shuffled by torch's sampler."""
     from timm.data import create_dataset, create_loader
 
     files = create_dataset("", str(folder), split="train", is_training=False)
     loader: Any = create_loader(
         files, (3, size, size), batch, interpolation="bilinear", crop_pct=0.875, num_workers=workers,
-        mean=(0.0,) * 3, std=(1.0,) * 3, use_prefetcher=False, persistent_workers=False, pin_memory=False,
+        mean=(0.0,) * 3, std=(1.0,) * 3, use_prefetcher=False, persistent_workers=workers > 0, pin_memory=False,
     )  # fmt: skip
-    yield from loader
+    for _ in range(epochs):
+        yield from loader
 
 
 CONTESTANTS: dict[str, Any] = {
@@ -74,7 +83,7 @@ CONTESTANTS: dict[str, Any] = {
 
 
 def measure(name: str, given: tuple[Any, ...], answer: Any) -> None:
-    """Read an epoch and send the seconds to the first batch and in all, and the number of images, to ``answer``."""
+    """Read the epochs and send the seconds to the first batch and in all, and the number of images, to ``answer``."""
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # this process was spawned, and its workers would be too
     began = time.perf_counter()
@@ -82,7 +91,7 @@ def measure(name: str, given: tuple[Any, ...], answer: Any) -> None:
     images = len(next(batches)[0])
     first = time.perf_counter() - began
     images += sum(len(batch[0]) for batch in batches)
-    answer.put({"start_s": first, "seconds": time.perf_counter() - began, "files": images})
+    answer.put({"start_s": first, "seconds": time.perf_counter() - began, "images": images})
 
 
 def memory(process: psutil.Process) -> float:
@@ -139,13 +148,18 @@ def main(
     output: Path,
 ) -> None:
     rows = []
+    if repeat:
+        os.environ.update(_EXACT_MEMORY)
     for count in repeat or (0,):
         with tempfile.TemporaryDirectory() as place:
             files = repeated(folder, count, Path(place)) if count else folder
             for _, name in itertools.product(range(rounds), only or CONTESTANTS):
-                rows.append({"size": size, "workers": workers, **run(name, (files, size, batch, workers))})
+                epochs = max(repeat) // count if count else 1
+                told = {"size": size, "workers": workers, "epochs": epochs}
+                rows.append({**told, **run(name, (files, size, batch, workers, epochs))})
     frame = pd.DataFrame(rows)
-    frame["images_per_s"] = frame["files"] / frame["seconds"]
+    frame["files"] = frame["images"] // frame["epochs"]
+    frame["images_per_s"] = frame["images"] / frame["seconds"]
     frame["data_mb"] = frame["files"] * 3 * size**2 / 2**20
     best = frame.sort_values("images_per_s").groupby(["files", "contestant"], sort=False, as_index=False).last()
     write("data-repeated" if repeat else "data", best.sort_values(["files", "contestant"]), output)
