@@ -16,7 +16,6 @@ from toolkit_ext import results
 from toolkit_ext.cli import cli
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Certificates, Smoothing, certify
-from toolkit_ext.evaluation import smoothing as module
 
 SHORT = Smoothing(sigma=0.1, samples=60, selection_samples=20, failure_probability=0.01)
 OPTIONS: dict[str, Any] = {"progress": False, "seed": 3}
@@ -24,10 +23,10 @@ OPTIONS: dict[str, Any] = {"progress": False, "seed": 3}
 
 def case() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
-    x, model = torch.rand(13, 1, 4, 4), nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4))
+    x, first, last = torch.rand(13, 1, 4, 4), nn.Linear(16, 12), nn.Linear(12, 4, bias=False)
     with torch.no_grad():  # odd about the image of 0.5, so that no class is predicted for all images
-        model[1].bias.copy_(-0.5 * model[1].weight.sum(dim=1))
-        model[3].bias.zero_()
+        first.bias.copy_(-0.5 * first.weight.sum(dim=1))
+    model = nn.Sequential(nn.Flatten(), first, nn.Tanh(), last)
     return model, x, model(x).argmax(dim=1)
 
 
@@ -39,13 +38,13 @@ def test_prediction_and_radius_are_those_of_art() -> None:
     for index in range(len(x)):
         np.random.seed([3, index])
         expected.append([value.item() for value in art.certify(x[index : index + 1].numpy(), n=60, batch_size=60)])
-    before = np.random.get_state()[1]
+    before = np.random.get_state(legacy=False)
     found = certify(model, x, y, SHORT, batch_size=7, **OPTIONS)  # in parts that divide neither 20 nor 60
     assert found.prediction.tolist() == [prediction for prediction, _ in expected]
     assert found.radius.tolist() == [radius for _, radius in expected]
     assert len(set(found.prediction.tolist())) >= 3
     assert -1 in found.prediction
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.testing.assert_equal(np.random.get_state(legacy=False), before)
 
 
 def test_a_linear_model_is_certified_up_to_its_margin() -> None:
@@ -87,7 +86,12 @@ def test_it_goes_on_with_the_images_that_are_left(tmp_path: Path, monkeypatch: p
     files[0].unlink()
     seen: list[list[int]] = []
     real = np.random.seed
-    monkeypatch.setattr(module.np.random, "seed", lambda seed: (seen.append(seed), real(seed)))
+
+    def seeded(seed: list[int]) -> None:
+        seen.append(seed)
+        real(seed)
+
+    monkeypatch.setattr(np.random, "seed", seeded)
     again = certify(model, x, y, SHORT, state_dir=tmp_path, **OPTIONS)
     assert [index for _, index in seen] == list(range(10))
     assert torch.equal(again.radius, whole.radius)
