@@ -76,7 +76,8 @@ def by_hand(mode: str, trades: bool = False) -> nn.Sequential:
         loss.backward()
         with torch.no_grad():
             for weight in model.parameters():
-                weight -= 0.1 * weight.grad
+                assert weight.grad is not None
+                weight.sub_(0.1 * weight.grad)
     return model
 
 
