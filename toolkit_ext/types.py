@@ -41,12 +41,14 @@ class AdversarialInputs:
     """Output of an attack: ``inputs`` ``[N, C, H, W]`` in [0, 1], detached, and perturbations of hidden layers.
 
     ``hidden(model)`` is a context in which forward passes add the hidden perturbations; by default it does nothing.
-    ``start`` holds the inputs that the attack started from, if it tells.
+    ``start`` holds the inputs that the attack started from, if it tells. ``others`` are further perturbations of the
+    same batch: the terms of the objective are averaged over all of them.
     """
 
     inputs: Tensor
     hidden: Callable[[nn.Module], AbstractContextManager[Any]] = field(default=lambda _: nullcontext())
     start: Tensor | None = None
+    others: tuple[AdversarialInputs, ...] = ()
 
     def logits(self, model: nn.Module) -> Tensor:
         """Logits ``[N, K]`` of ``model`` under this perturbation."""

@@ -362,6 +362,7 @@ def test_hidden_names_what_another_model_lacks() -> None:
         ("deep_hidden_eps", -1.0, "deep_hidden_eps: -1.0 is not allowed"),
         ("deep_start", float("nan"), "deep_start: nan is not allowed"),
         ("eps", 8.0, "eps: 8.0 is not allowed"),
+        ("norm", "L1", "norm: 'L1' is not known; allowed: "),
     ],
 )
 def test_refuses_bad_options(option: str, value: object, message: str) -> None:

@@ -5,6 +5,7 @@ from toolkit_ext.attacks.generation import attackable, generate
 from toolkit_ext.attacks.gradient import FGSM, MIM, PGD, TPGD, NoAttack, RandomFGSM
 from toolkit_ext.attacks.layerwise import Deep
 from toolkit_ext.attacks.multi_attack import MultiAttack
+from toolkit_ext.attacks.multi_norm import MultiNorm
 from toolkit_ext.attacks.single_step import NoiseFGSM, NuclearFGSM, PriorGuidedFGSM
 from toolkit_ext.types import Attack
 
@@ -20,6 +21,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "n_fgsm": NoiseFGSM,
     "nuat": NuclearFGSM,
     "fgsm_pgi": PriorGuidedFGSM,
+    "multi_norm": MultiNorm,
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Deep",
     "LibraryAttack",
     "MultiAttack",
+    "MultiNorm",
     "NamedAttack",
     "NoAttack",
     "NoiseFGSM",

@@ -98,10 +98,11 @@ class MultiAttack(IteratedAttack):
             weights = self.multi_weights
             member = drawn.choices(members, weights)[0] if weights else drawn.choice(members)
             return member(model, x, y)
-        return _worst([member(model, x, y) for member in members], model, y)
+        return worst_of([member(model, x, y) for member in members], model, y)
 
 
-def _worst(candidates: list[AdversarialInputs], model: nn.Module, y: Tensor) -> AdversarialInputs:
+def worst_of(candidates: list[AdversarialInputs], model: nn.Module, y: Tensor) -> AdversarialInputs:
+    """Of the ``candidates`` for each example, the one with the largest cross-entropy."""
     import torch
     from torch.nn.functional import cross_entropy
 

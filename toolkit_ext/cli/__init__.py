@@ -33,6 +33,7 @@ COMMANDS = {
     "sweep": ("sweep:sweep_command", "Train several methods with several seeds and settings."),
     "tune": ("tune:tune_command", "Search hyper-parameters by validation robust accuracy."),
     "evaluate": ("evaluate:evaluate_command", "Evaluate a model by AutoAttack."),
+    "certify": ("certify:certify_command", "Certify robustness in L2 by randomised smoothing."),
     "landscape": ("landscape:landscape_command", "Measure the adversarial loss landscape of a model."),
     "predict": ("predict:predict_command", "Print the class of images and its probability."),
     "export": ("export:export_command", "Write a model as ONNX, TorchScript or torch.export."),

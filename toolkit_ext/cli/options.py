@@ -75,7 +75,7 @@ def _click_type(hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return str  # the dataclass checks it, and its message suggests similar names
     if get_origin(hint) is tuple:
-        return CommaSeparated(get_args(hint)[0])
+        return CommaSeparated(_click_type(get_args(hint)[0]))
     return hint if hint in (int, float, bool, str) else str
 
 

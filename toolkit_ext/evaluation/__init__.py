@@ -1,6 +1,7 @@
 """Standardised evaluation: AutoAttack and further attacks, with re-checked successes and resumable batches."""
 
 from toolkit_ext.evaluation.audit import Audit, Check, audit
+from toolkit_ext.evaluation.certificates import Certificates, Smoothing
 from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.adapters import Ensemble
 from toolkit_ext.evaluation.loading.models import Loaded, Shape, load
@@ -14,6 +15,7 @@ from toolkit_ext.evaluation.protocol import (
     protocol_names,
 )
 from toolkit_ext.evaluation.result import Evaluation, Examples, Flag, load_examples, unpack_flags, wilson
+from toolkit_ext.evaluation.smoothing import certify
 from toolkit_ext.evaluation.threats import Threats, evaluate_threats
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "VERSIONS",
     "Audit",
     "Budget",
+    "Certificates",
     "Check",
     "Ensemble",
     "Evaluation",
@@ -29,8 +32,10 @@ __all__ = [
     "Loaded",
     "Protocol",
     "Shape",
+    "Smoothing",
     "Threats",
     "audit",
+    "certify",
     "evaluate",
     "evaluate_budgets",
     "evaluate_threats",

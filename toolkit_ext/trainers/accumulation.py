@@ -100,12 +100,8 @@ class Accumulation:
             _restore(states)  # every part draws the noise of the whole batch, and keeps its own
             with self.parallel.drawing(rows):
                 found.append(generate(_part(batch, rows, AdversarialInputs(batch.x[rows]))))
-        inputs = torch.cat([part.inputs for part in found])
-        starts = [part.start for part in found if part.start is not None]
-        start = torch.cat(starts) if len(starts) == len(found) else None
-        return (
-            InParts(inputs, start=start, parts=tuple(found)) if self.inside else AdversarialInputs(inputs, start=start)
-        )
+        whole = _joined(found)
+        return InParts(whole.inputs, start=whole.start, parts=tuple(found)) if self.inside else whole
 
     def losses(self, batch: Batch, compute: Callable[[Batch], Losses]) -> Losses:
         """The terms of ``batch``, which ``compute`` gives for a part of it."""
@@ -123,9 +119,17 @@ class Accumulation:
         return [_part(batch, each, inputs) for each, inputs in zip(rows, parts, strict=True)]
 
 
+def _joined(parts: Sequence[AdversarialInputs]) -> AdversarialInputs:
+    starts = [part.start for part in parts if part.start is not None]
+    start = torch.cat(starts) if len(starts) == len(parts) else None
+    others = tuple(_joined(each) for each in zip(*(part.others for part in parts), strict=True))
+    return AdversarialInputs(torch.cat([part.inputs for part in parts]), start=start, others=others)
+
+
 def _cut(perturbed: AdversarialInputs, rows: slice) -> AdversarialInputs:
     start = None if perturbed.start is None else perturbed.start[rows]
-    return replace(perturbed, inputs=perturbed.inputs[rows], start=start)
+    others = tuple(_cut(other, rows) for other in perturbed.others)
+    return replace(perturbed, inputs=perturbed.inputs[rows], start=start, others=others)
 
 
 def _part(batch: Batch, rows: slice, perturbed: AdversarialInputs) -> Batch:

@@ -22,6 +22,7 @@ from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
 from toolkit_ext.trainers.fsdp import like, load_whole, put_together
+from toolkit_ext.trainers.loss import mean_losses
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
 from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor, stays_constant
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
@@ -207,7 +208,7 @@ class Run:
 
     def _terms(self, batch: Batch) -> Losses:
         with self.plan.passes():
-            return self.axes.objective(self.model, batch, self.loss_fn)
+            return mean_losses(self.axes.objective, self.model, batch, self.loss_fn)
 
     def _figures(self, report: StepReport) -> dict[str, Tensor]:
         losses = {f"loss_{name}": term for name, term in report.losses.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from toolkit_ext.ranks import Ranks
 from toolkit_ext.trainers.batches import BatchSource, ImageSource
 from toolkit_ext.trainers.class_balance import class_weights
 from toolkit_ext.trainers.config import LoopConfig
-from toolkit_ext.types import LossFn
+from toolkit_ext.types import Batch, Losses, LossFn, Objective
 
 
 def loss_of_run(
@@ -85,3 +86,13 @@ def _on_indices(loss: Any, loop: LoopConfig, weights: Tensor | None) -> LossFn:
         return value
 
     return on_probabilities
+
+
+def mean_losses(objective: Objective, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
+    """The terms of ``objective``, each the mean over all perturbations of ``batch``, of which most attacks have one."""
+    perturbed = (batch.perturbed, *batch.perturbed.others)
+    found = [objective(model, replace(batch, perturbed=one), loss_fn) for one in perturbed]
+    if len(found) == 1:
+        return found[0]
+    terms = {name: torch.stack([losses.terms[name] for losses in found]).mean(dim=0) for name in found[0].terms}
+    return replace(found[0], terms=terms)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, get_args
 
 from toolkit_ext.bounds import COUNT, NOT_NEGATIVE, POSITIVE, check_options
 from toolkit_ext.errors import check_choice
-from toolkit_ext.types import AdversarialInputs, HiddenNorm, option
+from toolkit_ext.types import AdversarialInputs, HiddenNorm, Norm, option
 from toolkit_ext.units import Eps, parse_eps
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Deep:
     soft_labels: ClassVar[bool] = True
 
     eps: Eps = option(8 / 255, "radius of the budget, in units of [0, 1] inputs; 8/255 is accepted as text")
-    norm: HiddenNorm = option("Linf", "norm of the budget: Linf or L2")
+    norm: Norm = option("Linf", "norm of the budget: Linf, L2, or with backend art L1")
     deep_layers: str = option("auto", "hidden layers: auto, none, or a comma-separated list of names and patterns")
     deep_hidden_eps: float = option(
         0.02, "budget of a hidden layer, as a fraction of the size of its clean output", NOT_NEGATIVE
@@ -68,6 +68,7 @@ class Deep:
 
     def __post_init__(self) -> None:
         check_options(self)
+        check_choice("norm", self.norm, get_args(HiddenNorm))
         check_choice("deep_rho", self.deep_rho, _LAMBDA)
         check_choice("deep_solver", self.deep_solver, ("cg", "ga", "pgd"))
         check_choice("deep_variables", self.deep_variables, ("perturbations", "neurons"))

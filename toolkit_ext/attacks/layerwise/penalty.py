@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toolkit_ext.types import HiddenNorm
+from toolkit_ext.types import Norm
 
 
 def per_example(values: Tensor, dim: int) -> Tensor:
@@ -42,7 +42,7 @@ class Penalty:
     """
 
     shape: torch.Size
-    norm: HiddenNorm
+    norm: Norm
     weight: float
     ball: bool
     box: tuple[Tensor, Tensor] | None = None
