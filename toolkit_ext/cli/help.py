@@ -63,7 +63,10 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("augment", "crop_padding", "crop_scale", "auto_augment", "rand_ops", "rand_magnitude"),
         *("mixup", "cutmix", "mix_prob", "sampler", "class_weights"),
     ),
-    "Speed": ("device", "speed", "precision", "craft_precision", "compile_mode", "fused_optimizer"),
+    "Speed": (
+        *("device", "speed", "precision", "craft_precision", "matmul_precision", "compile_mode", "fused_optimizer"),
+        "deterministic",
+    ),
     "Several processes": ("sharding", "sync_batch_norm", "ascent_on", "rank", "ranks"),
     "Monitoring": (
         *("validation_fraction", "validation_steps", "validation_limit", "measure_every", "overfit_patience"),
