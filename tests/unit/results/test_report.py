@@ -9,13 +9,13 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from html_parts import Parts  # type: ignore[import-not-found]
 
 from toolkit_ext import data
 from toolkit_ext.errors import UserError
@@ -30,30 +30,6 @@ pytest.importorskip("itables", reason="the extra report is not installed")
 pytest.importorskip("plotly", reason="the extra report is not installed")
 
 Make = Callable[..., Record]
-
-
-class Parts(HTMLParser):
-    """Elements with their attributes in order, and whether every one that was opened was closed."""
-
-    VOID = frozenset({"meta", "img", "br", "input", "link"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def all(self, tag: str, **having: str) -> list[dict[str, str | None]]:
-        """The attributes of every element ``tag`` that has those given."""
-        return [a for name, a in self.elements if name == tag and having.items() <= a.items()]
 
 
 @pytest.fixture(scope="module")

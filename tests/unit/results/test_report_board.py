@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_parts import Parts  # type: ignore[import-not-found]
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.report import board, write_board
@@ -54,28 +54,10 @@ def test_settings_are_ranked_by_threat_with_intervals_and_cost(records: list[Rec
     assert l2.lines[0].facts == {"data": "digits", "threat": "L2, eps 0.5", "backbone": "resnet18", "method": "mart"}
 
 
-class Page(HTMLParser):
-    """The attributes of all elements, whether each was closed, and the texts of rows."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_whole_and_needs_nothing_else(records: list[Record]) -> None:
     text = board(records, PAPERS, "Best <of> all")
     assert board(records, PAPERS, "Best <of> all") == text
-    page = Page(text)
+    page = Parts(text)
     assert page.open == []
     assert [tag for tag, about in page.elements if "src" in about or tag == "link"] == []
     assert [about["href"] for tag, about in page.elements if tag == "a"] == ["https://example.org/pgd"]
@@ -97,7 +79,7 @@ def test_names_in_records_are_text(make: Make) -> None:
     )
     assert evil not in text
     assert text.count("<script") == 1
-    assert Page(text).open == []
+    assert Parts(text).open == []
 
 
 def test_without_evaluated_runs_there_is_no_board(make: Make) -> None:
