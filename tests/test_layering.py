@@ -12,7 +12,7 @@ import pytest
 PACKAGE = "toolkit_ext"
 ROOT = Path(__file__).parents[1]
 
-BASE = {"bounds", "devices", "errors", "io", "own_code", "tensors", "types", "units"}
+BASE = {"bounds", "devices", "errors", "io", "own_code", "random_state", "tensors", "types", "units"}
 AXES = {"attacks", "objectives", "updates", "schedules"}
 # What each part of the package may import of it, besides itself. An axis folder has no other axis in its row, and
 # neither evaluation nor landscape has the trainers.
@@ -22,6 +22,7 @@ PARTS: dict[str, set[str]] = {
     "errors": set(),
     "io": {"errors"},
     "own_code": {"errors"},
+    "random_state": set(),
     "ranks": {"errors"},
     "tensors": {"types"},
     "types": {"bounds", "errors"},

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
+from toolkit_ext.random_state import restore_generators
 from toolkit_ext.trainers.accumulation import Accumulation
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.augmentation import Augmentation
@@ -29,7 +30,7 @@ from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder
 from toolkit_ext.trainers.tracking import Trackers, settings_of
-from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch, restore_generators
+from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch
 from toolkit_ext.types import (
     AdversarialInputs,
     Attack,
