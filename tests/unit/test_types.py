@@ -11,6 +11,7 @@ import io
 import sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,22 @@ def test_updates_keep_state_and_free_alone_moves_inputs() -> None:
         update = rule().bind(model, SGD(model.parameters(), lr=LR))
         assert isinstance(update, Stateful)
         assert isinstance(update, InputUpdate) == (rule is FreeRule)
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        ("attacks", "craft", "generate"),
+        ("objectives", "MART", "MARTLoss"),
+        ("objectives", "TRADES", "TRADESLoss"),
+        ("types", "Perturbed", "AdversarialInputs"),
+        ("updates", "Amp", "AMPRule"),
+        ("updates", "Awp", "AWPRule"),
+        ("updates", "Dual", "DualRule"),
+        ("updates", "Plain", "PlainRule"),
+    ],
+)
+def test_names_of_version_0_1_are_aliases(part: str, old: str, new: str) -> None:
+    module = import_module(f"toolkit_ext.{part}")
+    assert getattr(module, old) is getattr(module, new)
+    assert old not in getattr(module, "__all__", ())
