@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tqdm import tqdm
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from toolkit_ext.trainers.meter import Averages
 
+T = TypeVar("T")
 _SHOW_EVERY = 1.0  # seconds
 
 
-class EpochBar:
+class EpochBar(Generic[T]):
     """The progress bar of an epoch, with its mean losses and the last accuracies; none where the output is no terminal.
 
     Args:
@@ -27,14 +28,12 @@ class EpochBar:
         hidden: show no bar at all.
     """
 
-    def __init__(
-        self, batches: Iterator[Any], epoch: int, epochs: int, count: int, start: int, *, hidden: bool
-    ) -> None:
+    def __init__(self, batches: Iterator[T], epoch: int, epochs: int, count: int, start: int, *, hidden: bool) -> None:
         name, disable = f"epoch {epoch}/{epochs}", True if hidden else None
         self._bar = tqdm(batches, name, count, disable=disable, leave=False, initial=start)
         self._shown = 0.0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T]:
         return iter(self._bar)
 
     def show(self, averages: Averages, history: Sequence[Mapping[str, Any]]) -> None:
