@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit_ext.claims.programme import Entry, programme
+from toolkit_ext.programme import Entry, programme
 
 MNIST = ("MNIST, constant", "MNIST, cosine", "MNIST, linear")
 PERIODS = tuple(f"CIFAR-10, {schedule}" for schedule in ("no periods", "constant", "cosine", "linear"))

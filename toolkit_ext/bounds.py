@@ -84,6 +84,13 @@ def check_options(options: Any) -> None:
             object.__setattr__(options, entry.name, found)
 
 
+class CheckedOptions:
+    """Base of frozen dataclasses of options that :func:`check_options` alone has to check."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     try:

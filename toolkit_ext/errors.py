@@ -1,4 +1,4 @@
-"""The exception for bad input, and checks that raise it.
+"""The exception for bad input, checks that raise it, and silence for libraries.
 
 Each message is one line for the command line that names the option, the value and what is allowed.
 """
@@ -6,8 +6,11 @@ Each message is one line for the command line that names the option, the value a
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 
 _LONGEST = 1200
@@ -97,3 +100,16 @@ def check_positive(option: str, value: float, *, zero: bool = False) -> float:
         shown = value if number else quoted(value)
         raise UserError(f"{option}: {shown} is not allowed; it must be a finite number {bound}")
     return value
+
+
+@contextmanager
+def quiet(warned: str = "") -> Iterator[None]:
+    """Hide what libraries log, and those of their warnings that begin with ``warned``, a regular expression."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=warned)
+            yield
+    finally:
+        logging.disable(before)

@@ -39,7 +39,7 @@ def parse_eps(value: str | float, norm: str | None = "Linf", option: str = "eps"
     """
     if norm is not None:
         check_choice("norm", norm, NORMS)
-    number = _number(value, option)
+    number = parse_number(value, option)
     if not math.isfinite(number) or number < 0:
         raise UserError(f"{option}: {value} is not allowed; it must be a finite number, at least 0, such as 8/255")
     if norm == "Linf" and number > 1:
@@ -48,7 +48,8 @@ def parse_eps(value: str | float, norm: str | None = "Linf", option: str = "eps"
     return number
 
 
-def _number(value: str | float, option: str) -> float:
+def parse_number(value: str | float, option: str) -> float:
+    """A number from ``"8/255"``, ``"0.3"`` or ``0.03``; :class:`UserError` that names ``option`` if it is none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     try:

@@ -140,6 +140,27 @@ def rises(named: Callable[[str], str], table: Mapping[str, tuple[float, ...]], c
     return All(tuple(Lower((a, probe + APGD), (b, probe + APGD), margin=delta) for a, b, delta in pairs))
 
 
+def on_cifar10(
+    name: str,
+    named: Callable[[str], str],
+    table: Mapping[str, tuple[float, ...]],
+    periods: str,
+    rising: str,
+    rising_once: str,
+) -> tuple[Claim, ...]:
+    """The three statements on a network: on ensembles over periods, and on rising eps with them and without."""
+    ensemble, model = (named("constant"), TOGETHER + APGD), (named("no periods"), APGD)
+    whole = (*rows(named("no periods"), table["no periods"]), *rows(named("constant"), table["constant"], TOGETHER))
+    once = tuple(row for s in RISING for row in rows(named(f"no periods, {s}"), table[f"no periods, {s}"]))
+    within = tuple(row for s in RISING for row in rows(named(s), table[s], TOGETHER))
+    beats = Lower(ensemble, model, margin=margin(table, "constant", "no periods"))
+    return (
+        Claim(f"{name}-periods", periods, beats, "table 1", whole),
+        Claim(f"{name}-rising-eps", rising, rises(named, table, "constant", TOGETHER), "table 1", within),
+        Claim(f"{name}-rising-eps-without-periods", rising_once, rises(named, table, "no periods"), "table 1", once),
+    )
+
+
 GROUP = Group(
     number=2,
     name="pas_table",
@@ -158,56 +179,21 @@ GROUP = Group(
             "table 1",
             rows=tuple(row for s, figures in MNIST.items() for row in rows(m(s), figures)),
         ),
-        Claim(
-            "cifar-periods",
+        *on_cifar10(
+            "cifar",
+            c,
+            CIFAR,
             "On CIFAR-10, an ensemble over the periods of the learning rate beats one model trained without periods.",
-            Lower(
-                (c("constant"), TOGETHER + APGD),
-                (c("no periods"), APGD),
-                margin=margin(CIFAR, "constant", "no periods"),
-            ),
-            "table 1",
-            rows=(
-                *rows(c("no periods"), CIFAR["no periods"]),
-                *rows(c("constant"), CIFAR["constant"], TOGETHER),
-            ),
-        ),
-        Claim(
-            "cifar-rising-eps",
             "On CIFAR-10, with periods and ensembles, eps along a cosine or a line is more robust than constant eps.",
-            rises(c, CIFAR, "constant", TOGETHER),
-            "table 1",
-            rows=tuple(row for s in RISING for row in rows(c(s), CIFAR[s], TOGETHER)),
-        ),
-        Claim(
-            "cifar-rising-eps-without-periods",
             "On CIFAR-10 without periods, eps along a cosine or a line is more robust than constant eps.",
-            rises(c, CIFAR, "no periods"),
-            "table 1",
-            rows=tuple(row for s in RISING for row in rows(c(f"no periods, {s}"), CIFAR[f"no periods, {s}"])),
         ),
-        Claim(
-            "vgg-periods",
+        *on_cifar10(
+            "vgg",
+            v,
+            VGG,
             "On CIFAR-10, an ensemble of VGG-16 over the periods of the learning rate beats one model without periods.",
-            Lower(
-                (v("constant"), TOGETHER + APGD), (v("no periods"), APGD), margin=margin(VGG, "constant", "no periods")
-            ),
-            "table 1",
-            rows=(*rows(v("no periods"), VGG["no periods"]), *rows(v("constant"), VGG["constant"], TOGETHER)),
-        ),
-        Claim(
-            "vgg-rising-eps",
             "On CIFAR-10, ensembles of VGG-16 with eps along a cosine or a line are more robust than constant eps.",
-            rises(v, VGG, "constant", TOGETHER),
-            "table 1",
-            rows=tuple(row for s in RISING for row in rows(v(s), VGG[s], TOGETHER)),
-        ),
-        Claim(
-            "vgg-rising-eps-without-periods",
             "On CIFAR-10 without periods, VGG-16 with eps along a cosine or a line is more robust than constant eps.",
-            rises(v, VGG, "no periods"),
-            "table 1",
-            rows=tuple(row for s in RISING for row in rows(v(f"no periods, {s}"), VGG[f"no periods, {s}"])),
         ),
     ),
     notes="The source's PGD stands beside PGD-20. What the source does not tell of its training on CIFAR-10, such as "

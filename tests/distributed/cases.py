@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "trainers" / "extensions"))
-from free import FreeRule  # type: ignore[import-not-found]
-
 from toolkit_ext import backbones, data
 from toolkit_ext.evaluation import Budget, Evaluation, evaluate
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
+from toolkit_ext.updates import FreeRule
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +48,7 @@ FURTHER = {"second network": 1, "class means": 1, "fgsm_pgi": 2} | {
     name: 1 for name, (_, options) in METHODS.items() if options.get("ascent_on") == "batch"
 }
 # An update that keeps a perturbation for each example of a batch, gathered from all ranks after each step.
-FREE: tuple[str, dict[str, Any]] = ("pgd", {**LINF, "update": FreeRule(replays=2)})
+FREE: tuple[str, dict[str, Any]] = ("pgd", {**LINF, "update": FreeRule(free_replays=2)})
 # From the second step on, the weights differ in their last bits. The attack of TRADES climbs a divergence that begins
 # at zero, so that a last bit can turn a sign of its gradient, and with it a pixel: equality holds for a step.
 ONE_STEP: dict[str, tuple[str, dict[str, Any]]] = {"trades": ("trades", LINF), "mart": ("mart", LINF)}

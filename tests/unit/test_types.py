@@ -1,8 +1,8 @@
 """The protocols of the axes suffice for methods with state and with a second network, each written as one new choice.
 
-Free adversarial training (an update that moves the inputs) and helper-based training (an objective that binds one)
-are the files of ``trainers/extensions``; universal adversarial training (an attack with state) is written here. Each
-runs with a stand-in for what the training loop gives it, and is compared with its algorithm.
+Universal adversarial training (an update that moves the inputs) and robust distillation (an objective that binds a
+network) are the files of ``trainers/extensions``; an attack with state is written here. Each runs with a stand-in for
+what the training loop gives it, and is compared with its algorithm.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 
 sys.path.append(str(Path(__file__).parent / "trainers" / "extensions"))
-from free import Free  # type: ignore[import-not-found]
-from hat import HelperLoss  # type: ignore[import-not-found]
+from distillation import DistillationLoss  # type: ignore[import-not-found]
+from universal import Universal  # type: ignore[import-not-found]
 
 from toolkit_ext.attacks import ATTACKS, FGSM, PriorGuidedFGSM
 from toolkit_ext.errors import UserError
-from toolkit_ext.objectives import OBJECTIVES, Adversarial, ImprovedKL, LearnedBoundary
-from toolkit_ext.objectives import HelperLoss as OwnHelperLoss
+from toolkit_ext.objectives import OBJECTIVES, Adversarial, HelperLoss, ImprovedKL, LearnedBoundary
 from toolkit_ext.types import (
     AdversarialInputs,
     AfterStep,
@@ -46,7 +46,7 @@ from toolkit_ext.types import (
 )
 from toolkit_ext.updates import UPDATES, FreeRule
 
-EPS, LR, REPLAYS = 0.1, 0.2, 3
+EPS, LR, RATE = 0.1, 0.2, 0.25
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -67,7 +67,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def free_step(model: nn.Module, update: InputUpdate, x: Tensor, y: Tensor) -> StepReport:
+def step_of(model: nn.Module, update: InputUpdate, x: Tensor, y: Tensor) -> StepReport:
     """What the loop does with an update that moves inputs: no attack is run."""
     batch, attack = Batch(x, y, AdversarialInputs(x)), FGSM(eps=EPS)
 
@@ -78,36 +78,34 @@ def free_step(model: nn.Module, update: InputUpdate, x: Tensor, y: Tensor) -> St
 
 
 def by_hand(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> None:
-    delta = torch.zeros_like(data[0][0])
+    delta = torch.zeros(1, 4, 4, requires_grad=True)
     for x, y in data:
-        for _ in range(REPLAYS):
-            inputs = (x + delta[: len(x)]).clamp(0, 1).requires_grad_()
-            loss = F.cross_entropy(model(inputs), y)
-            *gradients, at_inputs = torch.autograd.grad(loss, [*model.parameters(), inputs])
-            with torch.no_grad():
-                for weight, gradient in zip(model.parameters(), gradients, strict=True):
-                    weight.sub_(LR * gradient)
-            delta[: len(x)] = (delta[: len(x)] + EPS * at_inputs.sign()).clamp(-EPS, EPS)
+        loss = F.cross_entropy(model((x + delta).clamp(0, 1)), y)
+        *gradients, upwards = torch.autograd.grad(loss, [*model.parameters(), delta])
+        with torch.no_grad():
+            for weight, gradient in zip(model.parameters(), gradients, strict=True):
+                weight.sub_(LR * gradient)
+            delta.add_(RATE * EPS * upwards.sign()).clamp_(-EPS, EPS)
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
-def test_free_training_is_an_update_with_state() -> None:
+def test_universal_training_is_an_update_with_state() -> None:
     model, reference, data = network(), network(), batches(6, 6, 4, 6)
-    update = Free(SGD(model.parameters(), lr=LR), REPLAYS)
-    report = free_step(model, update, *data[0])
+    update = Universal(SGD(model.parameters(), lr=LR), RATE)
+    report = step_of(model, update, *data[0])
     torch.testing.assert_close(
         report.losses["adversarial"], F.cross_entropy(reference(data[0][0]), data[0][1]).detach()
     )
     resumed = deepcopy(model)
     state = through_a_file(update.state_dict())
-    other = Free(SGD(resumed.parameters(), lr=LR), REPLAYS)
+    other = Universal(SGD(resumed.parameters(), lr=LR), RATE)
     other.load_state_dict(state)
     for x, y in data[1:]:
-        free_step(model, update, x, y)
-        free_step(resumed, other, x, y)
+        step_of(model, update, x, y)
+        step_of(resumed, other, x, y)
     by_hand(reference, data)
     assert same(resumed, model)
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
@@ -115,8 +113,8 @@ def test_free_training_is_an_update_with_state() -> None:
 
 
 def test_an_update_of_inputs_refuses_a_closure() -> None:
-    update = Free(SGD(network().parameters(), lr=LR), REPLAYS)
-    with pytest.raises(UserError, match=r"update: Free moves the inputs as well; call step_inputs\(step\)"):
+    update = Universal(SGD(network().parameters(), lr=LR), RATE)
+    with pytest.raises(UserError, match=r"update: Universal moves the inputs as well; call step_inputs\(step\)"):
         update.step(lambda: Losses({}))
 
 
@@ -145,26 +143,24 @@ class Provided:
         return deepcopy(model).requires_grad_(False)
 
 
-def test_helper_based_training_is_an_objective_that_binds() -> None:
-    model, helper, (x, y) = network(), network(7), batches(6)[0]
-    options: Bindable[Objective] = HelperLoss(hat_helper="standard")
-    objective = options.bind(model, Provided({"standard": helper}))
+def test_distillation_is_an_objective_that_binds() -> None:
+    model, teacher, (x, y) = network(), network(7), batches(6)[0]
+    options: Bindable[Objective] = DistillationLoss(ard_teacher="robust", ard_temperature=2.0)
+    objective = options.bind(model, Provided({"robust": teacher}))
     assert isinstance(objective, Objective)
     attacked = (x + EPS * torch.randn_like(x).sign()).clamp(0, 1)
     losses = objective(model, Batch(x, y, AdversarialInputs(attacked)), F.cross_entropy)
     torch.autograd.backward(losses.total)
-    assert all(weight.grad is None for weight in helper.parameters())
-    log_p, log_q = model(x).log_softmax(1), model(attacked).log_softmax(1)
-    labels = helper(attacked).argmax(1)
-    far = -model(2 * attacked - x).log_softmax(1)[torch.arange(len(y)), labels].mean()
-    clean = -log_p[torch.arange(len(y)), y].mean()
-    expected = clean + 2.5 * (log_p.exp() * (log_p - log_q)).sum(1).mean() + 0.5 * far
+    assert all(weight.grad is None for weight in teacher.parameters())
+    log_p, log_q = (teacher(x) / 2).log_softmax(1), (model(attacked) / 2).log_softmax(1)
+    clean = -model(x).log_softmax(1)[torch.arange(len(y)), y].mean()
+    expected = 0.1 * clean + 0.9 * 4 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
     torch.testing.assert_close(losses.total, expected)
 
 
 @dataclass
-class Universal:
-    """Shafahi et al.: Universal adversarial training. AAAI 2020: one perturbation for all, moved once a step."""
+class Climbing:
+    """One perturbation for all, moved before it is trained on; for a state in an attack instead of an update."""
 
     eps: float
     delta: Tensor
@@ -188,23 +184,23 @@ class Universal:
         self.delta = state["delta"]
 
 
-def test_a_universal_perturbation_is_the_state_of_an_attack() -> None:
+def test_a_perturbation_of_all_is_the_state_of_an_attack() -> None:
     model, data = network(), batches(6, 6, 4, 6)
     seen: list[int] = []
-    attack = Universal(EPS, torch.zeros(1, 4, 4), lambda gradients: seen.append(len(gradients)))
+    attack = Climbing(EPS, torch.zeros(1, 4, 4), lambda gradients: seen.append(len(gradients)))
     assert isinstance(attack, Attack)
     assert isinstance(attack, Stateful)
     for x, y in data[:3]:
         attack.at(eps=EPS)(model, x, y)
-    other = Universal(EPS, torch.zeros(1, 4, 4), no_exchange)
+    other = Climbing(EPS, torch.zeros(1, 4, 4), no_exchange)
     other.load_state_dict(through_a_file(attack.state_dict()))
     assert torch.equal(other(model, *data[3]).inputs, attack(model, *data[3]).inputs)
-    assert not torch.equal(Universal(EPS, torch.zeros(1, 4, 4), no_exchange)(model, *data[3]).inputs, data[3][0])
+    assert not torch.equal(Climbing(EPS, torch.zeros(1, 4, 4), no_exchange)(model, *data[3]).inputs, data[3][0])
     assert seen == [1, 1, 1, 1]
 
 
 CAPABILITIES = (Bindable, Stateful, AfterStep, RemembersExamples, InputUpdate)
-BINDABLE = {PriorGuidedFGSM, OwnHelperLoss, LearnedBoundary, ImprovedKL}
+BINDABLE = {PriorGuidedFGSM, HelperLoss, LearnedBoundary, ImprovedKL}
 
 
 @pytest.mark.parametrize("kind", [*ATTACKS.values(), *OBJECTIVES.values()], ids=lambda kind: kind.__name__)
@@ -224,3 +220,22 @@ def test_updates_keep_state_and_free_alone_moves_inputs() -> None:
         update = rule().bind(model, SGD(model.parameters(), lr=LR))
         assert isinstance(update, Stateful)
         assert isinstance(update, InputUpdate) == (rule is FreeRule)
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        ("attacks", "craft", "generate"),
+        ("objectives", "MART", "MARTLoss"),
+        ("objectives", "TRADES", "TRADESLoss"),
+        ("types", "Perturbed", "AdversarialInputs"),
+        ("updates", "Amp", "AMPRule"),
+        ("updates", "Awp", "AWPRule"),
+        ("updates", "Dual", "DualRule"),
+        ("updates", "Plain", "PlainRule"),
+    ],
+)
+def test_names_of_version_0_1_are_aliases(part: str, old: str, new: str) -> None:
+    module = import_module(f"toolkit_ext.{part}")
+    assert getattr(module, old) is getattr(module, new)
+    assert old not in getattr(module, "__all__", ())

@@ -44,3 +44,5 @@ __all__ = [
     "generate",
     "library_attack",
 ]
+
+craft = generate  # its name in 0.1

@@ -184,7 +184,7 @@ class TPGD(IteratedAttack):
         own = self.tpgd_start == "unclamped" and self.norm == "Linf" and self.backend == "torchattacks"
         if not own or self.eps == 0:
             return super().__call__(model, x, y)
-        from toolkit_ext.attacks.trades_pgd import trades_pgd
+        from toolkit_ext.attacks.steps import trades_pgd
 
         return AdversarialInputs(trades_pgd(model, x, self.eps, self.step_size, self.steps))
 

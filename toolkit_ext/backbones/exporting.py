@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.errors import RunError, UserError, check_choice, one_line
+from toolkit_ext.errors import RunError, UserError, check_choice, one_line, quiet
 from toolkit_ext.io import atomic_write
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch-export": ".pt2"}
@@ -43,7 +40,7 @@ def export_model(model: nn.Module, images: Tensor, path: Path, to: str) -> str:
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"model{FORMATS[to]}"
         try:
-            with _quiet():
+            with quiet():
                 _WRITERS[to](model, images, file)
         except Exception as error:  # exporters raise any exception
             raise RunError(f"export: this model cannot be written as {to} ({one_line(error, 300)})") from error
@@ -59,7 +56,7 @@ def _check_packages(to: str) -> None:
 
 
 def _compare(run: Runner, images: Tensor, wanted: Tensor, to: str) -> str:
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         found = torch.cat([run(images), run(images[:1])])
     scale = float(wanted.abs().max())
     change = float((found - wanted).abs().max()) / max(scale, torch.finfo(wanted.dtype).tiny)
@@ -109,7 +106,7 @@ def _read_onnx(path: Path) -> Runner | None:
 
 
 def _read_script(path: Path) -> Runner:
-    with _quiet():
+    with quiet():
         program: Runner = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     return program
 
@@ -128,16 +125,3 @@ _READERS: dict[str, Callable[[Path], Runner | None]] = {
     "torchscript": _read_script,
     "torch-export": _read_export,
 }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what exporters print and warn of; it is about their own code."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

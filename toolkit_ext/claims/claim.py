@@ -42,13 +42,17 @@ class Effect(Protocol):
 
 
 class Part(Protocol):
-    """One quantity that a rule asks for; ``delta`` is the smallest effect that counts, in its ``unit``.
+    """A rule on one quantity, its own only part; ``delta`` is the smallest effect that counts, in its ``unit``.
 
     The claim is supported if the quantity is ``inside`` its bounds, refuted if it is not within ``outside``.
     """
 
     def figures(self) -> tuple[Figure, ...]:
         """The figures it needs."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """This part."""
+        return (self,)
 
     @property
     def delta(self) -> float:
@@ -61,6 +65,7 @@ class Part(Protocol):
     @property
     def outside(self) -> Bounds:
         """The bounds out of which the claim is refuted."""
+        return self.inside
 
     @property
     def unit(self) -> str:
@@ -78,9 +83,13 @@ class Part(Protocol):
 
     def p_support(self, samples: Samples) -> float:
         """The p-value of the hypothesis that the quantity is not ``inside``."""
+        estimate, (low, high) = self.estimate(samples), self.inside
+        return max(estimate.p_above(low), estimate.p_below(high))
 
     def p_refute(self, samples: Samples) -> float:
         """The p-value of the hypothesis that the quantity is within ``outside``."""
+        estimate, (low, high) = self.estimate(samples), self.outside
+        return min(estimate.p_below(low), estimate.p_above(high))
 
 
 class Rule(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from toolkit_ext.errors import RunError
+from toolkit_ext.random_state import preserved_generators
 
 Plan = list[int]
 """A batch to read: a seed for what is random in it, and rows."""
@@ -132,17 +132,7 @@ class Stream:
 @contextmanager
 def seeded_item(seed: int, row: int) -> Iterator[None]:
     """What is random while item ``row`` is made depends on ``seed`` and ``row`` alone; the generators are restored."""
-    states: list[tuple[Callable[[Any], Any], Any]] = [
-        (torch.set_rng_state, torch.get_rng_state()),
-        (np.random.set_state, np.random.get_state()),
-        (random.setstate, random.getstate()),
-    ]
     drawn = int(np.random.SeedSequence((seed, row)).generate_state(1)[0])
-    torch.default_generator.manual_seed(drawn)
-    np.random.seed(drawn)
-    random.seed(drawn)
-    try:
+    with preserved_generators(drawn), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(drawn)  # not torch.manual_seed, which seeds every GPU too
         yield
-    finally:
-        for restore, state in states:
-            restore(state)

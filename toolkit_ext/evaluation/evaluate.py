@@ -18,7 +18,7 @@ from toolkit_ext.evaluation.balanced import balanced_metrics, class_counts
 from toolkit_ext.evaluation.confidence import check_confidence, confidence_of
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.checks import find_device, opened
-from toolkit_ext.evaluation.loading.substitute import as_substitute, check_substitute
+from toolkit_ext.evaluation.loading.substitute import as_substitute
 from toolkit_ext.evaluation.protocol import TRANSFER, Budget, Protocol, budgets, load_protocol
 from toolkit_ext.evaluation.result import Evaluation, figures
 from toolkit_ext.evaluation.running.clock import start_clock
@@ -29,7 +29,7 @@ from toolkit_ext.evaluation.settings import BatchSize, check_carry, find_batch_s
 from toolkit_ext.evaluation.suite.attack_suite import AttackSuite
 from toolkit_ext.evaluation.suite.precision import Precision, check_precision
 from toolkit_ext.io import check_output
-from toolkit_ext.ranks import current
+from toolkit_ext.ranks import Ranks, current
 
 _STANDARD = Budget()
 
@@ -109,33 +109,44 @@ def evaluate(
     check_identity(model, state_dir)
     device = find_device(model, device)
     ranks = current(device)
-    for path in (save_examples, store_logits):
-        if path is not None and not isinstance(path, bool):
-            check_output(Path(path))  # fail now, not after the attacks
-    if store_logits:
-        _check_logits(curve=carry is not None)
-    _check_transfer(protocol, transfer)
+    _check_options(protocol, transfer, save_examples, store_logits, curve=carry is not None)
     with opened(model, images, labels, precision, device, num_classes) as subject:
-        other = None if transfer is None else as_substitute(transfer)
-        source = check_substitute(subject.model, other, subject.x)
+        source = as_substitute(transfer, subject.model, subject.x)
         size = ranks.first(partial(find_batch_size, batch_size, subject, state_dir, fresh))
         settings = settle(subject, protocol, seed, size, budget, precision, source)
-        if carry is not None:
-            check_carry(carry, settings)
-        bar = tqdm(
-            desc=f"evaluate {protocol.name}", unit="image", disable=None if progress and ranks.is_first else True
-        )
+        check_carry(carry, settings)
+        bar = _bar(protocol, shown=progress and ranks.is_first)
         with bar, shared_state(state_dir, settings.key(carry), ranks, fresh=fresh) as state:
             logits = LogitStore() if store_logits else None
             runner = Runner(subject, size, state, ranks, bar, clock=clock, logits=logits)
             suite = AttackSuite(runner, settings, carry, source)
             suite.run(reject_probabilities=reject_probabilities)
-    evaluation = _result(suite)
-    if save_examples is not None and ranks.is_first:
-        evaluation.examples.save(save_examples)
-    if not isinstance(store_logits, bool) and ranks.is_first:
-        evaluation.save_logits(store_logits)
-    return evaluation
+    return _saved(_result(suite), ranks, save_examples, store_logits)
+
+
+def _bar(protocol: Protocol, *, shown: bool) -> tqdm[Any]:
+    return tqdm(desc=f"evaluate {protocol.name}", unit="image", disable=None if shown else True)
+
+
+def _check_options(
+    protocol: Protocol,
+    transfer: Classifier | None,
+    save_examples: str | Path | None,
+    store_logits: str | Path | bool,
+    *,
+    curve: bool,
+) -> None:
+    """Refuse now what would fail after the attacks, or have no effect."""
+    for path in (save_examples, store_logits):
+        if path is not None and not isinstance(path, bool):
+            check_output(Path(path))
+    if store_logits:
+        _check_logits(curve=curve)
+    columns = [attack for attack in protocol.attacks if attack.startswith(TRANSFER)]
+    if columns and transfer is None:
+        raise UserError(f"attacks: {columns[0]} crafts on another model; give it as transfer (--transfer-from)")
+    if transfer is not None and not columns:
+        raise UserError(f"transfer: has no effect without a column such as {TRANSFER}pgd20")
 
 
 def _check_logits(*, curve: bool) -> None:
@@ -144,12 +155,14 @@ def _check_logits(*, curve: bool) -> None:
     check_confidence()
 
 
-def _check_transfer(protocol: Protocol, transfer: Classifier | None) -> None:
-    columns = [attack for attack in protocol.attacks if attack.startswith(TRANSFER)]
-    if columns and transfer is None:
-        raise UserError(f"attacks: {columns[0]} crafts on another model; give it as transfer (--transfer-from)")
-    if transfer is not None and not columns:
-        raise UserError(f"transfer: has no effect without a column such as {TRANSFER}pgd20")
+def _saved(
+    evaluation: Evaluation, ranks: Ranks, save_examples: str | Path | None, store_logits: str | Path | bool
+) -> Evaluation:
+    if save_examples is not None and ranks.is_first:
+        evaluation.examples.save(save_examples)
+    if not isinstance(store_logits, bool) and ranks.is_first:
+        evaluation.save_logits(store_logits)
+    return evaluation
 
 
 def _result(suite: AttackSuite) -> Evaluation:

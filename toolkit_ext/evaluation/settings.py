@@ -123,8 +123,10 @@ def settle(
     return Settings(protocol, threat, batch_size, precision, hash_model(subject.model), data, transfer_sha256=transfer)
 
 
-def check_carry(carry: Evaluation, settings: Settings) -> None:
-    """:class:`UserError` if ``carry`` differs in more than ``eps``, or if its ``eps`` is not smaller."""
+def check_carry(carry: Evaluation | None, settings: Settings) -> None:
+    """:class:`UserError` if there is a ``carry`` that differs in more than ``eps``, or whose ``eps`` is not smaller."""
+    if carry is None:
+        return
     there, here = _rules(carry.protocol, carry.settings), _rules(settings.protocol, settings.to_dict())
     if differing := differences(there, here):
         raise UserError(f"carry: is of another evaluation, differing in {', '.join(differing)}; only eps may differ")

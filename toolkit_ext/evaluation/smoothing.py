@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check
 from toolkit_ext.evaluation.loading.checks import Subject, find_device, hash_model, opened
 from toolkit_ext.evaluation.running.state import State, shared_state
 from toolkit_ext.evaluation.settings import float32_arithmetic, versions
+from toolkit_ext.random_state import preserved_generators
 from toolkit_ext.ranks import Ranks, current
 from toolkit_ext.tensors import hash_tensors
 
@@ -89,7 +88,7 @@ def certify(
     ranks = current(device)
     with opened(model, images, labels, "fp32-reference", device, num_classes) as subject:
         settings = _settings(subject, smoothing, seed, batch_size)
-        with shared_state(state_dir, settings, ranks, fresh=fresh) as state, _numpy_state_kept():
+        with shared_state(state_dir, settings, ranks, fresh=fresh) as state, preserved_generators():
             job = _Job(subject, smoothing, seed, batch_size, state, ranks)
             prediction, radius = job.run(progress=progress)
         return Certificates(prediction, radius, subject.y, time.perf_counter() - began, settings)
@@ -167,12 +166,3 @@ def _settings(subject: Subject, smoothing: Smoothing, seed: int, batch_size: int
         "model_sha256": hash_model(subject.model),
         "data_sha256": hash_tensors([("x", subject.x), ("y", subject.y)]),
     }
-
-
-@contextmanager
-def _numpy_state_kept() -> Iterator[None]:
-    state = np.random.get_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from toolkit_ext.backbones.outputs import same_modes
 from toolkit_ext.data import check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation.running.isolation import preserved_rng
+from toolkit_ext.random_state import preserved_generators
 from toolkit_ext.types import Attack
 
 BATCH_SIZE = 250
@@ -61,15 +61,10 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the generators of torch and Python; restore both after."""
-    python = random.getstate()
-    with preserved_rng(device):
+    """Seed the generators of torch, NumPy (from which ART draws) and Python; restore all after."""
+    with preserved_generators(seed), preserved_rng(device):
         torch.manual_seed(seed)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
+        yield
 
 
 def size_of(model: nn.Module) -> int:

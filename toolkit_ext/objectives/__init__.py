@@ -40,3 +40,5 @@ __all__ = [
     "PriorGuidedLoss",
     "TRADESLoss",
 ]
+
+MART, TRADES = MARTLoss, TRADESLoss  # their names in 0.1

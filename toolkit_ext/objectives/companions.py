@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from toolkit_ext.bounds import NOT_NEGATIVE, POSITIVE, check_options
+from toolkit_ext.bounds import NOT_NEGATIVE, POSITIVE, CheckedOptions
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import Batch, Losses, LossFn, Objective, Resources, option
 
@@ -15,13 +15,10 @@ if TYPE_CHECKING:
     from toolkit_ext.objectives.second_network import SecondNetwork
 
 
-class NeedsRun:
+class NeedsRun(CheckedOptions):
     """Base of the options of objectives that must be bound to a run before they are called."""
 
     uses_attack: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         """Raises :class:`UserError`: there is no run yet."""

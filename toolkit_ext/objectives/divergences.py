@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from toolkit_ext.bounds import POSITIVE, Bounds, check_options
+from toolkit_ext.bounds import POSITIVE, Bounds, CheckedOptions
 from toolkit_ext.types import Batch, Losses, LossFn, option
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TRADESLoss:
+class TRADESLoss(CheckedOptions):
     """``L(f(x), y) + β (1/N) Σ_i KL(p(x_i) ‖ p(x'_i))`` with ``p = softmax(f)`` and ``β = trades_beta``.
 
     The divergence is the ``adversarial`` term, so the update ``dual`` works on TRADES too. Gradients flow through both
@@ -46,9 +46,6 @@ class TRADESLoss:
     soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from toolkit_ext.objectives.terms import divergence
 
@@ -60,7 +57,7 @@ class TRADESLoss:
 
 
 @dataclass(frozen=True)
-class MARTLoss:
+class MARTLoss(CheckedOptions):
     """``BCE(p(x'), y) + λ (1/N) Σ_i KL(p(x_i) ‖ p(x'_i)) (1 − p_y(x_i))`` with ``λ = mart_lambda``.
 
     ``BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k)``, see :func:`~toolkit_ext.objectives.terms.boosted_cross_entropy`.
@@ -79,9 +76,6 @@ class MARTLoss:
     uses_attack: ClassVar[bool] = True
     uses_loss: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from torch.nn.functional import kl_div

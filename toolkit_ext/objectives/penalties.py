@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from toolkit_ext.bounds import NOT_NEGATIVE, check_options
+from toolkit_ext.bounds import NOT_NEGATIVE, CheckedOptions
 from toolkit_ext.errors import UserError
 from toolkit_ext.objectives.cross_entropy import BASE_LOSSES, loss_terms, side
 from toolkit_ext.types import Batch, Losses, LossFn, option
@@ -20,7 +20,7 @@ Form = Literal["rows", "short_side"]
 
 
 @dataclass(frozen=True)
-class GradientPenalty:
+class GradientPenalty(CheckedOptions):
     """``L + λ (1/N) Σ_i ‖∇_{x_i} L_i‖_p²``, the gradient of each example's own loss, by double back-propagation.
 
     ``L`` is the loss ``penalty_base``, the gradient is taken at ``penalty_on`` inputs, ``λ = penalty_lambda``, ``p`` is
@@ -42,9 +42,6 @@ class GradientPenalty:
     penalty_norm: GradientNorm = option("L2", "norm of the input gradient, squared in the penalty: L1, L2 or Linf")
     penalty_on: Point = option("adversarial", "where the gradient is penalised: clean or adversarial inputs")
     penalty_base: Base = option("adversarial", "loss it is added to: clean, adversarial or clean_adversarial")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -72,7 +69,7 @@ class GradientPenalty:
 
 
 @dataclass(frozen=True)
-class Orthogonal:
+class Orthogonal(CheckedOptions):
     """``L + λ Σ_W Σ_{jk} |W Wᵀ − I|_{jk}`` over linear and convolution weights, ``λ = orthogonal_lambda``.
 
     A convolution's weight is the matrix ``[out, in · kernel]`` (one per group). As in the source, the sum runs over all
@@ -93,9 +90,6 @@ class Orthogonal:
     orthogonal_lambda: float = option(1e-4, "weight of the orthogonality penalty", NOT_NEGATIVE)
     orthogonal_form: Form = option("rows", "orthonormal rows always, or along the short_side of each matrix")
     orthogonal_base: Base = option("adversarial", "loss it is added to: clean, adversarial or clean_adversarial")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     @property
     def terms(self) -> tuple[str, ...]:

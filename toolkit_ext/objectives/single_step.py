@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from toolkit_ext.bounds import NOT_NEGATIVE, check_options
+from toolkit_ext.bounds import NOT_NEGATIVE, CheckedOptions
 from toolkit_ext.types import Batch, Losses, LossFn, option
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GradAlign:
+class GradAlign(CheckedOptions):
     """``L(f(x'), y) + λ (1 − (1/N) Σ_i cos(∇L(x_i), ∇L(x_i + η_i)))``, ``η`` uniform in the ball, ``λ = align_lambda``.
 
     Both gradients are differentiated (double back-propagation), with the batch norm of training. The radius of ``η`` is
@@ -31,9 +31,6 @@ class GradAlign:
     soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from toolkit_ext.objectives.terms import misalignment
 
@@ -43,7 +40,7 @@ class GradAlign:
 
 
 @dataclass(frozen=True)
-class NuclearNorm:
+class NuclearNorm(CheckedOptions):
     """``L(f(x), y) + λ ‖f(x') − f(x)‖_* / N`` with the nuclear norm of the ``[N, K]`` difference of logits.
 
     ``λ = nuat_lambda`` is constant; the authors' code lets it rise linearly from 0 over the epochs. Processes,
@@ -61,9 +58,6 @@ class NuclearNorm:
     soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from toolkit_ext.objectives.terms import nuclear_norm
 
@@ -73,7 +67,7 @@ class NuclearNorm:
 
 
 @dataclass(frozen=True)
-class PriorGuidedLoss:
+class PriorGuidedLoss(CheckedOptions):
     """``L(f(x'), y) + λ (1/NK) Σ (f(x') − f(x̃))²`` with ``x̃`` the point that the attack started from.
 
     ``λ = pgi_lambda``, ``K`` is the number of classes. An attack that tells no start gives ``x̃ = x``. Gradients flow
@@ -90,9 +84,6 @@ class PriorGuidedLoss:
     uses_attack: ClassVar[bool] = True
     soft_labels: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("adversarial", "penalty")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def __call__(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> Losses:
         from torch.nn.functional import mse_loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit_ext.data import ImageSet, ImagesInMemory, as_image_set, as_tensor, check_images, to_unit
+from toolkit_ext.random_state import preserved_generators
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.trainers.class_balance import BalancedOrder
 
@@ -133,14 +133,7 @@ def isolated_rng(seed: int) -> Iterator[None]:
 
     Each epoch runs under its own seed, so a resumed run needs no generator state to repeat it.
     """
-    numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with preserved_generators(seed), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+        yield

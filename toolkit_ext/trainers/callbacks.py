@@ -1,13 +1,50 @@
-"""What a training reports after each epoch, to functions that the caller gives."""
+"""What a training shows: a bar while an epoch runs, and a report of it to functions that the caller gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from toolkit_ext.trainers.meter import Averages
+
+T = TypeVar("T")
+_SHOW_EVERY = 1.0  # seconds
+
+
+class EpochBar(Generic[T]):
+    """The progress bar of an epoch, with its mean losses and the last accuracies; none where the output is no terminal.
+
+    Args:
+        batches: what it shows the progress of, from number ``start`` on.
+        epoch, epochs: number of the epoch, and how many there are.
+        count: number of batches in an epoch.
+        hidden: show no bar at all.
+    """
+
+    def __init__(self, batches: Iterator[T], epoch: int, epochs: int, count: int, start: int, *, hidden: bool) -> None:
+        name, disable = f"epoch {epoch}/{epochs}", True if hidden else None
+        self._bar = tqdm(batches, name, count, disable=disable, leave=False, initial=start)
+        self._shown = 0.0
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._bar)
+
+    def show(self, averages: Averages, history: Sequence[Mapping[str, Any]]) -> None:
+        """Show ``averages`` and the last row of ``history``; once a second, as it waits for the device."""
+        if self._bar.disable or (now := time.monotonic()) - self._shown < _SHOW_EVERY:
+            return
+        self._shown = now
+        losses = {name: f"{value:.3g}" for name, value in averages.means().items() if name.startswith("loss")}
+        last = history[-1] if history else {}
+        measured = {name: last.get(f"val_{name}_acc") for name in ("clean", "robust")}
+        self._bar.set_postfix(losses | {name: f"{value:.1%}" for name, value in measured.items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from toolkit_ext.bounds import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, Bounds, check_options
@@ -46,11 +47,17 @@ def modernise(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_deprecated(given: Mapping[str, Any]) -> None:
-    """Log a line for each of the ``given`` hyper-parameters that is deprecated."""
+    """Log a line for each of the ``given`` hyper-parameters that is deprecated, the first time in a process."""
     for name in [name for name in DEPRECATED if name in given]:
         without = modernise({name: given[name]}).get("without", ())
         meaning = " without ".join(("auto", *without))
-        log.warning("%s: deprecated, use speed; %s is taken as speed %s", name, given[name], meaning)
+        warn_once(f"{name}: deprecated, use speed; {given[name]} is taken as speed {meaning}")
+
+
+@cache
+def warn_once(line: str) -> None:
+    """Log ``line`` as a warning; a command makes several trainers, which would all say it."""
+    log.warning(line)
 
 
 @dataclass(frozen=True)

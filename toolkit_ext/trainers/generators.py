@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from toolkit_ext.data import check_labels, to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.random_state import generator_states, restore_generators
 from toolkit_ext.trainers.batches import BATCHES, TRAINING, SourceBatch, as_images, isolated_rng, seed_of, sent
 
 # Names that data sets give to the two parts of a batch.
@@ -65,7 +65,7 @@ class StreamSource(ABC):
         self.num_classes, self.clip, self.device = num_classes, clip, device
         self.loader: DataLoader[Any] | None = None
         self._checked = False  # values are looked at in the first epoch, labels always
-        self._opened: tuple[int, SourceBatch, Iterator[SourceBatch], tuple[Any, ...]] | None = None
+        self._opened: tuple[int, SourceBatch, Iterator[SourceBatch], dict[str, Any], list[Tensor]] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -100,7 +100,8 @@ class StreamSource(ABC):
         with self._seeded(seed):
             stream = self._open()
             batch = next(stream)
-            self._opened = seed, batch, stream, _random_states(self._generators())
+            own = [generator.get_state() for generator in self._generators()]
+            self._opened = seed, batch, stream, generator_states(), own
         return batch
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[SourceBatch]:
@@ -115,8 +116,10 @@ class StreamSource(ABC):
             if opened is None or opened[0] != seed:
                 yield from self._open()
                 return
-            _, batch, stream, states = opened
-            _set_random_states(states, self._generators())
+            _, batch, stream, states, own = opened
+            restore_generators(states)
+            for generator, state in zip(self._generators(), own, strict=True):
+                generator.set_state(state)
             yield batch
             yield from stream
 
@@ -186,19 +189,6 @@ class GeneratorSource(StreamSource):
             except StopIteration:
                 message = f"it ended after {number} of {len(self)} batches; it must give batches without end"
                 raise UserError(f"generator: {message}") from None
-
-
-def _random_states(own: Sequence[torch.Generator]) -> tuple[Any, ...]:
-    states = [generator.get_state() for generator in own]
-    return torch.get_rng_state(), np.random.get_state(), random.getstate(), states
-
-
-def _set_random_states(states: tuple[Any, ...], own: Sequence[torch.Generator]) -> None:
-    torch.set_rng_state(states[0])
-    np.random.set_state(states[1])
-    random.setstate(states[2])
-    for generator, state in zip(own, states[3], strict=True):
-        generator.set_state(state)
 
 
 def first_batch(source: StreamSource, seed: int) -> SourceBatch:

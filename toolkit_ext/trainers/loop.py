@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from toolkit_ext import fast
 from toolkit_ext.errors import UserError
+from toolkit_ext.random_state import restore_generators
 from toolkit_ext.trainers.accumulation import Accumulation
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.augmentation import Augmentation
 from toolkit_ext.trainers.averaging import make_average
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, isolated_rng, seed_of
-from toolkit_ext.trainers.callbacks import EpochReport, OnEpoch, has_stalled
+from toolkit_ext.trainers.callbacks import EpochBar, EpochReport, OnEpoch, has_stalled
 from toolkit_ext.trainers.compose import Axes, earlier
 from toolkit_ext.trainers.distributed import DataParallelContext
 from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
@@ -29,7 +29,7 @@ from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
 from toolkit_ext.trainers.state import RunFolder
 from toolkit_ext.trainers.tracking import Trackers, settings_of
-from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch, restore_generators
+from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch
 from toolkit_ext.types import (
     AdversarialInputs,
     Attack,
@@ -41,8 +41,6 @@ from toolkit_ext.types import (
     TrainingStep,
     Update,
 )
-
-_SHOW_EVERY = 1.0  # seconds
 
 
 @dataclass
@@ -93,7 +91,6 @@ class Run:
         )
         self.meter = GradientMeter(loop.clip_grad, self.finite.gradient)
         self.parallel.share(self.update, loop, self.axes.names["update"], self.finite.gradients)
-        self._shown = 0.0
         told = settings_of(self.extensions.given, self.fingerprint, self.epochs, self.extra)
         path = self.folder.path if self.folder else None
         self.trackers = Trackers(self.track, path, told, self.parallel.ranks)
@@ -150,9 +147,7 @@ class Run:
             averages = self.unfinished.averages_of(self.parallel.ranks)
             restore_generators(self.unfinished.generators)  # after the source began, which may draw its order
             self.unfinished = None
-        # None: no bar where the output is no terminal.
-        name, hidden = f"epoch {epoch}/{self.epochs}", None if self.progress else True
-        bar = tqdm(batches, name, count, disable=hidden, leave=False, initial=start)
+        bar = EpochBar(batches, epoch, self.epochs, count, start, hidden=not self.progress)
         self.model.train()
         eps, rates = self.axes.attack.eps, {}
         for index, batch in enumerate(bar, start):
@@ -160,21 +155,11 @@ class Run:
             eps = self.axes.schedule.eps(position, self.axes.attack.eps)
             rates = {f"lr{i or ''}": o.param_groups[0]["lr"] for i, o in enumerate(self.update.optimizers)}
             averages.add(self.parallel.weighted(self._step(*batch, eps, (epoch - 1) * count + index)))
-            self._show(bar, averages)
+            bar.show(averages, self.history)
             if index + 1 < count and self.clock.due():
                 self._save_inside(index + 1, time.perf_counter() - began, averages)
         self.finite.seen()
         return self.parallel.total(averages.means()) | {"eps": eps} | rates
-
-    def _show(self, bar: tqdm[Any], averages: Averages) -> None:
-        """The mean losses of the epoch so far, and the last accuracies, on the bar; once a second, as it waits."""
-        if bar.disable or (now := time.monotonic()) - self._shown < _SHOW_EVERY:
-            return
-        self._shown = now
-        losses = {name: f"{value:.3g}" for name, value in averages.means().items() if name.startswith("loss")}
-        last = self.history[-1] if self.history else {}
-        measured = {name: last.get(f"val_{name}_acc") for name in ("clean", "robust")}
-        bar.set_postfix(losses | {name: f"{value:.1%}" for name, value in measured.items() if value is not None})
 
     def _step(self, x: Tensor, y: Tensor, indices: Tensor | None, eps: float, number: int) -> dict[str, Tensor]:
         x, y, part = self.parallel.take(*self.augmentation(x, y), indices)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
+from toolkit_ext.random_state import generator_states
 from toolkit_ext.ranks import Ranks
 from toolkit_ext.trainers.meter import Averages
 
@@ -57,21 +53,3 @@ class UnfinishedEpoch:
         for state in self.averages[ranks.rank :: ranks.size]:
             own.add_state(state)
         return own
-
-
-def generator_states() -> dict[str, Any]:
-    """The states of torch's, NumPy's and Python's global generators, in values that load with ``weights_only``."""
-    kind, keys, *rest = np.random.get_state()
-    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-    numpy = (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest)
-    return {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate(), **cuda}
-
-
-def restore_generators(states: Mapping[str, Any]) -> None:
-    """Give the global generators the states that :func:`generator_states` returned."""
-    torch.set_rng_state(states["torch"])
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(states["python"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

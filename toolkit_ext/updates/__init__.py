@@ -43,6 +43,8 @@ __all__ = [
     "hold_running_statistics",
 ]
 
+Amp, Awp, Dual, Plain = AMPRule, AWPRule, DualRule, PlainRule  # their names in 0.1
+
 _NEED_TORCH = {
     "AMP": "weight_perturbation",
     "AWP": "weight_perturbation",

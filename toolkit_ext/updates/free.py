@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from toolkit_ext.bounds import COUNT, check_options
+from toolkit_ext.bounds import COUNT, CheckedOptions
 from toolkit_ext.errors import UserError
 from toolkit_ext.types import (
     AdversarialInputs,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FreeRule:
+class FreeRule(CheckedOptions):
     """``m = free_replays`` steps on each batch, each of which moves the weights and the perturbation ``δ``::
 
         θ ← optimiser(θ, ∇_θ L(x + δ)),   δ ← clip(δ + eps sign ∇_x L(x + δ), −eps, eps)
@@ -41,9 +41,6 @@ class FreeRule:
     """
 
     free_replays: int = option(8, "steps of free adversarial training on each batch", COUNT)
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Free:
         check_no_scaler("free", scaler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from toolkit_ext.bounds import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_options
+from toolkit_ext.bounds import BELOW_ONE, NOT_NEGATIVE, POSITIVE, CheckedOptions, check_options
 from toolkit_ext.errors import UserError, check_choice, check_positive
 from toolkit_ext.types import Update, option
 
@@ -75,7 +75,7 @@ class PlainRule:
 
 
 @dataclass(frozen=True)
-class DualRule:
+class DualRule(CheckedOptions):
     """θ_{t+1} = θ_t − η ∇L_clean − γ Adam(∇L_adversarial), both at θ_t; η is the rate of the bound optimiser.
 
     The objective must give ``clean`` and ``adversarial``; other terms (``penalty``) are added to ``clean``.
@@ -94,9 +94,6 @@ class DualRule:
     dual_gamma_schedule: GammaSchedule = option(
         "constant", "rate of Adam: constant, or as_lr (scheduled and warmed up like the main rate)", earlier="as_lr"
     )
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def bind(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None) -> Update:
         from torch.optim import Adam

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from toolkit_ext.claims import Arm, Group
-from toolkit_ext.claims.boards import board, ranking
-from toolkit_ext.claims.page import group_page
+from toolkit_ext.claims.page import board, group_page, ranking
 from toolkit_ext.claims.runs import Runs, runs_by_scale
 from toolkit_ext.claims.verdict import judge_group
 from toolkit_ext.errors import UserError

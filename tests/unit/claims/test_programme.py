@@ -16,13 +16,13 @@ from filelock import FileLock
 
 from toolkit_ext.claims import Arm, AtLeast, Claim, Group
 from toolkit_ext.claims.claim import load_groups
-from toolkit_ext.claims.programme.costs import Costs, training_passes
-from toolkit_ext.claims.programme.driver import Driver, TimeUpError, deadline
-from toolkit_ext.claims.programme.plan import DONE, LEFT, UNDER_WAY, Entry, Progress, Unit, units
 from toolkit_ext.claims.runs import TUNING_SEED, tuning_of
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.recipe import with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
+from toolkit_ext.programme.costs import Costs, training_passes
+from toolkit_ext.programme.driver import Driver, TimeUpError, deadline
+from toolkit_ext.programme.plan import DONE, LEFT, UNDER_WAY, Entry, Progress, Unit, units
 from toolkit_ext.results import Record
 
 Make = Callable[..., Record]

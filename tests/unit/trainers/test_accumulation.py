@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).parent / "extensions"))
 
-from free import FreeRule  # type: ignore[import-not-found]
 from tiny import OPTIONS, X, Y, classifier, fitted  # type: ignore[import-not-found]
+from universal import UniversalRule  # type: ignore[import-not-found]
 
 from toolkit_ext import backbones
 from toolkit_ext.errors import UserError
@@ -102,7 +102,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "several attacks": ("multi_attack", {"eps": 0.1, "steps": 1}),
     "hidden layers": ("deep", {"deep_steps": 1}),
     "two optimisers": ("dual", {"eps": 0.1, "steps": 1, "warmup_epochs": 0.0}),
-    "inputs that move": ("pgd", {"eps": 0.1, "update": FreeRule(replays=2)}),
+    "inputs that move": ("pgd", {"eps": 0.1, "update": UniversalRule()}),
     "free": ("free", {"eps": 0.1, "free_replays": 2}),
     "memory and its start": ("fgsm_pgi", {"eps": 0.1}),
     "start without memory": ("n_fgsm", {"eps": 0.1, "objective": "fgsm_pgi"}),
@@ -173,7 +173,7 @@ def test_refused_where_an_objective_learns_from_the_whole_batch(method: str) -> 
 
 def test_refused_where_layers_and_inputs_move() -> None:
     with pytest.raises(UserError, match=r"^accumulate: is not allowed with Deep and Free; use 1$"):
-        trained("deep", 2, update=FreeRule(replays=1))
+        trained("deep", 2, update="free")
 
 
 def test_the_identity_has_it_where_it_is_given(tmp_path: Path) -> None:

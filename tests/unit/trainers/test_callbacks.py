@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.display import epoch_line
-from toolkit_ext.trainers import PGDTrainer, StandardTrainer, as_classifier, loop
+from toolkit_ext.trainers import PGDTrainer, StandardTrainer, as_classifier, callbacks
 from toolkit_ext.trainers.callbacks import EpochReport, best_epoch, has_stalled
 
 Row = dict[str, Any]
@@ -71,8 +71,8 @@ def test_the_bar_shows_the_losses_of_the_epoch_and_the_last_accuracies(monkeypat
         def set_postfix(self, *figures: Any, **options: Any) -> None:
             shown.extend(figures)
 
-    monkeypatch.setattr(loop, "tqdm", Bar)
-    monkeypatch.setattr(loop, "_SHOW_EVERY", 0.0)
+    monkeypatch.setattr(callbacks, "tqdm", Bar)
+    monkeypatch.setattr(callbacks, "_SHOW_EVERY", 0.0)
     trainer = trainer_of()
     fit(trainer, nb_epochs=2, progress=True)
     assert [set(figures) for figures in shown[:1]] == [{"loss_adversarial"}]

@@ -19,8 +19,8 @@ from toolkit_ext.trainers.batches import ImageSource, seed_of
 from toolkit_ext.types import AdversarialInputs, Attack, Batch, BatchPart, Losses, LossFn, Objective, Resources
 
 sys.path.append(str(Path(__file__).parent / "extensions"))
-from free import FreeRule  # type: ignore[import-not-found]
-from hat import HelperLoss  # type: ignore[import-not-found]
+from distillation import DistillationLoss  # type: ignore[import-not-found]
+from universal import UniversalRule  # type: ignore[import-not-found]
 
 EPS, LR = 0.1, 0.05
 CALM: dict[str, Any] = {"lr": LR, "momentum": 0.0, "weight_decay": 0.0, "lr_schedule": "constant", "measure_every": 0}
@@ -50,29 +50,6 @@ def weights(trained: Any) -> list[Tensor]:
 
 def same(ours: Any, theirs: Any) -> bool:
     return all(torch.equal(a, b) for a, b in zip(weights(ours), weights(theirs), strict=True))
-
-
-@dataclass
-class Universal:
-    """An attack with state: one perturbation for all examples."""
-
-    eps: float = EPS
-    delta: Tensor = field(default_factory=lambda: torch.zeros(1, 8, 8))
-
-    def at(self, *, eps: float, step: int = 0) -> Attack:
-        return self
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
-        delta = self.delta.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(model(x + delta), y), delta)
-        self.delta = (self.delta + 0.25 * self.eps * gradient.sign()).clamp(-self.eps, self.eps)
-        return AdversarialInputs((x + self.delta).clamp(0, 1))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"delta": self.delta}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.delta = state["delta"]
 
 
 @dataclass
@@ -139,25 +116,24 @@ class BoundConsistency:
                 weight.sub_(0.1 * gradient)
 
 
-def helper(folder: Path, seed: int = 5) -> str:
+def teacher(folder: Path, seed: int = 5) -> str:
     torch.manual_seed(seed)
     network = backbones.create("lenet", num_classes=3, in_chans=1, image_size=8, width=3)
-    backbones.save_model(network, folder / f"helper{seed}")  # type: ignore[arg-type]
-    return str(folder / f"helper{seed}")
+    backbones.save_model(network, folder / f"teacher{seed}")  # type: ignore[arg-type]
+    return str(folder / f"teacher{seed}")
 
 
 def choices(name: str, folder: Path) -> dict[str, Any]:
     made: dict[str, dict[str, Any]] = {
-        "free": {"update": FreeRule(replays=3)},
-        "helper": {"objective": HelperLoss(hat_helper=helper(folder))},
-        "universal": {"attack": Universal()},
+        "universal": {"update": UniversalRule()},
+        "teacher": {"objective": DistillationLoss(ard_teacher=teacher(folder))},
         "memory": {"attack": Memory()},
         "moving copy": {"objective": Consistency()},
     }
     return made[name]
 
 
-@pytest.mark.parametrize("name", ["free", "helper", "universal", "memory", "moving copy"])
+@pytest.mark.parametrize("name", ["universal", "teacher", "memory", "moving copy"])
 def test_resumes_with_the_same_bits(name: str, tmp_path: Path) -> None:
     whole, plain = trainer(**choices(name, tmp_path)), trainer()
     whole.fit(*images(), **QUIET)
@@ -192,44 +168,40 @@ def test_moving_copies_and_own_networks_follow_the_training() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(before, seen[0].small.parameters(), strict=False))
 
 
-def test_free_training_is_its_algorithm() -> None:
+def test_universal_training_is_its_algorithm() -> None:
     x, y = images()
-    trained = trainer(update=FreeRule(replays=3), speed="off")
+    trained = trainer(update=UniversalRule(), speed="off")
     trained.fit(x, y, **QUIET)
-    expected = model()
-    source, delta = ImageSource(x, y, 16), torch.zeros(16, 1, 8, 8)
+    expected, delta = model().train(), torch.zeros(1, 8, 8, requires_grad=True)
     for epoch in (1, 2, 3):
-        for images_, labels, _ in source.epoch(seed_of(0, epoch, 0)):
-            n = len(labels)
-            for _ in range(3):
-                inputs = (images_ + delta[:n]).clamp(0, 1).requires_grad_()
-                loss = cross_entropy(expected.train()(inputs), labels)
-                *gradients, at_inputs = torch.autograd.grad(loss, [*expected.parameters(), inputs])
-                with torch.no_grad():
-                    for weight, gradient in zip(expected.parameters(), gradients, strict=True):
-                        weight.sub_(LR * gradient)
-                delta[:n] = (delta[:n] + EPS * at_inputs.sign()).clamp(-EPS, EPS)
+        for images_, labels, _ in ImageSource(x, y, 16).epoch(seed_of(0, epoch, 0)):
+            loss = cross_entropy(expected((images_ + delta).clamp(0, 1)), labels)
+            *gradients, upwards = torch.autograd.grad(loss, [*expected.parameters(), delta])
+            with torch.no_grad():
+                for weight, gradient in zip(expected.parameters(), gradients, strict=True):
+                    weight.sub_(LR * gradient)
+                delta.add_(0.25 * EPS * upwards.sign()).clamp_(-EPS, EPS)
     ours = dict(trained.model.named_parameters())
     for name, weight in expected.named_parameters():
         torch.testing.assert_close(ours[name], weight, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_resumes_with_the_same_helper_only(tmp_path: Path) -> None:
-    first = trainer(objective=HelperLoss(hat_helper=helper(tmp_path)))
+def test_a_run_resumes_with_the_same_teacher_only(tmp_path: Path) -> None:
+    first = trainer(objective=DistillationLoss(ard_teacher=teacher(tmp_path)))
     first.fit(*images(), run_dir=tmp_path / "run", stop_after=1, **QUIET)
-    helper(tmp_path, seed=6)
-    (tmp_path / "helper5").rename(tmp_path / "away")
-    (tmp_path / "helper6").rename(tmp_path / "helper5")
-    second = trainer(objective=HelperLoss(hat_helper=str(tmp_path / "helper5")))
+    teacher(tmp_path, seed=6)
+    (tmp_path / "teacher5").rename(tmp_path / "away")
+    (tmp_path / "teacher6").rename(tmp_path / "teacher5")
+    second = trainer(objective=DistillationLoss(ard_teacher=str(tmp_path / "teacher5")))
     with pytest.raises(UserError, match="resume: a checkpoint that the objective loads has other weights"):
         second.fit(*images(), run_dir=tmp_path / "run", resume=True, **QUIET)
 
 
-def test_a_helper_of_other_classes_is_refused(tmp_path: Path) -> None:
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     network = backbones.create("lenet", num_classes=4, in_chans=1, image_size=8, width=2)
     backbones.save_model(network, tmp_path / "four")
     with pytest.raises(UserError, match=r"checkpoint .*four: has 4 classes; the run has 3"):
-        trainer(objective=HelperLoss(hat_helper=str(tmp_path / "four"))).fit(*images(), **QUIET)
+        trainer(objective=DistillationLoss(ard_teacher=str(tmp_path / "four"))).fit(*images(), **QUIET)
 
 
 def test_a_second_network_needs_a_schedule_of_the_run() -> None:
@@ -257,6 +229,8 @@ def test_runs_without_extensions_save_what_they_always_saved(tmp_path: Path) -> 
     assert "extensions" not in state
 
 
-@pytest.mark.parametrize("file", ["free.py", "hat.py"])
-def test_a_method_is_one_small_file(file: str) -> None:
-    assert len((Path(__file__).parent / "extensions" / file).read_text().splitlines()) <= 80
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parent / "extensions").glob("*.py")), ids=lambda file: file.stem
+)
+def test_a_method_is_one_small_file(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 80

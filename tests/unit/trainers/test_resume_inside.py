@@ -17,7 +17,7 @@ from toolkit_ext.data import as_examples
 from toolkit_ext.errors import UserError
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier, loop
 from toolkit_ext.trainers.meter import Averages
-from toolkit_ext.trainers.unfinished import UnfinishedEpoch, generator_states, restore_generators
+from toolkit_ext.trainers.unfinished import UnfinishedEpoch
 
 ALWAYS = 1e-9  # minutes
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -134,15 +134,6 @@ def test_zero_saves_only_at_the_end_of_an_epoch(
     assert "unfinished" not in torch.load(tmp_path / "last" / "trainer_state.pt", weights_only=True)
     with pytest.raises(UserError, match="save_every: -1 is not allowed"):
         fit(trainer_of(), "tensors", data, save_every=-1)
-
-
-def test_generators_are_restored() -> None:
-    states = generator_states()
-    drawn = torch.rand(3), np.random.rand(), np.random.randn()
-    restore_generators(states)
-    again = torch.rand(3), np.random.rand(), np.random.randn()
-    assert torch.equal(drawn[0], again[0])
-    assert drawn[1:] == again[1:]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

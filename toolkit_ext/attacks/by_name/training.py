@@ -46,15 +46,15 @@ class LibraryAttack:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> AdversarialInputs:
         """Craft against ``model``; ``x`` is ``[N, C, H, W]`` in [0, 1], ``y`` classes ``[N]`` or shares ``[N, K]``."""
-        from toolkit_ext.attacks.by_name.crafting import check_budget, craft
+        from toolkit_ext.attacks.by_name.running import BudgetedAttack
 
         if self.eps == 0:
             return AdversarialInputs(x.detach())
-        attack = trainable(self.source)
         y = y if y.ndim == 1 else y.argmax(dim=1)  # mixed labels, where another attack of the run takes them
-        arguments = attack.arguments(self.attack_args or {})
-        inputs = craft(attack, model, x, y, eps=self.eps, norm=self.norm, arguments=arguments)
-        check_budget(attack, x, inputs, self.norm, self.eps)
+        named = trainable(self.source)
+        attack = BudgetedAttack(named, self.eps, self.norm, named.arguments(self.attack_args or {}))
+        inputs = attack.generate(model, x, y)
+        attack.check_budget(x, inputs)
         return AdversarialInputs(inputs)
 
     @property

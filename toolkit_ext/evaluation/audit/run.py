@@ -16,7 +16,7 @@ from toolkit_ext.evaluation.audit.probe import Probe
 from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.adapters import Classifier, as_module
 from toolkit_ext.evaluation.loading.checks import find_device
-from toolkit_ext.evaluation.loading.substitute import as_substitute, behind_the_door, check_substitute
+from toolkit_ext.evaluation.loading.substitute import as_substitute, behind_the_door
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
 from toolkit_ext.evaluation.suite.columns import gradient_attack
@@ -77,10 +77,9 @@ def audit(
     protocol = load_protocol(protocol)
     if protocol.eps == 0:
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
-    model, substitute = as_module(model), None if transfer is None else as_substitute(transfer)
     x = check_images(x).detach().cpu()
-    model = behind_the_door(model, x)
-    substitute = check_substitute(model, substitute, x)
+    model = behind_the_door(as_module(model), x)
+    substitute = as_substitute(transfer, model, x)
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}
     found, accuracies = _attacks(model, x, y, protocol, state_dir, {**options, "fresh": fresh, "budget": budget})
     right = found.robust["clean"]  # the other images need no attack

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.errors import UserError, one_line
+from toolkit_ext.errors import UserError, one_line, quiet
 
 
 class FromFile(nn.Module):
@@ -49,20 +46,6 @@ class FromFile(nn.Module):
         return f"sha256={self.digest}"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide TorchScript's deprecation warning, and the logged traceback of a damaged file."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            for category in (FutureWarning, DeprecationWarning):
-                warnings.filterwarnings("ignore", category=category, message=r"`torch\.jit")
-            yield
-    finally:
-        logging.disable(before)
-
-
 def read_script(path: Path, device: torch.device) -> FromFile:
     """Read a TorchScript program; :class:`UserError` if the file is not one."""
     expected = "TorchScript; weights alone need timm:NAME or FILE.py:FACTORY, and --weights"
@@ -85,7 +68,7 @@ def read_export(path: Path, device: torch.device) -> FromFile:
 
 def _read(path: Path, expected: str, read: Callable[[], nn.Module], device: torch.device) -> FromFile:
     try:
-        with _quiet():
+        with quiet(r"`torch\.jit"):  # torch warns of TorchScript, and logs the traceback of a damaged file
             program = read()
     except Exception as error:
         raise UserError(f"checkpoint {path}: is damaged or not {expected} ({one_line(error, 120)})") from error

@@ -19,25 +19,18 @@ def behind_the_door(model: nn.Module, x: Tensor) -> nn.Module:
         return through_the_door(model, to_unit(x[:1]).to(device))
 
 
-def as_substitute(transfer: Classifier) -> nn.Module:
-    """What the caller gives as ``transfer``, as a module; :class:`UserError` if it is none."""
-    try:
-        return as_module(transfer)
-    except UserError as error:
-        raise UserError(f"transfer: {error}") from error
-
-
-def check_substitute(model: nn.Module, substitute: nn.Module | None, x: Tensor) -> nn.Module | None:
-    """``substitute``, ready for the images ``x`` ``[N, C, H, W]``; None if there is none.
+def as_substitute(transfer: Classifier | None, model: nn.Module, x: Tensor) -> nn.Module | None:
+    """``transfer`` as a module, ready for the images ``x`` ``[N, C, H, W]``; None if there is none.
 
     Raises:
         UserError: it cannot be evaluated, has other classes or another device than ``model``, or is ``model`` itself.
     """
-    if substitute is None:
+    if transfer is None:
         return None
     device = find_device(model)
     image = to_unit(x[:1]).to(device)
     try:
+        substitute = as_module(transfer)
         find_device(substitute, device)
         substitute = behind_the_door(substitute, x)
         with isolated(model, device), isolated(substitute, device):

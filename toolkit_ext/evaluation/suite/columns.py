@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from toolkit_ext.attacks import FGSM, MIM, PGD, attackable
 from toolkit_ext.attacks.by_name import NamedAttack
-from toolkit_ext.attacks.by_name.crafting import check_fits, craft, seeded
+from toolkit_ext.attacks.by_name.running import BudgetedAttack
 from toolkit_ext.attacks.gradient import Backend
 from toolkit_ext.evaluation.protocol import STEPS, TRANSFER, Protocol
 from toolkit_ext.evaluation.running.isolation import preserved_rng
 from toolkit_ext.evaluation.running.runner import Job
 from toolkit_ext.evaluation.suite.autoattack import Collector, Perturb, Threat, build
+from toolkit_ext.random_state import preserved_generators
 from toolkit_ext.types import Attack
 
 PARTS = {
@@ -49,7 +50,7 @@ def column_job(column: str, protocol: Protocol, model: nn.Module, seed: int, adv
     attack = gradient_attack(column, protocol)
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
-        with seeded(seed):  # ART's random numbers are NumPy's
+        with preserved_generators(seed):  # ART's random numbers are NumPy's
             return attack(model, x, y).inputs
 
     return Job(column, norm, eps, perturb, seed, label)
@@ -62,12 +63,13 @@ def named_job(attack: NamedAttack, protocol: Protocol, model: nn.Module, image: 
         UserError: the attack cannot be built for this model.
     """
     arguments, norm, eps = attack.arguments(protocol.attack_args), protocol.norm, protocol.eps
+    budgeted = BudgetedAttack(attack, eps, norm, arguments, seed)
     with preserved_rng(image.device):
-        check_fits(attack, model, image, eps=eps, norm=norm, arguments=arguments)
+        budgeted.check_fits(model, image)
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         with attackable(model):  # what it does to modes and gradients ends with it
-            return craft(attack, model, x, y, eps=eps, norm=norm, arguments=arguments, seed=seed)
+            return budgeted.generate(model, x, y)
 
     version = _version(json.dumps(attack.facts(arguments), sort_keys=True, default=str))
     return Job(attack.column, norm, eps, perturb, seed, protocol.version != "rand", named=attack, version=version)

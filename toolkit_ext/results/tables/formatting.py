@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from fractions import Fraction
 from functools import lru_cache
+
+from toolkit_ext.errors import UserError
+from toolkit_ext.units import parse_number
 
 _LABELS = {
     "clean_acc": "clean",
@@ -96,8 +98,8 @@ def interval(low: float, high: float, decimals: int = 2) -> str:
 def number(text: str) -> float:
     """The value of ``0.3`` or ``8/255``; NaN if ``text`` is neither."""
     try:
-        return float(Fraction(text)) if "/" in text else float(text)
-    except (ValueError, ZeroDivisionError):
+        return parse_number(text, "number")
+    except UserError:
         return math.nan
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from toolkit_ext.claims.claim import MEDIUM
-from toolkit_ext.claims.programme.plan import Unit
 from toolkit_ext.errors import UserError
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.io import make_folder
+from toolkit_ext.programme.plan import Unit
 
 FOLDER = "programme"  # of locks and logs, in the output folder
 _GRACE = 20.0  # seconds between SIGTERM and SIGKILL

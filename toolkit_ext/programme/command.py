@@ -13,14 +13,14 @@ from rich.table import Table
 
 from toolkit_ext import results
 from toolkit_ext.claims.claim import load_groups
-from toolkit_ext.claims.programme.costs import Costs, Network
-from toolkit_ext.claims.programme.driver import Driver, TimeUpError, deadline
-from toolkit_ext.claims.programme.plan import DONE, STATES, Entry, Progress, Unit, units
 from toolkit_ext.cli import console, guarded
 from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.errors import RunError, check_choice
 from toolkit_ext.experiments.recipe import script
 from toolkit_ext.experiments.settings import RunContext
+from toolkit_ext.programme.costs import Costs, Network
+from toolkit_ext.programme.driver import Driver, TimeUpError, deadline
+from toolkit_ext.programme.plan import DONE, STATES, Entry, Progress, Unit, units
 
 _HOUR = 3600.0
 

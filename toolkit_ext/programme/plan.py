@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit_ext.claims.claim import MEDIUM, Arm, Group
-from toolkit_ext.claims.programme.costs import Costs, alike
 from toolkit_ext.claims.runs import TUNING_SEED, by_seed, of_claims, settled, tuning_of
 from toolkit_ext.errors import check_choice
 from toolkit_ext.experiments.recipe import with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment
+from toolkit_ext.programme.costs import Costs, alike
 from toolkit_ext.results import Record
 
 DONE, UNDER_WAY, LEFT = STATES = ("done", "under way", "left")

@@ -1,0 +1,46 @@
+"""The global random generators of torch, NumPy and Python: their states, and what leaves them as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def preserved_generators(seed: int | None = None) -> Iterator[None]:
+    """Restore the generators of NumPy and Python at the end; with ``seed``, both begin with it.
+
+    Libraries of attacks and transforms draw from them. torch's generator is left alone: the caller knows its devices.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        if seed is not None:
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def generator_states() -> dict[str, Any]:
+    """The states of torch's, NumPy's and Python's generators, in values that load with ``weights_only``."""
+    kind, keys, *rest = np.random.get_state()
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    numpy = (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest)
+    return {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate(), **cuda}
+
+
+def restore_generators(states: Mapping[str, Any]) -> None:
+    """Give the generators the states that :func:`generator_states` returned."""
+    torch.set_rng_state(states["torch"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(states["python"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
