@@ -124,6 +124,7 @@ def cost_of_a_step(method: str, options: tuple[tuple[str, Any], ...]) -> float:
 EQUAL = [(group.name, names) for group in GROUPS.values() for names in group.equal_cost]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arms"), EQUAL, ids=lambda value: value if isinstance(value, str) else "")
 def test_arms_of_equal_cost_are_within_five_percent(name: str, arms: tuple[str, ...]) -> None:
     for scale in ("small", "medium"):

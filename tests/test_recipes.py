@@ -174,6 +174,7 @@ def test_digits_methods_covers_every_method_alike() -> None:
         assert axes.attack.eps == {"standard": 0.0, "amp": 0.0, "sam": 0.0, "asam": 0.0, "dual": 0.5}.get(method, 0.1)
 
 
+@pytest.mark.slow
 def test_cifar_fast_gives_every_method_the_same_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = names_of("cifar_fast")
     for method in found["METHODS"]:

@@ -1,4 +1,4 @@
-"""Every case on two ranks; each saves its results in the folder that is given.
+"""The cases of a part, ``plain`` or ``sharded``, on two ranks; each saves its results in the folder that is given.
 
 This process reads the libraries once and forks the ranks, with the environment that torchrun would give them:
 torchrun, which test_ranks_killed.py uses, reads them three times.
@@ -48,7 +48,7 @@ from toolkit_ext.ranks import RankError, told_elsewhere
 from toolkit_ext.trainers import MethodTrainer
 from toolkit_ext.trainers.fsdp import can_shard
 
-FOLDER, SIZE = Path(sys.argv[1]), 2
+PART, FOLDER, SIZE = sys.argv[1], Path(sys.argv[2]), 2
 team = ranks.ALONE
 
 
@@ -150,12 +150,13 @@ class Hungry(torch.nn.Module):
         return logits
 
 
-def run(rank: int, port: int) -> None:
-    """Every case; the last one ends with rank 1 out of memory."""
-    global team
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE}
-    os.environ |= {name: str(value) for name, value in {**place, "RANK": rank, "LOCAL_RANK": rank}.items()}
-    team, _ = ranks.start(torch.device("cpu"))
+def sharded() -> dict[str, Any]:
+    """Training with weights in parts, or why it is refused."""
+    return {"fsdp": fsdp() if can_shard(torch.device("cpu")) else refused(fsdp)}
+
+
+def unsharded() -> dict[str, Any]:
+    """Every other case; the last one ends with rank 1 out of memory."""
     found: dict[str, Any] = {
         "methods": {name: counted(partial(fitted, *choice)) for name, choice in METHODS.items()},
         "one step": {name: counted(partial(fitted, *choice, **ONE)) for name, choice in ONE_STEP.items()},
@@ -167,11 +168,20 @@ def run(rank: int, port: int) -> None:
         "streamed and mixed": from_a_stream(**MIXED),
         "resumed": resumed(),
         "errors": errors(),
-        "fsdp": fsdp() if can_shard(torch.device("cpu")) else refused(fsdp),
         "evaluation": plain(evaluation(state_dir=FOLDER / "evaluation")),
     }
     found["told"] = told_elsewhere("the same")
     found["memory"] = refused(lambda: fitted("pgd", LINF, Hungry(20)))
+    return found
+
+
+def run(rank: int, port: int) -> None:
+    """The cases of the part on this rank."""
+    global team
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE}
+    os.environ |= {name: str(value) for name, value in {**place, "RANK": rank, "LOCAL_RANK": rank}.items()}
+    team, _ = ranks.start(torch.device("cpu"))
+    found = sharded() if PART == "sharded" else unsharded()
     torch.save(found, FOLDER / f"rank-{team.rank}.pt")
 
 

@@ -191,28 +191,31 @@ CAN_SHARD = can_shard(torch.device("cpu"))
 SHARDS = pytest.mark.skipif(not CAN_SHARD, reason="this torch cannot shard weights on the CPU")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CAN_SHARD, reason="this torch can shard weights on the CPU")
-def test_a_torch_that_cannot_shard_on_the_cpu_is_refused(ranks: Found) -> None:
-    for found in ranks:
+def test_a_torch_that_cannot_shard_on_the_cpu_is_refused(sharded_ranks: Found) -> None:
+    for found in sharded_ranks:
         assert found["fsdp"].startswith("UserError: sharding: fsdp is not possible on the CPU with torch 2.")
 
 
+@pytest.mark.slow
 @SHARDS
 @pytest.mark.parametrize("name", SHARDED)
-def test_sharded_weights_equal_those_of_one_process(name: str, ranks: Found) -> None:
+def test_sharded_weights_equal_those_of_one_process(name: str, sharded_ranks: Found) -> None:
     alone = weights_of(fitted(*SHARDED[name], vit(), nb_epochs=1))
-    for found in ranks:
+    for found in sharded_ranks:
         assert difference(alone, found["fsdp"][name]) < 1e-4
     assert difference(alone, vit().state_dict()) > 1e-3
 
 
+@pytest.mark.slow
 @SHARDS
-def test_a_sharded_run_goes_on_and_keeps_whole_checkpoints(ranks: Found, folder: Path) -> None:
+def test_a_sharded_run_goes_on_and_keeps_whole_checkpoints(sharded_ranks: Found, sharded_folder: Path) -> None:
     alone = fitted("pgd", {**LINF, "optimizer": "adamw", "lr": 1e-3}, vit(), nb_epochs=3)
-    assert difference(weights_of(alone), ranks[0]["fsdp"]["resumed"]) < 1e-4
-    assert difference(alone.best_state_dict, ranks[1]["fsdp"]["best"]) < 1e-4
-    kept = backbones.load_model(folder / "sharded" / "last")
-    assert difference(kept.state_dict(), ranks[0]["fsdp"]["resumed"]) == 0
+    assert difference(weights_of(alone), sharded_ranks[0]["fsdp"]["resumed"]) < 1e-4
+    assert difference(alone.best_state_dict, sharded_ranks[1]["fsdp"]["best"]) < 1e-4
+    kept = backbones.load_model(sharded_folder / "sharded" / "last")
+    assert difference(kept.state_dict(), sharded_ranks[0]["fsdp"]["resumed"]) == 0
     x, _ = digits(4)
     with torch.no_grad():
         assert kept(to_unit(x)).shape == (4, 10)

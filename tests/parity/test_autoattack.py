@@ -119,7 +119,7 @@ def test_the_targets_are_all_other_classes_and_at_most_the_library_s(classes: in
     assert expected == min(library.apgd_targeted.n_target_classes, classes - 1)
 
 
-@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("classes", [3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("version", ["plus", "rand"])
 def test_equal_for_other_versions(classes: int, version: str) -> None:
     torch.manual_seed(classes)

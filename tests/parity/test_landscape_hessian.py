@@ -156,6 +156,7 @@ def test_quadrature_is_exact_for_polynomials(model: nn.Module, examples: Any, ex
         power = exact @ power
 
 
+@pytest.mark.slow
 def test_density_has_the_spectrums_moments(model: nn.Module, examples: Any, exact: Tensor) -> None:
     found = density(Hessian(model, *examples), steps=20, samples=60)
     spectrum = torch.linalg.eigvalsh(exact)

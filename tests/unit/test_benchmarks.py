@@ -50,6 +50,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("train_step"), "QUICK", {"lenet": (size, 2)})
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_beside_its_limit_and_every_method_too(
     tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_unknown_sizes_and_methods(
     assert "is not known (did you mean" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = backbones.create("lenet", num_classes=10, in_chans=1, image_size=8, width=1)
     best = backbones.save_model(model, tmp_path / "run" / "best")

@@ -27,6 +27,7 @@ def test_the_page_is_up_to_date(build: dict[str, Any]) -> None:
     assert (DOCS / "methods.md").read_text() == build["text"](), "run: python docs/build_methods.py"
 
 
+@pytest.mark.slow
 def test_the_recorded_costs_are_those_counted(build: dict[str, Any]) -> None:
     assert costs.FILE.read_text() == build["as_json"](build["counted"]()), "run: python docs/build_methods.py"
 

@@ -315,6 +315,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_weights(make: Any, data
     assert (tmp_path / "last" / "trainer_state.pt").exists()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_epochs(make: Any, data: Data) -> None:
     import gc
     import tracemalloc
