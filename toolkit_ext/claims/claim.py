@@ -12,6 +12,7 @@ from toolkit_ext.claims.probes import Probe, full_autoattack, last_epoch
 from toolkit_ext.errors import UserError, check_choice, check_file_name
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results.inference.crossed import Sample
+from toolkit_ext.results.inference.planning import Needed
 
 SCALES = ("small", "medium", "paper")  # minutes a run on one core; up to an hour or two; the source's setting
 MEDIUM = SCALES[1]
@@ -39,6 +40,9 @@ class Effect(Protocol):
 
     def detectable(self, bound: float = 0.0) -> float:
         """The smallest difference from ``bound`` that is found with a power of 80%."""
+
+    def needed(self, delta: float, bound: float = 0.0) -> Needed:
+        """How many seeds or images would have ``delta`` as the smallest detectable difference from ``bound``."""
 
 
 class Part(Protocol):

@@ -29,6 +29,7 @@ the [recipes](../recipes/claims) and the [records](runs);
 """
 _READING = """Intervals cover 90%, over seeds, and over test images where the records have outcomes by image.
 *Detectable* is the smallest difference found with a power of 80%; δ is the margin of the claim.
+*δ takes* so many seeds on these images, or so many images with these seeds, for that difference to be δ.
 The p-values, and so the verdicts, are corrected for the number of claims; the intervals are not.
 """
 Verdicts = Mapping[str, Verdict]
@@ -129,7 +130,7 @@ def _claim(claim: Claim, verdict: Verdict, runs: Mapping[str, Runs]) -> list[str
     lines += [f"{text}\n" for text in _collapsed(claim, verdict, runs)]
     findings = [("best", each) for each in verdict.findings] + [("last, APGD-CE", each) for each in verdict.last]
     if findings:
-        header = "| quantity | epoch | source | ours | 90% interval | detectable | δ |"
+        header = "| quantity | epoch | source | ours | 90% interval | detectable | δ | δ takes |"
         lines += _table(header, [_finding(epoch, each) for epoch, each in findings])
     rows = [_row(row, runs) for row in claim.table()]
     ours = " | ".join(f"ours, {scale}" for scale in shown_scales(runs))
@@ -163,6 +164,7 @@ def _finding(epoch: str, finding: Finding) -> list[str]:
         between,
         detectable,
         f"{finding.part.delta:g}{of}",
+        "" if finding.needed is None else str(finding.needed),
     ]
 
 

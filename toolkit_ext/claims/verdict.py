@@ -10,6 +10,7 @@ from toolkit_ext.claims.claim import SCALES, SEEDS, Claim, Figure, Group, Part, 
 from toolkit_ext.claims.runs import Runs, at_last
 from toolkit_ext.results.inference.crossed import LEVEL, Estimate
 from toolkit_ext.results.inference.multiplicity import dunnett, holm
+from toolkit_ext.results.inference.planning import Needed
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not measured")
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = VERDICTS
@@ -17,7 +18,10 @@ SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = VERDICTS
 
 @dataclass(frozen=True)
 class Finding:
-    """One quantity of a rule: its value, its 90% interval, the smallest detectable difference, the source's value."""
+    """One quantity of a rule: its value, its 90% interval, the smallest detectable difference, the source's value.
+
+    ``needed`` is what a precise answer would take, unless this one is precise.
+    """
 
     part: Part
     value: float
@@ -27,6 +31,7 @@ class Finding:
     support: float
     refute: float
     source: float | None = None
+    needed: Needed | None = None
 
     @property
     def precise(self) -> bool:
@@ -102,15 +107,18 @@ def _finding(part: Part, samples: Samples, shown: Mapping[Figure, float]) -> Fin
     estimate = part.estimate(samples)
     known = all(figure in shown for figure in part.figures())
     low, high = part.inside
+    bound = low if math.isfinite(low) else 100.0 - high if math.isfinite(high) else 0.0
+    detectable = estimate.detectable(bound)
     return Finding(
         part,
         estimate.value,
         estimate.interval(),
-        estimate.detectable(low if math.isfinite(low) else 100.0 - high if math.isfinite(high) else 0.0),
+        detectable,
         estimate.freedom if isinstance(estimate, Estimate) else math.inf,
         part.p_support(samples),
         part.p_refute(samples),
         part.effect(shown) if known else None,
+        None if detectable <= part.delta else estimate.needed(part.delta, bound),
     )
 
 

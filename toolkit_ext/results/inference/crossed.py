@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.results.inference.planning import Components, Needed
 
 LEVEL = 0.05  # of each one-sided test, so that intervals cover 90%
 POWER = 0.8  # at which a difference counts as detectable
@@ -35,11 +36,15 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its standard error and degrees of freedom; the tests are Student's t."""
+    """A value with its standard error and degrees of freedom; the tests are Student's t.
+
+    ``components`` are the variances that the error is made of, where they are known and not all zero.
+    """
 
     value: float
     error: float
     freedom: float
+    components: Components | None = field(default=None, compare=False, repr=False)
 
     def p_above(self, bound: float) -> float:
         """The p-value of the hypothesis that the true value is at most ``bound``."""
@@ -65,7 +70,15 @@ class Estimate:
 
     def detectable(self, bound: float = 0.0) -> float:
         """The smallest difference from ``bound`` found with a power of 80%: ``(t_{0.95}(k) + t_{0.8}(k))`` errors."""
-        return float(student.ppf(1 - LEVEL, self.freedom) + student.ppf(POWER, self.freedom)) * self.error
+        return _detectable(self.error, self.freedom)
+
+    def needed(self, delta: float, bound: float = 0.0) -> Needed:
+        """How many seeds or images would have ``delta`` as the smallest detectable difference from ``bound``."""
+        return Needed(None, None, None) if self.components is None else self.components.needed(delta, _detectable)
+
+
+def _detectable(error: float, freedom: float) -> float:
+    return float(student.ppf(1 - LEVEL, freedom) + student.ppf(POWER, freedom)) * error
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,19 @@ def moments(samples: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
     return values, variance, np.minimum(freedom, _MANY)
 
 
+def components(parts: Sequence[Floats]) -> Components | None:
+    """The variances that :func:`moments` adds up, from ``[seeds, images]`` of each part; None if all are zero."""
+    n = parts[0].shape[1]
+    interaction = [float(_interaction(y)) for y in parts]
+    seeds = [max(float(y.mean(axis=1).var(ddof=1)) - e / n, 0.0) for y, e in zip(parts, interaction, strict=True)]
+    images = 0.0
+    if n > 1:
+        residual = sum(e / len(y) for y, e in zip(parts, interaction, strict=True))
+        images = max(float(sum(y.mean(axis=0) for y in parts).var(ddof=1)) - residual, 0.0)
+    found = Components(tuple(seeds), tuple(interaction), images, min(map(len, parts)), n)
+    return found if any((*seeds, *interaction, images)) else None
+
+
 def _interaction(y: Floats) -> Floats:
     """The mean square MS_e of seeds × images; 0 with one image."""
     seeds, n = y.shape[-2:]
@@ -145,7 +171,7 @@ def contrast(weights: Sequence[float], samples: Sequence[Sample]) -> Estimate:
     if error == 0 and n > 1:
         span = max(abs(weight) * sample.span for weight, sample in zip(weights, samples, strict=True))
         error = span * (1 - LEVEL ** (1 / n)) / float(student.ppf(1 - LEVEL, freedom))
-    return Estimate(value, error, freedom)
+    return Estimate(value, error, freedom, components(parts))
 
 
 def ratio(first: Sample, second: Sample) -> Estimate:
@@ -154,7 +180,7 @@ def ratio(first: Sample, second: Sample) -> Estimate:
         return Estimate(math.inf, math.inf, 1.0)
     value = first.mean / second.mean
     linear = contrast((1 / second.mean, -value / second.mean), (first, second))
-    return Estimate(value, linear.error, linear.freedom)
+    return Estimate(value, linear.error, linear.freedom, linear.components)
 
 
 def check_images(samples: Sequence[Sample]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scipy.stats import beta, binom, binomtest
 
 from toolkit_ext.results.inference.crossed import LEVEL, POWER
+from toolkit_ext.results.inference.planning import MOST, Needed
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,8 @@ class Share:
         if not enough:
             return math.inf
         return 100.0 * float(beta.ppf(POWER, enough[0], self.runs - enough[0] + 1)) - bound
+
+    def needed(self, delta: float, bound: float = 0.0) -> Needed:
+        """How many runs would have ``delta`` percent as the smallest detectable difference above ``bound``."""
+        runs = next((n for n in range(1, MOST + 1) if Share(0, n).detectable(bound) <= delta), None)
+        return Needed(runs, None, runs)
