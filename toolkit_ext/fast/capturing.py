@@ -45,7 +45,8 @@ class CapturedAttack:
         self._key = None  # if this fails, there is nothing to replay
         self._x, self._y, self._graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self._graph):
+            # Threads of a DataLoader may pin memory meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._found = call(self._x, self._y)
         except RuntimeError as error:
             reason = next(iter(str(error).splitlines()), "")

@@ -50,7 +50,7 @@ class Graph(TorchDispatchMode):
 
 
 @contextmanager
-def recording(graph: Graph) -> Iterator[None]:
+def recording(graph: Graph, **options: Any) -> Iterator[None]:
     with torch.random.fork_rng([]), graph:  # a real graph draws nothing while it is recorded
         yield
 
