@@ -126,7 +126,7 @@ def test_autoattack_finds_on_the_gpu_what_it_finds_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_a_recorded_attack_gives_the_examples_of_a_plain_one(norm: Any) -> None:
+def test_a_captured_attack_gives_the_examples_of_a_plain_one(norm: Any) -> None:
     """From the same random numbers, on images and weights that change from step to step."""
     torch.manual_seed(0)
     model = backbones.create("resnet18_w", num_classes=10, in_chans=1, image_size=8, width=1).to("cuda").double()
@@ -148,7 +148,7 @@ def test_a_recorded_attack_gives_the_examples_of_a_plain_one(norm: Any) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
-def test_recorded_attacks_train(precision: str) -> None:
+def test_captured_attacks_train(precision: str) -> None:
     digits = data.load("digits").subset(200)
     losses = []
     for mode in ("none", "cuda-graph"):

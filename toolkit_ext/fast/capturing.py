@@ -1,4 +1,4 @@
-"""An attack recorded once as a CUDA graph: one launch in place of hundreds a step."""
+"""An attack captured once as a CUDA graph: one launch in place of hundreds a step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Call = Callable[[Tensor, Tensor], Tensor]
 
 
 class CapturedAttack:
-    """Replays an attack on the memory that it was recorded on; every replay draws new random numbers.
+    """Replays an attack on the memory that it was captured on; every replay draws new random numbers.
 
-    Recorded is what comes twice in a row, so that libraries have set up what a graph cannot hold, and that nothing is
-    recorded for a smaller last batch or while eps changes with every step. Other calls run as they are.
+    Captured is what comes twice in a row, so that libraries have set up what a graph cannot hold, and that nothing is
+    captured for a smaller last batch or while eps changes with every step. Other calls run as they are.
     """
 
     def __init__(self) -> None:
@@ -28,20 +28,20 @@ class CapturedAttack:
         """``call(x, y)``, where ``call`` runs ``attack`` on a model whose weights stay where they are in memory.
 
         Raises:
-            UserError: an operation that cannot be recorded, such as one whose result the host needs.
+            UserError: an operation that cannot be captured, such as one whose result the host needs.
         """
         key = attack, x.shape, x.stride(), x.dtype, y.shape, y.dtype
         before, self._before = self._before, key
         if key != self._key:
             if key != before:
                 return call(x, y)
-            self._record(key, call, x, y)
+            self._capture(key, call, x, y)
         self._x.copy_(x)
         self._y.copy_(y)
         self._graph.replay()
         return self._found.clone()  # the next replay writes into the same memory
 
-    def _record(self, key: Any, call: Call, x: Tensor, y: Tensor) -> None:
+    def _capture(self, key: Any, call: Call, x: Tensor, y: Tensor) -> None:
         self._key = None  # if this fails, there is nothing to replay
         self._x, self._y, self._graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
         try:
@@ -50,5 +50,5 @@ class CapturedAttack:
                 self._found = call(self._x, self._y)
         except RuntimeError as error:
             reason = next(iter(str(error).splitlines()), "")
-            raise UserError(f"compile_mode: cuda-graph cannot record this attack ({reason}); use none") from error
+            raise UserError(f"compile_mode: cuda-graph cannot capture this attack ({reason}); use none") from error
         self._key = key

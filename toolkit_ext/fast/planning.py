@@ -151,7 +151,7 @@ def plan(
         precision: of the passes of training: ``fp32``, ``bf16-mixed`` or ``fp16-mixed``.
         attack_precision: of the passes of attacks; ``same`` as ``precision``.
         attack_mode: mode of batch norm and dropout while attacking.
-        compile_mode: ``torch.compile`` of the passes of attacks: ``none`` or a mode of torch's; ``cuda-graph`` records
+        compile_mode: ``torch.compile`` of the passes of attacks: ``none`` or a mode of torch's; ``cuda-graph`` captures
             the whole attack on a GPU instead, and compiles nothing.
         matmul_precision: of float32 products and convolutions on GPUs: ``default`` (torch's flags), ``highest``,
             ``high`` (TF32) or ``medium``.

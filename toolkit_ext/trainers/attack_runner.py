@@ -18,7 +18,7 @@ class AttackRunner:
     The frozen copy, if there is one, is made with the first batch and takes over the model's weights once a step.
 
     Raises:
-        UserError: compiled passes for an attack that perturbs layers, or a recorded attack that is not torchattacks'.
+        UserError: compiled passes for an attack that perturbs layers, or a captured attack that is not torchattacks'.
     """
 
     def __init__(self, model: nn.Module, plan: Plan, attack: Attack) -> None:
@@ -26,8 +26,8 @@ class AttackRunner:
         self.intact = bool(getattr(attack, "looks_inside", False))
         self.frozen: FrozenCopy | None = None
         self._ready = False
-        self._recorded = CapturedAttack() if plan.compile_mode == "cuda-graph" else None
-        if self._recorded and not (isinstance(attack, GradientAttack) and attack.backend == "torchattacks"):
+        self._captured = CapturedAttack() if plan.compile_mode == "cuda-graph" else None
+        if self._captured and not (isinstance(attack, GradientAttack) and attack.backend == "torchattacks"):
             raise UserError("compile_mode: 'cuda-graph' is for PGD, MIM and FGSM of torchattacks; here use none")
         if self.intact and plan.compile_mode != "none":
             name = type(attack).__name__
@@ -50,9 +50,9 @@ class AttackRunner:
             self.frozen, self._ready = self.plan.frozen_copy(self.model, x, intact=self.intact), True
         if self.frozen is not None:
             model = self.frozen.refresh()
-            if self._recorded is None:
+            if self._captured is None:
                 return generate(attack, model, x, y, self.plan.attack_mode)
             call = lambda x, y: generate(attack, model, x, y, self.plan.attack_mode).inputs  # noqa: E731
-            return AdversarialInputs(self._recorded(attack, call, x, y))
+            return AdversarialInputs(self._captured(attack, call, x, y))
         with self.plan.attack_passes():
             return generate(attack, self.model, x, y, self.plan.attack_mode)

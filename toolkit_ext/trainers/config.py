@@ -144,7 +144,7 @@ class LoopConfig:
     compile_mode: str = option(
         "none",
         "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune; "
-        "cuda-graph compiles nothing and records the whole attack, on GPUs",
+        "cuda-graph compiles nothing and captures the whole attack, on GPUs",
     )
     matmul_precision: str = option(
         "default",

@@ -1,4 +1,4 @@
-"""An attack recorded as a CUDA graph, acted out on the CPU: the operations of a block, repeated on the same memory."""
+"""An attack captured as a CUDA graph, acted out on the CPU: the operations of a block, repeated on the same memory."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Graph(TorchDispatchMode):
 
 
 @contextmanager
-def recording(graph: Graph, **options: Any) -> Iterator[None]:
-    with torch.random.fork_rng([]), graph:  # a real graph draws nothing while it is recorded
+def capturing(graph: Graph, **options: Any) -> Iterator[None]:
+    with torch.random.fork_rng([]), graph:  # a real graph draws nothing while it is captured
         yield
 
 
@@ -59,7 +59,7 @@ def recording(graph: Graph, **options: Any) -> Iterator[None]:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     monkeypatch.setattr(Graph, "made", [])
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
     return Graph.made
 
 
@@ -77,7 +77,7 @@ def images(seed: int, size: int = 4) -> Tensor:
     [PGD(eps=0.1, steps=2), PGD(eps=0.5, steps=2, norm="L2"), MIM(eps=0.1, steps=2), FGSM(eps=0.1), TPGD(eps=0.1)],
     ids=lambda attack: f"{type(attack).__name__} {attack.norm}",
 )
-def test_a_recorded_attack_gives_the_examples_of_torchattacks(attack: Attack, graphs: list[Graph]) -> None:
+def test_a_captured_attack_gives_the_examples_of_torchattacks(attack: Attack, graphs: list[Graph]) -> None:
     """On other images, with weights that moved, and from random starts that are drawn anew."""
     model = network()
     attacks = AttackRunner(model, fast.plan(model, compile_mode="cuda-graph", device="cuda"), attack)
@@ -112,7 +112,7 @@ def run(captured: CapturedAttack, eps: float, size: int) -> None:
         ([(0.1, 4), (0.2, 4), (0.2, 4), (0.2, 4), (0.4, 4), (0.4, 4)], [2, 1]),
     ],
 )
-def test_what_comes_twice_in_a_row_is_recorded(
+def test_what_comes_twice_in_a_row_is_captured(
     calls: list[tuple[float, int]], replays: list[int], graphs: list[Graph]
 ) -> None:
     captured = CapturedAttack()
@@ -126,7 +126,7 @@ def test_what_the_host_has_to_read_is_told(graphs: list[Graph]) -> None:
     reads = lambda x, y: x * float(x.sum())  # noqa: E731
     captured(FGSM(), reads, x, Y)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"cuda-graph cannot record this attack \(operation not permitted"):
+        with pytest.raises(UserError, match=r"cuda-graph cannot capture this attack \(operation not permitted"):
             captured(FGSM(), reads, x, Y)
     assert [graph.replays for graph in graphs] == [0, 0]
 
@@ -138,7 +138,7 @@ def test_what_the_host_has_to_read_is_told(graphs: list[Graph]) -> None:
         (PGD(backend="art"), "cuda", "compile_mode: 'cuda-graph' is for PGD, MIM and FGSM"),
     ],
 )
-def test_where_nothing_can_be_recorded(attack: Attack, device: str, message: str) -> None:
+def test_where_nothing_can_be_captured(attack: Attack, device: str, message: str) -> None:
     model = nn.Linear(3, 4)
     with pytest.raises(UserError, match=message):
         AttackRunner(model, fast.plan(model, compile_mode="cuda-graph", device=device), attack)
