@@ -1,10 +1,10 @@
 """What a GPU gives: its measured roofline, steps of PGD training beside a torchattacks loop, and AutoAttack.
 
 ``roofline``: FLOP/s of matrix products in fp32, TF32 and bf16, and bytes/s of a copy, both measured. ``step``: images/s
-of our trainer's PGD step in fp32, TF32, bf16 and bf16 with compiled crafting, and of a plain torchattacks loop in fp32
-and TF32; FLOPs of the step are counted, and ``of_peak`` is the share of the measured FLOP/s of that precision.
-``autoattack``: standard AutoAttack on a checkpoint's test images. Each row is written as soon as it is measured, and a
-second call measures the missing ones alone.
+of our trainer's PGD step in fp32, TF32, bf16, bf16 with compiled crafting and bf16 with the attack captured as a CUDA
+graph, and of a plain torchattacks loop in fp32 and TF32; FLOPs of the step are counted, and ``of_peak`` is the share of
+the measured FLOP/s of that precision. ``autoattack``: standard AutoAttack on a checkpoint's test images. Each row is
+written as soon as it is measured, and a second call measures the missing ones alone.
 
     python benchmarks/gpu.py [--checkpoint outputs/RUN/best] [--smoke]
 """
@@ -40,6 +40,7 @@ MODES: dict[str, dict[str, str]] = {
     "tf32": {},
     "bf16": {"precision": "bf16-mixed"},
     "bf16-compiled": {"precision": "bf16-mixed", "compile_mode": "reduce-overhead"},
+    "bf16-captured": {"precision": "bf16-mixed", "compile_mode": "cuda-graph"},
 }
 WARM, BATCHES = 3, 4
 # The columns that name a row, and the function that measures the others.

@@ -30,6 +30,7 @@ def tables(measured: Path) -> Iterator[str]:
         yield f"\n<!-- numbers: benchmarks/results/{file.name} -->\n"
         yield f"Where the time of ours goes ([CSV](../benchmarks/results/{parts.name})):\n"
         yield from shares(pd.read_csv(parts))
+        yield f"\n{at_the_limits(found, pd.read_csv(parts))}"
         yield f"\n<!-- numbers: benchmarks/results/{parts.name} -->\n"
 
 
@@ -49,6 +50,14 @@ def shares(found: pd.DataFrame) -> Iterator[str]:
     for row in found[found["passes"] > 0].to_dict("records"):
         passes = f"{row['passes']} | {row['images_per_pass']:.1f} | {row['limit_seconds'] / row['seconds']:.0%}"
         yield f"| {row['variant']} | `{row['attack']}` | {row['attempted']} | {row['share']:.0%} | {passes} |"
+
+
+def at_the_limits(found: pd.DataFrame, parts: pd.DataFrame) -> str:
+    """How much faster than pyautoattack each way would be if its passes took all of its time."""
+    seconds = found.set_index("variant")["seconds"]["pyautoattack"]
+    limits = parts.groupby("variant", sort=False)["limit_seconds"].sum()
+    times = " and ".join(f"{variant} has {seconds / limit:.1f} times" for variant, limit in limits.items())
+    return f"At these limits {times} the speed of pyautoattack; more needs fewer or cheaper passes."
 
 
 def text(page: str, measured: Path = MEASURED) -> str:

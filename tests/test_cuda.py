@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit_ext import backbones, data
+from toolkit_ext import backbones, data, fast
 from toolkit_ext.attacks import PGD, generate
 from toolkit_ext.evaluation import evaluate
 from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier, loop
+from toolkit_ext.trainers.attack_runner import AttackRunner
+from toolkit_ext.types import AdversarialInputs, Batch
 
 pytestmark = [
     pytest.mark.cuda,
@@ -121,6 +123,39 @@ def test_autoattack_finds_on_the_gpu_what_it_finds_on_the_cpu() -> None:
     assert gpu.metrics["clean_acc"] == cpu.metrics["clean_acc"]
     # Random numbers differ between the devices, so an image on the edge may.
     assert abs(gpu.metrics["aa_acc"] - cpu.metrics["aa_acc"]) <= 1 / 40 + 1e-9
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_captured_attack_gives_the_examples_of_a_plain_one(norm: Any) -> None:
+    """From the same random numbers, on images and weights that change from step to step."""
+    torch.manual_seed(0)
+    model = backbones.create("resnet18_w", num_classes=10, in_chans=1, image_size=8, width=1).to("cuda").double()
+    attack = PGD(eps=0.1, steps=3, norm=norm)
+    attacks = AttackRunner(model, fast.plan(model, compile_mode="cuda-graph"), attack)
+    starts = []
+    for number in range(4):
+        x, y = torch.rand(8, 1, 8, 8, device="cuda", dtype=torch.float64), torch.arange(8, device="cuda")
+        torch.manual_seed(number // 3)
+        found = attacks.generate(attack, Batch(x, y, AdversarialInputs(x))).inputs
+        assert attacks.frozen is not None
+        torch.manual_seed(number // 3)
+        torch.testing.assert_close(found, generate(attack, attacks.frozen.copy, x, y).inputs)
+        starts.append(found - x)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.1)
+    assert not torch.equal(starts[2], starts[3])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_captured_attacks_train(precision: str) -> None:
+    digits = data.load("digits").subset(200)
+    losses = []
+    for mode in ("none", "cuda-graph"):
+        trainer = trainer_of("pgd", eps=0.1, steps=2, precision=precision, compile_mode=mode)
+        trainer.fit(digits.x_train, digits.y_train, nb_epochs=2, batch_size=32, progress=False)
+        losses.append(trainer.history[-1]["loss_adversarial"])
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ import pytest
 PACKAGE = "toolkit_ext"
 ROOT = Path(__file__).parents[1]
 
-BASE = {"bounds", "devices", "errors", "io", "own_code", "random_state", "tensors", "types", "units"}
+BASE = {"batch", "bounds", "devices", "errors", "io", "own_code", "random_state", "tensors", "types", "units"}
 AXES = {"attacks", "objectives", "updates", "schedules"}
 # What each part of the package may import of it, besides itself. An axis folder has no other axis in its row, and
 # neither evaluation nor landscape has the trainers.
 PARTS: dict[str, set[str]] = {
+    "batch": set(),
     "bounds": {"errors"},
     "devices": {"errors"},
     "errors": set(),
@@ -25,7 +26,7 @@ PARTS: dict[str, set[str]] = {
     "random_state": set(),
     "ranks": {"errors"},
     "tensors": {"types"},
-    "types": {"bounds", "errors"},
+    "types": {"batch", "bounds", "errors"},
     "units": {"errors", "types"},
     "fast": BASE,
     "attacks": BASE,

@@ -43,7 +43,7 @@ _LOOP = (
 
 #: Name of a group: its files or folders, and its tests.
 GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "loop": (("trainers/loop.py",), _LOOP),
+    "loop": (("trainers/loop.py", "trainers/run_state.py"), _LOOP),
     "updates": (("updates",), _UPDATES),
     "objectives": (("objectives",), _OBJECTIVES),
     "schedules": (("schedules",), _SCHEDULES),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from toolkit_ext.evaluation import Budget
 from toolkit_ext.evaluation.suite.autoattack import perturb, set_budget
 from toolkit_ext.evaluation.suite.fast import make_fast
-from toolkit_ext.evaluation.suite.precision import Judge, filled_up
+from toolkit_ext.evaluation.suite.precision import Judge
+from toolkit_ext.evaluation.suite.rows import filled_up
 
 CLASSES, EPS, SHIFT = 5, 0.05, 0.4
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
@@ -92,7 +93,7 @@ def test_a_judge_is_asked_about_claims_alone() -> None:
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
 def test_filled_up(flags: list[bool]) -> None:
     chosen = torch.tensor(flags)
-    found = filled_up(chosen).tolist()
+    found = filled_up(chosen, sum(flags)).tolist()
     assert len(set(found)) == len(found)
     assert set(chosen.nonzero().flatten().tolist()) <= set(found) <= set(range(len(flags)))
     assert len(found) in (-(-sum(flags) // 16) * 16, len(flags))

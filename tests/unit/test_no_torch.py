@@ -12,6 +12,7 @@ import pytest
 HEAVY = {"torch", "timm", "art", "torchattacks", "scipy", "pandas", "matplotlib", "optuna"}
 IMPORTS = (
     "toolkit_ext",
+    "toolkit_ext.batch",
     "toolkit_ext.types",
     "toolkit_ext.trainers.methods",
     "toolkit_ext.trainers.config",

@@ -16,7 +16,7 @@ SPEEDS = ("off", "exact", "auto")
 TRICKS = ("layout", "folding", "single_channel_conv", "kernel_search")
 PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
 MATMUL_PRECISIONS = ("default", "highest", "high", "medium")
-COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune", "cuda-graph")
 
 _HOMES = {"FrozenCopy": "frozen_copy", "Plan": "planning", "detach_computed": "frozen_copy", "plan": "planning"}
 __all__ = [

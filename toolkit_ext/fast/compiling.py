@@ -11,12 +11,12 @@ from toolkit_ext.fast.formats import Forward
 
 
 def compiler_of(mode: str, *, pads: bool) -> Callable[[Forward], Forward] | None:
-    """What makes a forward function a compiled one; None for the ``mode`` none.
+    """What makes a forward function a compiled one; None for the modes none and cuda-graph.
 
     With ``pads`` a smaller batch, such as the last of an epoch, is filled up with zeros to the size of the largest
     before, so that nothing is compiled for it; only where examples do not see each other, in evaluation mode.
     """
-    if mode == "none":
+    if mode in ("none", "cuda-graph"):
         return None
 
     def compiler(forward: Forward) -> Forward:

@@ -151,7 +151,8 @@ def plan(
         precision: of the passes of training: ``fp32``, ``bf16-mixed`` or ``fp16-mixed``.
         attack_precision: of the passes of attacks; ``same`` as ``precision``.
         attack_mode: mode of batch norm and dropout while attacking.
-        compile_mode: ``torch.compile`` of the passes of attacks: ``none`` or a mode of torch's.
+        compile_mode: ``torch.compile`` of the passes of attacks: ``none`` or a mode of torch's; ``cuda-graph`` captures
+            the whole attack on a GPU instead, and compiles nothing.
         matmul_precision: of float32 products and convolutions on GPUs: ``default`` (torch's flags), ``highest``,
             ``high`` (TF32) or ``medium``.
         deterministic: take only kernels that repeat their results. On a GPU this sets a variable for cuBLAS in the
@@ -160,7 +161,7 @@ def plan(
         without: members of :data:`toolkit_ext.fast.TRICKS` to leave out, so that a benchmark can measure one at a time.
 
     Raises:
-        UserError: an unknown name, or a precision for which the processor has no instructions.
+        UserError: an unknown name, a precision for which the processor has no instructions, or ``cuda-graph`` on a CPU.
 
     Example:
         >>> import torch
@@ -184,6 +185,8 @@ def plan(
     for option, value in (("precision", precision), ("craft_precision", chosen)):
         check_choice(option, value, PRECISIONS)
         check_native(option, value, place, _DTYPES[value])
+    if compile_mode == "cuda-graph" and place.type != "cuda":
+        raise UserError(f"compile_mode: 'cuda-graph' is not allowed on {place.type}; use none or default")
     if deterministic and place.type == "cuda":
         os.environ.setdefault(*CUBLAS)
     tricks = frozenset(TRICKS if speed == "auto" else ()) - set(without)

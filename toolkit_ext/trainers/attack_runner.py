@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from toolkit_ext.attacks import generate
+from toolkit_ext.attacks.gradient import GradientAttack
 from toolkit_ext.errors import UserError
 from toolkit_ext.fast import FrozenCopy, Plan
+from toolkit_ext.fast.capturing import CapturedAttack
 from toolkit_ext.types import AdversarialInputs, Attack, Batch, RemembersExamples
 
 
@@ -16,7 +18,7 @@ class AttackRunner:
     The frozen copy, if there is one, is made with the first batch and takes over the model's weights once a step.
 
     Raises:
-        UserError: compiled passes for an attack that perturbs layers.
+        UserError: compiled passes for an attack that perturbs layers, or a captured attack that is not torchattacks'.
     """
 
     def __init__(self, model: nn.Module, plan: Plan, attack: Attack) -> None:
@@ -24,6 +26,9 @@ class AttackRunner:
         self.intact = bool(getattr(attack, "looks_inside", False))
         self.frozen: FrozenCopy | None = None
         self._ready = False
+        self._captured = CapturedAttack() if plan.compile_mode == "cuda-graph" else None
+        if self._captured and not (isinstance(attack, GradientAttack) and attack.backend == "torchattacks"):
+            raise UserError("compile_mode: 'cuda-graph' is for PGD, MIM and FGSM of torchattacks; here use none")
         if self.intact and plan.compile_mode != "none":
             name = type(attack).__name__
             raise UserError(
@@ -44,6 +49,10 @@ class AttackRunner:
         if not self._ready:
             self.frozen, self._ready = self.plan.frozen_copy(self.model, x, intact=self.intact), True
         if self.frozen is not None:
-            return generate(attack, self.frozen.refresh(), x, y, self.plan.attack_mode)
+            model = self.frozen.refresh()
+            if self._captured is None:
+                return generate(attack, model, x, y, self.plan.attack_mode)
+            call = lambda x, y: generate(attack, model, x, y, self.plan.attack_mode).inputs  # noqa: E731
+            return AdversarialInputs(self._captured(attack, call, x, y))
         with self.plan.attack_passes():
             return generate(attack, self.model, x, y, self.plan.attack_mode)

@@ -149,7 +149,9 @@ class LoopConfig:
     without: tuple[str, ...] = field(default=(), metadata={"help": "tricks of speed auto to leave out", "hidden": True})
     fused_optimizer: str = option("auto", "optimiser step in one kernel: auto (on GPUs), on or off")
     compile_mode: str = option(
-        "none", "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune"
+        "none",
+        "torch.compile of the passes that craft: none, default, reduce-overhead (CUDA graphs) or max-autotune; "
+        "cuda-graph compiles nothing and captures the whole attack, on GPUs",
     )
     matmul_precision: str = option(
         "default",

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from toolkit_ext import fast
-from toolkit_ext.errors import UserError
 from toolkit_ext.random_state import restore_generators
 from toolkit_ext.trainers.accumulation import Accumulation
 from toolkit_ext.trainers.attack_runner import AttackRunner
@@ -18,15 +17,15 @@ from toolkit_ext.trainers.augmentation import Augmentation
 from toolkit_ext.trainers.averaging import make_average
 from toolkit_ext.trainers.batches import BATCHES, MEASURING, TRAINING, BatchSource, isolated_rng, seed_of
 from toolkit_ext.trainers.callbacks import EpochBar, EpochReport, OnEpoch, has_stalled
-from toolkit_ext.trainers.compose import Axes, earlier
+from toolkit_ext.trainers.compose import Axes
 from toolkit_ext.trainers.distributed import DataParallelContext
-from toolkit_ext.trainers.fingerprint import check_fingerprint, check_weights
-from toolkit_ext.trainers.fsdp import like, load_whole, put_together
+from toolkit_ext.trainers.fsdp import put_together
 from toolkit_ext.trainers.loss import mean_losses
 from toolkit_ext.trainers.meter import Averages, GradientMeter, GradientTrace, distance
-from toolkit_ext.trainers.monitor import Alarm, Alarms, Monitor, stays_constant
+from toolkit_ext.trainers.monitor import Alarms, Monitor, stays_constant
 from toolkit_ext.trainers.non_finite import NonFiniteCheck, NonFiniteLossError
 from toolkit_ext.trainers.resources import Extensions
+from toolkit_ext.trainers.run_state import restore, state_of
 from toolkit_ext.trainers.state import RunFolder
 from toolkit_ext.trainers.tracking import Trackers, settings_of
 from toolkit_ext.trainers.unfinished import SaveClock, UnfinishedEpoch
@@ -238,23 +237,7 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on with the same bits."""
-        return put_together(
-            {
-                "fingerprint": dict(self.fingerprint),
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict() if self.average else None,
-                "update": self.update.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "start": self.start,
-                "history": self.history,
-                "trace": self.trace.state_dict(),
-                "alarms": self.alarms.as_records(),
-                "best_score": self.best_score,
-                "best_state": self.best_state,
-                **({"extensions": extensions} if (extensions := self.extensions.state_dict()) else {}),
-                **({"unfinished": self.unfinished.state_dict()} if self.unfinished else {}),
-            }
-        )
+        return state_of(self)
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -262,26 +245,4 @@ class Run:
         Raises:
             UserError: the state is of another run; the message names what differs.
         """
-        check_fingerprint(earlier() | state["fingerprint"], earlier() | self.fingerprint)
-        check_weights(state["model"], self.model.state_dict())
-        self._load_update(state)
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.extensions.load_state_dict(state.get("extensions", {}))
-        self.unfinished = UnfinishedEpoch(**state["unfinished"]) if "unfinished" in state else None
-        self.start = [like(value, now) for value, now in zip(state["start"], self.start, strict=True)]
-        self.history = list(state["history"])
-        self.trace.load_state_dict(state["trace"])
-        self.alarms = Alarms([Alarm(**alarm) for alarm in state["alarms"]])
-        self.best_score = tuple(state["best_score"])
-        self.best_state = dict(state["best_state"])
-
-    def _load_update(self, state: Mapping[str, Any]) -> None:
-        ours, saved = self.scheduler.state_dict(), state["scheduler"]
-        try:  # an older state does not say what optimiser and scheduler it has
-            if ("members" in ours) != ("members" in saved):
-                raise ValueError("one of them is the caller's, the other a named schedule")
-            load_whole(self.model, self.update, state)
-            self.scheduler.load_state_dict(saved)
-        except (KeyError, ValueError) as error:
-            raise UserError(f"resume: the checkpoint has another optimiser or scheduler ({error})") from error
+        restore(self, state)

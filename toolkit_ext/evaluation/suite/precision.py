@@ -27,14 +27,13 @@ from torch import Tensor, nn
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.evaluation.running.isolation import preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector, perturb
+from toolkit_ext.evaluation.suite.rows import filled_up
 from toolkit_ext.fast.formats import half_attention
 from toolkit_ext.fast.frozen_copy import folded_copy
 from toolkit_ext.fast.kernels.single_channel_conv import single_channel_conv
 
 Precision = Literal["fp32", "fp32-reference", "bf16-verified"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_FULL = {"cpu": 64, "cuda": 512}  # on the CPU measured on a narrow ResNet-18, see benchmarks/autoattack.py
-_BUCKET = 16  # each new batch size has a set-up cost, so sizes are multiples of this
 
 
 def check_precision(precision: str, version: str) -> None:
@@ -132,20 +131,6 @@ def _head(model: nn.Module, image: Tensor) -> str | None:
     return next((name for name, output in outputs.items() if output.data_ptr() == logits.data_ptr()), None)
 
 
-def room(x: Tensor) -> int:
-    """How often the images ``x`` ``[N, C, H, W]`` fit in a pass from which larger ones gain little, at least once."""
-    return max(1, _FULL.get(x.device.type, _FULL["cuda"]) // len(x))
-
-
-def filled_up(chosen: Tensor) -> Tensor:
-    """Indices of the images ``chosen`` ``[N]`` bool, filled up with others to a multiple of 16."""
-    count = int(chosen.sum())
-    size = min(-(-count // _BUCKET) * _BUCKET, len(chosen))
-    if size == len(chosen):
-        return torch.arange(size, device=chosen.device)
-    return chosen.to(torch.uint8).argsort(descending=True, stable=True)[:size]
-
-
 @dataclass(frozen=True)
 class Judge:
     """The float32 ``model``, which verifies successes found on a copy of it in other arithmetic."""
@@ -155,9 +140,10 @@ class Judge:
     @torch.no_grad()
     def __call__(self, claimed: Tensor, inputs: Tensor, y: Tensor) -> Tensor:
         """Which of the ``claimed`` ``[N]`` bool successes ``inputs`` ``[N, C, H, W]`` fool ``model`` too."""
-        if not claimed.any():
+        count = int(claimed.sum())
+        if not count:
             return claimed
-        asked = filled_up(claimed)
+        asked = filled_up(claimed, count)
         wrong = torch.zeros_like(claimed)
         wrong[asked] = self.model(inputs[asked]).argmax(dim=1) != y[asked]
         return claimed & wrong

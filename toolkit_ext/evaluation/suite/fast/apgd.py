@@ -16,6 +16,7 @@ from pyautoattack.checks import check_zero_gradients
 from torch import Tensor
 
 from toolkit_ext.evaluation.suite.precision import Judge
+from toolkit_ext.evaluation.suite.rows import put
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """What ``attack_single_run`` returns: best points, which images are still right, best losses, adversarial examples."""
@@ -58,22 +59,17 @@ class _Climb:
 
     def climbed(self, loss: Tensor) -> None:
         """Keep the points where ``loss`` ``[M]`` is the highest so far."""
-        better = (loss > self.best_loss).nonzero().flatten()
-        self.best_loss = self.best_loss.index_copy(0, better, loss[better])
-        _copy(better, self.point, self.best)
-        _copy(better, self.gradient, self.best_gradient)
+        better = loss > self.best_loss
+        self.best_loss = torch.where(better, loss, self.best_loss)
+        put(better, self.point, self.best)
+        put(better, self.gradient, self.best_gradient)
 
     def halve(self, stuck: Tensor) -> None:
         """Halve the steps of the images ``stuck`` ``[M]`` bool and return them to their best points."""
         self.halved, self.checked = stuck, self.best_loss
-        rows = stuck.nonzero().flatten()
-        self.step[rows] /= 2
-        _copy(rows, self.best, self.point)
-        _copy(rows, self.best_gradient, self.gradient)
-
-
-def _copy(rows: Tensor, source: Tensor, to: Tensor) -> None:
-    to.index_copy_(0, rows, source[rows])  # on CPUs several times faster than torch.where
+        self.step = torch.where(stuck.view(-1, 1, 1, 1), self.step / 2, self.step)
+        put(stuck, self.best, self.point)
+        put(stuck, self.best_gradient, self.gradient)
 
 
 @dataclass

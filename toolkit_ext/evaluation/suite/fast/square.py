@@ -12,7 +12,8 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from toolkit_ext.evaluation.suite.precision import Judge, filled_up, room
+from toolkit_ext.evaluation.suite.precision import Judge
+from toolkit_ext.evaluation.suite.rows import filled_up, room
 
 _AHEAD = 32  # queries of one image in a pass; of more, most would come after one that is taken
 
@@ -45,10 +46,10 @@ class Windows:
         """These windows on ``device``."""
         return Windows(*(each.to(device) for each in (self.top, self.left, self.side, self.value)))
 
-    def at(self, query: int) -> tuple[slice, slice]:
-        """Rows and columns of the window of ``query``."""
-        top, left, side = int(self.top[query]), int(self.left[query]), int(self.side[query])
-        return slice(top, top + side), slice(left, left + side)
+    def slices(self) -> list[tuple[slice, slice]]:
+        """Rows and columns of each window."""
+        spots = zip(self.top.tolist(), self.left.tolist(), self.side.tolist(), strict=True)
+        return [(slice(top, top + side), slice(left, left + side)) for top, left, side in spots]
 
     def changes(self, queries: Tensor, shape: torch.Size) -> Tensor:
         """What ``queries`` ``[T]`` add to images of ``shape``: ``[T, C, H, W]``, zero outside the windows."""
@@ -73,7 +74,7 @@ class _Walk:
     def take(self, image: Tensor, new: Tensor, margin: Tensor, lost: Tensor) -> None:
         """Go on from ``new`` ``[M, C, H, W]``, with its ``margin`` ``[M]``, for the images ``image`` ``[M]``."""
         self.best[image], self.margin[image] = new, margin
-        self.right[image[lost]] = False
+        self.right[image] = self.right[image] & ~lost
 
 
 @dataclass
@@ -82,6 +83,7 @@ class _Pace:
 
     query: Tensor  # [N] the next one
     ahead: Tensor  # [N] queries to ask at once
+    left: int  # images that were asked in the last pass
     share: float = 1.0  # of the last pass's queries, those that changed an image
 
 
@@ -117,53 +119,61 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
         return margin, best
 
     def _search(self, walk: _Walk) -> None:
-        windows, query = Windows.draw(self, walk.best.shape), 0
-        while query < self.n_queries and len(alive := walk.right.nonzero().flatten()) and room(alive) == 1:
-            self._ask(walk, windows, query, alive)
+        windows, query, device = Windows.draw(self, walk.best.shape), 0, walk.y.device
+        slices, there = windows.slices(), windows.to(device)
+        while query < self.n_queries and len(alive := walk.right.nonzero().flatten()) and room(len(alive), device) == 1:
+            self._ask(walk, slices[query], there.value[query], alive)
             query += 1
-        pace, windows = _Pace(torch.full_like(walk.y, query), torch.ones_like(walk.y)), windows.to(walk.y.device)
-        while len(alive := (walk.right & (pace.query < self.n_queries)).nonzero().flatten()):
-            most = min(_AHEAD, int(room(alive) / max(pace.share, 1 / _AHEAD)))
-            asked = pace.ahead[alive].clamp_max(most)
-            self._ask_ahead(walk, pace, windows, alive, asked.minimum(self.n_queries - pace.query[alive]))
+        pace = _Pace(torch.full_like(walk.y, query), torch.ones_like(walk.y), int(walk.right.sum()))
+        while pace.left:
+            self._ask_ahead(walk, pace, there)
 
-    def _ask(self, walk: _Walk, windows: Windows, query: int, alive: Tensor) -> None:
-        """Ask ``query`` of all images ``alive`` ``[A]``."""
-        (rows, columns), value = windows.at(query), windows.value[query].to(walk.best.device)
+    def _ask(self, walk: _Walk, window: tuple[slice, slice], value: Tensor, alive: Tensor) -> None:
+        """Set ``window`` to ``value`` ``[C, 1, 1]`` in all images ``alive`` ``[A]``, and ask."""
         # Outside the window the best image is in the ball and the box already.
-        old, low, high = (each[alive, :, rows, columns] for each in (walk.best, walk.low, walk.high))
+        old, low, high = (each[(alive, slice(None), *window)] for each in (walk.best, walk.low, walk.high))
         new = torch.clamp(old + value, low, high)
         changed = (new != old).flatten(1).any(dim=1)
-        if not changed.any():
+        if not (count := int(changed.sum())):
             return
-        chosen = filled_up(changed)
+        chosen = filled_up(changed, count)
         image = alive[chosen]
         trial = walk.best[image]
-        trial[:, :, rows, columns] = new[chosen]
+        trial[(slice(None), slice(None), *window)] = new[chosen]
         found, lost = self._look(trial, walk.y[image])
-        taken = changed[chosen] & ((found < walk.margin[image]) | lost)
-        walk.take(image[taken], trial[taken], found[taken], lost[taken])
+        rows = (changed[chosen] & ((found < walk.margin[image]) | lost)).nonzero().flatten()
+        walk.take(image[rows], trial[rows], found[rows], lost[rows])
 
-    def _ask_ahead(self, walk: _Walk, pace: _Pace, windows: Windows, alive: Tensor, count: Tensor) -> None:
-        """Ask the next ``count`` ``[A]`` queries of the images ``alive`` ``[A]``."""
-        owner = torch.arange(len(alive), device=alive.device).repeat_interleave(count)
-        later = torch.arange(len(owner), device=alive.device) - (count.cumsum(0) - count)[owner]
-        image = alive[owner]
+    def _ask_ahead(self, walk: _Walk, pace: _Pace, windows: Windows) -> None:
+        """Ask the next queries of all images that are not lost, as many as ``pace`` has for each."""
+        count, image = self._next(walk, pace)
+        if not pace.left:
+            return
+        later = torch.arange(len(image), device=image.device) - (count.cumsum(0) - count)[image]
         old = walk.best[image]
         change = windows.changes(pace.query[image] + later, old.shape)
         new = torch.clamp(old + change, walk.low[image], walk.high[image])
         changed = (new != old).flatten(1).any(dim=1)
-        first = count
-        if changed.any():
-            chosen = filled_up(changed)
-            found, lost = self._look(new[chosen], walk.y[image[chosen]])
-            taken = changed[chosen] & ((found < walk.margin[image[chosen]]) | lost)
-            first = count.scatter_reduce(0, owner[chosen[taken]], later[chosen[taken]], "amin")
-            taken &= later[chosen] == first[owner[chosen]]
-            walk.take(image[chosen[taken]], new[chosen[taken]], found[taken], lost[taken])
-        pace.query[alive] += (first + 1).minimum(count)
-        pace.ahead[alive] = torch.where(first < count, (count // 2).clamp_min(1), 2 * count)
-        pace.share = float(changed.float().mean())
+        number, first = int(changed.sum()), count
+        pace.share = number / len(image)
+        if number:
+            chosen = filled_up(changed, number)
+            image, later, new = image[chosen], later[chosen], new[chosen]
+            found, lost = self._look(new, walk.y[image])
+            taken = changed[chosen] & ((found < walk.margin[image]) | lost)
+            first = count.scatter_reduce(0, image, torch.where(taken, later, count[image]), "amin")
+            rows = (taken & (later == first[image])).nonzero().flatten()
+            walk.take(image[rows], new[rows], found[rows], lost[rows])
+        pace.query += (first + 1).minimum(count)
+        pace.ahead = torch.where(first < count, (count // 2).clamp_min(1), 2 * count)
+
+    def _next(self, walk: _Walk, pace: _Pace) -> tuple[Tensor, Tensor]:
+        """How many queries of each image ``[N]`` come next, and the image of each query ``[M]``."""
+        most = min(_AHEAD, int(room(pace.left, walk.y.device) / max(pace.share, 1 / _AHEAD)))
+        going = walk.right & (pace.query < self.n_queries)
+        count = torch.where(going, pace.ahead.clamp_max(most).minimum(self.n_queries - pace.query), 0)
+        total, pace.left = torch.stack([count.sum(), going.sum()]).tolist()
+        return count, torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=total)
 
     def _look(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         margin = self._margin(x, y)
