@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 
 from toolkit_ext import cli
-from toolkit_ext.data import corruptions
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.running.recheck import recheck
 
@@ -104,4 +104,4 @@ def corruption_package(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.uint8(np.clip(image + draw.normal(0, 4 * severity, image.shape), 0, 255))
 
     monkeypatch.setitem(sys.modules, "imagecorruptions", SimpleNamespace(corrupt=corrupt))
-    monkeypatch.setattr(corruptions.metadata, "version", lambda package: "1.1.5")
+    monkeypatch.setattr(metadata, "version", lambda package: "1.1.5")
