@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from toolkit_ext import cli
@@ -87,3 +90,18 @@ def rechecks_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr("toolkit_ext.evaluation.running.runner.recheck", uncounted)
+
+
+@pytest.fixture
+def corruption_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of 4 times the severity in place of imagecorruptions, which few environments have; drawn as there."""
+
+    def corrupt(image: Any, severity: int, corruption_name: str, seed: int | None = None) -> Any:
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3
+        assert (seed is not None) == (corruption_name in ("impulse_noise", "glass_blur"))
+        draw = np.random if seed is None else np.random.RandomState(seed)
+        return np.uint8(np.clip(image + draw.normal(0, 4 * severity, image.shape), 0, 255))
+
+    monkeypatch.setitem(sys.modules, "imagecorruptions", SimpleNamespace(corrupt=corrupt))
+    monkeypatch.setattr(metadata, "version", lambda package: "1.1.5")

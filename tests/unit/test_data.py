@@ -202,7 +202,8 @@ def test_load_errors(name: str, kwargs: dict[str, Any], message: str) -> None:
 def test_names() -> None:
     expected = {"digits", "mnist", "cifar10", "cifar100", "svhn", "gtsrb", "cifar10-jpeg"}
     assert set(data.NAMES) == expected | {
-        *("folder:PATH", "npz:PATH", "hf:NAME", "cifar10-c:KIND-SEVERITY", "cifar100-c:KIND-SEVERITY")
+        *("folder:PATH", "npz:PATH", "hf:NAME", "cifar10-c:KIND-SEVERITY", "cifar100-c:KIND-SEVERITY"),
+        "corrupted:DATA:KIND-SEVERITY",
     }
 
 

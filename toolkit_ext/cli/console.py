@@ -138,6 +138,20 @@ def threats_table(threats: Mapping[str, Any]) -> Table:
     return table
 
 
+def corruptions_table(corruptions: Mapping[str, Any], *, errors: bool = False) -> Table:
+    """Accuracy in percent under each kind of ``details.corruptions`` at each severity, and the means."""
+    share = "error in %" if errors else "accuracy in %"
+    table = Table(title=f"common corruptions of {corruptions['settings']['source']}, {share} by severity")
+    for number, name in enumerate(("corruption", *map(str, range(1, len(corruptions["severities"]) + 1)), "mean")):
+        table.add_column(name, justify="right" if number else "left")
+    for kind, shares in corruptions["kinds"].items():
+        row = [*shares, sum(shares) / len(shares)]
+        table.add_row(kind.replace("_", " "), *(percent(value, errors=errors) for value in row))
+    means = [*corruptions["severities"], corruptions["mean"]]
+    table.add_row("mean", *(percent(value, errors=errors) for value in means))
+    return table
+
+
 def details_table(record: Record, *, errors: bool = False) -> Table:
     """For each attack: images attacked and broken, accuracy after it (plain, balanced, worst class), wall seconds."""
     about = record["protocol"]

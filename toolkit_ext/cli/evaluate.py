@@ -49,6 +49,12 @@ from toolkit_ext.cli.options import (
 @click.option("--details", is_flag=True, help="print the images that each attack broke, and its time")
 @click.option("--audit", "audited", is_flag=True, help="check, at the middle eps, that attacks work on this model")
 @click.option("--audit-n", type=NATURAL, default=100, show_default=True, help="test examples for the audit")
+@click.option(
+    "--corruptions",
+    metavar="SOURCE",
+    help="also measure accuracy under 15 common corruptions at 5 severities: corrupted (made from the test images), or "
+    "the files of cifar10-c or cifar100-c",
+)
 @click.option("--transfer-from", metavar="CHECKPOINT", help="model that columns such as transfer:pgd20 craft on")
 @click.option("--transfer", metavar="CHECKPOINT", help="model whose adversarial examples the audit tries too")
 @loading_options

@@ -51,8 +51,9 @@ def table_command(folder: Path, robustbench: str | None, out: Path | None, **val
     "--kind",
     default="accuracy",
     show_default=True,
-    help="accuracy (clean against robust), curve (against eps), attacks (images each broke first), matrix (attacks by "
-    "images of one run), training (curves of one run), examples (pictures of one run)",
+    help="accuracy (clean against robust), curve (against eps), perturbations (images broken within each eps), "
+    "attacks (images each broke first), matrix (attacks by images of one run), training (curves of one run), examples "
+    "(pictures of one run)",
 )
 @click.option("--x", help="for accuracy: the horizontal axis, such as clean_acc or train_s  [default: clean_acc]")
 @click.option("--y", help="for accuracy: the vertical axis  [default: aa_acc]")

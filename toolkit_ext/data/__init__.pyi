@@ -1,3 +1,9 @@
+from .corrupted import (
+    CorruptionFiles as CorruptionFiles,
+)
+from .corruptions import (
+    CorruptedImages as CorruptedImages,
+)
 from .dataset import (
     Dataset as Dataset,
 )

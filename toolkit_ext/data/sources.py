@@ -13,6 +13,7 @@ from torch import Tensor
 
 from toolkit_ext.data.arrays import open_npz
 from toolkit_ext.data.corrupted import FOLDERS, open_corrupted
+from toolkit_ext.data.corruptions import CORRUPTED, open_made
 from toolkit_ext.data.dataset import Dataset
 from toolkit_ext.data.decoding import in_memory
 from toolkit_ext.data.facts import with_facts
@@ -45,7 +46,8 @@ def load(
             ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``gtsrb`` (resized to 32 x 32), ``cifar10-jpeg``
             (``ROOT/cifar10-jpeg/{train,test}/CLASS/*``: CIFAR-10 after JPEG; accuracies differ from CIFAR-10),
             ``folder:PATH`` with ``PATH/{train,test}/CLASS/*``, ``npz:PATH``, ``hf:NAME``, or to evaluate alone
-            ``cifar10-c:KIND-SEVERITY`` and ``cifar100-c:KIND-SEVERITY``. See ``docs/data.md``.
+            ``cifar10-c:KIND-SEVERITY``, ``cifar100-c:KIND-SEVERITY`` and ``corrupted:DATA:KIND-SEVERITY``. See
+            ``docs/data.md``.
         root: Folder of the files, with torchvision's layout, and of a relative ``PATH`` that exists there alone.
         download: Let torchvision download missing files.
         workers: Threads that decode images; by default one per core.
@@ -112,8 +114,10 @@ def open_training(
 
 def _open(name: str, root: Path, download: bool, how: Reading, engine: Engine) -> Dataset[ImageSet]:
     kind, colon, place = name.partition(":")
-    check_choice("data", f"{kind}:{_ADDRESSED[kind][0]}" if colon and kind in _ADDRESSED else name, NAMES)
+    check_choice("data", f"{kind}:{_PLACES[kind]}" if colon and kind in _PLACES else name, NAMES)
     root = root.expanduser()
+    if kind == CORRUPTED:
+        return open_made(name, place, engine.processes, lambda base: _open(base, root, download, how, engine))
     if colon:
         return with_facts(_ADDRESSED[kind][1](name, _found(kind, place, root), how, engine), how)
     if name == "cifar10-jpeg":
@@ -241,5 +245,6 @@ _TAKEN: dict[str, tuple[str, ...]] = {
     "gtsrb": ("image_size",),
 }
 """Options of how images are read that a source takes, whatever its parts."""
-NAMES: tuple[str, ...] = (*_LOADERS, "cifar10-jpeg", *(f"{kind}:{place}" for kind, (place, _) in _ADDRESSED.items()))
+_PLACES = {**{kind: place for kind, (place, _) in _ADDRESSED.items()}, CORRUPTED: "DATA:KIND-SEVERITY"}
+NAMES: tuple[str, ...] = (*_LOADERS, "cifar10-jpeg", *(f"{kind}:{place}" for kind, place in _PLACES.items()))
 """The names that :func:`load` accepts; ``folder:PATH`` stands for any path."""

@@ -2,6 +2,7 @@
 
 from toolkit_ext.evaluation.audit import Audit, Check, audit
 from toolkit_ext.evaluation.certificates import Certificates, Smoothing
+from toolkit_ext.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from toolkit_ext.evaluation.evaluate import evaluate, evaluate_budgets
 from toolkit_ext.evaluation.loading.adapters import Ensemble
 from toolkit_ext.evaluation.loading.models import Loaded, Shape, load
@@ -25,6 +26,7 @@ __all__ = [
     "Budget",
     "Certificates",
     "Check",
+    "CorruptionAccuracy",
     "Ensemble",
     "Evaluation",
     "Examples",
@@ -38,6 +40,7 @@ __all__ = [
     "certify",
     "evaluate",
     "evaluate_budgets",
+    "evaluate_corruptions",
     "evaluate_threats",
     "load",
     "load_examples",

@@ -28,6 +28,7 @@ from .figures.images import (
 from .figures.images import (
     plot_pairs as plot_pairs,
 )
+from .figures.perturbations import plot_perturbations as plot_perturbations
 from .figures.plots import plot_bars as plot_bars
 from .figures.plots import plot_clean_vs_robust as plot_clean_vs_robust
 from .inference.agreement import Agreement as Agreement

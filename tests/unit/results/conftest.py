@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
 from toolkit_ext.results import SCHEMA, Record, validate
@@ -17,6 +18,20 @@ Make = Callable[..., Record]
 
 def _bounds(value: float, n: int) -> list[float]:
     return [float(bound) for bound in proportion_confint(round(value * n), n, method="wilson")]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    kept: list[Figure] = []
+    savefig = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **options: Any) -> None:
+        kept.append(figure)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return kept
 
 
 @pytest.fixture(scope="session")

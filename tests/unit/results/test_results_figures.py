@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -37,20 +36,6 @@ def log(tmp_path: Path) -> Path:
     rows = [f"{e},{1 / e},{2 / e},1,{0.1 * e},{0.1 / e},0.001,{0.9 - 0.1 / e},{0.5 - 0.1 / e},1,2" for e in (1, 2, 3)]
     path.write_text(LOG + "\n".join(rows) + "\n")
     return path
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    kept: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **options: Any) -> None:
-        kept.append(figure)
-        savefig(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return kept
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from toolkit_ext.errors import UserError
 from toolkit_ext.results import (
@@ -18,6 +19,7 @@ from toolkit_ext.results import (
     plot_breakdown,
     plot_matrix,
     plot_pairs,
+    plot_perturbations,
     plot_robustness,
     plot_training,
     training_log,
@@ -75,6 +77,28 @@ def test_a_trained_model_and_its_checkpoint_are_one_model(make: Make) -> None:
     assert curves([_at(make, 0.1, 0.6), _at(make, 0.2, 0.3, hyper_parameters=last)]) == []
 
 
+def _with_bits(make: Make, eps: float, bits: str, **given: Any) -> Record:
+    """A run whose ten images survive AutoAttack as ``bits`` say; the first is misclassified."""
+    rows = {"clean": "0111111111", "aa": bits}
+    packed = {name: np.packbits([bit == "1" for bit in row]).tobytes().hex() for name, row in rows.items()}
+    found = _at(make, eps, bits.count("1") / 10, n=10, **given)
+    return found | {"details": {"robust": packed}}  # type: ignore[return-value]
+
+
+def test_minimal_perturbations_are_steps_of_each_model(make: Make, tmp_path: Path, drawn: list[Figure]) -> None:
+    # Image 5 breaks at 0.1 and, by chance, not at 0.2; it stays broken.
+    records = [_with_bits(make, 0.1, "0111101111"), _with_bits(make, 0.2, "0000011111")]
+    records += [_with_bits(make, eps, "0111111111", seed=1) for eps in (0.1, 0.2)]
+    plot_perturbations(records, tmp_path / "a.png")
+    (axes,) = drawn[0].axes
+    shown: list[Any] = list(axes.containers)
+    assert [each.get_label() for each in shown] == [f"pgd, lenet, trained at 0.1, seed {s}" for s in (0, 1)]
+    first, second = (np.asarray(each.lines[0].get_xydata()) for each in shown)
+    assert first.tolist() == [[0.0, pytest.approx(10)], [0.1, pytest.approx(20)], [0.2, pytest.approx(60)]]
+    assert second[:, 1] == pytest.approx([10, 10, 10])
+    assert all(each.lines[0].get_drawstyle() == "steps-post" for each in shown)
+
+
 def test_counts_of_what_broke_first_add_up(broken: Record) -> None:
     counts = first_broken(broken)
     assert counts == {
@@ -128,8 +152,10 @@ def test_pairs_and_their_amplified_difference() -> None:
 
 def test_same_bytes_twice(make: Make, broken: Record, tmp_path: Path) -> None:
     evaluated = [_at(make, 0.2, 0.3), _at(make, 0.1, 0.6)]
+    single = [_with_bits(make, 0.1, "0111101111"), _with_bits(make, 0.2, "0000011111")]
     drawings: dict[str, Callable[[Path], Path]] = {
         "curve": lambda path: plot_robustness(evaluated, path),
+        "perturbations": lambda path: plot_perturbations(single, path),
         "breakdown": lambda path: plot_breakdown([broken], path),
         "matrix": lambda path: plot_matrix(broken, path),
         "pairs": lambda path: plot_pairs(_pairs(), path),
@@ -143,6 +169,7 @@ def test_same_bytes_twice(make: Make, broken: Record, tmp_path: Path) -> None:
 def test_figures_of_nothing(make: Make, tmp_path: Path) -> None:
     cases: list[tuple[Callable[[Path], Path], str]] = [
         (lambda path: plot_robustness([make()], path), "no model has aa_acc at two eps"),
+        (lambda path: plot_perturbations([make()], path), "no model has results of aa for each image at two eps"),
         (lambda path: plot_breakdown([make()], path), "no run has results for each image"),
         (lambda path: plot_matrix(make(), path), "^run pgd-0: has no results for each image"),
         (lambda path: plot_pairs([], path), "^examples: there is no adversarial example"),
@@ -154,4 +181,11 @@ def test_figures_of_nothing(make: Make, tmp_path: Path) -> None:
     other = [_at(make, e, 0.5, protocol=l2 | {"eps": e}) | {"run_id": f"l2-{e}"} for e in (0.5, 1.0)]
     with pytest.raises(UserError, match=r"^--where: the curves are of digits L2, digits Linf"):
         plot_robustness([_at(make, 0.2, 0.3), _at(make, 0.1, 0.6), *other], tmp_path / "a.png")
+    bits = "0111101111"
+    apart = [
+        _with_bits(make, e, bits, backbone=make()["backbone"] | {"name": n}) for n in ("a", "b") for e in (0.1, 0.2)
+    ]
+    apart[2:] = [one | {"data": one["data"] | {"name": "mnist"}} for one in apart[2:]]
+    with pytest.raises(UserError, match=r"^--where: the curves are of digits Linf, mnist Linf; choose one"):
+        plot_perturbations(apart, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
+from toolkit_ext.cli.jobs.corruptions import measure_corruptions
 from toolkit_ext.cli.jobs.models import (
     choose_protocols,
     facts_of,
@@ -20,7 +21,17 @@ from toolkit_ext.cli.jobs.models import (
 )
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Audit, Evaluation, Loaded, Protocol, Threats, audit, evaluate, evaluate_budgets
+from toolkit_ext.evaluation import (
+    Audit,
+    CorruptionAccuracy,
+    Evaluation,
+    Loaded,
+    Protocol,
+    Threats,
+    audit,
+    evaluate,
+    evaluate_budgets,
+)
 from toolkit_ext.evaluation.loading.models import describe, ensemble
 from toolkit_ext.evaluation.protocol import TRANSFER, budgets
 from toolkit_ext.evaluation.settings import parse_batch_size
@@ -47,7 +58,9 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     other = loaded.pop() if values["transfer"] else None
     protocols, source = choose_protocols(told[0], dataset, values), radius_source(told[0], dataset, values)
     model = ensemble(loaded)
-    jobs = [_Job(model, other, source_model, dataset, one, source, values, context, ranks) for one in protocols]
+    corruptions = measure_corruptions(model, dataset, checkpoints, context, values)
+    given = (model, other, source_model, dataset, source, values, context, ranks, corruptions)
+    jobs = [_Job(one, *given) for one in protocols]
     if len(jobs) == 1:
         jobs[0].run(checkpoints)
     else:
@@ -67,15 +80,16 @@ def _run_together(jobs: Sequence[_Job], checkpoints: Sequence[str]) -> None:
 class _Job:
     """The evaluation of one model or ensemble by ``protocol``."""
 
+    protocol: Protocol
     loaded: Loaded
     other: Loaded | None
     source: Loaded | None
     dataset: data.Dataset
-    protocol: Protocol
     radius_source: str
     values: dict[str, Any]
     context: RunContext
     ranks: Ranks
+    corruptions: CorruptionAccuracy | None
 
     def run(self, checkpoints: Sequence[str]) -> None:
         """Evaluate at every radius, write the records, print the tables."""
@@ -165,6 +179,9 @@ class _Job:
             record["details"]["model"] = self.loaded.facts
         if self.source:
             record["details"]["transfer_from"] = self.source.name
+        if self.corruptions:
+            record["metrics"]["corruption_acc"] = self.corruptions.accuracy()
+            record["details"]["corruptions"] = self.corruptions.to_dict()
         record["details"] |= details
         if audited:
             settings = audited.to_dict()
@@ -179,5 +196,7 @@ class _Job:
             console.show_table(console.details_table(record, errors=errors))
             if "confidence" in record["details"]:
                 console.show_table(console.confidence_table(record))
+        if self.corruptions:
+            console.show_table(console.corruptions_table(self.corruptions.to_dict(), errors=errors))
         if audited:
             console.show_table(console.audit_table(audited.to_dict(), self.protocol.name))

@@ -157,6 +157,7 @@ def _accuracy(runs: list[Record], out: Path, values: dict[str, Any]) -> None:
 KINDS: dict[str, Callable[..., Any]] = {
     "accuracy": lambda runs, out, **more: _accuracy(runs, out, more),
     "curve": lambda runs, out, **_: results.plot_robustness(runs, out),
+    "perturbations": lambda runs, out, **_: results.plot_perturbations(runs, out),
     "attacks": lambda runs, out, **_: results.plot_breakdown(runs, out),
     "matrix": lambda runs, out, run=None, **_: results.plot_matrix(one_of(runs, run), out),
     "training": lambda runs, out, run=None, **_: results.plot_training(results.training_log(one_of(runs, run)), out),

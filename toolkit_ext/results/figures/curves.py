@@ -21,6 +21,10 @@ from toolkit_ext.results.tables.formatting import budget, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Line = tuple[str, Sequence[float], tuple[Sequence[float], Sequence[float], Sequence[float]]]
+"""Name of a line, values of eps, and at each its value and the ends of the whisker, as shares."""
 
 
 def plot_training(log_csv: Path | str | pd.DataFrame, path: Path | str) -> Path:
@@ -115,6 +119,13 @@ def model_key(record: Record, *, seed: bool = True) -> str:
     return json.dumps(facts, sort_keys=True)
 
 
+def model_name(record: Record) -> str:
+    """What a legend calls the model of ``record``: method, backbone and the eps of its training."""
+    trained = record["hyper_parameters"].get("eps")
+    told = f", trained at {budget(trained)}" if isinstance(trained, int | float) and trained else ""
+    return f"{record['method']}, {record['backbone']['name']}{told}"
+
+
 def curves(records: Iterable[Record], metric: str = "aa_acc") -> list[Curve]:
     """A curve per configuration, norm and version with ``metric`` at two or more eps, sorted by name.
 
@@ -139,11 +150,8 @@ def _curve(group: Mapping[tuple[float, str], Record], metric: str) -> Curve:
     radii = sorted({eps for eps, _, _ in points})
     spreads = [_spread([(r, name) for at, name, r in points if at == eps]) for eps in radii]
     mean, low, high = zip(*spreads, strict=True)
-    name = f"{first['method']}, {first['backbone']['name']}"
-    trained = first["hyper_parameters"].get("eps")
-    name += f", trained at {budget(trained)}" if isinstance(trained, int | float) and trained else ""
     seeds = len({model for _, model in group})
-    return Curve(name, protocol["norm"], first["data"]["name"], tuple(radii), mean, low, high, seeds)
+    return Curve(model_name(first), protocol["norm"], first["data"]["name"], tuple(radii), mean, low, high, seeds)
 
 
 def _spread(points: list[tuple[Record, str]]) -> tuple[float, float, float]:
@@ -164,20 +172,33 @@ def plot_robustness(records: Iterable[Record], path: Path | str, metric: str = "
     found = curves(records, metric)
     if not found:
         raise UserError(f"results: no model has {metric} at two eps; evaluate one at several: --eps 2/255,8/255")
-    mixed = sorted({f"{curve.data} {curve.norm}" for curve in found})
-    if len(mixed) > 1:
+    whiskers = "95% intervals" if max(c.seeds for c in found) == 1 else "± standard deviation over seeds"
+    lines = [(curve.name, curve.eps, (curve.mean, curve.low, curve.high)) for curve in found]
+    sources = [(curve.data, curve.norm) for curve in found]
+    return save(draw_against_eps(lines, sources, f"{label(metric)} accuracy [%]", whiskers), path)
+
+
+def draw_against_eps(
+    lines: Sequence[Line], sources: Sequence[tuple[str, str]], says: str, title: str, **style: Any
+) -> Figure:
+    """Lines in percent against eps, with whiskers.
+
+    Raises:
+        UserError: the lines are of several of ``sources``, data sets and norms.
+    """
+    if len(mixed := sorted({f"{data} {norm}" for data, norm in sources})) > 1:
         raise UserError(f"--where: the curves are of {', '.join(mixed)}; choose one data set and norm")
     figure, (axes,) = panels(6.4, 4.2)
-    for index, curve in enumerate(found):
-        mean, low, high = ([100 * value for value in values] for values in (curve.mean, curve.low, curve.high))
-        bars = [[max(0, m - end) for m, end in zip(mean, low, strict=True)]]
-        bars += [[max(0, end - m) for m, end in zip(mean, high, strict=True)]]
-        axes.errorbar(curve.eps, mean, bars, capsize=2, label=curve.name, **look(index, "marker", "linestyle"))
-    ticks = sorted({eps for curve in found for eps in curve.eps})
-    axes.set_xticks(ticks, [budget(eps) for eps in ticks])
-    axes.set(xlabel=f"ε ({found[0].norm})", ylabel=f"{label(metric)} accuracy [%]", ylim=(0, 102))
-    whiskers = "95% intervals" if max(c.seeds for c in found) == 1 else "± standard deviation over seeds"
-    axes.set_title(f"{found[0].data}, {whiskers}", fontsize=10)
+    for index, (name, eps, shares) in enumerate(lines):
+        values, low, high = ([100 * share for share in each] for each in shares)
+        bars = [[max(0, value - end) for value, end in zip(values, low, strict=True)]]
+        bars += [[max(0, end - value) for value, end in zip(values, high, strict=True)]]
+        axes.errorbar(eps, values, bars, capsize=2, label=name, **look(index, "marker", "linestyle"), **style)
+    ticks = sorted({at for _, eps, _ in lines for at in eps})
+    axes.set_xticks(ticks, [budget(at) for at in ticks])
+    (data, norm), *_ = sources
+    axes.set(xlabel=f"ε ({norm})", ylabel=says, ylim=(0, 102))
+    axes.set_title(f"{data}, {title}", fontsize=10)
     despine(axes, grid=True)
-    figure.legend(loc="outside lower center", ncols=min(2, len(found)), frameon=False, fontsize=8)
-    return save(figure, path)
+    figure.legend(loc="outside lower center", ncols=min(2, len(lines)), frameon=False, fontsize=8)
+    return figure
