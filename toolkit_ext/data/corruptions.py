@@ -138,7 +138,7 @@ class _CorruptedReader:
 def _load_package() -> tuple[str, Callable[..., Any]]:
     """Name and version of the package, and its function."""
     try:
-        # The older distribution imagecorruptions, whose module has the same name, fails with today's libraries.
+        # The older distribution imagecorruptions has a module of the same name.
         version = metadata.version(_PACKAGE)
         from imagecorruptions import corrupt
     except ImportError as error:
