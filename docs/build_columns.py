@@ -49,6 +49,7 @@ ROWS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "art_pgd": [("`art:ProjectedGradientDescent`", "ART", "Linf 1/255, 5 steps", _RIGHT)],
     "art_square": [("`art:SquareAttack`", "ART", "Linf 2/255, 50 queries", _RIGHT)],
+    "autoattack_l1": [("`aa` in L1", "pyautoattack", "L1 1, 3 iterations, 10 queries", "images left right, of 4")],
     "smoothing": [
         ("`certify`", "ART, `certify`", "σ 0.05, 100 samples", "images predicted right, of 4"),
         ("`certify`", "ART, `certify`", "σ 0.05, 100 samples", "average radius"),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from toolkit_ext import data
 from toolkit_ext.data.corruptions import KINDS, SEVERITIES
 from toolkit_ext.evaluation import (
+    Budget,
     Evaluation,
     Protocol,
     Shape,
@@ -34,11 +35,14 @@ from toolkit_ext.evaluation import (
     evaluate_corruptions,
     load,
 )
+from toolkit_ext.evaluation.loading.checks import honest_dynamic_check
 from toolkit_ext.evaluation.protocol import column_name
 from toolkit_ext.evaluation.running.isolation import preserved_rng
+from toolkit_ext.evaluation.suite.autoattack import set_budget
 
 SEED, PIXEL = 3, 1 / 255
 FEW = {"steps": 4, "N": 2}  # steps and neighbours
+SHORT = Budget(n_iter=3, n_queries=10)
 EOT = str(Path(__file__).with_name("eot_attack.py")) + ":attack"
 
 
@@ -156,6 +160,18 @@ def art_square(case: Case) -> Found:
     options = {"eps": 2 * PIXEL, "max_iter": 50, "verbose": False, "batch_size": len(case.x)}
     direct = _art(case, "SquareAttack", **options)
     return _column(case, "art:SquareAttack", direct, eps=2 * PIXEL, arguments={"max_iter": 50})
+
+
+def autoattack_l1(case: Case) -> Found:
+    """AutoAttack in L1 at a short budget, on the first four images."""
+    eps, (model, x, y) = 1.0, Case(case.model, case.x[:4], case.y[:4])
+    found = evaluate(model, x, y, Protocol("public", "L1", eps), seed=SEED, budget=SHORT, progress=False)
+    adversary = pyautoattack.AutoAttack(model, norm="L1", eps=eps, seed=SEED, device="cpu")
+    set_budget(adversary, SHORT)
+    with preserved_rng(torch.device("cpu")), honest_dynamic_check():
+        torch.manual_seed(SEED)
+        _, labels = adversary.run_standard_evaluation(x, y, batch_size=len(x))
+    return _verdicts(found.robust["aa"], labels == y)
 
 
 def smoothing(case: Case) -> tuple[Found, Found]:

@@ -26,7 +26,7 @@ def case() -> Any:
 @pytest.mark.parametrize(
     "name",
     [
-        *("vmifgsm", "transfer", "own_function", "art_pgd", "art_square", "smoothing"),
+        *("vmifgsm", "transfer", "own_function", "art_pgd", "art_square", "autoattack_l1", "smoothing"),
         "confidence",
         "corruptions",
     ],
