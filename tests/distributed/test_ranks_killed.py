@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import LINF, fitted, torchrun, weights_of  # type: ignore[import-not-found]
+from cases import QUICK, fitted, torchrun, weights_of  # type: ignore[import-not-found]
 
 SCRIPT = Path(__file__).parent / "killed.py"
 LINE = r"error: rank 0 of 2: (lost another rank|stopped, because another rank failed).*--resume"
@@ -25,5 +25,5 @@ def test_a_killed_rank_ends_the_job_and_a_restart_goes_on(tmp_path: Path) -> Non
     assert re.search(LINE, done.stderr), done.stderr
     found = torch.load(tmp_path / "again" / "found.pt", weights_only=True)
     assert found["attacks"] == 2 * 3  # the first epoch's three steps were not done again
-    alone = weights_of(fitted("pgd", LINF, nb_epochs=3))
+    alone = weights_of(fitted("pgd", QUICK, nb_epochs=3))
     assert all(torch.allclose(alone[name], value, atol=1e-5) for name, value in found["weights"].items())
