@@ -87,6 +87,8 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "audit_n",
         "transfer",
         "transfer_from",
+        "corruptions",
+        "max_time",
     ),
     "Export": ("to", "file", "top", "as_csv", "private"),
     "Output": (
