@@ -24,8 +24,8 @@ from toolkit_ext.experiments.experiment import run
 from toolkit_ext.experiments.recipe import script, smoke
 from toolkit_ext.experiments.settings import Experiment, RunContext
 
-# The weights have no robustness to begin with, so eps rises first. Two steps of 3/255 were too few: the model learned to
-# withstand them, but neither more steps nor AutoAttack.
+# The weights have no robustness to begin with, so eps rises first. Two steps of 3/255 were too few: the model withstood
+# them, but neither more steps nor AutoAttack.
 FEW_STEPS: dict[str, Any] = {
     **{"eps": 4 / 255, "alpha": 1.5 / 255, "steps": 5},
     **{"schedule": "warmup", "eps_warmup_epochs": 5.0},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from toolkit_ext.experiments.tuning import tune
 from toolkit_ext.trainers.callbacks import EpochReport
 
 SPACE = {"lr": Dimension("lr", low=0.001, high=0.5, log=True)}
+STORAGES = ExitStack()
 
 
 @pytest.fixture
@@ -29,9 +31,16 @@ def context(tmp_path: Path) -> RunContext:
     return RunContext(results=tmp_path / "results", output=tmp_path / "outputs")
 
 
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the storages that a test opened."""
+    yield
+    STORAGES.close()
+
+
 def opened(storage: str = "journal:s.journal", **given: Any) -> Any:
     settings: dict[str, Any] = {"settings": {"method": "pgd"}, "algorithm": "random", "pruner": "none", "seed": 0}
-    return studies.open_study("s", storage, **{**settings, "prune_after": 1, **given})
+    return STORAGES.enter_context(studies.opened_study("s", storage, **{**settings, "prune_after": 1, **given}))
 
 
 class Fake:

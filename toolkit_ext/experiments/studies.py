@@ -6,9 +6,10 @@ References: Akiba et al., Optuna: a next-generation hyperparameter optimization 
 from __future__ import annotations
 
 import json
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def open_study(
+@contextmanager
+def opened_study(
     name: str, storage: str, settings: Mapping[str, Any], *, algorithm: str, pruner: str, prune_after: int, seed: int
-) -> Study:
-    """The study ``name`` in ``storage``, made if there is none.
+) -> Iterator[Study]:
+    """The study ``name`` in ``storage``, made if there is none; the storage is closed at the end.
 
     Args:
         name: Its name in the storage.
@@ -99,23 +101,30 @@ def open_study(
     chosen = SAMPLERS[check_choice("algorithm", algorithm, SAMPLERS)]
     stops = PRUNERS[check_choice("pruner", pruner, PRUNERS)](prune_after)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # failures are told by the caller
-    try:
-        with _quiet():
+    with ExitStack() as opened:
+        with _told(storage), _quiet():
             study = optuna.create_study(
-                storage=_storage(storage),
+                storage=_storage(storage, opened),
                 study_name=name,
                 sampler=_SeededByNumber(chosen, seed),
                 pruner=stops,
                 direction="maximize",
                 load_if_exists=True,
             )
-        _agree(study, json.loads(json.dumps(settings)))
+            _agree(study, json.loads(json.dumps(settings)))
+        yield study
+
+
+@contextmanager
+def _told(storage: str) -> Iterator[None]:
+    """Say in one line why ``storage`` cannot be used."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:  # whatever a database, its driver or a damaged file raises
         told = f"{without_password(storage)} cannot be used ({type(error).__name__}: {one_line(error, 150)})"
         raise UserError(f"storage: {told}") from error
-    return study
 
 
 def without_password(storage: str) -> str:
@@ -124,7 +133,8 @@ def without_password(storage: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else storage
 
 
-def _storage(storage: str) -> JournalStorage | RDBStorage:
+def _storage(storage: str, opened: ExitStack) -> JournalStorage | RDBStorage:
+    """The storage, which ``opened`` closes."""
     if storage.startswith("journal:") and storage != "journal:":
         file = Path(storage.removeprefix("journal:"))
         make_folder(file.parent)
@@ -133,9 +143,16 @@ def _storage(storage: str) -> JournalStorage | RDBStorage:
         raise UserError(f"storage: {storage!r} is not allowed; write sqlite:///FILE or journal:FILE")
     waits: dict[str, Any] = {}
     if storage.startswith("sqlite:///"):
-        make_folder(Path(storage.removeprefix("sqlite:///")).parent)
+        file = Path(storage.removeprefix("sqlite:///"))
+        make_folder(file.parent)
+        if file.is_file():
+            with closing(sqlite3.connect(file)) as found:  # Optuna would leave the file open if it cannot read it
+                found.execute("PRAGMA schema_version")
         waits = {"connect_args": {"timeout": 60}}
-    return RDBStorage(storage, waits, heartbeat_interval=_BEAT_SECONDS, grace_period=_SILENT_SECONDS)
+    database = RDBStorage(storage, waits, heartbeat_interval=_BEAT_SECONDS, grace_period=_SILENT_SECONDS)
+    opened.callback(database.engine.dispose)
+    opened.callback(database.remove_session)
+    return database
 
 
 def _agree(study: Study, settings: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def carry_out(
         raise UserError("tune: needs Optuna, which is not installed; pip install 'toolkit-ext[tune]'")
     if launched():
         raise UserError("tune: is not for torchrun; start the command once for each process that shall run trials")
-    from toolkit_ext.experiments.studies import finished, open_study, without_password
+    from toolkit_ext.experiments.studies import finished, opened_study, without_password
     from toolkit_ext.experiments.tuning import check_space, tune
 
     tasks = check_space(plan, space)
@@ -50,12 +50,13 @@ def carry_out(
     engine = {**engine, "storage": engine["storage"] or f"journal:{context.output / name}.journal"}
     trials = engine.pop("trials")
     settings = dict(zip(("method", "options", "search"), about, strict=True))
-    study = open_study(name, **engine, settings=settings, seed=tasks[0].experiment.seed)
-    console.say(f"study {name}: {finished(study)} of {trials} trials done, in {without_password(engine['storage'])}")
-    for trial in tune(study, plan, space, context, trials):
-        console.say(f"trial {trial.number} ({finished(study)}/{trials}): {_in_words(trial)}")
-        _draw(study, context)
-    _conclude(study, plan, context, trials)
+    with opened_study(name, **engine, settings=settings, seed=tasks[0].experiment.seed) as study:
+        done, place = finished(study), without_password(engine["storage"])
+        console.say(f"study {name}: {done} of {trials} trials done, in {place}")
+        for trial in tune(study, plan, space, context, trials):
+            console.say(f"trial {trial.number} ({finished(study)}/{trials}): {_in_words(trial)}")
+            _draw(study, context)
+        _conclude(study, plan, context, trials)
 
 
 def _in_words(trial: FrozenTrial) -> str:
