@@ -136,7 +136,7 @@ def pair(norm: Any, channels: int, eps: float, n: int = 40) -> tuple[Any, Any, T
 
 
 @pytest.mark.parametrize("judged", [False, True])
-@pytest.mark.parametrize("n", [1, 3, 70])
+@pytest.mark.parametrize("n", [1, pytest.param(3, marks=pytest.mark.slow), 70])
 @pytest.mark.parametrize(("channels", "norm"), [(1, "Linf"), (3, "Linf"), (1, "L2")])
 def test_square_gives_the_library_s_images(channels: int, norm: str, n: int, judged: bool) -> None:
     torch.manual_seed(0)

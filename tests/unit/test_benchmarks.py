@@ -105,6 +105,7 @@ def test_the_kinds_of_pass_leave_the_model_trainable(costs: dict[str, Any]) -> N
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("words", [("--sizes", "lenett"), ("--methods", "pdg")])
 def test_unknown_sizes_and_methods(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
