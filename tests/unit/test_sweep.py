@@ -235,11 +235,11 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from toolkit_ext.cli.sweep import plan
-from toolkit_ext.experiments.experiment import Place
+from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.experiments.sweep import Outcome, Workers, sweep
 from toolkit_ext.experiments import sweep as engine
 
-def deadly(task, place, threads):
+def deadly(task, context, threads):
     with open(f"{context.output}-{task.experiment.seed}", "a") as tries:
         tries.write("x")
     if task.experiment.seed == 0:
@@ -249,7 +249,7 @@ def deadly(task, place, threads):
 if __name__ == "__main__":
     engine._on_worker = deadly
     tasks = plan(("pgd",), (0, 1, 2), {})
-    for outcome in sweep(tasks, Place(output=Path(sys.argv[1])), Workers(1)):
+    for outcome in sweep(tasks, RunContext(output=Path(sys.argv[1])), Workers(1)):
         print(outcome.run_id.split("-")[3], outcome.another, outcome.failed)
 else:  # a worker that starts
     time.sleep(16)
