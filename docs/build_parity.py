@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from marked import rebuilt
+
 from toolkit_ext.io import atomic_write
 
 FILE = Path(__file__).with_name("parity.md")
@@ -110,11 +112,7 @@ def _table() -> Iterator[str]:
 
 def text(page: str) -> str:
     """The page with its table made anew."""
-    before, mark, rest = page.partition("<!-- differences -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    if not (mark and end):
-        raise ValueError("docs/parity.md has no <!-- differences --> with an <!-- end -->")
-    return before + mark + "\n".join(_table()) + "\n" + end + after
+    return rebuilt(page, {"differences": _table})
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from toolkit_ext.data import CorruptedImages, ImageSet, as_tensors, to_unit
+from toolkit_ext.data import CorruptedImages, ImageSet, to_unit
 from toolkit_ext.data.corruptions import KINDS, SEVERITIES
-from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
-from toolkit_ext.evaluation.loading.checks import Subject, find_device, hash_model, opened
+from toolkit_ext.errors import UserError, check_integer
+from toolkit_ext.evaluation.loading.adapters import Classifier
+from toolkit_ext.evaluation.loading.checks import Subject, hash_model, opened_as_is
 from toolkit_ext.evaluation.running.state import State, shared_state
 from toolkit_ext.evaluation.settings import float32_arithmetic
 from toolkit_ext.ranks import Ranks, current
@@ -108,14 +108,10 @@ def evaluate_corruptions(
         Hendrycks and Dietterich: Benchmarking neural network robustness to common corruptions and perturbations. ICLR
         2019, section 4.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"batch_size: {batch_size!r} is not allowed; it must be an integer, at least 1")
-    model = as_module(model)
-    images, labels = as_tensors(x, y)
-    check_identity(model, state_dir)
-    device, began = find_device(model, device), time.perf_counter()
-    ranks = current(device)
-    with opened(model, images, labels, "fp32-reference", device, num_classes) as subject:
+    check_integer("batch_size", batch_size, 1)
+    began = time.perf_counter()
+    with opened_as_is(model, x, y, device, num_classes, state_dir) as subject:
+        ranks = current(subject.device)
         corruption = CorruptedImages(subject.x) if corruption is None else corruption
         settings = _settings(subject, corruption, batch_size)
         with shared_state(state_dir, settings, ranks, fresh=fresh) as state:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.data import to_unit
-from toolkit_ext.errors import UserError
+from toolkit_ext.errors import UserError, check_integer
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol
 from toolkit_ext.evaluation.result import Evaluation
@@ -114,9 +114,7 @@ def settle(
 ) -> Settings:
     """The settings of an evaluation; :class:`UserError` for a number outside its range."""
     for option, value in {"seed": seed, "batch_size": batch_size, **asdict(budget)}.items():
-        low = 0 if option == "seed" else 1
-        if not isinstance(value, int) or value < low:
-            raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
+        check_integer(option, value, 0 if option == "seed" else 1)
     threat = Threat(protocol.norm, protocol.eps, protocol.version, subject.classes, seed, subject.device, budget)
     data = hash_tensors([("x", subject.x), ("y", subject.y)])
     transfer = "" if source is None else hash_model(source)

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.attacks.adapters import ModelView
-from toolkit_ext.data import ImageSet, as_tensors, to_unit
-from toolkit_ext.errors import UserError
+from toolkit_ext.data import ImageSet, to_unit
+from toolkit_ext.errors import check_integer
 from toolkit_ext.evaluation.certificates import Certificates, Smoothing
-from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
-from toolkit_ext.evaluation.loading.checks import Subject, find_device, hash_model, opened
+from toolkit_ext.evaluation.loading.adapters import Classifier
+from toolkit_ext.evaluation.loading.checks import Subject, hash_model, opened_as_is
 from toolkit_ext.evaluation.running.state import State, shared_state
 from toolkit_ext.evaluation.settings import float32_arithmetic, versions
 from toolkit_ext.random_state import preserved_generators
@@ -78,15 +78,11 @@ def certify(
         Cohen, Rosenfeld, Kolter: Certified adversarial robustness via randomized smoothing. ICML 2019.
     """
     smoothing = Smoothing() if smoothing is None else smoothing
-    for option, value, low in (("seed", seed, 0), ("batch_size", batch_size, 1)):
-        if not isinstance(value, int) or value < low:
-            raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {low}")
-    model = as_module(model)
-    images, labels = as_tensors(x, y)
-    check_identity(model, state_dir)
-    device, began = find_device(model, device), time.perf_counter()
-    ranks = current(device)
-    with opened(model, images, labels, "fp32-reference", device, num_classes) as subject:
+    check_integer("seed", seed, 0)
+    check_integer("batch_size", batch_size, 1)
+    began = time.perf_counter()
+    with opened_as_is(model, x, y, device, num_classes, state_dir) as subject:
+        ranks = current(subject.device)
         settings = _settings(subject, smoothing, seed, batch_size)
         with shared_state(state_dir, settings, ranks, fresh=fresh) as state, preserved_generators():
             job = _Job(subject, smoothing, seed, batch_size, state, ranks)

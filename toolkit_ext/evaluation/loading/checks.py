@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
 from pyautoattack import checks
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from toolkit_ext.backbones.outputs import check_float32, check_outputs
-from toolkit_ext.data import check_images, check_labels, to_unit
+from toolkit_ext.data import ImageSet, as_tensors, check_images, check_labels, to_unit
 from toolkit_ext.errors import UserError
+from toolkit_ext.evaluation.loading.adapters import Classifier, as_module, check_identity
 from toolkit_ext.evaluation.loading.door import Door, through_the_door
 from toolkit_ext.evaluation.running.isolation import isolated, preserved_rng
 from toolkit_ext.evaluation.suite.autoattack import Collector
@@ -52,6 +56,23 @@ def opened(
         y = check_labels(y, len(x), classes).cpu()
         with in_precision(model, image, precision) as copied:
             yield Subject(model, x, y, classes, device, copied)
+
+
+@contextmanager
+def opened_as_is(
+    model: Classifier,
+    x: Tensor | ImageSet | Dataset[Any] | DataLoader[Any],
+    y: Tensor | None,
+    device: torch.device | str | None,
+    num_classes: int | None,
+    state_dir: str | Path | None,
+) -> Iterator[Subject]:
+    """:func:`opened` without another arithmetic, for a caller's own model, data and ``state_dir``."""
+    module = as_module(model)
+    images, labels = as_tensors(x, y)
+    check_identity(module, state_dir)
+    with opened(module, images, labels, "fp32-reference", find_device(module, device), num_classes) as subject:
+        yield subject
 
 
 def _enter(model: nn.Module, image: Tensor, num_classes: int | None) -> tuple[nn.Module, int]:
