@@ -2,14 +2,17 @@
 
 They take turns on one batch of images after the other, in one process. Each line of the first table is one of them:
 its seconds, how many times faster than pyautoattack it is, its passes and the images in them, its robust accuracy, and
-the images on which its verdict differs. The exact mode with another seed shows how far AutoAttack differs from itself.
+the images on which its verdict differs. The exact mode with another seed shows how far AutoAttack differs from itself;
+--quick leaves it out. With --rounds the same is done again in another order: seconds and ratios are medians then, and
+the smallest and the largest ratio stand beside.
 The column bf16 says whether the processor has instructions for it: only there can bf16-verified be fast; what it finds
 depends on that by rounding only.
 
 The second table (parts) says where the rest goes: each attack's share of the time, its passes, the images in a pass,
 and the limit, the seconds of the same images in passes of 64 and nothing else.
 
-    python benchmarks/autoattack.py --quick                     # a ResNet on enlarged digits, in minutes
+    python benchmarks/autoattack.py --quick                     # a ResNet on enlarged digits, in under 5 minutes
+    python benchmarks/autoattack.py --quick --rounds 3          # the tables of docs/evaluation.md
     python benchmarks/autoattack.py --quick --backbone lenet
     python benchmarks/autoattack.py --backbone lenet --data-root data            # MNIST
     python benchmarks/autoattack.py --checkpoint outputs/RUN/best --data-root data --n 1000
@@ -21,8 +24,9 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -106,35 +110,46 @@ def stored(checkpoint: Path, root: Path | None) -> tuple[str, nn.Module, Tensor,
     return f"{model.name}, {dataset.name}", model, data.to_unit(dataset.x_test), dataset.y_test
 
 
-def rounds(model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Iterator[dict[str, Any]]:
-    """A row for every batch and variant; the variants take turns in another order for every batch."""
-    names = list(VARIANTS)
-    for number, (images, labels) in enumerate(zip(x.split(BATCH), y.split(BATCH), strict=True)):
+def turns(
+    model: nn.Module, x: Tensor, y: Tensor, protocol: Protocol, names: Sequence[str], turn: int = 0
+) -> Iterator[dict[str, Any]]:
+    """A row for every batch and variant in one round; the variants take turns in another order for every batch.
+
+    ``turn`` is the number of the round, which begins in another order too.
+    """
+    for number, (images, labels) in enumerate(zip(x.split(BATCH), y.split(BATCH), strict=True), turn):
         found: dict[str, tuple[Found, float]] = {}
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for name in (*names[number % len(names) :], *names[: number % len(names)]):
             started = time.perf_counter()
             verdicts = VARIANTS[name](model, images.clone(), labels, protocol)
             found[name] = verdicts, time.perf_counter() - started
         for name, ((robust, details), seconds) in found.items():
             differ = robust != found["pyautoattack"][0][0]
-            row = {"variant": name, "n": len(labels), "seconds": seconds, "robust": int(robust.sum())}
+            row = {"round": turn, "variant": name, "n": len(labels)}
+            row |= {"seconds": seconds, "robust": int(robust.sum())}
             row |= {key: details["aa"].get(key, 0) for key in ("passes", "images")}
             row |= {"differ": int(differ.sum()), "only_here_robust": int((differ & robust).sum())}
             yield row | {"details": details}
 
 
-def parts(rows: Iterable[dict[str, Any]], limits: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
-    """One line for each of our variants and attacks; ``limits`` has seconds an image, forward and with gradient."""
+def parts(rows: Iterable[dict[str, Any]], limits: Mapping[str, Sequence[tuple[float, float]]]) -> pd.DataFrame:
+    """One line for each of our variants and attacks, medians over the rounds.
+
+    ``limits`` has for each round the seconds of an image, forward and with gradient.
+    """
     flat = [
-        {"variant": row["variant"], "attack": name.removeprefix("aa/"), **_counts(facts)}
+        {"round": row["round"], "variant": row["variant"], "attack": name.removeprefix("aa/"), **_counts(facts)}
         for row in rows
         for name, facts in row["details"].items()
         if name.startswith("aa/") and row["variant"] in limits
     ]
-    table = pd.DataFrame(flat).groupby(["variant", "attack"], sort=False).sum().reset_index()
+    sums = pd.DataFrame(flat).groupby(["round", "variant", "attack"], sort=False).sum()
+    seconds = sums["seconds"].groupby(["variant", "attack"], sort=False).median()
+    table = sums.loc[0].assign(seconds=seconds).reset_index()
     table["share"] = table["seconds"] / table.groupby("variant")["seconds"].transform("sum")
     table["images_per_pass"] = table["images"] / table["passes"]
-    forward, whole = (table["variant"].map(lambda name, of=of: limits[name][of]) for of in (0, 1))
+    typical = {name: [median(each) for each in zip(*measured, strict=True)] for name, measured in limits.items()}
+    forward, whole = (table["variant"].map(lambda name, of=of: typical[name][of]) for of in (0, 1))
     gradients = table["images_with_gradient"]
     table["limit_seconds"] = (table["images"] - gradients) * forward + gradients * whole
     return table
@@ -146,28 +161,33 @@ def _counts(facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def image_seconds(model: nn.Module, x: Tensor, precision: Any) -> tuple[float, float]:
-    """Seconds an image, forward and with gradient, in passes of 64 of what attacks in ``precision`` search on."""
+    """Seconds an image, forward and with gradient, in passes of 64 of what attacks in ``precision`` search on.
+
+    Medians, since the attacks that they are compared with wait as often for what else the machine does.
+    """
     full = x.repeat(-(-FULL // len(x)), 1, 1, 1)[:FULL]
     with isolated(model, x.device), in_precision(model, x[:1], precision) as copied:
         searched = copied or model
-        whole = min([pass_seconds(searched, full) for _ in range(12)][2:])
+        whole = median([pass_seconds(searched, full) for _ in range(32)][2:])
         times = []
-        for _ in range(12):
+        for _ in range(32):
             start = time.perf_counter()
             with torch.no_grad():
                 searched(full)
             times.append(time.perf_counter() - start)
-    return min(times[2:]) / FULL, whole / FULL
+    return median(times[2:]) / FULL, whole / FULL
 
 
 def summary(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One line for each variant, over all batches."""
-    table = pd.DataFrame(rows).drop(columns="details").groupby("variant", sort=False).sum().reset_index()
-    peer = table.set_index("variant").loc["pyautoattack"]
-    table["times_faster"] = peer["seconds"] / table["seconds"]
+    """One line for each variant, over all batches: medians over the rounds, and the range of the ratios."""
+    sums = pd.DataFrame(rows).drop(columns="details").groupby(["round", "variant"], sort=False).sum()
+    seconds = sums["seconds"].unstack("round")
+    ratios = seconds.loc["pyautoattack"] / seconds
+    table = sums.loc[0].assign(seconds=seconds.median(axis=1), rounds=seconds.shape[1])
+    table = table.assign(times_faster=ratios.median(axis=1), least=ratios.min(axis=1), most=ratios.max(axis=1))
     table["aa_acc"] = table["robust"] / table["n"]
-    table["aa_acc_difference_points"] = 100 * (table["aa_acc"] - peer["robust"] / peer["n"])
-    return table.drop(columns="robust")
+    table["aa_acc_difference_points"] = 100 * (table["aa_acc"] - table["aa_acc"]["pyautoattack"])
+    return table.drop(columns="robust").reset_index()
 
 
 @click.command()
@@ -177,7 +197,8 @@ def summary(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 @click.option("--eps", help="radius in Linf  [default: 0.1; for --backbone resnet18 0.03]")
 @click.option("--n", default=1000, show_default=True, help="test images")
 @click.option("--epochs", default=10, show_default=True, help="of the training")
-@click.option("--quick", is_flag=True, help="40 images, 8 epochs")
+@click.option("--quick", is_flag=True, help="40 images, 8 epochs, without the other seed")
+@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="of which medians count")
 @click.option("--output", default=RESULTS, type=click.Path(path_type=Path), show_default=True, help="folder of the CSV")
 def main(
     checkpoint: Path | None,
@@ -187,6 +208,7 @@ def main(
     n: int,
     epochs: int,
     quick: bool,
+    rounds: int,
     output: Path,
 ) -> None:
     """Compare the speed and the verdicts of the ways to run standard AutoAttack."""
@@ -197,13 +219,18 @@ def main(
     protocol = Protocol("benchmark", "Linf", parse_eps(eps, "Linf"))
     made = stored(checkpoint, data_root) if checkpoint else trained(backbone, data_root, protocol.eps, epochs)
     name, model, x, y = made
-    rows = list(rounds(model, x[:n].clone(), y[:n], protocol))
+    names = [name for name in VARIANTS if not (quick and name.endswith("seed 1"))]
+    rows: list[dict[str, Any]] = []
+    limits: dict[str, list[tuple[float, float]]] = {"fp32": [], "bf16-verified": []}
+    for turn in range(rounds):
+        rows += turns(model, x[:n].clone(), y[:n], protocol, names, turn)
+        for precision, measured in limits.items():
+            measured.append(image_seconds(model, x[:FULL], precision))
     half = "native" if is_native(x.device.type, torch.bfloat16) else "emulated"
     about: dict[str, Any] = {"model": name, "eps": protocol.eps, "batch": BATCH, "bf16": half}
     kind = f"quick {backbone}" if quick else f"{name} {protocol.eps:.3g}".lower()
     kind = re.sub(r"[^a-z0-9.]+", "-", kind)
     write(f"autoattack-{kind}", summary(rows).assign(**about), output)
-    limits = {precision: image_seconds(model, x[:FULL], precision) for precision in ("fp32", "bf16-verified")}
     write(f"autoattack-parts-{kind}", parts(rows, limits).assign(**about), output)
 
 

@@ -1,6 +1,6 @@
 """Writes the tables of AutoAttack's speed in docs/evaluation.md from the measurements in benchmarks/results.
 
-python benchmarks/autoattack.py --quick && python docs/build_autoattack.py
+python benchmarks/autoattack.py --quick --rounds 3 && python docs/build_autoattack.py
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def tables(measured: Path) -> Iterator[str]:
         found = pd.read_csv(file)
         about = found.iloc[0]
         yield f"{about['n']} images, {about['model']}, eps {about['eps']:g}; {about['cpu']} ({about['flags']}),"
-        yield f"{about['threads']} threads, torch {about['torch']} ([CSV](../benchmarks/results/{file.name})):\n"
+        yield f"{about['threads']} threads, torch {about['torch']}; medians of {about['rounds']} rounds, in brackets"
+        yield f"the smallest and the largest ratio ([CSV](../benchmarks/results/{file.name})):\n"
         yield from ways(found)
         yield f"\n<!-- numbers: benchmarks/results/{file.name} -->\n"
         yield f"Where the time of ours goes ([CSV](../benchmarks/results/{parts.name})):\n"
@@ -40,7 +41,10 @@ def ways(found: pd.DataFrame) -> Iterator[str]:
     yield "| --- |" + " ---: |" * 6
     for row in found.to_dict("records"):
         counts = f"{row['passes']} | {row['images']} | {100 * row['aa_acc']:.1f} | {row['differ']}"
-        yield f"| {row['variant']} | {row['seconds']:.1f} | {row['times_faster']:.2f} | {counts} |"
+        times = f"{row['times_faster']:.2f}"
+        if row["least"] < row["most"]:
+            times += f" ({row['least']:.2f} to {row['most']:.2f})"
+        yield f"| {row['variant']} | {row['seconds']:.1f} | {times} | {counts} |"
 
 
 def shares(found: pd.DataFrame) -> Iterator[str]:

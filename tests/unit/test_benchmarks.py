@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -213,7 +215,9 @@ def test_bf16_is_timed_only_where_the_processor_has_it(
     assert {"limit", "limit, channels_last", "ours fp32", "torchattacks loop"} <= set(timed)
 
 
-def test_variants_of_autoattack_take_turns_and_are_summed_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_of_autoattack_take_turns_and_are_summed_over_batches_in_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     aa = runpy.run_path(str(FOLDER / "autoattack.py"), run_name="autoattack")
     assert list(aa["VARIANTS"]) == ["pyautoattack", "fp32", "bf16-verified", "fp32, seed 1"]
     order = []
@@ -229,15 +233,23 @@ def test_variants_of_autoattack_take_turns_and_are_summed_over_batches(monkeypat
         return run
 
     chosen = {"pyautoattack": verdicts("pyautoattack", 3), "fp32": verdicts("fp32", 1)}
-    monkeypatch.setitem(aa["rounds"].__globals__, "VARIANTS", chosen)
+    monkeypatch.setitem(aa["turns"].__globals__, "VARIANTS", chosen)
+    # Of each call; the third round is slow, and so is one call of fp32 in the second.
+    clock = iter(itertools.accumulate([0, 4, 0, 2, 0, 2, 0, 4, 0, 8, 0, 4, 0, 4, 0, 2, 0, 40, 0, 10, 0, 10, 0, 40]))
+    monkeypatch.setitem(aa["turns"].__globals__, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     n = aa["BATCH"] + 10
-    rows = list(aa["rounds"](torch.nn.Identity(), torch.rand(n, 1, 8, 8), torch.zeros(n).long(), None))
-    attacks = aa["parts"](rows, {"fp32": (0.25, 0.5)}).set_index("attack")
+    x, y = torch.rand(n, 1, 8, 8), torch.zeros(n).long()
+    rows = [row for turn in range(3) for row in aa["turns"](torch.nn.Identity(), x, y, None, list(chosen), turn)]
+    attacks = aa["parts"](rows, {"fp32": [(0.25, 0.5), (0.25, 0.5), (9, 9)]}).set_index("attack")
     assert attacks["share"].to_dict() == {"square": 0.75, "fab-t": 0.25}
     assert attacks.loc["square", "images_per_pass"] == n / 2
     assert attacks.loc["square", "limit_seconds"] == n * (6 * 0.25 + 4 * 0.5)
     table = aa["summary"](rows).set_index("variant")
-    assert order == ["pyautoattack", "fp32", "fp32", "pyautoattack"]
+    first = ["pyautoattack", "fp32", "fp32", "pyautoattack"]
+    assert order == [*first, "fp32", "pyautoattack", "pyautoattack", "fp32", *first]
+    assert table["seconds"].tolist() == [8, 10]
+    assert table[["times_faster", "least", "most"]].loc["fp32"].tolist() == [2, 0.8, 4]
+    assert table["rounds"].tolist() == [3, 3]
     assert table["n"].tolist() == [n, n]
     assert table["images"].tolist() == [10 * n, 10 * n]
     assert table["differ"].tolist() == [0, 4]  # two images of each batch

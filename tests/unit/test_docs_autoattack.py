@@ -10,9 +10,9 @@ import pytest
 
 START = "<!-- autoattack -->\n"
 DOCS = Path(__file__).parents[2] / "docs"
-WAYS = """variant,n,seconds,passes,images,differ,times_faster,aa_acc,model,eps,cpu,flags,threads,torch
-pyautoattack,48,80,9000,90000,0,1,0.5,a net,0.03,A CPU,avx2,2,2.15
-fp32,48,32,4000,60000,1,2.5,0.52083,a net,0.03,A CPU,avx2,2,2.15
+WAYS = """variant,n,seconds,passes,images,differ,rounds,times_faster,least,most,aa_acc,model,eps,cpu,flags,threads,torch
+pyautoattack,48,80,9000,90000,0,3,1,1,1,0.5,a net,0.03,A CPU,avx2,2,2.15
+fp32,48,32,4000,60000,1,3,2.5,2.25,2.75,0.52083,a net,0.03,A CPU,avx2,2,2.15
 """
 PARTS = """variant,attack,attempted,seconds,passes,images,share,images_per_pass,limit_seconds
 fp32,square,25,16,1000,31000,0.5,31,12
@@ -36,7 +36,8 @@ def test_the_tables_say_what_was_measured(build: dict[str, Any], tmp_path: Path)
     (tmp_path / f"{build['TABLE']}A.csv").write_text(WAYS)
     (tmp_path / f"{build['PARTS']}A.csv").write_text(PARTS)
     made = build["text"](f"before\n{START}<!-- end -->\nafter\n", tmp_path)
-    assert "| fp32 | 32.0 | 2.50 | 4000 | 60000 | 52.1 | 1 |\n" in made
+    assert "medians of 3 rounds" in made
+    assert "| fp32 | 32.0 | 2.50 (2.25 to 2.75) | 4000 | 60000 | 52.1 | 1 |\n" in made
     assert "| fp32 | `square` | 25 | 50% | 1000 | 31.0 | 75% |\n" in made
     assert "fab-t" not in made
     assert "\nAt these limits fp32 has 6.7 times the speed of pyautoattack;" in made
