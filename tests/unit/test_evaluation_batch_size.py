@@ -9,9 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.data import CorruptedImages, ImageSet, as_image_set, usual_batch
 from toolkit_ext.errors import UserError
-from toolkit_ext.evaluation import Budget, Protocol, evaluate, evaluate_budgets, settings
+from toolkit_ext.evaluation import (
+    Budget,
+    Protocol,
+    Smoothing,
+    audit,
+    certify,
+    evaluate,
+    evaluate_budgets,
+    evaluate_corruptions,
+    settings,
+)
 from toolkit_ext.evaluation.settings import measure, parse_batch_size
+from toolkit_ext.evaluation.suite.rows import room
 
 SHORT = Budget(n_iter=3, n_queries=10)
 PROTOCOL = Protocol("test", "Linf", 0.05)
@@ -104,3 +116,47 @@ def test_text_is_auto_or_a_number() -> None:
     model, x, y = case(4)
     with pytest.raises(UserError, match="batch_size: 'many' is not allowed"):
         evaluate(model, x, y, PROTOCOL, batch_size="many", progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((1, 8, 8), 250), ((3, 64, 64), 250), ((3, 128, 128), 62), ((3, 224, 224), 20), ((3, 4096, 4096), 1)],
+)
+def test_larger_images_come_fewer_at_once(shape: tuple[int, ...], size: int) -> None:
+    assert usual_batch(torch.empty(1).expand(1000, *shape)) == size
+
+
+class Unchanged(CorruptedImages):
+    """Images that no corruption changes."""
+
+    def __call__(self, kind: str, severity: int) -> ImageSet:
+        return as_image_set(torch.zeros(5, 3, 32, 32))
+
+
+@pytest.mark.usefixtures("corruption_package")
+@pytest.mark.parametrize("what", [evaluate, audit, certify, evaluate_corruptions])
+def test_nothing_passes_more_of_large_images_by_itself(what: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``what`` people call, where three images have as many values as are passed at once."""
+    monkeypatch.setattr("toolkit_ext.data.tensors._VALUES", 3 * 3 * 32 * 32)
+    torch.manual_seed(0)
+    weights, x, sizes = torch.randn(3, 4), torch.rand(5, 3, 32, 32), []
+
+    def model(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return images.mean(dim=(2, 3)) @ weights
+
+    y = model(x).argmax(dim=1)
+    sizes.clear()
+    further = {
+        evaluate: (Protocol("quick", "Linf", 0.05, attacks=("clean", "fgsm")),),
+        audit: (PROTOCOL,),
+        certify: (Smoothing(sigma=0.1, samples=5, selection_samples=5),),
+        evaluate_corruptions: (Unchanged(x),),
+    }
+    what(model, x, y, *further[what], progress=False, **({"budget": SHORT} if what is audit else {}))
+    assert max(sizes) == 3
+
+
+@pytest.mark.parametrize(("shape", "often"), [((3, 32, 32), 4), ((3, 224, 224), 1), ((1, 120, 120), 4)])
+def test_several_queries_and_targets_of_large_images_are_not_asked_at_once(shape: tuple[int, ...], often: int) -> None:
+    assert room(16, torch.empty(1).expand(16, *shape)) == often

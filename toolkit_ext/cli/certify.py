@@ -40,7 +40,12 @@ from toolkit_ext.cli.options import (
     "--eps", type=CommaSeparated(str), default="0.25,0.5,0.75,1", show_default=True, help="L2 radii of the records"
 )
 @loading_options
-@click.option("--batch-size", type=NATURAL, default=250, show_default=True, help="noisy copies classified at once")
+@click.option(
+    "--batch-size",
+    type=NATURAL,
+    show_default="250, and fewer of images larger than 3 x 64 x 64",
+    help="noisy copies classified at once",
+)
 @click.option("--seed", type=SEED_NUMBER, default=0, show_default=True, help="seed of the noise")
 @click.option("--fresh", is_flag=True, help="repeat what an earlier certification has finished")
 @run_context_options

@@ -60,8 +60,7 @@ from toolkit_ext.cli.options import (
 @loading_options
 @click.option(
     "--batch-size",
-    default="250",
-    show_default=True,
+    show_default="250, and fewer of images larger than 3 x 64 x 64",
     help="examples attacked at once; auto measures which of several is fastest (random numbers depend on it)",
 )
 @click.option(

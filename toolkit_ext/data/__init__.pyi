@@ -67,3 +67,6 @@ from .tensors import (
 from .tensors import (
     to_unit as to_unit,
 )
+from .tensors import (
+    usual_batch as usual_batch,
+)

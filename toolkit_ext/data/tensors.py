@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from toolkit_ext.errors import UserError
+
+if TYPE_CHECKING:
+    from toolkit_ext.data.images import ImageSet
+
+_IMAGES = 250  # as in pyautoattack
+_VALUES = _IMAGES * 3 * 64 * 64
 
 
 def check_images(x: Any, name: str = "images") -> Tensor:
@@ -140,6 +147,15 @@ def _from_one_hot(y: Tensor, num_classes: int | None, name: str) -> Tensor:
 def to_unit(x: Tensor) -> Tensor:
     """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are. Call it per batch to save memory."""
     return x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x.to(torch.float32)
+
+
+def usual_batch(x: Tensor | ImageSet, most: int = _IMAGES) -> int:
+    """How many of the images ``x``, ``[N, C, H, W]``, are passed at once where nobody says: at most ``most``.
+
+    The memory of a pass grows with the values in it, so larger images are fewer, with no more values than 250 images
+    of 3 x 64 x 64 have.
+    """
+    return min(most, max(1, _VALUES // math.prod(x.shape[1:])))
 
 
 def channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

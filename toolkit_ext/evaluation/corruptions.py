@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from toolkit_ext.data import CorruptedImages, ImageSet, to_unit
+from toolkit_ext.data import CorruptedImages, ImageSet, to_unit, usual_batch
 from toolkit_ext.data.corruptions import KINDS, SEVERITIES
 from toolkit_ext.errors import UserError, check_integer
 from toolkit_ext.evaluation.loading.adapters import Classifier
@@ -77,7 +77,7 @@ def evaluate_corruptions(
     y: Tensor | None,
     corruption: Corruption | None = None,
     *,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
     state_dir: str | Path | None = None,
     progress: bool = True,
@@ -94,7 +94,7 @@ def evaluate_corruptions(
         x: Images ``[N, 3, H, W]``, floats in [0, 1] or uint8, or a torch ``Dataset`` or ``DataLoader``.
         y: Index labels ``[N]``; None with a ``Dataset`` or ``DataLoader``.
         corruption: Gives the corrupted images; by default :class:`toolkit_ext.data.CorruptedImages` of ``x``.
-        batch_size: Images classified at once.
+        batch_size: Images classified at once; None takes 250, and fewer of images larger than 3 x 64 x 64.
         device: Checked against the model's device, which is the default.
         state_dir: Folder for finished kinds. After an interruption the same call goes on.
         progress: Show a progress bar.
@@ -108,11 +108,13 @@ def evaluate_corruptions(
         Hendrycks and Dietterich: Benchmarking neural network robustness to common corruptions and perturbations. ICLR
         2019, section 4.
     """
-    check_integer("batch_size", batch_size, 1)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1)
     began = time.perf_counter()
     with opened_as_is(model, x, y, device, num_classes, state_dir) as subject:
         ranks = current(subject.device)
         corruption = CorruptedImages(subject.x) if corruption is None else corruption
+        batch_size = usual_batch(subject.x) if batch_size is None else batch_size
         settings = _settings(subject, corruption, batch_size)
         with shared_state(state_dir, settings, ranks, fresh=fresh) as state:
             right = _Job(subject, corruption, batch_size, state, ranks).run(progress=progress)

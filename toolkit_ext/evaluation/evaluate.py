@@ -41,7 +41,7 @@ def evaluate(
     protocol: Protocol | str,
     *,
     seed: int = 0,
-    batch_size: BatchSize = 250,
+    batch_size: BatchSize | None = None,
     precision: Precision = "fp32",
     device: torch.device | str | None = None,
     state_dir: str | Path | None = None,
@@ -77,8 +77,9 @@ def evaluate(
         y: Index labels ``[N]`` (or one-hot); None with a ``Dataset`` or ``DataLoader``.
         protocol: A :class:`Protocol`, or the name or path of one.
         seed: Seed of every attack, set before each batch.
-        batch_size: Images attacked at once; it affects results, because random numbers are drawn per batch. ``auto``
-            measures several sizes; ``settings`` has the chosen one, which a resumed evaluation keeps.
+        batch_size: Images attacked at once; it affects results, because random numbers are drawn per batch. None takes
+            250, and fewer of images larger than 3 x 64 x 64. ``auto`` measures several sizes; ``settings`` has the
+            chosen one, which a resumed evaluation keeps.
         precision: ``fp32``, ``bf16-verified`` or ``fp32-reference``, see :mod:`toolkit_ext.evaluation.suite.precision`.
         device: Checked against the model's device, which is the default.
         state_dir: Folder for finished batches of this evaluation. After an interruption, even ``kill -9``, the same

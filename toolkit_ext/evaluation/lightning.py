@@ -47,7 +47,7 @@ class RobustnessCallback(Callback):  # type: ignore[misc]  # Lightning is not ty
             module itself. A module that expects normalised images needs it.
         prefix: Begins the logged names.
         seed: Seed of the attacks.
-        batch_size: Images attacked at once.
+        batch_size: Images attacked at once, as for :func:`toolkit_ext.evaluation.evaluate`.
 
     Attributes:
         evaluation: The last :class:`Evaluation`, with intervals and warnings; None before.
@@ -72,7 +72,7 @@ class RobustnessCallback(Callback):  # type: ignore[misc]  # Lightning is not ty
         model: Callable[[LightningModule], Classifier] | None = None,
         prefix: str = "val_",
         seed: int = 0,
-        batch_size: int = 250,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.protocol = load_protocol(protocol)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.data import to_unit
+from toolkit_ext.data import to_unit, usual_batch
 from toolkit_ext.errors import UserError, check_integer
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol
@@ -141,9 +141,12 @@ def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
     return {**rules, "attacks": ", ".join(sorted(protocol.attacks)), **same}
 
 
-def find_batch_size(wanted: BatchSize, subject: Subject, state_dir: str | Path | None, fresh: bool) -> int:
-    """``wanted``; for ``auto`` the size in ``state_dir``, because results depend on it, else the fastest one."""
-    wanted = parse_batch_size(wanted)
+def find_batch_size(wanted: BatchSize | None, subject: Subject, state_dir: str | Path | None, fresh: bool) -> int:
+    """``wanted``, or what is usual for such images; for ``auto`` the size in ``state_dir``, else the fastest one.
+
+    The one in ``state_dir`` goes first because results depend on the size.
+    """
+    wanted = usual_batch(subject.x) if wanted is None else parse_batch_size(wanted)
     if wanted != "auto":
         return wanted
     size = None if fresh or state_dir is None else stored_key(state_dir).get("batch_size")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.attacks.adapters import ModelView
-from toolkit_ext.data import ImageSet, to_unit
+from toolkit_ext.data import ImageSet, to_unit, usual_batch
 from toolkit_ext.errors import check_integer
 from toolkit_ext.evaluation.certificates import Certificates, Smoothing
 from toolkit_ext.evaluation.loading.adapters import Classifier
@@ -36,7 +36,7 @@ def certify(
     smoothing: Smoothing | None = None,
     *,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
     state_dir: str | Path | None = None,
     progress: bool = True,
@@ -55,7 +55,7 @@ def certify(
         y: Index labels ``[N]``; None with a ``Dataset`` or ``DataLoader``.
         smoothing: Noise, numbers of samples and confidence.
         seed: Seed of the noise.
-        batch_size: Noisy copies classified at once.
+        batch_size: Noisy copies classified at once; None takes 250, and fewer of images larger than 3 x 64 x 64.
         device: Checked against the model's device, which is the default.
         state_dir: Folder for finished images. After an interruption the same call resumes and gives the same result.
         progress: Show a progress bar.
@@ -79,10 +79,12 @@ def certify(
     """
     smoothing = Smoothing() if smoothing is None else smoothing
     check_integer("seed", seed, 0)
-    check_integer("batch_size", batch_size, 1)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1)
     began = time.perf_counter()
     with opened_as_is(model, x, y, device, num_classes, state_dir) as subject:
         ranks = current(subject.device)
+        batch_size = usual_batch(subject.x) if batch_size is None else batch_size
         settings = _settings(subject, smoothing, seed, batch_size)
         with shared_state(state_dir, settings, ranks, fresh=fresh) as state, preserved_generators():
             job = _Job(subject, smoothing, seed, batch_size, state, ranks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from toolkit_ext import fast
 from toolkit_ext.attacks import FGSM, PGD
 from toolkit_ext.attacks.gradient import Backend
-from toolkit_ext.data import ImageSet, as_image_set, to_unit
+from toolkit_ext.data import ImageSet, as_image_set, to_unit, usual_batch
 from toolkit_ext.errors import UserError
 from toolkit_ext.ranks import ALONE, Ranks
 from toolkit_ext.trainers.attack_runner import AttackRunner
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from toolkit_ext.trainers.config import LoopConfig
 
 log = logging.getLogger("toolkit_ext")
-_BATCH, _VALUES = 250, 250 * 3 * 64 * 64  # most images at once, and most of their values: memory grows with both
 TRAINING_SUBSET = 256
 _CONSTANT = 0.99  # share of one class among the predictions
 
@@ -71,18 +69,13 @@ class ValidationSplit:
 
     def batches(self, ranks: Ranks = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in [0, 1] and labels, in order; each rank reads its own images, see :func:`.batches.read`."""
-        yield from zip(unit_batches(self.x, ranks), self.y.split(batch_of(self.x)), strict=True)
-
-
-def batch_of(x: Tensor | ImageSet) -> int:
-    """How many of the images ``x`` are measured at once: 250, and fewer of those larger than 3 x 64 x 64."""
-    return min(_BATCH, max(1, _VALUES // math.prod(x.shape[1:])))
+        yield from zip(unit_batches(self.x, ranks), self.y.split(usual_batch(self.x)), strict=True)
 
 
 def unit_batches(x: Tensor | ImageSet, ranks: Ranks = ALONE) -> Iterator[Tensor]:
     """The images ``x`` in [0, 1], in batches of the size in which all is measured; each rank reads its own."""
     images = as_image_set(x)
-    parts = torch.arange(len(images), device=images.device).split(batch_of(x))
+    parts = torch.arange(len(images), device=images.device).split(usual_batch(x))
     return (to_unit(batch) for batch in read(images, parts, ranks))
 
 
@@ -102,7 +95,7 @@ def find_dead(model: nn.Module, held: ValidationSplit) -> DeadLayers | None:
     from toolkit_ext.backbones.dead_layers import dead_layers  # here, because it loads pandas
 
     try:
-        return dead_layers(model, as_image_set(held.x).all(), batch_size=batch_of(held.x))
+        return dead_layers(model, as_image_set(held.x).all(), batch_size=usual_batch(held.x))
     except UserError:
         return None
 
@@ -110,7 +103,7 @@ def find_dead(model: nn.Module, held: ValidationSplit) -> DeadLayers | None:
 def predictions(model: nn.Module, x: Tensor | ImageSet, ranks: Ranks = ALONE) -> Tensor:
     """Predicted classes ``[N]`` in evaluation mode (the mode is restored), each rank predicting its part."""
     found = torch.zeros(len(x), dtype=torch.int64, device=next(model.parameters()).device)
-    for batch, out in zip(unit_batches(x, ranks), found.split(batch_of(x)), strict=True):
+    for batch, out in zip(unit_batches(x, ranks), found.split(usual_batch(x)), strict=True):
         part = ranks.part(len(batch))
         predicted = _predict(model, batch[part])
         if ranks.weight(len(batch)):

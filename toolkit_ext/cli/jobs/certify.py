@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext import results
+from toolkit_ext import data, results
 from toolkit_ext.cli import console
 from toolkit_ext.cli.jobs.models import facts_of, load_data, load_models, load_parts, run_own_code
 from toolkit_ext.devices import check_device
@@ -28,6 +28,7 @@ def certify_checkpoints(checkpoints: tuple[str, ...], context: RunContext, value
     run_own_code(checkpoints, values["imports"])
     told = [describe(source) for source in checkpoints]
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
+    values["batch_size"] = values["batch_size"] or data.usual_batch(dataset.x_test)
     model = ensemble(load_models(checkpoints, values, dataset, device))
     reading = [given] if (given := dataset.facts.get("reading")) else []
     key = digest(

@@ -32,7 +32,8 @@ def measure_corruptions(
     if values["max_time"]:
         raise UserError("corruptions: is not allowed with --max-time, whose record is about fewer images")
     reading = [given] if (given := dataset.facts.get("reading")) else []
-    numbers = [len(dataset.y_test), 250 if values["batch_size"] == "auto" else values["batch_size"]]
+    size = data.usual_batch(dataset.x_test) if values["batch_size"] == "auto" else values["batch_size"]
+    numbers = [len(dataset.y_test), size]
     key = digest([*checkpoints, *loaded.weights], numbers, dataset.name, source, *reading)[:8]
     name = results.slug(f"{Path(checkpoints[0]).resolve().parent.name}-{loaded.name}-corruptions")[:100]
     return evaluate_corruptions(
@@ -40,7 +41,7 @@ def measure_corruptions(
         dataset.x_test,
         dataset.y_test,
         _corruption(source, dataset, context),
-        batch_size=numbers[1],
+        batch_size=size,
         state_dir=context.output / "evaluations" / f"{name}-{key}",
         progress=context.progress,
         num_classes=dataset.num_classes,

@@ -46,13 +46,15 @@ from toolkit_ext.trainers.state import digest
 def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, values: dict[str, Any]) -> None:
     """Evaluate the models ``checkpoints`` with the options ``values``; write the records and print the tables."""
     ranks, device = start(check_device(context.device))
-    values["batch_size"] = parse_batch_size(values["batch_size"])
+    if values["batch_size"] is not None:  # a bad one is told before anything is read
+        values["batch_size"] = parse_batch_size(values["batch_size"])
     if values["transfer"] and not values["audited"]:
         raise UserError("transfer: has no effect without --audit")
     sources = [*checkpoints, *filter(None, [values["transfer"], values["transfer_from"]])]
     run_own_code(sources, values["imports"], [name.removeprefix(TRANSFER) for name in values["attacks"]])
     told = [describe(source) for source in checkpoints]
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
+    values["batch_size"] = values["batch_size"] or data.usual_batch(dataset.x_test)
     loaded = load_models(sources, values, dataset, device)
     source_model = loaded.pop() if values["transfer_from"] else None
     other = loaded.pop() if values["transfer"] else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit_ext.data import check_images, check_labels
+from toolkit_ext.data import check_images, check_labels, usual_batch
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.audit import judge
 from toolkit_ext.evaluation.audit.judge import Audit, Check
@@ -35,7 +35,7 @@ def audit(
     *,
     transfer: Classifier | None = None,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     state_dir: str | Path | None = None,
     progress: bool = True,
     num_classes: int | None = None,
@@ -64,7 +64,7 @@ def audit(
         protocol: Norm, radius and step sizes; its attacks are ignored.
         transfer: Another model of the same data, such as an undefended one; None omits that check.
         seed: Seed of every attack.
-        batch_size: Images attacked at once.
+        batch_size: Images attacked at once; None takes 250, and fewer of images larger than 3 x 64 x 64.
         state_dir: Folder for finished batches, as for :func:`toolkit_ext.evaluation.evaluate`.
         progress: Show progress bars.
         num_classes: Number of classes of the data, checked against the model's.
@@ -78,6 +78,7 @@ def audit(
     if protocol.eps == 0:
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
     x = check_images(x).detach().cpu()
+    batch_size = usual_batch(x) if batch_size is None else batch_size
     model = behind_the_door(as_module(model), x)
     substitute = as_substitute(transfer, model, x)
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from toolkit_ext.data import usual_batch
+
 _FULL = {"cpu": 64, "cuda": 512}  # on the CPU measured on a narrow ResNet-18, see benchmarks/autoattack.py
 _BUCKET = 16  # each new batch size has a set-up cost, so sizes are multiples of this
 
@@ -18,9 +20,9 @@ def reads_freely(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def room(count: int, device: torch.device) -> int:
-    """How often ``count`` images fit in a pass from which larger ones gain little, at least once."""
-    return max(1, _FULL.get(device.type, _FULL["cuda"]) // count)
+def room(count: int, x: Tensor) -> int:
+    """How often ``count`` images such as ``x`` fit in a pass from which larger ones gain little, at least once."""
+    return max(1, usual_batch(x, _FULL.get(x.device.type, _FULL["cuda"])) // count)
 
 
 def filled_up(chosen: Tensor, count: int) -> Tensor:

@@ -102,7 +102,7 @@ class FastFAB(FABAttack_PT):  # type: ignore[misc]
         targets = logits.sort(dim=-1)[1].flip(1)[:, 1 : 1 + self.n_target_classes]
         while targets.shape[1] and right.any():
             rows = right.nonzero().flatten()
-            size = room(len(rows), x.device)
+            size = room(len(rows), x)
             now, targets = targets[:, :size], targets[:, size:]
             broken, points = self._search_targets(x[rows], y[rows], now[rows])
             right[rows[broken]] = False

@@ -119,9 +119,11 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
         return margin, best
 
     def _search(self, walk: _Walk) -> None:
-        windows, query, device = Windows.draw(self, walk.best.shape), 0, walk.y.device
-        slices, there = windows.slices(), windows.to(device)
-        while query < self.n_queries and len(alive := walk.right.nonzero().flatten()) and room(len(alive), device) == 1:
+        windows, query = Windows.draw(self, walk.best.shape), 0
+        slices, there = windows.slices(), windows.to(walk.y.device)
+        while (
+            query < self.n_queries and len(alive := walk.right.nonzero().flatten()) and room(len(alive), walk.best) == 1
+        ):
             self._ask(walk, slices[query], there.value[query], alive)
             query += 1
         pace = _Pace(torch.full_like(walk.y, query), torch.ones_like(walk.y), int(walk.right.sum()))
@@ -169,7 +171,7 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
 
     def _next(self, walk: _Walk, pace: _Pace) -> tuple[Tensor, Tensor]:
         """How many queries of each image ``[N]`` come next, and the image of each query ``[M]``."""
-        most = min(_AHEAD, int(room(pace.left, walk.y.device) / max(pace.share, 1 / _AHEAD)))
+        most = min(_AHEAD, int(room(pace.left, walk.best) / max(pace.share, 1 / _AHEAD)))
         going = walk.right & (pace.query < self.n_queries)
         count = torch.where(going, pace.ahead.clamp_max(most).minimum(self.n_queries - pace.query), 0)
         total, pace.left = torch.stack([count.sum(), going.sum()]).tolist()
