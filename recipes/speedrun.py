@@ -26,7 +26,8 @@ from toolkit_ext.cli import console, guarded
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError, check_positive
 from toolkit_ext.evaluation import evaluate, load_protocol
-from toolkit_ext.experiments.experiment import facts, make_trainer, record_of
+from toolkit_ext.experiments.experiment import record_of
+from toolkit_ext.experiments.preparing import facts, make_trainer
 from toolkit_ext.experiments.preview import step_seconds
 from toolkit_ext.experiments.recipe import cifar10, script, smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext

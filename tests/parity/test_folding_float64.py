@@ -16,7 +16,7 @@ from torch import Tensor
 
 from toolkit_ext import data
 from toolkit_ext.claims.claim import load_groups
-from toolkit_ext.experiments.experiment import make_trainer
+from toolkit_ext.experiments.preparing import make_trainer
 from toolkit_ext.experiments.settings import Experiment
 
 GROUPS = {group.name: group for group in load_groups(Path(__file__).parents[2] / "recipes" / "claims")}

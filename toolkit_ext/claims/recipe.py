@@ -21,7 +21,8 @@ from toolkit_ext.cli.options import CommaSeparated
 from toolkit_ext.devices import check_device
 from toolkit_ext.errors import UserError, check_choice
 from toolkit_ext.experiments.counting import count_passes
-from toolkit_ext.experiments.experiment import facts, make_trainer, run
+from toolkit_ext.experiments.experiment import run
+from toolkit_ext.experiments.preparing import facts, make_trainer
 from toolkit_ext.experiments.recipe import script, smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.io import make_folder

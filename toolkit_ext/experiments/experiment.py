@@ -7,153 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from toolkit_ext import data, results
 from toolkit_ext.backbones import Made
 from toolkit_ext.cli.console import say
 from toolkit_ext.data.reading import CROP_PCT
 from toolkit_ext.devices import check_device
-from toolkit_ext.errors import RunError, UserError, check_choice
+from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation import Evaluation, Protocol, evaluate
-from toolkit_ext.evaluation.protocol import TRANSFER, small_radius
+from toolkit_ext.evaluation.protocol import small_radius
 from toolkit_ext.experiments.card import write_card
 from toolkit_ext.experiments.display import shown_epochs
 from toolkit_ext.experiments.extending import begin_with
-from toolkit_ext.experiments.presets import protocol_of
+from toolkit_ext.experiments.preparing import facts, prepare
 from toolkit_ext.experiments.retention import in_words, retain
 from toolkit_ext.experiments.settings import Experiment, RunContext, as_yaml
-from toolkit_ext.experiments.starting import check_attack_args, is_own, start_of, started_from
+from toolkit_ext.experiments.starting import is_own, started_from
 from toolkit_ext.io import atomic_write, make_folder
-from toolkit_ext.ranks import local_rank, start
+from toolkit_ext.ranks import Ranks, local_rank, start
 from toolkit_ext.results import Record
-from toolkit_ext.trainers import TRAINERS, MethodTrainer, as_classifier
-from toolkit_ext.trainers.accumulation import check_accumulate
+from toolkit_ext.trainers import MethodTrainer
 from toolkit_ext.trainers.callbacks import OnEpoch
-from toolkit_ext.trainers.extra_data import extra_per_batch
-from toolkit_ext.trainers.fine_tuning import frozen, make_optimizer
-from toolkit_ext.trainers.optim import make_schedulers
 from toolkit_ext.trainers.tracking import check_trackers
 
-_FEW = 8  # images of a rehearsal
 _AS_IS = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}  # images have their size already
-
-
-def make_trainer(
-    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
-) -> tuple[nn.Module, MethodTrainer]:
-    """The model that ``experiment`` starts from, on ``device``, and the trainer that holds it.
-
-    Raises:
-        UserError: an unknown method or backbone, or a hyper-parameter that is not allowed.
-    """
-    made, trainer = _make(experiment, dataset, device)
-    return made.model, trainer
-
-
-def _make(
-    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], device: torch.device
-) -> tuple[Made, MethodTrainer]:
-    check_choice("method", experiment.method, TRAINERS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.seed)
-        made = start_of(experiment, dataset)
-        shape = (dataset.in_chans, *dataset.image_size)
-        classifier = as_classifier(made.model.to(device), shape, dataset.num_classes, str(device))
-        options = {"seed": experiment.seed, **experiment.hyper_parameters}
-        return made, TRAINERS[experiment.method](classifier, **options)
-
-
-def facts(
-    experiment: Experiment, dataset: data.Dataset[Tensor | data.ImageSet], model: nn.Module, trainer: MethodTrainer
-) -> dict[str, Any]:
-    """The facts of a training for its record and its checkpoints, known before it starts."""
-    held = cut = round(len(dataset.y_train) * trainer.axes.loop.validation_fraction)
-    if dataset.y_validation is not None:
-        held, cut = len(dataset.y_validation), 0
-    length = {"epochs": experiment.epochs, "batch_size": experiment.batch_size}
-    return {
-        "method": experiment.method,
-        "axes": dict(trainer.axes.names),
-        "hyper_parameters": trainer.axes.hyper_parameters() | length,
-        "data": {
-            "name": experiment.data,
-            "train": len(dataset.y_train) - cut,
-            "validation": held,
-            "test": len(dataset.y_test),
-            "num_classes": dataset.num_classes,
-        },
-        "backbone": {
-            "name": Path(experiment.backbone).name if is_own(experiment.backbone) else experiment.backbone,
-            "args": dict(experiment.backbone_args),
-            "parameters": sum(weight.numel() for weight in model.parameters()),
-        },
-        "seed": experiment.seed,
-    }
-
-
-def prepare(
-    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device
-) -> tuple[data.Dataset[data.ImageSet], Made, MethodTrainer, Protocol]:
-    """The images that ``experiment`` takes of ``dataset``, its model with the trainer, and the evaluation.
-
-    Raises:
-        UserError: an option that is not allowed with this data set or this number of epochs.
-    """
-    if not len(dataset.y_train):
-        raise UserError(f"data: {experiment.data} has no training images; it is for evaluate")
-    dataset = dataset.subset(experiment.n_train, experiment.n_test and min(experiment.n_test, len(dataset.y_test)))
-    made, trainer = _make(experiment, dataset, device)
-    axes = trainer.axes
-    protocol = protocol_of(
-        experiment.data, axes.hyper_parameters(), experiment.protocol, experiment.attacks, experiment.attack_args
-    )
-    if transfer := [name for name in protocol.attacks if name.startswith(TRANSFER)]:
-        raise UserError(f"attacks: {transfer[0]} is for evaluate, which has --transfer-from")
-    check_attack_args(experiment, protocol, axes.attack)
-    check_accumulate(axes.loop.accumulate, experiment.batch_size)
-    if experiment.extra_fraction is not None:
-        extra_per_batch(experiment.batch_size, experiment.extra_fraction)
-    if axes.loop.validation_fraction > 0 and dataset.y_validation is None:
-        data.split_validation(dataset.x_train, dataset.y_train, axes.loop.validation_fraction, axes.loop.seed)
-    with frozen(trainer.model, axes.loop.freeze):
-        optimizer, resets = make_optimizer(trainer.model, axes.loop, device), axes.schedule.resets(experiment.epochs)
-    make_schedulers([optimizer], axes.loop, len(dataset.y_train), experiment.epochs, resets)
-    return dataset, made, trainer, protocol
-
-
-def first_images(dataset: data.Dataset[data.ImageSet], n: int) -> tuple[Tensor, Tensor]:
-    """The first ``n`` training images of ``dataset``, if it has so many, and their labels, in memory."""
-    few = replace(dataset.subset(min(n, len(dataset.y_train)), 1), x_validation=None, y_validation=None)
-    found = data.in_memory(few, data.Engine())
-    return found.x_train, found.y_train
-
-
-def rehearse(
-    experiment: Experiment, dataset: data.Dataset[data.ImageSet], device: torch.device, folder: Path | None = None
-) -> tuple[data.Dataset[data.ImageSet], Made, MethodTrainer, Protocol]:
-    """Refuse what :func:`run` would refuse: :func:`prepare` the run, and take one step of another on a few images.
-
-    Its checkpoints go to ``folder``, if one is given.
-
-    Raises:
-        UserError: as :func:`run`, but for folders that cannot be written.
-    """
-    prepared = prepare(experiment, dataset, device)
-    quiet = {"validation_fraction": 0.0, "measure_every": 0, "compile_mode": "none"}
-    if prepared[2].axes.loop.accumulate > 1:
-        quiet["accumulate"] = 2
-    short = replace(experiment, hyper_parameters={**experiment.hyper_parameters, **quiet})
-    _, trainer = make_trainer(short, dataset, device)
-    x, y = first_images(dataset, _FEW)
-    with suppress(RunError):  # such as a loss that is not finite, which is the run's own failure
-        trainer.fit(x, y, batch_size=len(x), nb_epochs=experiment.epochs, stop_after=1, run_dir=folder, progress=False)
-    return prepared
 
 
 def run(experiment: Experiment, context: RunContext, on_epoch: Sequence[OnEpoch] = ()) -> Record:
@@ -169,58 +51,112 @@ def run(experiment: Experiment, context: RunContext, on_epoch: Sequence[OnEpoch]
     if recorded := ranks.first(lambda: _recorded(experiment, context)):
         return recorded
     started = results.environment()
+    job = _opened(experiment, context, ranks, device)
+    job.check_folders()
+    results.reset_peak_memory()
+    job.train(device, on_epoch)
+    record = job.record(job.evaluate(), started)
+    return ranks.first(lambda: _written(record, context, job.folder))
+
+
+@dataclass
+class _Job:
+    """A run that is ready to start."""
+
+    experiment: Experiment
+    context: RunContext
+    ranks: Ranks
+    dataset: data.Dataset[data.ImageSet]
+    extra: data.Dataset[data.ImageSet] | None
+    made: Made
+    trainer: MethodTrainer
+    protocol: Protocol
+    about: dict[str, Any]
+    """What the record and the checkpoints say of the training."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the checkpoints."""
+        return self.context.output / self.experiment.run_id
+
+    def check_folders(self) -> None:
+        """Say where the run writes, and fail now, not after the training, if it cannot."""
+        first = self.ranks.first
+        first(lambda: check_trackers(self.context.track, self.folder))
+        for line in self.made.lines():
+            say(line)
+        what = f"{self.experiment.method} on {self.experiment.data}, {self.experiment.backbone}"
+        say(f"{what}: writing checkpoints to {self.folder}")
+        first(lambda: make_folder(self.context.results / "runs"))
+        first(lambda: _keep_options(self.experiment, self.folder))
+
+    def train(self, device: torch.device, on_epoch: Sequence[OnEpoch]) -> None:
+        """Train, or go on from a checkpoint, and load the best weights."""
+        experiment, context = self.experiment, self.context
+        extended = self.ranks.first(lambda: begin_with(experiment, self.trainer, context, self.folder))
+        told = {**self.about, **_told(experiment, self.dataset.classes), **started_from(self.made)}
+        self.dataset = data.place(self.dataset, context.engine, device)
+        held, placed = self.dataset, self.extra and data.place(self.extra, context.engine, device)
+        self.trainer.fit(
+            held.x_train,
+            held.y_train,
+            None if held.x_validation is None else (held.x_validation, held.y_validation),
+            batch_size=experiment.batch_size,
+            nb_epochs=experiment.epochs,
+            run_dir=self.folder,
+            resume=context.resume or extended,
+            progress=context.progress and not context.quiet,
+            on_epoch=[*shown_epochs(context), *on_epoch],
+            save_every=context.save_every,
+            extra_data=placed and (placed.x_train, placed.y_train),
+            extra_fraction=experiment.extra_fraction,
+            track=context.track,
+            extra=told,
+        )
+        self.trainer.load_best()
+
+    def evaluate(self) -> Evaluation:
+        """Attack the test images."""
+        return evaluate(
+            self.made.model,
+            self.dataset.x_test.all(),
+            self.dataset.y_test,
+            self.protocol,
+            num_classes=self.dataset.num_classes,
+            seed=self.experiment.seed,
+            state_dir=self.folder / "evaluation",
+            progress=self.context.progress,
+        )
+
+    def record(self, evaluation: Evaluation, started: results.Environment) -> Record:
+        """The record of the training and of ``evaluation``."""
+        experiment, context, trainer = self.experiment, self.context, self.trainer
+        training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
+        training |= {} if self.ranks.alone else {"processes": self.ranks.size}
+        record = record_of(
+            self.about,
+            self.protocol,
+            evaluation,
+            training,
+            trainer.alarms,
+            experiment.run_id,
+            context.tables,
+            started,
+        )
+        more = {"extra": {**self.extra.facts, "fraction": experiment.extra_fraction}} if self.extra else {}
+        record["details"] |= {"data": {**self.dataset.facts, **more}, **started_from(self.made), **context.told}
+        return record
+
+
+def _opened(experiment: Experiment, context: RunContext, ranks: Ranks, device: torch.device) -> _Job:
+    """Read the data and prepare the run; processes of one machine read one after the other."""
     with ranks.one_by_one(local_rank()):
         dataset = context.open(experiment.data, experiment.reading)
         extra = context.open_extra(experiment, dataset)
     warn_of_code(experiment)
     dataset, made, trainer, protocol = prepare(experiment, dataset, device)
     about = facts(experiment, dataset, made.model, trainer)
-    folder = context.output / experiment.run_id
-    ranks.first(lambda: check_trackers(context.track, folder))
-    for line in made.lines():
-        say(line)
-    say(f"{experiment.method} on {experiment.data}, {experiment.backbone}: writing checkpoints to {folder}")
-    ranks.first(lambda: make_folder(context.results / "runs"))  # to fail before the training, not after it
-    ranks.first(lambda: _keep_options(experiment, folder))
-    results.reset_peak_memory()
-    extended = ranks.first(lambda: begin_with(experiment, trainer, context, folder))
-    dataset = data.place(dataset, context.engine, device)
-    placed = extra and data.place(extra, context.engine, device)
-    trainer.fit(
-        dataset.x_train,
-        dataset.y_train,
-        None if dataset.x_validation is None else (dataset.x_validation, dataset.y_validation),
-        batch_size=experiment.batch_size,
-        nb_epochs=experiment.epochs,
-        run_dir=folder,
-        resume=context.resume or extended,
-        progress=context.progress and not context.quiet,
-        on_epoch=[*shown_epochs(context), *on_epoch],
-        save_every=context.save_every,
-        extra_data=placed and (placed.x_train, placed.y_train),
-        extra_fraction=experiment.extra_fraction,
-        track=context.track,
-        extra={**about, **_told(experiment, dataset.classes), **started_from(made)},
-    )
-    trainer.load_best()
-    evaluation = evaluate(
-        made.model,
-        dataset.x_test.all(),
-        dataset.y_test,
-        protocol,
-        num_classes=dataset.num_classes,
-        seed=experiment.seed,
-        state_dir=folder / "evaluation",
-        progress=context.progress,
-    )
-    training = {"best_epoch": trainer.best_epoch, "history": trainer.history}
-    training |= {} if ranks.alone else {"processes": ranks.size}
-    record = record_of(
-        about, protocol, evaluation, training, trainer.alarms, experiment.run_id, context.tables, started
-    )
-    told = {**dataset.facts, **({"extra": {**extra.facts, "fraction": experiment.extra_fraction}} if extra else {})}
-    record["details"] |= {"data": told, **started_from(made), **context.told}
-    return ranks.first(lambda: _written(record, context, folder))
+    return _Job(experiment, context, ranks, dataset, extra, made, trainer, protocol, about)
 
 
 def warn_of_code(experiment: Experiment) -> None:

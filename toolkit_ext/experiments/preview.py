@@ -16,7 +16,7 @@ from toolkit_ext import data, results
 from toolkit_ext.devices import check_device
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.experiments.counting import count_passes
-from toolkit_ext.experiments.experiment import facts, first_images, make_trainer, rehearse
+from toolkit_ext.experiments.preparing import facts, first_images, make_trainer, rehearse
 from toolkit_ext.experiments.retention import disk_use, in_words
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.results.tables.formatting import budget, duration

@@ -20,7 +20,7 @@ from toolkit_ext.attacks import PGD, MultiAttack, generate, library_attack
 from toolkit_ext.cli.options import take_run_context
 from toolkit_ext.cli.train import experiment_of, train_command
 from toolkit_ext.errors import UserError
-from toolkit_ext.experiments.experiment import prepare
+from toolkit_ext.experiments.preparing import prepare
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers import MultiAttackTrainer, PGDTrainer, as_classifier
 from toolkit_ext.trainers.compose import compose

@@ -12,7 +12,7 @@ import torch
 from toolkit_ext import data, results
 from toolkit_ext.cli import console
 from toolkit_ext.devices import check_device
-from toolkit_ext.experiments.experiment import rehearse
+from toolkit_ext.experiments.preparing import rehearse
 from toolkit_ext.experiments.settings import Experiment, RunContext, Task
 from toolkit_ext.experiments.sweep import LOG, Outcome, Workers, state_of, sweep
 from toolkit_ext.trainers.state import digest
