@@ -152,7 +152,7 @@ GROUP = Group(
             for rival in (PGD, PENALTY)
         ),
     ),
-    notes="The note states no figure. The first two statements are its own, put so that they can fail; the others are "
+    notes="The note states no figure. The statements of the source are put so that they can fail; the others are "
     "questions of this project. Over the neurons (equation 11) conjugate gradient hardly gains, with any start, weight "
     "or preconditioner that was tried ([why](../../docs/claims.md#the-programme-experiments-that-can-decide)).",
     equal_cost=((PGD, PENALTY, DEEP),),

@@ -217,7 +217,7 @@ class Ratio(_Pair):
 
     def __str__(self) -> str:
         factor = f"{self.low:g} to {self.high:g}" if self.high < math.inf else f"at least {self.low:g}"
-        return f"{_named(self.first)} is {factor} × that of {self.second[0]}"
+        return f"{_named(self.first)} is {factor} × {_named(self.second, self.first)}"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def describe(metric: str) -> str:
         return _WORDS[name]
     kind = {"_err": " error", "_acc": " accuracy"}.get(name[-4:], "")
     text = label(f"{name[:-4]}_acc") if kind else name.replace("_", " ")
-    return f"{text}{kind}{f' ({probe})' if kind and probe else ''}"
+    return f"{text}{kind}" + (f" ({probe.replace('_', ' ')})" if probe else "")
 
 
 def titled(metric: str) -> str:

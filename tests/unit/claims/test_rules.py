@@ -134,6 +134,13 @@ def test_a_rule_says_what_it_asks_and_of_which_quantity(rule: Rule, words: str, 
     assert only(rule).effect({A: 40.0, B: 60.0, C: 80.0, ("first", "clean_acc"): 60.0}) in (20.0, 40.0, 1.5)
 
 
+def test_a_rule_tells_two_probes_apart_that_measure_the_same() -> None:
+    """Both losses were called that of ``first``, and the 20 steps were not told."""
+    rule = Ratio(("first", "on_neurons:deep5_loss"), ("first", "layerwise:deep20_loss"), 0.9, 1.1)
+    five, twenty = "deep5 loss (on neurons) of first", "deep20 loss (layerwise) of first"
+    assert (str(rule), rule.label) == (f"{five} is 0.9 to 1.1 × {twenty}", f"{five} over {twenty}")
+
+
 # Accuracies of the arms at which a rule is about to be wrong, and those at which it should be supported.
 EDGES: dict[str, tuple[Rule, tuple[float, ...], str, tuple[float, ...]]] = {
     "lower, no difference": (Lower(A, B), (0.5, 0.5), "supported", (0.35, 0.55)),
