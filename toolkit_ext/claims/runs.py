@@ -94,7 +94,8 @@ def describe(metric: str) -> str:
         return _WORDS[name]
     kind = {"_err": " error", "_acc": " accuracy"}.get(name[-4:], "")
     text = label(f"{name[:-4]}_acc") if kind else name.replace("_", " ")
-    return f"{text}{kind}" + (f" ({probe.replace('_', ' ')})" if probe else "")
+    # Several probes may measure what an attack does.
+    return f"{text}{kind}" + (f" ({probe.replace('_', ' ')})" if probe and (kind or name.endswith("_loss")) else "")
 
 
 def titled(metric: str) -> str:
