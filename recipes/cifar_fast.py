@@ -3,9 +3,9 @@
     python recipes/cifar_fast.py --data-root data
 
 ResNet-18 of width 4 on 15,000 images at eps 8/255. Every method may make as many passes over the data as PGD training
-on seven steps makes in five epochs, and takes as many epochs as that allows; a pass is one forward and one backward
-pass of every image. The learning rate rises and falls once (one cycle). APGD-CE and APGD-T attack 500 test images.
-Recorded runs are skipped and an interrupted one resumes. A run takes about a quarter of an hour on one core.
+on seven steps makes in five epochs, and takes as many epochs as that allows, to the nearest one; a pass is one forward
+and one backward pass of every image. The learning rate rises and falls once (one cycle). APGD-CE and APGD-T attack 500
+test images. Recorded runs are skipped and an interrupted one resumes. A run takes about 20 minutes on one core.
 """
 
 from __future__ import annotations

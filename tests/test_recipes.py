@@ -179,7 +179,7 @@ def test_cifar_fast_gives_every_method_the_same_passes(monkeypatch: pytest.Monke
     found = names_of("cifar_fast")
     for method in found["METHODS"]:
         one = found["experiment"](method, 0)
-        assert one.epochs * found["passes"](method) == pytest.approx(80, rel=0.03)
+        assert one.epochs * found["passes"](method) == pytest.approx(40, rel=0.05)  # a whole number of epochs
         assert compose(TRAINERS[method].method, one.hyper_parameters).attack.eps == 8 / 255
     (record,) = start("cifar_fast", monkeypatch, tmp_path, "--smoke", "--methods", "nuat", "--seeds", "0")
     assert record["tables"] == ["cifar_fast"]
