@@ -185,6 +185,9 @@ def parse_batch_size(value: str | int) -> BatchSize:
     if value == "auto":
         return "auto"
     try:
-        return int(value) if isinstance(value, str) else value
+        size = int(value) if isinstance(value, str) else value
     except ValueError:
-        raise UserError(f"batch_size: {value!r} is not allowed; it must be an integer, at least 1, or auto") from None
+        size = 0
+    if size < 1:
+        raise UserError(f"batch_size: {value!r} is not allowed; it must be an integer, at least 1, or auto")
+    return size

@@ -28,7 +28,8 @@ def certify_checkpoints(checkpoints: tuple[str, ...], context: RunContext, value
     run_own_code(checkpoints, values["imports"])
     told = [describe(source) for source in checkpoints]
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
-    values["batch_size"] = values["batch_size"] or data.usual_batch(dataset.x_test)
+    if values["batch_size"] is None:
+        values["batch_size"] = data.usual_batch(dataset.x_test)
     model = ensemble(load_models(checkpoints, values, dataset, device))
     reading = [given] if (given := dataset.facts.get("reading")) else []
     key = digest(

@@ -54,7 +54,8 @@ def evaluate_checkpoints(checkpoints: tuple[str, ...], context: RunContext, valu
     run_own_code(sources, values["imports"], [name.removeprefix(TRANSFER) for name in values["attacks"]])
     told = [describe(source) for source in checkpoints]
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
-    values["batch_size"] = values["batch_size"] or data.usual_batch(dataset.x_test)
+    if values["batch_size"] is None:
+        values["batch_size"] = data.usual_batch(dataset.x_test)
     loaded = load_models(sources, values, dataset, device)
     source_model = loaded.pop() if values["transfer_from"] else None
     other = loaded.pop() if values["transfer"] else None
