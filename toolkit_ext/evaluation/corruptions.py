@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from toolkit_ext.data import CorruptedImages, ImageSet, to_unit, usual_batch
+from toolkit_ext.data import CorruptedImages, ImageSet, to_unit
 from toolkit_ext.data.corruptions import KINDS, SEVERITIES
-from toolkit_ext.errors import UserError, check_integer
+from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.adapters import Classifier
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model, opened_as_is
 from toolkit_ext.evaluation.running.state import State, shared_state
-from toolkit_ext.evaluation.settings import float32_arithmetic
+from toolkit_ext.evaluation.settings import batch_size_of, float32_arithmetic
 from toolkit_ext.ranks import Ranks, current
 from toolkit_ext.tensors import hash_tensors
 
@@ -108,13 +108,11 @@ def evaluate_corruptions(
         Hendrycks and Dietterich: Benchmarking neural network robustness to common corruptions and perturbations. ICLR
         2019, section 4.
     """
-    if batch_size is not None:
-        check_integer("batch_size", batch_size, 1)
     began = time.perf_counter()
     with opened_as_is(model, x, y, device, num_classes, state_dir) as subject:
         ranks = current(subject.device)
         corruption = CorruptedImages(subject.x) if corruption is None else corruption
-        batch_size = usual_batch(subject.x) if batch_size is None else batch_size
+        batch_size = batch_size_of(batch_size, subject.x)
         settings = _settings(subject, corruption, batch_size)
         with shared_state(state_dir, settings, ranks, fresh=fresh) as state:
             right = _Job(subject, corruption, batch_size, state, ranks).run(progress=progress)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from toolkit_ext.data import to_unit, usual_batch
+from toolkit_ext.data import ImageSet, to_unit, usual_batch
 from toolkit_ext.errors import UserError, check_integer
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol
@@ -141,6 +141,14 @@ def _rules(protocol: Protocol, settings: dict[str, Any]) -> dict[str, Any]:
     return {**rules, "attacks": ", ".join(sorted(protocol.attacks)), **same}
 
 
+def batch_size_of(wanted: int | None, x: Tensor | ImageSet) -> int:
+    """``wanted``, or what is usual for images such as ``x``; :class:`UserError` for no integer or less than 1."""
+    if wanted is None:
+        return usual_batch(x)
+    check_integer("batch_size", wanted, 1)
+    return wanted
+
+
 def find_batch_size(wanted: BatchSize | None, subject: Subject, state_dir: str | Path | None, fresh: bool) -> int:
     """``wanted``, or what is usual for such images; for ``auto`` the size in ``state_dir``, else the fastest one.
 
@@ -188,6 +196,6 @@ def parse_batch_size(value: str | int) -> BatchSize:
         size = int(value) if isinstance(value, str) else value
     except ValueError:
         size = 0
-    if size < 1:
+    if not isinstance(size, int) or size < 1:
         raise UserError(f"batch_size: {value!r} is not allowed; it must be an integer, at least 1, or auto")
     return size

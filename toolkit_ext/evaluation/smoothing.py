@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.attacks.adapters import ModelView
-from toolkit_ext.data import ImageSet, to_unit, usual_batch
+from toolkit_ext.data import ImageSet, to_unit
 from toolkit_ext.errors import check_integer
 from toolkit_ext.evaluation.certificates import Certificates, Smoothing
 from toolkit_ext.evaluation.loading.adapters import Classifier
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model, opened_as_is
 from toolkit_ext.evaluation.running.state import State, shared_state
-from toolkit_ext.evaluation.settings import float32_arithmetic, versions
+from toolkit_ext.evaluation.settings import batch_size_of, float32_arithmetic, versions
 from toolkit_ext.random_state import preserved_generators
 from toolkit_ext.ranks import Ranks, current
 from toolkit_ext.tensors import hash_tensors
@@ -79,12 +79,10 @@ def certify(
     """
     smoothing = Smoothing() if smoothing is None else smoothing
     check_integer("seed", seed, 0)
-    if batch_size is not None:
-        check_integer("batch_size", batch_size, 1)
     began = time.perf_counter()
     with opened_as_is(model, x, y, device, num_classes, state_dir) as subject:
         ranks = current(subject.device)
-        batch_size = usual_batch(subject.x) if batch_size is None else batch_size
+        batch_size = batch_size_of(batch_size, subject.x)
         settings = _settings(subject, smoothing, seed, batch_size)
         with shared_state(state_dir, settings, ranks, fresh=fresh) as state, preserved_generators():
             job = _Job(subject, smoothing, seed, batch_size, state, ranks)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit_ext.data import check_images, check_labels, usual_batch
+from toolkit_ext.data import check_images, check_labels
 from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.audit import judge
 from toolkit_ext.evaluation.audit.judge import Audit, Check
@@ -19,6 +19,7 @@ from toolkit_ext.evaluation.loading.checks import find_device
 from toolkit_ext.evaluation.loading.substitute import as_substitute, behind_the_door
 from toolkit_ext.evaluation.protocol import Budget, Protocol, load_protocol
 from toolkit_ext.evaluation.result import Evaluation
+from toolkit_ext.evaluation.settings import batch_size_of
 from toolkit_ext.evaluation.suite.columns import gradient_attack
 
 COLUMNS = ("clean", "fgsm", "pgd20", "pgd100", "square")
@@ -78,7 +79,7 @@ def audit(
     if protocol.eps == 0:
         raise UserError("eps: 0 is not allowed for an audit; there is nothing to attack")
     x = check_images(x).detach().cpu()
-    batch_size = usual_batch(x) if batch_size is None else batch_size
+    batch_size = batch_size_of(batch_size, x)
     model = behind_the_door(as_module(model), x)
     substitute = as_substitute(transfer, model, x)
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress, "num_classes": num_classes}

@@ -119,11 +119,10 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
         return margin, best
 
     def _search(self, walk: _Walk) -> None:
-        windows, query = Windows.draw(self, walk.best.shape), 0
+        best, query = walk.best, 0
+        windows = Windows.draw(self, best.shape)
         slices, there = windows.slices(), windows.to(walk.y.device)
-        while (
-            query < self.n_queries and len(alive := walk.right.nonzero().flatten()) and room(len(alive), walk.best) == 1
-        ):
+        while query < self.n_queries and len(alive := walk.right.nonzero().flatten()) and room(len(alive), best) == 1:
             self._ask(walk, slices[query], there.value[query], alive)
             query += 1
         pace = _Pace(torch.full_like(walk.y, query), torch.ones_like(walk.y), int(walk.right.sum()))
