@@ -59,6 +59,17 @@ def test_record_table_and_figure(
     assert results.rebuild(tmp_path / "results")  # a record without metrics does not stand in the way of tables
 
 
+@pytest.mark.parametrize(("options", "size"), [([], 7), (["--batch-size", "3"], 3)])
+def test_larger_images_are_fewer_at_once_unless_a_size_is_given(
+    command: Any, checkpoints: list[str], tmp_path: Path, monkeypatch: Any, options: list[str], size: int
+) -> None:
+    monkeypatch.setattr("toolkit_ext.data.tensors._VALUES", 7 * 8 * 8)
+    code, _, err = command(checkpoints[0], "--what", "dead", *SMALL, *options)
+    assert code == 0, err
+    (record,) = results.read_records(tmp_path / "results/runs", strict=True)
+    assert record["details"]["landscape"]["settings"]["batch_size"] == size
+
+
 def test_training_logs_are_drawn_together(command: Any, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name / "best").mkdir(parents=True)

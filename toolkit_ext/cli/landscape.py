@@ -54,7 +54,12 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--norm", help="norm of the budget, Linf or L2; by default that of the training")
 @click.option("--alpha", help="step size of the attack; by default 2.5 eps / steps")
 @click.option("--steps", type=NATURAL, default=10, show_default=True, help="steps of the PGD attack")
-@click.option("--batch-size", type=NATURAL, default=250, show_default=True, help="examples in memory at once")
+@click.option(
+    "--batch-size",
+    type=NATURAL,
+    show_default="250, and fewer of images larger than 3 x 64 x 64",
+    help="examples in memory at once",
+)
 @click.option("--name", help="name of the CSV and the figure; by default that of the analysis and the checkpoint")
 @click.option(
     "--seed", type=SEED_NUMBER, default=0, show_default=True, help="seed of attacks, directions and start vectors"

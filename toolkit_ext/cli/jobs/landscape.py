@@ -86,9 +86,10 @@ def _subject(
     check_same_architecture(*models)
     about = facts_of(told, _title(checkpoints[0]), loaded[0].backbone, opened)
     attack = _attack(told.get("hyper_parameters", {}), values)
+    batch_size = data.usual_batch(dataset.x_train) if values["batch_size"] is None else values["batch_size"]
     subject = Subject(
         models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,
-        context.output / "landscape" / name, values["batch_size"], values["seed"], context.progress,
+        context.output / "landscape" / name, batch_size, values["seed"], context.progress,
     )  # fmt: skip
     return subject, about
 
