@@ -1,19 +1,20 @@
-"""Writes the table of docs/measured.md: every method on digits, with the interval of AutoAttack.
+"""Writes the tables of docs/measured.md: every method on digits, and fast adversarial training on CIFAR-10.
 
-python recipes/digits_methods.py && python docs/build_measured.py
+python recipes/digits_methods.py && python recipes/cifar_fast.py && python docs/build_measured.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 from marked import rebuilt
 
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.inference.crossed import contrast
+from toolkit_ext.results.inference.crossed import Estimate, contrast
 from toolkit_ext.results.inference.samples import sample_of
 from toolkit_ext.results.records.record import read_records
 from toolkit_ext.results.records.schema import Record
@@ -21,41 +22,99 @@ from toolkit_ext.results.tables.aggregate import reported
 
 FILE = Path(__file__).with_name("measured.md")
 RESULTS = Path(__file__).parents[1] / "results"
-TABLE, METRIC = "digits_methods", "aa_acc"
-COLUMNS = {"clean_acc": "clean", "fgsm_acc": "FGSM", "pgd20_acc": "PGD-20", "mim_acc": "MIM", "aa_acc": "AutoAttack"}
+
+Cell = Callable[[list[Record]], str]
+# The last metric ranks, and has an interval.
+DIGITS = {"clean_acc": "clean", "fgsm_acc": "FGSM", "pgd20_acc": "PGD-20", "mim_acc": "MIM", "aa_acc": "AutoAttack"}
+FAST = {"clean_acc": "clean", "pgd20_acc": "PGD-20", "apgd_ce_t_acc": "APGD"}
 
 
-def runs(results: Path) -> dict[str, list[Record]]:
-    """The runs of the table, by method."""
+def runs(results: Path, table: str) -> dict[str, list[Record]]:
+    """The runs of ``table``, by method."""
     found: dict[str, list[Record]] = {}
     for record in reported(read_records(results / "runs")):
-        if TABLE in record["tables"]:
+        if table in record["tables"]:
             found.setdefault(record["method"], []).append(record)
     return found
 
 
-def interval(own: list[Record]) -> str:
-    """The 90% interval of the mean AutoAttack accuracy of ``own``, over seeds and images."""
-    sample = sample_of({run["seed"]: run for run in own}, METRIC, lambda run, metric: run["metrics"].get(metric))
-    low, high = contrast((1.0,), [sample]).interval()
+def estimate(metric: str, own: list[Record], reference: list[Record] | None = None) -> Estimate:
+    """The mean accuracy ``metric`` of ``own``, minus that of the ``reference``, if there is one."""
+    sides = [own] if reference is None else [own, reference]
+    samples = [sample_of({run["seed"]: run for run in side}, metric, accuracy) for side in sides]
+    return contrast((1.0, -1.0)[: len(sides)], samples)
+
+
+def accuracy(run: Record, metric: str) -> float | None:
+    """The figure of a run without outcomes by image."""
+    found: float | None = run["metrics"].get(metric)
+    return found
+
+
+def interval(own: list[Record], metric: str) -> str:
+    """The 90% interval of the mean accuracy ``metric`` of ``own``, over seeds and images."""
+    low, high = estimate(metric, own).interval()
     return f"{low:.1f} to {high:.1f}"
 
 
-def methods(results: Path) -> Iterator[str]:
-    """The table, best first."""
-    table = pd.read_csv(results / "tables" / f"{TABLE}.csv", dtype=str)
-    order = table["aa_acc"].str.partition("(")[0].astype(float).sort_values(ascending=False, kind="stable").index
-    yield f"| method | {' | '.join(COLUMNS.values())} | 90% interval |"
-    yield "| --- " * (len(COLUMNS) + 2) + "|"
-    of = runs(results)
-    for _, row in table.loc[order].iterrows():
-        cells = [row[name] for name in COLUMNS]
-        yield f"| `{row['method']}` | {' | '.join(cells)} | {interval(of[row['method']])} |"
+def difference(own: list[Record], *, metric: str, reference: list[Record]) -> str:
+    """The mean of ``metric`` minus that of the ``reference``, with its 90% interval."""
+    if own == reference:
+        return ""
+    found = estimate(metric, own, reference)
+    low, high = found.interval()
+    return f"{found.value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def methods(results: Path, table: str, metrics: Mapping[str, str], more: Mapping[str, Cell]) -> Iterator[str]:
+    """The ``table``, best first: means of ``metrics``, the interval of the last, and what ``more`` tells."""
+    shown, ranking = pd.read_csv(results / "tables" / f"{table}.csv", dtype=str), list(metrics)[-1]
+    order = shown[ranking].str.partition("(")[0].astype(float).sort_values(ascending=False, kind="stable").index
+    yield f"| method | {' | '.join([*metrics.values(), '90% interval', *more])} |"
+    yield "| --- " * (len(metrics) + len(more) + 2) + "|"
+    of = runs(results, table)
+    for _, row in shown.loc[order].iterrows():
+        own = of[row["method"]]
+        cells = [*row[list(metrics)], interval(own, ranking), *(cell(own) for cell in more.values())]
+        yield f"| `{row['method']}` | {' | '.join(cells)} |"
+
+
+def epochs(own: list[Record]) -> str:
+    """Epochs of each run."""
+    return str(own[0]["hyper_parameters"]["epochs"])
+
+
+def minutes(own: list[Record]) -> str:
+    """Minutes of training of the fastest run: one that was interrupted has its pauses in it."""
+    return f"{min(run['times']['train_s'] for run in own) / 60:.1f}"
+
+
+def memory(own: list[Record]) -> str:
+    """Peak memory of the process in MB, the median of the runs."""
+    return f"{median(run['memory']['host_mb'] for run in own):.0f}"
+
+
+def overfitted(own: list[Record]) -> str:
+    """How many runs gave the alarm of catastrophic overfitting."""
+    alarmed = sum(any(alarm["kind"] == "catastrophic_overfitting" for alarm in run["alarms"]) for run in own)
+    return f"{alarmed} of {len(own)}"
 
 
 def text(page: str, results: Path = RESULTS) -> str:
-    """``page`` with its table made anew."""
-    return rebuilt(page, {"methods": partial(methods, results)})
+    """``page`` with its tables made anew."""
+    to_pgd = partial(difference, metric="apgd_ce_t_acc", reference=runs(results, "cifar_fast")["pgd"])
+    more = {
+        "minus `pgd`": to_pgd,
+        "epochs": epochs,
+        "minutes": minutes,
+        "memory (MB)": memory,
+        "overfitted": overfitted,
+    }
+    parts = {
+        "methods": partial(methods, results, "digits_methods", DIGITS, {}),
+        "fast": partial(methods, results, "cifar_fast", FAST, more),
+    }
+    return rebuilt(page, parts)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of docs/measured.md is what its generator makes of the records."""
+"""The tables of docs/measured.md are what their generator makes of the records."""
 
 from __future__ import annotations
 
@@ -16,8 +16,18 @@ def build() -> dict[str, Any]:
     return runpy.run_path(str(DOCS / "build_measured.py"))
 
 
-def test_the_page_is_what_its_generator_makes_of_a_stale_one(build: dict[str, Any]) -> None:
+@pytest.mark.parametrize("table", ["methods", "fast"])
+def test_the_page_is_what_its_generator_makes_of_a_stale_one(build: dict[str, Any], table: str) -> None:
     page = (DOCS / "measured.md").read_text()
-    stale = page.replace("<!-- methods -->\n", "<!-- methods -->\nstale\n")
+    stale = page.replace(f"<!-- {table} -->\n", f"<!-- {table} -->\nstale\n")
     assert stale != page
     assert build["text"](stale) == page, "run: python docs/build_measured.py"
+
+
+def test_the_difference_from_a_reference_is_of_means_and_the_reference_has_none(build: dict[str, Any]) -> None:
+    fast = build["runs"](build["RESULTS"], "cifar_fast")
+    reference, own = fast["pgd"], fast["fast"]
+    means = [sum(run["metrics"]["clean_acc"] for run in runs) / len(runs) for runs in (own, reference)]
+    shown = build["difference"](own, metric="clean_acc", reference=reference)
+    assert shown.startswith(f"{100 * (means[0] - means[1]):+.1f} (")
+    assert build["difference"](reference, metric="clean_acc", reference=reference) == ""
