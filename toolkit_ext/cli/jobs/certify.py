@@ -6,13 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit_ext import data, results
+from toolkit_ext import results
 from toolkit_ext.cli import console
 from toolkit_ext.cli.jobs.models import facts_of, load_data, load_models, load_parts, run_own_code
 from toolkit_ext.devices import check_device
 from toolkit_ext.evaluation import Certificates, Smoothing, certify
 from toolkit_ext.evaluation.certificates import parse_radii
 from toolkit_ext.evaluation.loading.models import describe, ensemble
+from toolkit_ext.evaluation.settings import batch_size_of
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.ranks import start
 from toolkit_ext.results import Record
@@ -28,8 +29,7 @@ def certify_checkpoints(checkpoints: tuple[str, ...], context: RunContext, value
     run_own_code(checkpoints, values["imports"])
     told = [describe(source) for source in checkpoints]
     dataset = load_parts(load_data(told, values["data_name"], context, values), 1, values["n_test"], context)
-    if values["batch_size"] is None:
-        values["batch_size"] = data.usual_batch(dataset.x_test)
+    values["batch_size"] = batch_size_of(values["batch_size"], dataset.x_test)
     model = ensemble(load_models(checkpoints, values, dataset, device))
     reading = [given] if (given := dataset.facts.get("reading")) else []
     key = digest(

@@ -21,6 +21,7 @@ from toolkit_ext.evaluation import Loaded
 from toolkit_ext.evaluation.loading.checks import check_model
 from toolkit_ext.evaluation.loading.door import through_the_door
 from toolkit_ext.evaluation.loading.models import describe
+from toolkit_ext.evaluation.settings import batch_size_of
 from toolkit_ext.experiments.settings import RunContext
 from toolkit_ext.landscape import batch_gradients, diagnostics, training_diagnostics
 from toolkit_ext.landscape.directions import check_same_architecture
@@ -86,7 +87,7 @@ def _subject(
     check_same_architecture(*models)
     about = facts_of(told, _title(checkpoints[0]), loaded[0].backbone, opened)
     attack = _attack(told.get("hyper_parameters", {}), values)
-    batch_size = data.usual_batch(dataset.x_train) if values["batch_size"] is None else values["batch_size"]
+    batch_size = batch_size_of(values["batch_size"], dataset.x_train)
     subject = Subject(
         models, attack, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,
         context.output / "landscape" / name, batch_size, values["seed"], context.progress,
