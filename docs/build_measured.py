@@ -5,7 +5,7 @@ python recipes/digits_methods.py && python recipes/cifar_fast.py && python docs/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,8 @@ import pandas as pd
 from marked import rebuilt
 
 from toolkit_ext.io import atomic_write
-from toolkit_ext.results.inference.crossed import Estimate, contrast
+from toolkit_ext.results.inference.compare import compare
+from toolkit_ext.results.inference.crossed import contrast
 from toolkit_ext.results.inference.samples import sample_of
 from toolkit_ext.results.records.record import read_records
 from toolkit_ext.results.records.schema import Record
@@ -29,31 +30,19 @@ DIGITS = {"clean_acc": "clean", "fgsm_acc": "FGSM", "pgd20_acc": "PGD-20", "mim_
 FAST = {"clean_acc": "clean", "pgd20_acc": "PGD-20", "apgd_ce_t_acc": "APGD"}
 
 
-def runs(results: Path, table: str) -> dict[str, list[Record]]:
-    """The runs of ``table``, by method."""
+def runs(records: Sequence[Record], table: str) -> dict[str, list[Record]]:
+    """Those of ``records`` that ``table`` shows, by method."""
     found: dict[str, list[Record]] = {}
-    for record in reported(read_records(results / "runs")):
+    for record in records:
         if table in record["tables"]:
             found.setdefault(record["method"], []).append(record)
     return found
 
 
-def estimate(metric: str, own: list[Record], reference: list[Record] | None = None) -> Estimate:
-    """The mean accuracy ``metric`` of ``own``, minus that of the ``reference``, if there is one."""
-    sides = [own] if reference is None else [own, reference]
-    samples = [sample_of({run["seed"]: run for run in side}, metric, accuracy) for side in sides]
-    return contrast((1.0, -1.0)[: len(sides)], samples)
-
-
-def accuracy(run: Record, metric: str) -> float | None:
-    """The figure of a run without outcomes by image."""
-    found: float | None = run["metrics"].get(metric)
-    return found
-
-
 def interval(own: list[Record], metric: str) -> str:
     """The 90% interval of the mean accuracy ``metric`` of ``own``, over seeds and images."""
-    low, high = estimate(metric, own).interval()
+    sample = sample_of({run["seed"]: run for run in own}, metric, lambda run, name: run["metrics"].get(name))
+    low, high = contrast((1.0,), [sample]).interval()
     return f"{low:.1f} to {high:.1f}"
 
 
@@ -61,18 +50,19 @@ def difference(own: list[Record], *, metric: str, reference: list[Record]) -> st
     """The mean of ``metric`` minus that of the ``reference``, with its 90% interval."""
     if own == reference:
         return ""
-    found = estimate(metric, own, reference)
+    (found,) = (one.estimate for one in compare(reference, own).differences if one.metric == metric)
     low, high = found.interval()
     return f"{found.value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def methods(results: Path, table: str, metrics: Mapping[str, str], more: Mapping[str, Cell]) -> Iterator[str]:
-    """The ``table``, best first: means of ``metrics``, the interval of the last, and what ``more`` tells."""
-    shown, ranking = pd.read_csv(results / "tables" / f"{table}.csv", dtype=str), list(metrics)[-1]
+def methods(
+    table: Path, of: Mapping[str, list[Record]], metrics: Mapping[str, str], more: Mapping[str, Cell]
+) -> Iterator[str]:
+    """The ``table``, best first: means of ``metrics``, the interval of the last, and what ``more`` tells of runs."""
+    shown, ranking = pd.read_csv(table, dtype=str), list(metrics)[-1]
     order = shown[ranking].str.partition("(")[0].astype(float).sort_values(ascending=False, kind="stable").index
     yield f"| method | {' | '.join([*metrics.values(), '90% interval', *more])} |"
     yield "| --- " * (len(metrics) + len(more) + 2) + "|"
-    of = runs(results, table)
     for _, row in shown.loc[order].iterrows():
         own = of[row["method"]]
         cells = [*row[list(metrics)], interval(own, ranking), *(cell(own) for cell in more.values())]
@@ -102,17 +92,18 @@ def overfitted(own: list[Record]) -> str:
 
 def text(page: str, results: Path = RESULTS) -> str:
     """``page`` with its tables made anew."""
-    to_pgd = partial(difference, metric="apgd_ce_t_acc", reference=runs(results, "cifar_fast")["pgd"])
+    records = reported(read_records(results / "runs"))
+    digits, fast = runs(records, "digits_methods"), runs(records, "cifar_fast")
     more = {
-        "minus `pgd`": to_pgd,
+        "minus `pgd`": partial(difference, metric="apgd_ce_t_acc", reference=fast["pgd"]),
         "epochs": epochs,
         "minutes": minutes,
         "memory (MB)": memory,
         "overfitted": overfitted,
     }
     parts = {
-        "methods": partial(methods, results, "digits_methods", DIGITS, {}),
-        "fast": partial(methods, results, "cifar_fast", FAST, more),
+        "methods": partial(methods, results / "tables" / "digits_methods.csv", digits, DIGITS, {}),
+        "fast": partial(methods, results / "tables" / "cifar_fast.csv", fast, FAST, more),
     }
     return rebuilt(page, parts)
 

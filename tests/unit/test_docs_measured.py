@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from toolkit_ext.results import read_records
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -25,7 +27,7 @@ def test_the_page_is_what_its_generator_makes_of_a_stale_one(build: dict[str, An
 
 
 def test_the_difference_from_a_reference_is_of_means_and_the_reference_has_none(build: dict[str, Any]) -> None:
-    fast = build["runs"](build["RESULTS"], "cifar_fast")
+    fast = build["runs"](read_records(build["RESULTS"] / "runs"), "cifar_fast")
     reference, own = fast["pgd"], fast["fast"]
     means = [sum(run["metrics"]["clean_acc"] for run in runs) / len(runs) for runs in (own, reference)]
     shown = build["difference"](own, metric="clean_acc", reference=reference)
