@@ -17,9 +17,8 @@ from torch.optim import SGD
 
 from toolkit_ext.claims import SCALES, Arm, Group
 from toolkit_ext.claims.claim import load_groups
-from toolkit_ext.claims.recipe import cost_options
 from toolkit_ext.evaluation import protocol_for
-from toolkit_ext.experiments.counting import count_passes
+from toolkit_ext.experiments.counting import count_passes, deciding
 from toolkit_ext.experiments.recipe import with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.trainers import TRAINERS
@@ -111,7 +110,7 @@ STRENGTHS = {"eps", "amp_epsilon", "awp_gamma", "dual_gamma", "penalty_lambda"}
 
 
 def what_costs(experiment: Experiment) -> tuple[tuple[str, Any], ...]:
-    given = sorted(cost_options(experiment).items())
+    given = sorted(deciding(experiment.method, experiment.hyper_parameters).items())
     return tuple((name, value) for name, value in given if name not in STRENGTHS or value == 0)
 
 

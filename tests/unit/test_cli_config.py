@@ -149,6 +149,28 @@ def test_a_dry_run_says_what_will_be_and_writes_nothing(toolkit: Any, file: Path
     assert results.read_records("results/runs")[0]["run_id"] == run_id
 
 
+# What a training of one epoch would refuse, as lengths of the short trainings of a dry run, or its small network.
+LONGER = [
+    ("--schedule", "warmup", "--eps-warmup-epochs", "3"),
+    ("--schedule", "periodic", "--reset-epochs", "2,5", "--eps", "2/255"),
+    ("--warmup-epochs", "2"),
+    ("--swa-start", "3"),
+    ("--lr-schedule", "multistep", "--milestones", "2,4"),
+    ("--early-stopping", "2", "--constant-patience", "2"),
+    ("--freeze", "conv1"),
+    ("--precision", "bf16-mixed"),
+]
+
+
+@pytest.mark.parametrize("words", LONGER, ids=lambda words: words[0][2:] if words[0] != "--schedule" else words[1])
+def test_a_dry_run_knows_what_a_longer_run_costs(toolkit: Any, file: Path, words: tuple[str, ...]) -> None:
+    done = toolkit("train", "--config", str(file), "--epochs", "6", *words, "--dry-run")
+    assert done.code == 0, done.err
+    told = dict(line.split(":", 1) for line in done.out.splitlines())
+    assert told["passes"].strip() == "2 forward and 2 backward in a step"
+    assert told["time"].strip().startswith("about ")
+
+
 @pytest.mark.parametrize("words", [("--data", "nothing"), ("--device", "tpu"), ("--steps", "0"), ("--protocol", "no")])
 def test_a_dry_run_refuses_what_the_run_would_refuse(toolkit: Any, file: Path, words: tuple[str, str]) -> None:
     dry = toolkit("train", "--config", str(file), *words, "--dry-run")

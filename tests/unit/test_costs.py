@@ -79,6 +79,40 @@ def test_options_change_the_count(method: str, options: dict[str, Any], passes: 
     assert count_passes(method, **options) == Passes(*passes)
 
 
+# How eps and the learning rate change, how long the run is, and how a pass is computed.
+SAME = [
+    {"schedule": "warmup", "eps_warmup_epochs": 3.0},
+    {"schedule": "periodic", "eps_min": 0.0, "periods": 3, "lr_schedule": "periodic"},
+    {"schedule": "periodic", "reset_epochs": (4, 10), "eps": "2/255"},
+    {"warmup_epochs": 2.0},
+    {"swa_start": 3},
+    {"lr_schedule": "multistep", "milestones": (5, 10)},
+    {"measure_every": 2, "validation_fraction": 0.3},
+    {"freeze": ("layer1",)},
+    {"precision": "bf16-mixed"},
+    {"craft_precision": "bf16-mixed"},
+    {"compile_mode": "default"},
+    {"accumulate": 5},
+    {"checkpoint_activations": True},
+]
+
+
+@pytest.mark.parametrize("options", SAME, ids=lambda options: "-".join(options))
+@pytest.mark.parametrize("method", ["pgd", "awp"])
+def test_options_of_schedules_and_of_the_loop_do_not_change_the_count(method: str, options: dict[str, Any]) -> None:
+    assert count_passes(method, steps=K, **options) == Passes(*BY_HAND[method])
+
+
+@pytest.mark.parametrize("options", [{}, {"eps": "2/255"}, {"eps": 0.4, "eps_max": 0.6, "eps_min": 0.0}])
+def test_pas_is_counted_at_a_constant_eps(options: dict[str, Any]) -> None:
+    assert count_passes("pas", steps=K, **options) == Passes(*BY_HAND["pas"])
+
+
+@pytest.mark.parametrize("attack", [{}, {"norm": "L1", "eps": 3.0}])
+def test_passes_of_art_are_counted(attack: dict[str, Any]) -> None:
+    assert count_passes("pgd", backend="art", steps=K, **attack).forward >= K + 1
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_deep_costs_two_evaluations_a_step(steps: int) -> None:
     """``2 n`` gradients and one value more for ``n`` steps, the clean outputs of hidden layers, and the weight step."""

@@ -27,8 +27,7 @@ from toolkit_ext.experiments.recipe import script, smoke, with_hyper_parameters
 from toolkit_ext.experiments.settings import Experiment, RunContext
 from toolkit_ext.io import make_folder
 from toolkit_ext.results import Record
-from toolkit_ext.trainers import TRAINERS, NonFiniteLossError
-from toolkit_ext.trainers.compose import compose, options
+from toolkit_ext.trainers import NonFiniteLossError
 
 
 def recipe(group: Group, text: str | None) -> None:
@@ -96,7 +95,7 @@ def _run_arm(
         experiment, told["grid"] = _tuned(arm, experiment, told, context)
     # Some probes need at least one image per class.
     experiment = replace(smoke(experiment), n_test=16) if small else experiment
-    told["passes"] = asdict(count_passes(experiment.method, **cost_options(experiment)))
+    told["passes"] = asdict(count_passes(experiment.method, **experiment.hyper_parameters))
     context = replace(context, told={"claim": told})
     record = _run_once(experiment, context)
     if not record["metrics"]:
@@ -114,18 +113,6 @@ def _tuned(
     best = choose(known)
     console.say(f"{arm.name}: chosen on the validation split: {best}")
     return with_hyper_parameters(experiment, best), known
-
-
-def cost_options(experiment: Experiment) -> dict[str, Any]:
-    """The hyper-parameters that determine the cost of a step: of attack, objective and update, at constant eps."""
-    given = dict(experiment.hyper_parameters)
-    axes = compose(TRAINERS[experiment.method].method, given)
-    kept = {"attack", "objective", "update"}
-    kept |= {name for part in (axes.attack, axes.objective, axes.update) for name in options(type(part))}
-    chosen = {name: value for name, value in given.items() if name in kept}
-    # Methods with a periodic schedule are counted over a period of constant eps, see count_passes.
-    own = TRAINERS[experiment.method].method.schedule == "periodic"
-    return {**chosen, "lr_schedule": "constant", **({} if own else {"schedule": "constant"})}
 
 
 def _run_once(experiment: Experiment, context: RunContext) -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -12,11 +12,32 @@ from torch import Tensor, nn
 
 from toolkit_ext.experiments.costs import Passes
 from toolkit_ext.trainers import TRAINERS, as_classifier
+from toolkit_ext.trainers.compose import compose, options
 
 # Six steps: full cycles of one, two or three alternating attacks. The batch is so large that the extra passes of
 # `deep`, for some examples of most batches, are counted as in training.
 _CLASSES, _BATCH, _STEPS = 3, 32, 6
-_QUIET: dict[str, Any] = {"validation_fraction": 0, "measure_every": 0, "warmup_epochs": 0}
+# A training of an epoch or two in which all steps cost the same. At eps 0, where a schedule may start, no adversarial
+# examples are generated.
+STEADY: dict[str, Any] = {
+    "schedule": "constant",
+    "lr_schedule": "constant",
+    "warmup_epochs": 0,
+    "swa_start": 0,
+    "validation_fraction": 0,
+    "measure_every": 0,
+}
+
+
+class _Network(nn.Module):
+    """A small network. It is no ``nn.Sequential``, whose layers ART calls one by one, past the hooks of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, _CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]
 
 
 class _Marked(torch.autograd.Function):
@@ -59,22 +80,31 @@ def counted(model: nn.Module) -> Iterator[_Counter]:
 def _count(method: str, epochs: int, options: dict[str, Any]) -> _Counter:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, _CLASSES))
-        trainer = TRAINERS[method](as_classifier(model, (1, 8, 8), _CLASSES), **_QUIET, **options)
+        model = _Network()
+        trainer = TRAINERS[method](as_classifier(model, (1, 8, 8), _CLASSES), **STEADY, **options)
         x, y = torch.rand(_BATCH * _STEPS, 1, 8, 8), torch.arange(_BATCH * _STEPS) % _CLASSES
         with counted(model) as counter:
             trainer.fit(x, y, batch_size=_BATCH, nb_epochs=epochs, progress=False)
     return counter
 
 
+def deciding(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the hyper-parameters ``given``, those that decide the passes of a step.
+
+    They are the choices of attack, objective and update, with their options. How long a run is, how its eps and its
+    learning rate change, and how a pass is computed are no part of them.
+    """
+    axes = compose(TRAINERS[method].method, given)
+    kept = {"attack", "objective", "update"}
+    kept |= {name for part in (axes.attack, axes.objective, axes.update) for name in options(type(part))}
+    return {name: value for name, value in given.items() if name in kept}
+
+
 def count_passes(method: str, **hyper_parameters: Any) -> Passes:
     """The passes of a training step of ``method``: the mean of six steps of a small network on random images."""
-    periodic = hyper_parameters.get("schedule", TRAINERS[method].method.schedule) == "periodic"
-    # A constant eps: at 0, where a period usually starts, no adversarial examples are generated.
-    options = {"periods": 1, "eps_min": "8/255"} if periodic else {}
-    hyper_parameters.pop("class_weights", None)  # the small network has other classes
+    chosen = deciding(method, hyper_parameters)
     # The difference of two epochs and one: without the passes before training, which are made once.
-    one, two = (_count(method, epochs, {**options, **hyper_parameters}) for epochs in (1, 2))
+    one, two = (_count(method, epochs, chosen) for epochs in (1, 2))
     examples = _BATCH * _STEPS
     names = [entry.name for entry in fields(Passes)]
     return Passes(**{name: (getattr(two, name) - getattr(one, name)) / examples for name in names})

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from toolkit_ext import data, results
 from toolkit_ext.devices import check_device
-from toolkit_ext.experiments.costs import Passes
-from toolkit_ext.experiments.counting import count_passes
+from toolkit_ext.experiments.counting import STEADY, count_passes
 from toolkit_ext.experiments.preparing import facts, first_images, make_trainer, rehearse
 from toolkit_ext.experiments.retention import disk_use, in_words
 from toolkit_ext.experiments.settings import Experiment, RunContext
@@ -52,7 +51,7 @@ def preview(experiment: Experiment, context: RunContext) -> Iterator[tuple[str, 
     yield "model", f"{experiment.backbone}, {weights:,} parameters"
     per_epoch = math.ceil(kept / experiment.batch_size)
     yield "steps", f"{per_epoch} an epoch, {per_epoch * experiment.epochs} in {experiment.epochs} epochs"
-    passes = _passes(experiment)
+    passes = count_passes(experiment.method, **experiment.hyper_parameters)
     yield "passes", f"{passes.forward:.3g} forward and {passes.backward:.3g} backward in a step"
     results.reset_peak_memory()
     images = first_images(dataset, _STEPS * experiment.batch_size)
@@ -81,10 +80,9 @@ def step_seconds(
     steps: int = _STEPS,
 ) -> float:
     """Seconds of a training step on ``images`` with their labels: that of the second of two short trainings."""
-    quiet = {"validation_fraction": 0.0, "measure_every": 0, "lr_schedule": "constant", "schedule": "constant"}
-    names = known(METHODS[experiment.method], {**experiment.hyper_parameters, **quiet}) | AXES.keys()
+    names = known(METHODS[experiment.method], {**experiment.hyper_parameters, **STEADY}) | AXES.keys()
     kept = {name: value for name, value in experiment.hyper_parameters.items() if name in names}
-    _, trainer = make_trainer(replace(experiment, hyper_parameters={**kept, **quiet}), dataset, device)
+    _, trainer = make_trainer(replace(experiment, hyper_parameters={**kept, **STEADY}), dataset, device)
     steps = max(1, min(steps, len(images[0]) // experiment.batch_size))
     x, y = (part[: steps * experiment.batch_size] for part in images)
     options: dict[str, Any] = {"batch_size": experiment.batch_size, "nb_epochs": 1, "progress": False}
@@ -97,10 +95,3 @@ def _kept(disk: Mapping[str, int], keep: Collection[str], snapshots: int) -> dic
     """Bytes of the checkpoints that stay, by kind; each of the ``snapshots`` is as large as ``best``."""
     found = {kind: size for kind, size in disk.items() if kind in keep}
     return found | ({"snapshots": snapshots * disk.get("best", 0)} if snapshots else {})
-
-
-def _passes(experiment: Experiment) -> Passes:
-    # The small training has other lengths, and batches.
-    length = {"reset_epochs", "periods", "milestones", "accumulate"}
-    given = {name: value for name, value in experiment.hyper_parameters.items() if name not in length}
-    return count_passes(experiment.method, **given)

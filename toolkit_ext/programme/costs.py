@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean, median
 
-from toolkit_ext.claims.recipe import cost_options
 from toolkit_ext.claims.runs import TUNING_SEED, history, matching
-from toolkit_ext.experiments.counting import count_passes
+from toolkit_ext.experiments.counting import count_passes, deciding
 from toolkit_ext.experiments.settings import Experiment
 from toolkit_ext.results import Record
 
@@ -78,7 +77,7 @@ def network(experiment: Experiment) -> Network:
 
 def training_passes(experiment: Experiment) -> float:
     """Images times passes of a training, without its validation."""
-    found = _counted(experiment.method, tuple(sorted(cost_options(experiment).items())))
+    found = _counted(experiment.method, tuple(sorted(deciding(experiment.method, experiment.hyper_parameters).items())))
     return 0.9 * (experiment.n_train or _IMAGES.get(experiment.data, 50_000)) * experiment.epochs * found
 
 
