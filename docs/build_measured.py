@@ -15,7 +15,8 @@ from marked import rebuilt
 
 from toolkit_ext.io import atomic_write
 from toolkit_ext.results.inference.compare import compare
-from toolkit_ext.results.inference.crossed import contrast
+from toolkit_ext.results.inference.crossed import Estimate, contrast
+from toolkit_ext.results.inference.multiplicity import dunnett
 from toolkit_ext.results.inference.samples import sample_of
 from toolkit_ext.results.records.record import read_records
 from toolkit_ext.results.records.schema import Record
@@ -46,13 +47,31 @@ def interval(own: list[Record], metric: str) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
-def difference(own: list[Record], *, metric: str, reference: list[Record]) -> str:
-    """The mean of ``metric`` minus that of the ``reference``, with its 90% interval."""
-    if own == reference:
-        return ""
-    (found,) = (one.estimate for one in compare(reference, own).differences if one.metric == metric)
-    low, high = found.interval()
-    return f"{found.value:+.1f} ({low:+.1f} to {high:+.1f})"
+def differences(of: Mapping[str, list[Record]], reference: str, metric: str) -> dict[str, Estimate]:
+    """The mean of ``metric`` of each other method minus that of the ``reference``."""
+    return {
+        method: next(one.estimate for one in compare(of[reference], own).differences if one.metric == metric)
+        for method, own in of.items()
+        if method != reference
+    }
+
+
+def against(of: Mapping[str, list[Record]], reference: str, metric: str) -> dict[str, Cell]:
+    """The columns that compare with the ``reference``: the difference with its 90% interval, and Dunnett's p-value."""
+    found = differences(of, reference, metric)
+    tested = dunnett([each.p_above(0.0) for each in found.values()], [each.freedom for each in found.values()])
+    p_values = dict(zip(found, tested, strict=True))
+
+    def difference(own: list[Record]) -> str:
+        if (each := found.get(own[0]["method"])) is None:
+            return ""
+        low, high = each.interval()
+        return f"{each.value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+    def p_value(own: list[Record]) -> str:
+        return f"{p_values[method]:.2g}" if (method := own[0]["method"]) in p_values else ""
+
+    return {f"minus `{reference}`": difference, "p": p_value}
 
 
 def methods(
@@ -94,8 +113,8 @@ def text(page: str, results: Path = RESULTS) -> str:
     """``page`` with its tables made anew."""
     records = reported(read_records(results / "runs"))
     digits, fast = runs(records, "digits_methods"), runs(records, "cifar_fast")
-    more = {
-        "minus `pgd`": partial(difference, metric="apgd_ce_t_acc", reference=fast["pgd"]),
+    more: dict[str, Cell] = {
+        **against(fast, "pgd", "apgd_ce_t_acc"),
         "epochs": epochs,
         "minutes": minutes,
         "memory (MB)": memory,

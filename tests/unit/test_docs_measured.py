@@ -26,10 +26,15 @@ def test_the_page_is_what_its_generator_makes_of_a_stale_one(build: dict[str, An
     assert build["text"](stale) == page, "run: python docs/build_measured.py"
 
 
-def test_the_difference_from_a_reference_is_of_means_and_the_reference_has_none(build: dict[str, Any]) -> None:
+def test_a_method_is_compared_with_the_reference_by_means_and_by_dunnetts_test(build: dict[str, Any]) -> None:
     fast = build["runs"](read_records(build["RESULTS"] / "runs"), "cifar_fast")
-    reference, own = fast["pgd"], fast["fast"]
-    means = [sum(run["metrics"]["clean_acc"] for run in runs) / len(runs) for runs in (own, reference)]
-    shown = build["difference"](own, metric="clean_acc", reference=reference)
-    assert shown.startswith(f"{100 * (means[0] - means[1]):+.1f} (")
-    assert build["difference"](reference, metric="clean_acc", reference=reference) == ""
+    found = build["differences"](fast, "pgd", "clean_acc")
+    assert found.keys() == fast.keys() - {"pgd"}
+    means = {name: sum(run["metrics"]["clean_acc"] for run in runs) / len(runs) for name, runs in fast.items()}
+    columns = build["against"](fast, "pgd", "clean_acc")
+    difference, p_value = columns["minus `pgd`"], columns["p"]
+    assert difference(fast["fast"]).startswith(f"{100 * (means['fast'] - means['pgd']):+.1f} (")
+    for method, each in found.items():
+        alone, together = each.p_above(0.0), float(p_value(fast[method]))
+        assert alone * 0.94 <= together <= min(1.0, len(found) * alone) * 1.06  # rounded; at most Bonferroni's
+    assert (difference(fast["pgd"]), p_value(fast["pgd"])) == ("", "")
