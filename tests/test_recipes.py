@@ -235,6 +235,14 @@ def test_the_imagenet_experiment_is_possible() -> None:
     make_schedulers([optimizer], axes.loop, 10, experiment.epochs, axes.schedule.resets(experiment.epochs))
 
 
+def test_the_small_network_of_trades_has_the_weights_of_its_layers() -> None:
+    model = runpy.run_path(str(FOLDER / "small_cnn.py"))["small_cnn"]()
+    convolutions = [9 * 1 * 32 + 32, 9 * 32 * 32 + 32, 9 * 32 * 64 + 64, 9 * 64 * 64 + 64]
+    linear = [1024 * 200 + 200, 200 * 200 + 200, 200 * 10 + 10]
+    assert sum(weight.numel() for weight in model.parameters()) == sum(convolutions) + sum(linear)
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
