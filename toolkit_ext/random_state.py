@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,6 +27,41 @@ def preserved_generators(seed: int | None = None) -> Iterator[None]:
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+class _IsRandomState(type):
+    """What is a ``RandomState`` stays one while the class has a stand-in."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, _RANDOM_STATE)
+
+
+class _RandomState(np.random.RandomState, metaclass=_IsRandomState):
+    """A ``RandomState`` that begins, without a seed, with a number of the global generator."""
+
+    def __init__(self, seed: Any = None) -> None:
+        super().__init__(_derived() if seed is None else seed)
+
+
+def _default_rng(seed: Any = None) -> np.random.Generator:
+    return _DEFAULT_RNG(_derived() if seed is None else seed)
+
+
+def _derived() -> int:
+    return int(np.random.randint(2**32, dtype=np.uint32))
+
+
+_RANDOM_STATE, _DEFAULT_RNG = np.random.RandomState, np.random.default_rng
+
+
+@contextmanager
+def derived_generators() -> Iterator[None]:
+    """Begin each generator of NumPy that is made here without a seed with a number of the global one.
+
+    So whoever seeds the global one repeats them too: some black-box attacks of ART make their own.
+    """
+    with patch.object(np.random, "RandomState", _RandomState), patch.object(np.random, "default_rng", _default_rng):
+        yield
 
 
 def generator_states() -> dict[str, Any]:

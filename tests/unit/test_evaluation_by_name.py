@@ -56,8 +56,11 @@ def art_direct(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any
     loss = nn.CrossEntropyLoss()
     classifier = PyTorchClassifier(model, loss=loss, input_shape=(1, 8, 8), nb_classes=4, clip_values=(0.0, 1.0))
     np.random.seed(3)
+    own = np.random.RandomState  # ART makes generators without a seed
     attack = getattr(evasion, name)(classifier, **options)
-    return torch.from_numpy(attack.generate(x.numpy(), nn.functional.one_hot(y, 4).float().numpy()))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(np.random, "RandomState", lambda: own(np.random.randint(2**32, dtype=np.uint32)))
+        return torch.from_numpy(attack.generate(x.numpy(), nn.functional.one_hot(y, 4).float().numpy()))
 
 
 DRAWS = "import numpy, random; print(torch.rand(()), numpy.random.rand(), random.random()); return images"
@@ -117,6 +120,28 @@ def test_a_column_is_its_librarys_attack(named: str, monkeypatch: pytest.MonkeyP
     facts = found.settings["attacks"][attack]
     assert facts["library"].startswith(known)
     assert facts["arguments"].keys() == arguments.keys()
+
+
+OWN_GENERATORS = {  # what makes generators of NumPy without a seed: those attacks of ART, and a user's function
+    "art:HopSkipJump": {"max_iter": 1, "max_eval": 50, "init_eval": 10},
+    "art:BoundaryAttack": {"max_iter": 2, "num_trial": 2, "sample_size": 2},
+    "default_rng": {},
+    "RandomState": {},
+}
+
+
+@pytest.mark.parametrize("attack", OWN_GENERATORS)
+def test_generators_made_without_a_seed_repeat(attack: str, tmp_path: Path) -> None:
+    arguments = OWN_GENERATORS[attack]
+    if not attack.startswith("art:"):
+        noise = f"numpy.random.{attack}().uniform(size=tuple(images.shape))"
+        attack = own(tmp_path, f"import numpy; return torch.from_numpy({noise}).float()")
+    before = np.random.get_state()[1].tolist()  # type: ignore[index]
+    runs = [run(attack, norm="L2", eps=20.0, attack_args=arguments, seed=seed) for seed in (3, 3, 4)]
+    first, again, other = (each.examples.inputs for each in runs)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
 
 
 def test_an_example_outside_of_the_ball_is_no_success_and_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit_ext.errors import UserError
+from toolkit_ext.random_state import derived_generators
 
 _FLATTENS = ("PGDL2",)  # these call .view(N, -1), which fails on channels_last tensors
 
@@ -81,7 +82,8 @@ def run_torchattacks(
 def run_art(name: str, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
     """Adversarial examples ``[N, C, H, W]`` of ``art.attacks.evasion.<name>``.
 
-    ``options`` are ART's own (``eps``, ``eps_step``, ``max_iter``, ...); random numbers come from NumPy's generator.
+    ``options`` are ART's own (``eps``, ``eps_step``, ``max_iter``, ...). All random numbers follow from NumPy's global
+    generator.
 
     Raises:
         UserError: options that ART refuses, with ART's message.
@@ -114,6 +116,6 @@ def make_art(name: str, model: nn.Module, x: Tensor, **options: Any) -> Any:
 def generate_art(attack: Any, x: Tensor, y: Tensor) -> Tensor:
     """Adversarial examples ``[N, C, H, W]`` of ``attack``, made by :func:`make_art`."""
     labels = y if y.ndim == 2 else nn.functional.one_hot(y, attack.estimator.nb_classes)
-    with torch.enable_grad():
+    with torch.enable_grad(), derived_generators():
         crafted = attack.generate(x.detach().float().cpu().numpy(), labels.float().cpu().numpy())
     return torch.from_numpy(crafted).to(x)

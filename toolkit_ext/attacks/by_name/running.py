@@ -18,7 +18,7 @@ from toolkit_ext.attacks.adapters import ModelView, generate_art, make_art, run_
 from toolkit_ext.attacks.by_name.naming import NamedAttack
 from toolkit_ext.errors import UserError
 from toolkit_ext.own_code import error_text
-from toolkit_ext.random_state import preserved_generators
+from toolkit_ext.random_state import derived_generators, preserved_generators
 from toolkit_ext.tensors import row_norms
 from toolkit_ext.types import NORMS, Norm
 
@@ -85,7 +85,7 @@ class BudgetedAttack:
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor) -> Any:
         if not self.attack.library:
-            with torch.enable_grad():
+            with torch.enable_grad(), derived_generators():
                 return self.attack.target(model, x, y, eps=self.eps, norm=self.norm, **self.arguments)
         if self.attack.library == "torchattacks":
             return run_torchattacks(self.attack.name, model, x, y, flat=True, **self._options(model, x))
