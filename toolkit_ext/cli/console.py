@@ -77,8 +77,8 @@ def percent(accuracy: float | None, *, errors: bool = False) -> str:
 def results_table(records: Sequence[Record]) -> Table:
     """Accuracies in percent, one row per record, with the 95% interval of AutoAttack, or else of the last column."""
     metrics = _metrics(records)
-    if "aa_acc" in metrics:
-        metrics.remove("union_acc")  # at most a few images below AutoAttack; it stays in the records
+    if "aa_acc" in metrics:  # the union is at most a few images below; it stays in the records
+        metrics = [name for name in metrics if name != "union_acc"]
     headline = "aa_acc" if "aa_acc" in metrics else metrics[-1]
     return _accuracies(records, metrics, headline, f"{results.label(headline)} 95%")
 
@@ -114,7 +114,10 @@ def _metrics(records: Sequence[Record]) -> list[str]:
 def _accuracies(
     records: Sequence[Record], metrics: list[str], headline: str, label: str, curve: bool = False, errors: bool = False
 ) -> Table:
-    """One row per record: its ``metrics``, and the 95% interval of ``headline`` in a column called ``label``."""
+    """One row per record: its ``metrics``, and the 95% interval of ``headline`` in a column called ``label``.
+
+    A cell is empty where a record has other attacks than the rest.
+    """
     table = Table(title="error in %" if errors else "accuracy in %")
     table.add_column("method", justify="left", overflow="fold")
     for name in (*(["eps"] if curve else []), *map(results.label, metrics), label, "images"):
@@ -122,8 +125,8 @@ def _accuracies(
     for record in records:
         eps = [budget(record["protocol"]["eps"])] if curve and record["protocol"] else []
         cells = [percent(record["metrics"].get(name), errors=errors) for name in metrics]
-        low, high = sorted(1 - end if errors else end for end in record["intervals"][headline])
-        cells += [f"{percent(low)} to {percent(high)}", str(record["n_examples"])]
+        ends = sorted(1 - end if errors else end for end in record["intervals"].get(headline, ()))
+        cells += [" to ".join(map(percent, ends)), str(record["n_examples"])]
         table.add_row(plain(record["method"]), *eps, *cells)
     return table
 
