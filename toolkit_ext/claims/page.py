@@ -94,7 +94,8 @@ def group_page(group: Group, runs: Mapping[str, Runs], verdicts: Verdicts, drawn
     lines = [f"# {group.number}. {group.title}", "", f"{group.source}. [All groups](../CLAIMS.md).", ""]
     lines += [group.notes, ""] if group.notes else []
     scales = [scale for scale in shown_scales(runs) if any(arm.at(scale) for arm in group.arms)]
-    lines += ["```", *(_command(group.name, scale, runs[scale]) for scale in scales), "```", ""]
+    commands = [command for scale in scales for command in _commands(group.name, scale, runs[scale])]
+    lines += ["```", *commands, "```", ""]
     lines += [f"![Effects with 90% intervals](../figures/{group.tag}.png)", "", _READING] if drawn else []
     rows = [_statement(claim, verdicts[claim.name]) for claim in group.claims]
     lines += _table("| | statement | verdict | scale | p for | p against | precise |", rows)
@@ -117,10 +118,19 @@ def _marked(word: str) -> str:
     return word if word.lower() == NOT_MEASURED else f"**{word}**"
 
 
-def _command(name: str, scale: str, runs: Runs) -> str:
-    """The command for the runs of a scale, with the recorded seeds."""
-    seeds = sorted({record["seed"] for made in runs.of.values() for record in made}) or [0, 1, 2]
-    return f"python recipes/claims/{name}.py --scale {scale} --seeds {','.join(map(str, seeds))}"
+def _commands(name: str, scale: str, runs: Runs) -> list[str]:
+    """The commands for the runs of a scale, one for the arms of the same recorded seeds."""
+    arms: dict[tuple[int, ...], list[str]] = {}
+    for arm, made in runs.of.items():
+        if seeds := tuple(record["seed"] for record in made):
+            arms.setdefault(seeds, []).append(arm)
+    command = f"python recipes/claims/{name}.py --scale {scale} --seeds "
+    if len(arms) < 2:
+        return [command + ",".join(map(str, next(iter(arms), range(SEEDS))))]
+    return [
+        command + ",".join(map(str, seeds)) + "".join(f' --only "{arm}"' for arm in names)
+        for seeds, names in arms.items()
+    ]
 
 
 def _claim(claim: Claim, verdict: Verdict, runs: Mapping[str, Runs]) -> list[str]:

@@ -47,8 +47,11 @@ def test_the_row_has_both_figures_and_the_verdict_follows(group: Group, runs_of_
 
 
 def test_the_command_has_the_seeds_of_the_records(group: Group, runs_of_both: Both) -> None:
-    text = page(group, runs_of_both([*LOW, 0.43], HIGH))
-    assert "python recipes/claims/example.py --scale small --seeds 0,1,2,3" in text
+    command = "python recipes/claims/example.py --scale small --seeds"
+    alike = page(group, runs_of_both([*LOW, 0.43], [*HIGH, 0.6])).splitlines()
+    assert f"{command} 0,1,2,3" in alike
+    apart = page(group, runs_of_both([*LOW, 0.43], HIGH)).splitlines()
+    assert {f'{command} 0,1,2,3 --only "pgd"', f'{command} 0,1,2 --only "trades"'} < set(apart)
 
 
 def test_a_refuted_claim_says_so(group: Group, runs_of_both: Both) -> None:

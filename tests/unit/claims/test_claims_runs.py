@@ -46,6 +46,13 @@ def test_a_run_is_the_same_only_if_nothing_that_is_named_differs(
     assert not matches(replace(ours, **OTHERS[difference]), recorded(ours, 3))
 
 
+def test_a_run_may_have_further_attacks(experiment: MakeExperiment, recorded: Make) -> None:
+    ours = experiment(attacks=("clean",))
+    more = recorded(ours, metrics={"clean_acc": 0.9, "pgd20_acc": 0.6, "union_acc": 0.6})
+    assert matches(ours, more)
+    assert measured(ours, more, recorded(ours, 1, metrics={"clean_acc": 0.9})).values(("pgd", "pgd20_acc")) == {0: 60}
+
+
 def test_eps_as_text_and_lists_for_tuples_are_the_same(experiment: MakeExperiment, recorded: Make) -> None:
     ours = experiment(hyper_parameters={"eps": "8/255", "lr_schedule": "multistep", "milestones": (3, 5)})
     assert matches(ours, recorded(ours))
