@@ -197,7 +197,7 @@ GROUP = Group(
             "gradients-do-not-vanish",
             "The larger eps is, the larger the stochastic gradient in the last epoch.",
             trend("grad_norm", 0.1),
-            rows=tuple(Row(lenet(eps), metric) for eps in RADII for metric in ("grad_norm", "aa_err")),
+            rows=tuple(Row(lenet(eps), metric) for eps in RADII for metric in ("grad_norm", "pgd20_err")),
         ),
         Claim(
             "weights-stay-near",
