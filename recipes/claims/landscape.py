@@ -275,7 +275,7 @@ GROUP = Group(
             "Most small models trained at a large constant eps end as a constant classifier.",
             AtLeast((NARROW, "constant"), 50.0, margin=25.0),
             about_collapse=True,
-            rows=tuple(Row(NARROW, metric) for metric in ("constant", "dead", "clean_err", "aa_err")),
+            rows=tuple(Row(NARROW, metric) for metric in ("constant", "dead", "clean_err", "pgd20_err")),
         ),
     ),
     notes="The small networks are trained for six and eight epochs, the source's for 100 and 200, and have a fraction "
