@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -60,8 +59,12 @@ def derived_generators() -> Iterator[None]:
 
     So whoever seeds the global one repeats them too: some black-box attacks of ART make their own.
     """
-    with patch.object(np.random, "RandomState", _RandomState), patch.object(np.random, "default_rng", _default_rng):
+    before = np.random.RandomState, np.random.default_rng
+    np.random.RandomState, np.random.default_rng = _RandomState, _default_rng  # type: ignore[misc,assignment]
+    try:
         yield
+    finally:
+        np.random.RandomState, np.random.default_rng = before  # type: ignore[misc]
 
 
 def generator_states() -> dict[str, Any]:
