@@ -39,7 +39,7 @@ SOURCE = {
 def small(method: str, epochs: int, **more: Any) -> Experiment:
     """Ten minutes on one core."""
     evaluation: dict[str, Any] = {"n_test": 1_000, "attacks": ("clean", "pgd20", "pgd_l2", "apgd_ce_t")}
-    return cifar10_lenet(method, data="cifar10", epochs=epochs, eps=8 / 255, measure_every=4, **evaluation, **more)
+    return cifar10_lenet(method, epochs=epochs, eps=8 / 255, measure_every=4, **evaluation, **more)
 
 
 def medium(method: str, epochs: int = 20, **more: Any) -> Experiment:

@@ -83,7 +83,7 @@ def cifar(schedule: str, *, paper: bool) -> Experiment:
     if paper:
         return cifar10(method, width=8, n_test=10_000, attacks=ATTACKS, **usual, **{"milestones": (), **own})
     evaluation: dict[str, Any] = {"n_test": 500, "attacks": (*ATTACKS[:-1], "apgd_ce_t")}
-    return cifar10_lenet(method, data="cifar10", n_train=3_000, **evaluation, **usual, **own)
+    return cifar10_lenet(method, n_train=3_000, **evaluation, **usual, **own)
 
 
 def medium(schedule: str, network: str = "resnet18_w") -> Experiment:
