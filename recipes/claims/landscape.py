@@ -84,8 +84,7 @@ def medium_resnet(method: str = "pgd", eps: float = 0.0, **more: Any) -> Experim
 def small_resnet() -> Experiment:
     """Minutes on one core."""
     network: dict[str, Any] = {"backbone": "resnet18_w", "width": 4, "epochs": 8, "n_train": 2_000}
-    evaluation: dict[str, Any] = {"data": "cifar10", "attacks": ("clean",)}
-    return cifar10_lenet("pgd", **network, **evaluation, eps=8 / 255, steps=5, measure_every=4)
+    return cifar10_lenet("pgd", **network, attacks=("clean",), eps=8 / 255, steps=5, measure_every=4)
 
 
 def paper_resnet() -> Experiment:

@@ -2,7 +2,7 @@
 
 Liu, Salzmann, Lin, Tomioka, Süsstrunk: On the loss landscape of adversarial training. NeurIPS 2020. LeNet on MNIST at
 eps 0.4, and ResNet-18 of width 8 on CIFAR-10 at 8/255, the latter with a periodic learning rate and the ensemble of the
-snapshots at epochs 100, 150 and 200. Small: the runs of claim 1 at 1e-4, and LeNet on 3,000 images of cifar10-jpeg.
+snapshots at epochs 100, 150 and 200. Small: the runs of claim 1 at 1e-4, and LeNet on 3,000 images of CIFAR-10.
 Medium: the runs of claim 1 at 1e-4, and ResNet-18 and VGG-16 of width 4 on 15,000 images of CIFAR-10 for 20 epochs.
 """
 
@@ -78,11 +78,12 @@ def cifar(schedule: str, *, paper: bool) -> Experiment:
     cuts = (epochs // 2, epochs * 3 // 4)
     falls: dict[str, Any] = {"lr_schedule": "multistep", "milestones": cuts}
     own = falls if schedule == "no periods" else {"reset_epochs": cuts, **PERIODIC[schedule]}
-    usual: dict[str, Any] = {"epochs": epochs, "steps": steps, "measure_every": 10 if paper else 3, "attacks": ATTACKS}
+    usual: dict[str, Any] = {"eps": LEVEL, "epochs": epochs, "steps": steps, "measure_every": 10 if paper else 3}
     method = "pgd" if schedule == "no periods" else "pas"
     if paper:
-        return cifar10(method, width=8, eps=LEVEL, n_test=10_000, **usual, **{"milestones": (), **own})
-    return cifar10_lenet(method, width=4, eps=LEVEL, n_train=3_000, n_test=100, **usual, **own)
+        return cifar10(method, width=8, n_test=10_000, attacks=ATTACKS, **usual, **{"milestones": (), **own})
+    evaluation: dict[str, Any] = {"n_test": 500, "attacks": (*ATTACKS[:-1], "apgd_ce_t")}
+    return cifar10_lenet(method, n_train=3_000, **evaluation, **usual, **own)
 
 
 def medium(schedule: str, network: str = "resnet18_w") -> Experiment:
@@ -124,7 +125,7 @@ def m(schedule: str) -> str:
 
 
 def c(schedule: str) -> str:
-    """The arm on CIFAR-10, or at the small scale on cifar10-jpeg."""
+    """The arm on CIFAR-10."""
     return f"CIFAR-10, {schedule}"
 
 

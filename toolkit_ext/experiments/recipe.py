@@ -81,11 +81,11 @@ def digits(method: str, **given: Any) -> Experiment:
 
 
 def cifar10_lenet(method: str, **given: Any) -> Experiment:
-    """LeNet of width 8 on 4,000 images of cifar10-jpeg: SGD at 0.05, batches of 64, 200 images attacked.
+    """LeNet of width 8 on 4,000 images of CIFAR-10: SGD at 0.05, batches of 64, 200 images attacked.
 
     ``given`` is as in :func:`cifar10`. A run takes minutes on one core.
     """
-    usual = {"data": "cifar10-jpeg", "backbone": "lenet", "width": 8, "n_train": 4_000, **_SMALL}
+    usual = {"data": "cifar10", "backbone": "lenet", "width": 8, "n_train": 4_000, **_SMALL}
     return _setting(method, {**usual, "lr": 0.05, "weight_decay": 5e-4}, given)
 
 
