@@ -166,7 +166,11 @@ GROUP = Group(
         ),
     ),
     notes="The small scale trains all arms for the same number of forward and backward passes, the source's scale for "
-    "the same epochs. The claims on AutoAttack and on TRADES are asked by this project, not stated by the source.",
+    "the same epochs. The claims on AutoAttack and on TRADES are asked by this project, not stated by the "
+    "source. Figures are of the epoch that was best on the validation split. FGSM training ends in catastrophic "
+    "overfitting: at the small scale the validation accuracy under PGD of each of its runs is, in the last "
+    "epoch, below half of that of the PGD run with its seed, as the source has it (the records have the "
+    "histories).",
     equal_cost=((PGD, FGSM, MIM, PENALTY, MULTI, TRADES),),
 )
 
