@@ -15,6 +15,15 @@ settings.load_profile("no deadline")
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``bf16`` are skipped where the processor emulates it."""
+    if item.get_closest_marker("bf16"):
+        from toolkit_ext.fast.formats import is_native
+
+        if not is_native("cpu", torch.bfloat16):
+            pytest.skip("no instructions for bf16 here")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Commands that tests run in their own process may take more threads; the next test has one again."""

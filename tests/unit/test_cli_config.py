@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from toolkit_ext import results
 from toolkit_ext.experiments.settings import Experiment, as_yaml
-from toolkit_ext.fast.formats import is_native
 
 QUICK = {
     "method": "pgd",
@@ -160,14 +158,12 @@ LONGER = [
     ("--lr-schedule", "multistep", "--milestones", "2,4"),
     ("--early-stopping", "2", "--constant-patience", "2"),
     ("--freeze", "conv1"),
-    ("--precision", "bf16-mixed"),
+    pytest.param(("--precision", "bf16-mixed"), marks=pytest.mark.bf16),
 ]
 
 
 @pytest.mark.parametrize("words", LONGER, ids=lambda words: words[0][2:] if words[0] != "--schedule" else words[1])
 def test_a_dry_run_knows_what_a_longer_run_costs(toolkit: Any, file: Path, words: tuple[str, ...]) -> None:
-    if "bf16-mixed" in words and not is_native("cpu", torch.bfloat16):
-        pytest.skip("this processor has no instructions for bfloat16")
     done = toolkit("train", "--config", str(file), "--epochs", "6", *words, "--dry-run")
     assert done.code == 0, done.err
     told = dict(line.split(":", 1) for line in done.out.splitlines())

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit_ext.attacks import MultiAttack
 from toolkit_ext.errors import UserError
-from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import (
     TRAINERS,
     FastTrainer,
@@ -252,7 +251,7 @@ def test_gradient_clipping_bounds_the_first_step(make: Any, data: Data) -> None:
     assert moved.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.skipif(not is_native("cpu", torch.bfloat16), reason="no instructions for bf16 here")
+@pytest.mark.bf16
 @pytest.mark.parametrize("name", sorted(TRAINERS))
 def test_bfloat16_trains(name: str, make: Any, data: Data) -> None:
     periods = {"periods": 1} if name == "pas" else {}

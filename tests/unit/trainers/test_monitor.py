@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from toolkit_ext import fast
 from toolkit_ext.attacks import PGD
-from toolkit_ext.fast.formats import is_native
 from toolkit_ext.trainers import FGSMTrainer, PGDTrainer
 from toolkit_ext.trainers.attack_runner import AttackRunner
 from toolkit_ext.trainers.monitor import Alarms, Monitor, ValidationSplit, predictions, robust_accuracy
@@ -142,9 +141,6 @@ def test_measured_accuracies_are_those_of_the_model(make: Any, data: Data) -> No
     assert "train_fgsm_acc" not in watcher.measure(model)
 
 
-needs_bf16 = pytest.mark.skipif(not is_native("cpu", torch.bfloat16), reason="no instructions for bf16 here")
-
-
 @pytest.mark.parametrize("options", [{}, {"compile_mode": "default"}, {"attack_mode": "train"}], ids=str)
 def test_in_float32_the_model_itself_is_measured(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """No folding, whose rounding could choose another epoch, whatever the attacks of training look at."""
@@ -159,7 +155,7 @@ def test_in_float32_the_model_itself_is_measured(options: dict[str, Any], monkey
     assert made == []
 
 
-@needs_bf16
+@pytest.mark.bf16
 @pytest.mark.parametrize(("speed", "pairs"), [("auto", 1), ("exact", 0)])
 def test_in_half_precision_attacks_search_on_a_copy(speed: str, pairs: int) -> None:
     attacks = runner(with_batch_norm(), precision="bf16-mixed", speed=speed, compile_mode="default")
@@ -170,7 +166,7 @@ def test_in_half_precision_attacks_search_on_a_copy(speed: str, pairs: int) -> N
     assert {weight.dtype for weight in attacks.model.parameters()} == {torch.float32}
 
 
-@needs_bf16
+@pytest.mark.bf16
 def test_the_model_itself_judges_what_was_found_on_the_copy() -> None:
     x, model = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)), with_batch_norm().eval()
     with torch.no_grad():
@@ -186,7 +182,7 @@ def test_the_model_itself_judges_what_was_found_on_the_copy() -> None:
     assert robust_accuracy(attacks, held, PGD(eps=0.0)) == 1
 
 
-@needs_bf16
+@pytest.mark.bf16
 def test_exact_measures_what_off_does_in_half_precision(make: Any, data: Data) -> None:
     found = []
     for speed in ("off", "exact"):

@@ -52,7 +52,6 @@ def weights(trainer: Any) -> list[Tensor]:
     return [value.detach().double() for value in trainer.model.state_dict().values()]
 
 
-needs_bf16 = pytest.mark.skipif(not is_native("cpu", torch.bfloat16), reason="no instructions for bf16 here")
 BF16 = {"craft_precision": "bf16-mixed"}
 
 
@@ -67,8 +66,8 @@ BF16 = {"craft_precision": "bf16-mixed"}
         ({"speed": "off"}, 0.0),
         ({"fused_optimizer": "on"}, 1e-5),
         ({"fused_optimizer": "on", "optimizer": "adam"}, 1e-3),
-        pytest.param(BF16, 2e-2, marks=needs_bf16),
-        pytest.param({**BF16, "speed": "exact"}, 2e-2, marks=needs_bf16),
+        pytest.param(BF16, 2e-2, marks=pytest.mark.bf16),
+        pytest.param({**BF16, "speed": "exact"}, 2e-2, marks=pytest.mark.bf16),
     ],
     ids=str,
 )
@@ -83,7 +82,7 @@ def test_the_weights_are_those_of_plain_passes(
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * max(1.0, float(theirs.abs().max())))
 
 
-@needs_bf16
+@pytest.mark.bf16
 @pytest.mark.parametrize("precision", ["precision", "craft_precision"])
 def test_exact_gives_the_bits_of_off_in_half_precision(data: Data, precision: str) -> None:
     off, exact = (trained(data, **{precision: "bf16-mixed", "speed": speed}) for speed in ("off", "exact"))
@@ -119,7 +118,7 @@ def test_old_options_add_up() -> None:
     assert "without" not in PGDTrainer(classifier()).axes.hyper_parameters()
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16-mixed", marks=needs_bf16)])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16-mixed", marks=pytest.mark.bf16)])
 def test_layout_modes_and_gradients_are_restored(data: Data, precision: str) -> None:
     trainer = trained(data, precision=precision)
     for weight in trainer.model.parameters():
@@ -137,7 +136,9 @@ def test_the_dual_update_with_fused_optimisers(data: Data) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param(BF16, marks=needs_bf16), {"fused_optimizer": "on"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param(BF16, marks=pytest.mark.bf16), {"fused_optimizer": "on"}], ids=str
+)
 def test_resume_with_the_same_bits(data: Data, tmp_path: Path, options: dict[str, Any]) -> None:
     whole = trained(data, **options)
     run: dict[str, Any] = {**QUIET, "run_dir": tmp_path}
@@ -215,7 +216,7 @@ def test_no_copy_is_made_where_nothing_is_crafted(data: Data, monkeypatch: pytes
     assert not made
 
 
-@needs_bf16
+@pytest.mark.bf16
 def test_a_model_that_cannot_be_copied_is_attacked_itself(data: Data) -> None:
     made = classifier()
     made.model.held = (i for i in range(2))
