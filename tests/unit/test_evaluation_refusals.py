@@ -79,7 +79,8 @@ def test_the_effort_of_autoattack_is_a_count(option: str, value: Any) -> None:
 
 def test_numbers_of_numpy_are_kept_as_pythons() -> None:
     """So that a stored evaluation and its record, which are JSON, can hold them."""
-    options: dict[str, Any] = {"seed": np.int64(3), "batch_size": np.int64(4), "budget": Budget(np.int64(5), 10)}
+    five: Any = np.int64(5)
+    options: dict[str, Any] = {"seed": np.int64(3), "batch_size": np.int64(4), "budget": Budget(five, 10)}
     found = evaluate(Net(), images(), labels(), PROTOCOL, progress=False, **options)
     kept = [found.settings["seed"], found.settings["batch_size"], found.settings["budget"]["n_iter"]]
     assert kept == [3, 4, 5]
