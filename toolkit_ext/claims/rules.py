@@ -6,21 +6,83 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from scipy.stats import page_trend_test
 
 from toolkit_ext.claims.claim import SEEDS, Bounds, Effect, Figure, Part, Rule, Samples
-from toolkit_ext.claims.parts import Pair, WithMargin, named
 from toolkit_ext.claims.runs import describe, is_share_of_runs, unit, unit_of_difference
 from toolkit_ext.errors import UserError
 from toolkit_ext.results.inference.crossed import Sample, contrast, ratio
 from toolkit_ext.results.inference.shares import Share
 
+POINTS = 2.0  # the margin δ of a difference in percentage points where the source has no figures
+
+
+def half(first: float, second: float) -> float:
+    """The margin of a claim with figures of the source: half of their difference.
+
+    >>> half(5.02, 3.97)
+    0.525
+    """
+    return round(abs(first - second) / 2, 6)
+
+
+def _named(figure: Figure, beside: Figure | None = None) -> str:
+    """The figure in words; shorter ``beside`` one of the same metric."""
+    arm, metric = figure
+    return f"that of {arm}" if beside and beside[1] == metric else f"{describe(metric)} of {arm}"
+
+
+class _WithMargin(Part, Protocol):
+    """A part whose ``delta`` is its ``margin``, or :data:`POINTS`."""
+
+    margin: float | None
+
+    def __post_init__(self) -> None:
+        _ = self.delta  # refused now, not when the claim is judged
+
+    @property
+    def delta(self) -> float:
+        _, metric = self.figures()[0]
+        if self.margin is None and unit(metric) != "%":
+            raise UserError(f"margin: {describe(metric)} is no percentage; the claim must give a margin, in its unit")
+        return POINTS if self.margin is None else self.margin
+
 
 @dataclass(frozen=True)
-class _Bound(WithMargin):
+class _Pair(Part):
+    """A rule on the difference of two means."""
+
+    first: Figure
+    second: Figure
+
+    def figures(self) -> tuple[Figure, ...]:
+        return self.first, self.second
+
+    @property
+    def unit(self) -> str:
+        return unit_of_difference(self.first[1])
+
+    @property
+    def label(self) -> str:
+        (arm, metric), (other, same) = self.second, self.first
+        if metric == same:
+            return f"{describe(metric)}: {arm} − {other}"
+        if arm == other:
+            return f"{arm}: {describe(metric)} − {describe(same)}"
+        return f"{_named(self.second)} − {_named(self.first)}"
+
+    def estimate(self, samples: Samples) -> Effect:
+        return contrast((-1.0, 1.0), [samples[figure] for figure in self.figures()])
+
+    def effect(self, values: Mapping[Figure, float]) -> float:
+        return values[self.second] - values[self.first]
+
+
+@dataclass(frozen=True)
+class _Bound(_WithMargin):
     figure: Figure
     bound: float
     margin: float | None = None
@@ -41,7 +103,7 @@ class _Bound(WithMargin):
 
     @property
     def label(self) -> str:
-        return named(self.figure)
+        return _named(self.figure)
 
     def estimate(self, samples: Samples) -> Effect:
         sample = samples[self.figure]
@@ -53,7 +115,7 @@ class _Bound(WithMargin):
         return values[self.figure]
 
     def __str__(self) -> str:
-        return f"{named(self.figure)} is {self.words} {self.bound:g}{self.unit}"
+        return f"{_named(self.figure)} is {self.words} {self.bound:g}{self.unit}"
 
 
 class AtLeast(_Bound):
@@ -69,7 +131,7 @@ class AtMost(_Bound):
 
 
 @dataclass(frozen=True)
-class Lower(WithMargin, Pair):
+class Lower(_WithMargin, _Pair):
     """The mean of ``first`` is below that of ``second`` by over ``by``; ``margin`` is the smallest effect that counts.
 
     Supported if the difference is above ``by``, refuted if it is below ``margin`` (or ``by``, if that is larger).
@@ -88,11 +150,11 @@ class Lower(WithMargin, Pair):
 
     def __str__(self) -> str:
         more = f" by more than {self.by:g}{self.unit}" if self.by else ""
-        return f"{named(self.first)} is lower than {named(self.second, self.first)}{more}"
+        return f"{_named(self.first)} is lower than {_named(self.second, self.first)}{more}"
 
 
 @dataclass(frozen=True)
-class _AlikePair(Pair):
+class _AlikePair(_Pair):
     within: float
 
     @property
@@ -124,7 +186,7 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Ratio(Pair):
+class Ratio(_Pair):
     """The ratio of two means, ``m₁ / m₂``, lies in [``low``, ``high``]; its error comes from the delta method."""
 
     low: float
@@ -145,7 +207,7 @@ class Ratio(Pair):
 
     @property
     def label(self) -> str:
-        return f"{named(self.first)} over {named(self.second, self.first)}"
+        return f"{_named(self.first)} over {_named(self.second, self.first)}"
 
     def estimate(self, samples: Samples) -> Effect:
         return ratio(samples[self.first], samples[self.second])
@@ -155,11 +217,11 @@ class Ratio(Pair):
 
     def __str__(self) -> str:
         factor = f"{self.low:g} to {self.high:g}" if self.high < math.inf else f"at least {self.low:g}"
-        return f"{named(self.first)} is {factor} × {named(self.second, self.first)}"
+        return f"{_named(self.first)} is {factor} × {_named(self.second, self.first)}"
 
 
 @dataclass(frozen=True)
-class Trend(WithMargin):
+class Trend(_WithMargin):
     """The means of ``of`` grow (or fall) with ``levels``: the change of the fitted line over the levels.
 
     Over the seeds that all figures have, if these are at least :data:`SEEDS`; then it is supported only if Page's trend

@@ -14,8 +14,7 @@ from toolkit_ext.claims import SEEDS, Group
 from toolkit_ext.claims.claim import load_groups
 from toolkit_ext.claims.figures import plot_group
 from toolkit_ext.claims.page import build, shown_scales
-from toolkit_ext.claims.parts import POINTS
-from toolkit_ext.claims.rules import Lower
+from toolkit_ext.claims.rules import POINTS, Lower
 from toolkit_ext.claims.runs import grid, of_claims, probed, runs_by_scale, titled
 from toolkit_ext.claims.verdict import Verdict, source_values
 from toolkit_ext.io import atomic_write
