@@ -116,7 +116,7 @@ def test_text_is_auto_or_a_number() -> None:
     model, x, y = case(4)
     with pytest.raises(UserError, match="batch_size: 'many' is not allowed"):
         evaluate(model, x, y, PROTOCOL, batch_size="many", progress=False)  # type: ignore[arg-type]
-    for size in ([1], 2.5, 0, True):
+    for size in ([1], 2.5, 0, True, "9" * 5000):
         with pytest.raises(UserError, match="is not allowed; it must be an integer at least 1, or auto"):
             evaluate(model, x, y, PROTOCOL, batch_size=size, progress=False)  # type: ignore[arg-type]
 

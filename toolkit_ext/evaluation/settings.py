@@ -191,7 +191,8 @@ def parse_batch_size(value: str | int) -> BatchSize:
     """``auto`` or an integer, also from text; :class:`UserError` for anything else."""
     if value == "auto":
         return "auto"
-    size = int(value) if isinstance(value, str) and value.isdecimal() else value
+    number = isinstance(value, str) and value.isdecimal() and len(value) <= 10  # int() refuses thousands of digits
+    size = int(value) if number else value
     try:
         return int(COUNT.check("batch_size", size, int))
     except UserError as error:
