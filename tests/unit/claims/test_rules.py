@@ -114,10 +114,9 @@ def test_a_trend_is_over_the_seeds_that_all_figures_have(falls: bool) -> None:
     part, further = only(rule), shared | {A: more}
     assert part.estimate(further) == part.estimate(shared)
     assert part.p_support(further) == part.p_support(shared) == pytest.approx(page_trend_test(np.array(arms).T).pvalue)
+    # With two seeds in common, all runs count, and unpaired they find less.
     two = shared | {A: Sample((0, 1, 7), shared[A].outcomes)}
-    assert part.estimate(two).detectable(0) > 2 * part.estimate(shared).detectable(
-        0
-    )  # too few in common: all runs, unpaired
+    assert part.estimate(two).detectable(0) > 2 * part.estimate(shared).detectable(0)
 
 
 def test_all_needs_every_part_and_falls_with_one() -> None:
