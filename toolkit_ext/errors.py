@@ -92,12 +92,6 @@ def check_file_name(option: str, name: object, *, most: int = 150) -> str:
     )
 
 
-def check_integer(option: str, value: object, least: int) -> None:
-    """Raise :class:`UserError` unless ``value`` is an integer, at least ``least``."""
-    if not isinstance(value, int) or value < least:
-        raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least {least}")
-
-
 def check_positive(option: str, value: float, *, zero: bool = False) -> float:
     """Return ``value`` if it is finite and positive (or 0, with ``zero=True``); else raise :class:`UserError`."""
     bound = "at least 0" if zero else "greater than 0"

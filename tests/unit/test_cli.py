@@ -154,7 +154,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "protocol": (["train", "pgd", "--protocol", "linf_9_255"], "protocol: 'linf_9_255' is not known"),
     "number": (["train", "pgd", "--epochs", "many"], "'many' is not a valid integer"),
     "no checkpoint": (["evaluate", "nothing"], "nothing"),
-    "batch of none": (["evaluate", "nothing", "--batch-size", "0"], "--batch-size: '0' is not allowed; .* at least 1"),
+    "batch of none": (["evaluate", "nothing", "--batch-size", "0"], "--batch-size: 0 is not allowed; .* 1, or auto"),
     "no runs": (["table"], "results/runs is not a folder"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,8 +54,9 @@ def labels(*values: int) -> Tensor:
         (images(), labels(), {"num_classes": 10}, "model: has 3 classes, the data has 10"),
         (images(), labels(), {"seed": -1}, "seed: -1 is not allowed"),
         (images(), labels(), {"batch_size": 0}, "batch_size: 0 is not allowed"),
-        (images(), labels(), {"budget": Budget(n_iter=0)}, "n_iter: 0 is not allowed"),
-        (images(), labels(), {"budget": Budget(n_queries=0)}, "n_queries: 0 is not allowed"),
+        (images(), labels(), {"batch_size": True}, "batch_size: True is not allowed"),
+        (images(), labels(), {"seed": True}, "seed: True is not allowed"),
+        (images(), labels(), {"seed": 2**32}, f"seed: {2**32} is not allowed; it must be an integer at least 0 and at"),
         (images(), labels(), {"device": "gpu9"}, "device: 'gpu9' is not known"),
         (images(), labels(), {"device": "meta"}, "device: meta is not the model's, which is on cpu"),
         (images(), labels(), {"protocol": "linf_8"}, "protocol: 'linf_8' is not known"),
@@ -66,6 +68,23 @@ def test_input(x: Tensor, y: Tensor, options: dict[str, Any], message: str) -> N
     with pytest.raises(UserError, match=message) as error:
         evaluate(Net(), x, y, **(defaults | options))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["n_iter", "n_queries"])
+@pytest.mark.parametrize("value", [0, 2.5, True, "5"])
+def test_the_effort_of_autoattack_is_a_count(option: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"^{option}: {value!r} is not allowed; it must be an integer at least 1$"):
+        Budget(**{option: value})
+
+
+def test_numbers_of_numpy_are_kept_as_pythons() -> None:
+    """So that a stored evaluation and its record, which are JSON, can hold them."""
+    five: Any = np.int64(5)
+    options: dict[str, Any] = {"seed": np.int64(3), "batch_size": np.int64(4), "budget": Budget(five, 10)}
+    found = evaluate(Net(), images(), labels(), PROTOCOL, progress=False, **options)
+    kept = [found.settings["seed"], found.settings["batch_size"], found.settings["budget"]["n_iter"]]
+    assert kept == [3, 4, 5]
+    assert {type(number) for number in kept} == {int}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

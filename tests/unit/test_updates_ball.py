@@ -81,6 +81,7 @@ def test_awp_stays_within_gamma_of_each_layer(gamma: float, steps: int, seed: in
         (AMP, {"inner_lr": 0}, "AMP inner_lr: 0 is not allowed"),
         (AMP, {"inner_iter": -1}, "AMP inner_iter: -1 is not allowed"),
         (AMP, {"inner_iter": 1.5}, "AMP inner_iter: 1.5 is not allowed"),
+        (AMP, {"inner_iter": True}, "AMP inner_iter: True is not allowed; it must be an integer at least 0"),
         (AMP, {"scope": "layer"}, "AMP scope: 'layer' is not known.*global, per_tensor"),
         (AMP, {"batch_norm": "never"}, "AMP batch_norm: 'never' is not known"),
         (AWP, {"gamma": float("nan")}, "AWP gamma: nan is not allowed"),

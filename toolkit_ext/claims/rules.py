@@ -11,10 +11,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 from scipy.stats import page_trend_test
 
-from toolkit_ext.claims.claim import Bounds, Effect, Figure, Part, Rule, Samples
+from toolkit_ext.claims.claim import SEEDS, Bounds, Effect, Figure, Part, Rule, Samples
 from toolkit_ext.claims.runs import describe, is_share_of_runs, unit, unit_of_difference
 from toolkit_ext.errors import UserError
-from toolkit_ext.results.inference.crossed import contrast, ratio
+from toolkit_ext.results.inference.crossed import Sample, contrast, ratio
 from toolkit_ext.results.inference.shares import Share
 
 POINTS = 2.0  # the margin δ of a difference in percentage points where the source has no figures
@@ -224,8 +224,9 @@ class Ratio(_Pair):
 class Trend(_WithMargin):
     """The means of ``of`` grow (or fall) with ``levels``: the change of the fitted line over the levels.
 
-    Supported only if Page's trend test over the seeds agrees, where all figures have the same seeds (Page 1963, Journal
-    of the American Statistical Association 58). Refuted if the change is below ``margin``.
+    Over the seeds that all figures have, if these are at least :data:`SEEDS`; then it is supported only if Page's trend
+    test over them agrees (Page 1963, Journal of the American Statistical Association 58). Else over all runs, without
+    that test. Refuted if the change is below ``margin``.
     """
 
     of: tuple[Figure, ...]
@@ -264,16 +265,20 @@ class Trend(_WithMargin):
         line = centred / (centred**2).sum() * (self.levels[-1] - self.levels[0])
         return [float(weight) for weight in (-line if self.falls else line)]
 
+    def _blocks(self, samples: Samples) -> list[Sample]:
+        own = [samples[figure] for figure in self.of]
+        shared = set.intersection(*(set(sample.seeds) for sample in own))
+        return [sample.only(shared) for sample in own] if len(shared) >= SEEDS else own
+
     def estimate(self, samples: Samples) -> Effect:
-        return contrast(self._weights(), [samples[figure] for figure in self.of])
+        return contrast(self._weights(), self._blocks(samples))
 
     def p_support(self, samples: Samples) -> float:
-        ordered = [samples[figure] for figure in (reversed(self.of) if self.falls else self.of)]
-        p = super().p_support(samples)
-        if len({sample.seeds for sample in ordered}) > 1:
+        p, blocks = super().p_support(samples), self._blocks(samples)
+        if len({sample.seeds for sample in blocks}) > 1:
             return p
-        table = np.stack([sample.outcomes.mean(axis=1) for sample in ordered], axis=1)
-        return max(p, float(page_trend_test(table).pvalue))
+        table = np.stack([sample.outcomes.mean(axis=1) for sample in blocks], axis=1)
+        return max(p, float(page_trend_test(table[:, ::-1] if self.falls else table).pvalue))
 
     def effect(self, values: Mapping[Figure, float]) -> float:
         return sum(weight * values[figure] for weight, figure in zip(self._weights(), self.of, strict=True))

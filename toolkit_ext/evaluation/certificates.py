@@ -8,15 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from toolkit_ext.errors import UserError, check_positive
+from toolkit_ext.bounds import COUNT, POSITIVE, Bounds, CheckedOptions
+from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.result import fraction, pack_flags, wilson
+from toolkit_ext.types import option
 from toolkit_ext.units import parse_eps
 
 ABSTAINED = -1
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class Smoothing(CheckedOptions):
     """Randomised smoothing: the classifier g(x) = argmax_c P(f(x + δ) = c) with δ ~ N(0, σ² I).
 
     Args:
@@ -29,19 +31,10 @@ class Smoothing:
         UserError: a number outside its range.
     """
 
-    sigma: float = 0.25
-    samples: int = 1000
-    selection_samples: int = 100
-    failure_probability: float = 0.001
-
-    def __post_init__(self) -> None:
-        check_positive("sigma", self.sigma)
-        for option in ("samples", "selection_samples"):
-            value = getattr(self, option)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{option}: {value!r} is not allowed; it must be an integer, at least 1")
-        if not 0 < check_positive("failure_probability", self.failure_probability) < 0.5:
-            raise UserError(f"failure_probability: {self.failure_probability} is not allowed; it must be below 0.5")
+    sigma: float = option(0.25, "standard deviation of the noise", POSITIVE)
+    samples: int = option(1000, "noisy copies that bound the probability of the class", COUNT)
+    selection_samples: int = option(100, "noisy copies that choose the class", COUNT)
+    failure_probability: float = option(0.001, "chance of a wrong certificate, at most", Bounds(above=0, below=0.5))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from toolkit_ext.attacks.by_name import NamedAttack, check_arguments, column_of, is_by_name
-from toolkit_ext.bounds import check_options
+from toolkit_ext.bounds import COUNT, CheckedOptions, check_options
 from toolkit_ext.errors import UserError, check_choice, check_file_name, check_positive, one_line
 from toolkit_ext.io import parse_json
 from toolkit_ext.own_code import is_own_code
-from toolkit_ext.types import NORMS, Norm
+from toolkit_ext.types import NORMS, Norm, option
 from toolkit_ext.units import Eps, parse_eps
 
 Version = Literal["standard", "plus", "rand"]
@@ -45,11 +45,11 @@ def column_name(attack: str) -> str:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(CheckedOptions):
     """Effort of AutoAttack: APGD and FAB iterations, Square queries. The defaults are the standard."""
 
-    n_iter: int = 100
-    n_queries: int = 5000
+    n_iter: int = option(100, "iterations of APGD and FAB", COUNT)
+    n_queries: int = option(5000, "queries of Square", COUNT)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from toolkit_ext.bounds import COUNT, SEED
 from toolkit_ext.data import ImageSet, to_unit, usual_batch
-from toolkit_ext.errors import UserError, check_integer
+from toolkit_ext.errors import UserError
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model
 from toolkit_ext.evaluation.protocol import Budget, Protocol
 from toolkit_ext.evaluation.result import Evaluation
@@ -113,8 +114,7 @@ def settle(
     source: nn.Module | None = None,
 ) -> Settings:
     """The settings of an evaluation; :class:`UserError` for a number outside its range."""
-    for option, value in {"seed": seed, "batch_size": batch_size, **asdict(budget)}.items():
-        check_integer(option, value, 0 if option == "seed" else 1)
+    seed = SEED.check("seed", seed, int)
     threat = Threat(protocol.norm, protocol.eps, protocol.version, subject.classes, seed, subject.device, budget)
     data = hash_tensors([("x", subject.x), ("y", subject.y)])
     transfer = "" if source is None else hash_model(source)
@@ -145,8 +145,7 @@ def batch_size_of(wanted: int | None, x: Tensor | ImageSet) -> int:
     """``wanted``, or what is usual for images such as ``x``; :class:`UserError` for no integer or less than 1."""
     if wanted is None:
         return usual_batch(x)
-    check_integer("batch_size", wanted, 1)
-    return wanted
+    return int(COUNT.check("batch_size", wanted, int))
 
 
 def find_batch_size(wanted: BatchSize | None, subject: Subject, state_dir: str | Path | None, fresh: bool) -> int:
@@ -189,13 +188,12 @@ def _seconds(model: nn.Module, x: Tensor) -> float:
 
 
 def parse_batch_size(value: str | int) -> BatchSize:
-    """``auto`` or an integer, also from text; :class:`UserError` for other text."""
+    """``auto`` or an integer, also from text; :class:`UserError` for anything else."""
     if value == "auto":
         return "auto"
+    number = isinstance(value, str) and value.isdecimal() and len(value) <= 10  # int() refuses thousands of digits
+    size = int(value) if number else value
     try:
-        size = int(value) if isinstance(value, str) else value
-    except ValueError:
-        size = 0
-    if not isinstance(size, int) or size < 1:
-        raise UserError(f"batch_size: {value!r} is not allowed; it must be an integer, at least 1, or auto")
-    return size
+        return int(COUNT.check("batch_size", size, int))
+    except UserError as error:
+        raise UserError(f"{error}, or auto") from None

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from toolkit_ext.attacks.adapters import ModelView
+from toolkit_ext.bounds import SEED
 from toolkit_ext.data import ImageSet, to_unit
-from toolkit_ext.errors import check_integer
 from toolkit_ext.evaluation.certificates import Certificates, Smoothing
 from toolkit_ext.evaluation.loading.adapters import Classifier
 from toolkit_ext.evaluation.loading.checks import Subject, hash_model, opened_as_is
@@ -78,8 +78,7 @@ def certify(
         Cohen, Rosenfeld, Kolter: Certified adversarial robustness via randomized smoothing. ICML 2019.
     """
     smoothing = Smoothing() if smoothing is None else smoothing
-    check_integer("seed", seed, 0)
-    began = time.perf_counter()
+    seed, began = SEED.check("seed", seed, int), time.perf_counter()
     with opened_as_is(model, x, y, device, num_classes, state_dir) as subject:
         ranks = current(subject.device)
         batch_size = batch_size_of(batch_size, subject.x)

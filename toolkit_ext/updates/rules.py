@@ -26,18 +26,12 @@ generators, the power iteration of spectral norm) is not held.
 _BATCH_NORM_HELP = "pass that updates running batch-norm statistics: once (first), last or every"
 
 
-def check_count(option: str, value: int) -> None:
-    """Raise :class:`UserError` unless ``value`` is a whole number of at least 0."""
-    if not isinstance(value, int) or value < 0:
-        raise UserError(f"{option}: {value} is not allowed; it must be a whole number of at least 0")
-
-
 def check_amp(prefix: str, epsilon: float, inner_lr: float, inner_iter: int, scope: str, batch_norm: str) -> None:
     """Raise :class:`UserError` if an option of AMP, named with ``prefix``, is outside its range."""
     check_positive(f"{prefix}epsilon", epsilon, zero=True)
     check_positive(f"{prefix}inner_lr", inner_lr)
     check_choice(f"{prefix}scope", scope, get_args(AMPScope))
-    check_count(f"{prefix}inner_iter", inner_iter)
+    NOT_NEGATIVE.check(f"{prefix}inner_iter", inner_iter, int)
     check_choice(f"{prefix}batch_norm", batch_norm, get_args(BatchNormPasses))
 
 
@@ -46,7 +40,7 @@ def check_awp(prefix: str, gamma: float, steps: int, inner_lr: float | None, bat
     check_positive(f"{prefix}gamma", gamma, zero=True)
     if inner_lr is not None:
         check_positive(f"{prefix}inner_lr", inner_lr)
-    check_count(f"{prefix}steps", steps)
+    NOT_NEGATIVE.check(f"{prefix}steps", steps, int)
     check_choice(f"{prefix}batch_norm", batch_norm, get_args(BatchNormPasses))
 
 

@@ -105,6 +105,20 @@ def test_a_trend_is_a_slope_that_pages_test_confirms() -> None:
         Trend((A, B, C), (0.0, 0.1))
 
 
+@pytest.mark.parametrize("falls", [False, True])
+def test_a_trend_is_over_the_seeds_that_all_figures_have(falls: bool) -> None:
+    """More seeds of the first and last arm, for another claim, neither widen it nor leave Page's test out."""
+    arms = [[1.0, 9.2, 3.1], [2.1, 10.4, 4.1], [4.0, 12.1, 6.3]]
+    shared, rule = of(*(reversed(arms) if falls else arms)), Trend((A, B, C), (0, 1, 3), margin=1.0, falls=falls)
+    more = Sample((4, 0, 1, 2), np.array([[50.0], *shared[A].outcomes]))
+    part, further = only(rule), shared | {A: more}
+    assert part.estimate(further) == part.estimate(shared)
+    assert part.p_support(further) == part.p_support(shared) == pytest.approx(page_trend_test(np.array(arms).T).pvalue)
+    # With two seeds in common, all runs count, and unpaired they find less.
+    two = shared | {A: Sample((0, 1, 7), shared[A].outcomes)}
+    assert part.estimate(two).detectable(0) > 2 * part.estimate(shared).detectable(0)
+
+
 def test_all_needs_every_part_and_falls_with_one() -> None:
     both = All((AtLeast(A, 40), Lower(A, B)))
     assert both.figures() == (A, B)

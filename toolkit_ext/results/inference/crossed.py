@@ -18,8 +18,8 @@ are subtracted run by run. Arms of other seeds keep a seed term each (as in Welc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,11 @@ class Sample:
     def mean(self) -> float:
         """Over seeds and images."""
         return float(self.outcomes.mean())
+
+    def only(self, seeds: Collection[int]) -> Sample:
+        """The outcomes of those of its runs that have one of ``seeds``."""
+        kept = [i for i, seed in enumerate(self.seeds) if seed in seeds]
+        return replace(self, seeds=tuple(self.seeds[i] for i in kept), outcomes=self.outcomes[kept])
 
     def by_seed(self) -> dict[int, float]:
         """The mean of each run."""
