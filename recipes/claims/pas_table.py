@@ -56,20 +56,20 @@ RISES: dict[str, dict[str, Any]] = {
 }
 
 
+SMALL: dict[str, Any] = {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 500}
+MEDIUM: dict[str, Any] = {"width": 8, "epochs": 40, "batch_size": 64, "n_train": 20_000, "n_test": 1_000}
 SIZES: dict[str, dict[str, Any]] = {
-    "small": {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 200},
-    "medium": {"width": 8, "epochs": 40, "batch_size": 64, "n_train": 20_000, "n_test": 1_000, "constant_patience": 3},
-    "paper": {"epochs": 100, "n_test": 10_000},
+    "small": SMALL | {"steps": 10},
+    "medium": MEDIUM | {"steps": 10, "precision": "bf16-mixed", "constant_patience": 3},
+    "paper": {"epochs": 100, "n_test": 10_000, "steps": 50, "alpha": 0.01},
 }
 
 
 def lenet(schedule: str, scale: str) -> Experiment:
     """The runs of claim 1 at a learning rate of 1e-4."""
-    paper = scale == "paper"
-    attack = {"steps": 50, "alpha": 0.01} if paper else {"steps": 10, "precision": "bf16-mixed"}
-    own = RISES[schedule] | ({"eps_per": "epoch"} if paper and schedule != "constant" else {})
+    own = RISES[schedule] | ({"eps_per": "epoch"} if scale == "paper" and schedule != "constant" else {})
     rates = {"lr": 1e-4, "lr_schedule": "constant", "measure_every": 5}
-    return mnist("pgd", eps=EPS, **SIZES[scale], **attack, **rates, **own, attacks=ATTACKS)
+    return mnist("pgd", eps=EPS, **SIZES[scale], **rates, **own, attacks=ATTACKS)
 
 
 def cifar(schedule: str, *, paper: bool) -> Experiment:
