@@ -56,11 +56,12 @@ RISES: dict[str, dict[str, Any]] = {
 }
 
 
-SMALL: dict[str, Any] = {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 500}
-MEDIUM: dict[str, Any] = {"width": 8, "epochs": 40, "batch_size": 64, "n_train": 20_000, "n_test": 1_000}
 SIZES: dict[str, dict[str, Any]] = {
-    "small": SMALL | {"steps": 10},
-    "medium": MEDIUM | {"steps": 10, "precision": "bf16-mixed", "constant_patience": 3},
+    "small": {"width": 8, "epochs": 10, "batch_size": 32, "n_train": 6_400, "n_test": 500, "steps": 10},
+    "medium": {
+        **{"width": 8, "epochs": 40, "batch_size": 64, "n_train": 20_000, "n_test": 1_000, "steps": 10},
+        **{"precision": "bf16-mixed", "constant_patience": 3},
+    },
     "paper": {"epochs": 100, "n_test": 10_000, "steps": 50, "alpha": 0.01},
 }
 
